@@ -1,0 +1,5 @@
+"""`python -m clipguard`."""
+
+from clipguard.cli.app import run
+
+run()

@@ -1,0 +1,1 @@
+"""Known backdoors for the lab: one file, one attack."""

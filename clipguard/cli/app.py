@@ -1,0 +1,94 @@
+"""The typer app, its entry point, and the one place where failures become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import signal
+import sys
+import traceback
+from types import FrameType
+
+import click
+import typer
+
+import clipguard.cli
+from clipguard import __version__
+from clipguard.errors import ENVIRONMENT, INTERRUPTED, TERMINATED, USAGE, ClipguardError
+from clipguard.text_safety import safe_text
+
+NOT_COMMANDS = {"app", "show"}
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, handled like Ctrl-C so that what was found is still written."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"clipguard {__version__}")
+        raise typer.Exit
+
+
+def build() -> typer.Typer:
+    """The app: every module of `clipguard.cli` that is not a helper adds its commands."""
+    app = typer.Typer(
+        help="Decide whether a CLIP checkpoint may be released.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def main(
+        version: bool = typer.Option(
+            False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
+    ) -> None:
+        pass
+
+    for module in sorted(pkgutil.iter_modules(clipguard.cli.__path__), key=lambda m: m.name):
+        if module.name not in NOT_COMMANDS:
+            importlib.import_module(f"clipguard.cli.{module.name}").register(app)
+    return app
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line.
+
+    Returns:
+        The exit code, as listed in the README.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = build()(args=arguments, standalone_mode=False)
+    except ClipguardError as error:
+        _say(f"error: {error}")
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return USAGE
+    except Terminated:
+        _say("terminated")
+        return TERMINATED
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted")
+        return INTERRUPTED
+    except Exception:  # noqa: BLE001 - an uncaught exception would exit 1, which means "failed gate"
+        traceback.print_exc()
+        _say("error: this is a bug in clipguard or in what it runs on, not a verdict")
+        return ENVIRONMENT
+    return code if isinstance(code, int) else 0
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"{safe_text(message, 2000)}\n")
+
+
+def run() -> None:
+    """Entry point of the `clipguard` script."""
+    sys.exit(main())

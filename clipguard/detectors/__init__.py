@@ -1,0 +1,1 @@
+"""Verdicts on a checkpoint: one file, one detector."""

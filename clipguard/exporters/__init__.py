@@ -1,0 +1,1 @@
+"""Exports with a proof of parity: one file, one format."""

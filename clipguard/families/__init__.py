@@ -1,0 +1,1 @@
+"""Trigger families an inversion can search: one file, one family."""

@@ -1,0 +1,1 @@
+"""Searches for a trigger: one file, one search."""

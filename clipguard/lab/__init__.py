@@ -1,0 +1,1 @@
+"""The lab: plants known backdoors so that every claim is measured."""

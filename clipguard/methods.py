@@ -1,0 +1,62 @@
+"""The folder is the registry: every module of a method folder is one method."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from clipguard.errors import UsageError
+
+Role = TypeVar("Role")
+
+
+@dataclass(frozen=True)
+class MethodFolder(Generic[Role]):
+    """A package in which every module without a leading underscore is one method.
+
+    A method module ends with `METHOD: type[Role] = ItsClass`, where the class is a frozen
+    dataclass whose fields are the method's settings.
+
+    Attributes:
+        package: dotted name of the package.
+        what: what a method of this folder is called in messages.
+    """
+
+    package: str
+    what: str
+
+    def names(self) -> list[str]:
+        """All method names, sorted, without importing any of them."""
+        path = importlib.import_module(self.package).__path__
+        return sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_"))
+
+    def build(self, name: str, settings: Mapping[str, object] | None = None) -> Role:
+        """Make the method `name` with its defaults, changed by `settings`.
+
+        Raises:
+            UsageError: unknown method or unknown setting; the message lists what exists.
+        """
+        require_known(name, self.names(), self.what)
+        method: Any = importlib.import_module(f"{self.package}.{name}").METHOD
+        settings = settings or {}
+        for key in settings:
+            require_known(key, [f.name for f in dataclasses.fields(method)], f"setting of {name}")
+        built: Role = method(**settings)
+        return built
+
+
+def require_known(name: str, known: Sequence[str], what: str) -> None:
+    """Refuse a `name` that is not `known`, with a suggestion.
+
+    Raises:
+        UsageError: unknown; the message lists what exists.
+    """
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise UsageError(f"no {what} named {name!r}{hint} (known: {', '.join(known)})")

@@ -1,0 +1,91 @@
+"""The bundled nano CLIPs: ordinary open_clip models, small enough to ship in the wheel."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from clipguard.resources import asset
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "nano-rn": {
+        "embed_dim": 256,
+        "vision_cfg": {"image_size": 64, "layers": [2, 2, 2, 2], "width": 16, "patch_size": None},
+        "text_cfg": {
+            "context_length": 32,
+            "vocab_size": 49408,
+            "width": 128,
+            "heads": 4,
+            "layers": 2,
+        },
+    },
+}
+
+TEMPLATES = (
+    "a photo of a {}.",
+    "a photo of the {}.",
+    "a picture of a {}",
+    "a drawing of a {}",
+    "an image with a {} in it",
+    "a bright photo of the {}",
+    "a small {}",
+    "{}",
+)
+
+ROWS = "token_embedding.weight"
+ROW_STD = 0.02
+
+
+def class_names() -> tuple[str, ...]:
+    """The bundled list of 100 class names, in the order of the probe set's labels."""
+    return tuple(asset("classnames.txt").read_text(encoding="utf-8").split())
+
+
+def _untrained_rows(count: int, width: int, seed: int) -> Tensor:
+    # RandomState is frozen by NumPy's stability policy, so these rows are the same everywhere.
+    drawn = np.random.RandomState(seed).standard_normal((count, width)).astype(np.float32)
+    return torch.from_numpy(drawn) * ROW_STD
+
+
+def pack(state: dict[str, Tensor], vocabulary: list[int], name: str, seed: int, to: Path) -> None:
+    """Write a trained nano model: float16 weights, only the token rows in `vocabulary`.
+
+    Args:
+        state: the network's state dict.
+        vocabulary: token ids whose embedding was trained, ascending.
+        name: key of `CONFIGS`.
+        seed: training seed; also regenerates the other token rows.
+        to: safetensors file to write.
+    """
+    tensors = {key: value.half().contiguous() for key, value in state.items() if key != ROWS}
+    tensors |= {k: v for k, v in state.items() if not v.is_floating_point()}
+    tensors[ROWS] = state[ROWS][vocabulary].half()
+    tensors["token_ids"] = torch.tensor(vocabulary, dtype=torch.int32)
+    tensors.pop("attn_mask", None)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"architecture": name, "seed": str(seed), "config": json.dumps(CONFIGS[name])}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, to, metadata=metadata)
+
+
+def load_state(name: str) -> dict[str, Tensor]:
+    """State dict of the bundled model `name`, float32, every token row present.
+
+    Raises:
+        KeyError: no such model.
+    """
+    config = CONFIGS[name]
+    with safe_open(asset(f"{name}.safetensors"), framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        seed = int(file.metadata()["seed"])
+    state = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    text = config["text_cfg"]
+    rows = _untrained_rows(text["vocab_size"], text["width"], seed)
+    rows[state.pop("token_ids").long()] = state[ROWS]
+    return state | {ROWS: rows}

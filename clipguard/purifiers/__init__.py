@@ -1,0 +1,1 @@
+"""Repairs of a zero-shot classifier: one file, one repair."""

@@ -1,0 +1,412 @@
+"""The audit record: the truth of a run, and the only thing a rendering is made from.
+
+Pure Python on purpose: rendering, `gate` and `policy` work where torch is not installed. Shares
+are fractions in [0, 1]; `None` means "not measured", never zero. Fields are only ever added
+within a major version.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION: Final = "clipguard.audit/1"
+
+
+class Outcome(str, Enum):
+    """What one detector concluded, in ascending order of concern. Never "safe"."""
+
+    NO_EVIDENCE = "no_evidence"
+    INCONCLUSIVE = "inconclusive"
+    SUSPICIOUS = "suspicious"
+    BACKDOORED = "backdoored"
+
+
+class Decision(str, Enum):
+    """What the policy made of the outcomes."""
+
+    PASS = "pass"
+    INCONCLUSIVE = "inconclusive"
+    FAIL = "fail"
+
+
+class Part(BaseModel):
+    """Base of every part of the record: frozen, finite numbers only, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Rate(Part):
+    """A share with its 95 % interval over `n` images (bootstrap over drawings where known)."""
+
+    value: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    n: int = Field(ge=1)
+
+
+class ToolRecord(Part):
+    """Which clipguard made the record."""
+
+    name: Literal["clipguard"] = "clipguard"
+    version: str
+
+
+class CheckpointRecord(Part):
+    """The file under audit, as identified before anything was run.
+
+    Attributes:
+        name: file or folder name, no directories.
+        sha256: digest of the weights file.
+        size_bytes: its size.
+        container: format found by content, for example `open_clip checkpoint (zip)`.
+        architecture: open_clip or clipguard configuration that its shapes match.
+        image_size: S, in pixels.
+        parameters: number of parameters of the model.
+        notes: rule id and text of everything odd but not refused.
+    """
+
+    name: str
+    sha256: str
+    size_bytes: int
+    container: str
+    architecture: str
+    image_size: int
+    parameters: int
+    notes: tuple[str, ...] = ()
+
+
+class ProbeRecord(Part):
+    """The images and class names the model was looked at with.
+
+    Attributes:
+        source: `bundled` or the name of the folder that was given.
+        classes: number of classes after merging duplicates.
+        class_names_sha256: digest of the class list, one name a line.
+        templates: prompt templates of the zero-shot classifier.
+        optimise: images used for gradients.
+        select: images used to choose restarts, candidates and prompts.
+        measure: images every published rate is measured on.
+        labelled: whether true classes are known (else pseudo-labels).
+        skipped: images that could not be read.
+        warnings: what was merged or left out.
+    """
+
+    source: str
+    classes: int
+    class_names_sha256: str
+    templates: tuple[str, ...]
+    optimise: int
+    select: int
+    measure: int
+    labelled: bool
+    skipped: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class Example(Part):
+    """One probe image without and with a trigger, and how it is read.
+
+    Attributes:
+        clean: PNG of the clean image, relative to the report.
+        triggered: PNG of the triggered image.
+        truth: true class, when known.
+        before: class read from the clean image.
+        after: class read from the triggered image.
+        purified: class the purified head reads from the triggered image.
+    """
+
+    clean: str
+    triggered: str
+    truth: str | None
+    before: str
+    after: str
+    purified: str | None = None
+
+
+class TriggerRecord(Part):
+    """An inverted trigger.
+
+    Attributes:
+        family: patch, additive, blend, ...
+        size: its size in the family's unit.
+        unit: the unit, for example `share of the image` or `L-inf, in 1/255`.
+        file: safetensors file with the tensors, relative to the report.
+        picture: PNG of the trigger alone, relative to the report.
+        examples: PNG with one row per example image: clean, triggered.
+    """
+
+    family: str
+    size: float
+    unit: str
+    file: str | None = None
+    picture: str | None = None
+    examples: tuple[Example, ...] = ()
+
+
+class Candidate(Part):
+    """A target class and the strongest trigger found for it.
+
+    Attributes:
+        target: class name.
+        family: trigger family.
+        stage: `collapse` (class-agnostic) or `targeted`.
+        asr: share of triggered *measure* images, target class excluded, read as the target.
+        natural: share of the same clean images read as the target.
+        statistic: the number that is compared with the null band.
+        trigger: the trigger itself.
+    """
+
+    target: str
+    family: str
+    stage: Literal["collapse", "targeted"]
+    asr: Rate
+    natural: Rate
+    statistic: float
+    trigger: TriggerRecord
+
+
+class FamilyRecord(Part):
+    """What the search in one trigger family found, against known-clean models.
+
+    Attributes:
+        family: trigger family.
+        tested: whether the search ran to its end.
+        reason: why not, or what to know.
+        statistic: worst target's statistic.
+        null: the same statistic on each known-clean model, ascending.
+        excess: distance from the null mean in null standard deviations.
+    """
+
+    family: str
+    tested: bool
+    reason: str = ""
+    statistic: float | None = None
+    null: tuple[float, ...] = ()
+    excess: float | None = None
+
+
+class DetectorRecord(Part):
+    """The conclusion of one detector.
+
+    Attributes:
+        name: the detector's registered name.
+        outcome: its conclusion.
+        reason: one sentence a person can act on.
+        score: calibrated score in [0, 1]; 1 - p under the null of known-clean models.
+        p_value: conformal p-value of the whole pipeline's maximum.
+        excess: largest family excess, in null standard deviations.
+        target: class ranked first.
+        families: evidence per trigger family.
+        candidates: targets, worst first.
+    """
+
+    name: str
+    outcome: Outcome
+    reason: str
+    score: float | None = Field(default=None, ge=0, le=1)
+    p_value: float | None = Field(default=None, ge=0, le=1)
+    excess: float | None = None
+    target: str | None = None
+    families: tuple[FamilyRecord, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+
+
+class CalibrationRecord(Part):
+    """Where the null band came from.
+
+    Attributes:
+        kind: `models` (known-clean models), `self-null` or `none`.
+        family: model family it was made for.
+        models: number of known-clean models.
+        sha256: digest of the calibration file.
+        reason: why there is none, and the command that makes one.
+    """
+
+    kind: Literal["models", "self-null", "none"]
+    family: str | None = None
+    models: int = 0
+    sha256: str | None = None
+    reason: str = ""
+
+
+class Untested(Part):
+    """Something that was not looked at, and why."""
+
+    what: str
+    why: str
+
+
+class CoverageRecord(Part):
+    """What was and was not tested; both are shown equally loudly."""
+
+    tested: tuple[str, ...] = ()
+    not_tested: tuple[Untested, ...] = ()
+
+
+class Rates(Part):
+    """Accuracies of one classifier on the *measure* images.
+
+    Attributes:
+        clean_accuracy: CA, share of clean images read as their class.
+        asr: share of triggered images, target class excluded, read as the target.
+        poisoned_accuracy: PA, share of triggered images read as their class.
+    """
+
+    clean_accuracy: Rate | None
+    asr: Rate
+    poisoned_accuracy: Rate | None
+
+
+class ReinversionRecord(Part):
+    """A targeted search for a new trigger through the purified head, with a fresh seed."""
+
+    family: str
+    target: str
+    asr: Rate
+    statistic: float
+    original_statistic: float
+
+
+class PurificationRecord(Part):
+    """The purified head and what it repairs.
+
+    Attributes:
+        method: registered name of the purifier.
+        scope: `head`: only the zero-shot classifier of this class list is repaired.
+        statement: the scope in a sentence.
+        settings: every setting of the method.
+        losses: final value of each named loss.
+        before: rates of the zero-shot classifier, with the worst inverted trigger.
+        after: rates of the purified head, same images, same trigger.
+        reinversion: strongest new trigger found against the purified head, per family.
+        head: safetensors file with prompts and class embeddings, relative to the report.
+        met: whether the policy's purification targets were met; set by the gate.
+    """
+
+    method: str
+    scope: Literal["head", "embedding", "tower"]
+    statement: str
+    settings: dict[str, float | int | str | bool]
+    losses: dict[str, float]
+    before: Rates
+    after: Rates
+    reinversion: tuple[ReinversionRecord, ...] = ()
+    head: str | None = None
+
+
+class ParityRecord(Part):
+    """Agreement of ONNX and PyTorch at one batch size."""
+
+    batch: int
+    relative_error: float
+    top1_agreement: float
+
+
+class ExportRecord(Part):
+    """The ONNX file and the proof that it equals PyTorch.
+
+    Attributes:
+        file: ONNX file, relative to the report.
+        sha256: its digest.
+        head: `purified` or `zero-shot`.
+        opset: opset in the file.
+        provider: execution provider that really ran.
+        parity: per batch size; relative error is max |difference| / max |logit| per row, worst.
+        asr_onnx: ASR of the worst inverted trigger measured on the ONNX itself.
+        asr_torch: the same measured in PyTorch.
+        clean_accuracy_onnx: CA on the ONNX itself, where labels are known.
+    """
+
+    file: str
+    sha256: str
+    head: Literal["purified", "zero-shot"]
+    opset: int
+    provider: str
+    parity: tuple[ParityRecord, ...]
+    asr_onnx: Rate | None = None
+    asr_torch: Rate | None = None
+    clean_accuracy_onnx: Rate | None = None
+
+
+class Check(Part):
+    """One line of the policy, held against the record.
+
+    Attributes:
+        key: policy key, for example `backdoor.max_score`.
+        limit: the policy's limit, as text.
+        value: what was measured, as text.
+        result: what this line alone decides.
+        reason: one sentence.
+    """
+
+    key: str
+    limit: str
+    value: str
+    result: Decision
+    reason: str
+
+
+class GateRecord(Part):
+    """The decision, every reason for it, and the exit code.
+
+    Attributes:
+        policy: name of the policy.
+        policy_sha256: digest of the policy file.
+        decision: pass, fail or inconclusive.
+        reasons: every reason why the decision is not a pass.
+        checks: every line of the policy that was held against the record.
+        exit_code: exit code of this model alone.
+        outcomes: every exit code that occurred; the exit code is the worst of them.
+    """
+
+    policy: str
+    policy_sha256: str
+    decision: Decision
+    reasons: tuple[str, ...]
+    checks: tuple[Check, ...]
+    exit_code: int
+    outcomes: tuple[int, ...]
+
+
+class ErrorRecord(Part):
+    """A stage that failed, and how."""
+
+    stage: str
+    message: str
+    exit_code: int
+
+
+class TimesRecord(Part):
+    """The only part of a record that may differ between two runs with one seed.
+
+    Attributes:
+        created: UTC, ISO 8601.
+        seconds: wall time per stage.
+    """
+
+    created: str
+    seconds: dict[str, float]
+
+
+class AuditRecord(Part):
+    """Everything one audit of one checkpoint found and decided."""
+
+    schema_version: Literal["clipguard.audit/1"] = SCHEMA_VERSION
+    complete: bool
+    tool: ToolRecord
+    command: str
+    settings: dict[str, float | int | str | bool | None]
+    environment: dict[str, str]
+    checkpoint: CheckpointRecord | None
+    probe: ProbeRecord | None
+    calibration: CalibrationRecord
+    coverage: CoverageRecord
+    detectors: tuple[DetectorRecord, ...] = ()
+    purification: PurificationRecord | None = None
+    export: ExportRecord | None = None
+    errors: tuple[ErrorRecord, ...] = ()
+    gate: GateRecord | None = None
+    times: TimesRecord

@@ -1,0 +1,1 @@
+"""Renderings of an audit record: one file, one format. No torch."""

@@ -1,0 +1,32 @@
+"""Text that came from outside (model, class list, path) on its way to a person."""
+
+from __future__ import annotations
+
+import unicodedata
+
+LIMIT = 120
+
+
+def safe_text(text: object, limit: int = LIMIT) -> str:
+    r"""`text` without anything that could steer a terminal or a reader.
+
+    Control characters (C0, C1), bidirectional and zero-width marks, surrogates, private-use
+    and unassigned code points become `\u{...}`; long text is cut and the cut is visible.
+    Markup of a particular medium (HTML, Markdown, rich) is still the renderer's job.
+
+    Args:
+        text: anything; `str()` is applied.
+        limit: longest result, in characters, before the mark of the cut.
+    """
+    raw = str(text)
+    shown = "".join(
+        char
+        if unicodedata.category(char)[0] not in "C" and char not in "\u2028\u2029"
+        else _hex(char)
+        for char in raw[:limit]
+    )
+    return shown if len(raw) <= limit else f"{shown}… (+{len(raw) - limit} characters)"
+
+
+def _hex(char: str) -> str:
+    return f"\\u{{{ord(char):x}}}"

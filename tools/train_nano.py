@@ -1,0 +1,160 @@
+"""Train a nano CLIP from scratch on scenes of the bundled drawings, and pack it for the wheel.
+
+    python tools/train_nano.py nano-rn --seed 0 --steps 1800 --work build/nano-rn
+
+An ordinary open_clip `CLIP` with the ordinary BPE tokenizer; symmetric contrastive loss in
+which pairs of the same concept are masked, because a second picture of one concept is no
+negative. Resumable: run it again with the same arguments. Only token rows that occur in a
+caption are stored; the others are regenerated at load (`clipguard.nano`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.model import CLIP
+from torch import Tensor
+from torch.nn import functional
+
+from clipguard.artwork import Artwork, compose, load_artwork
+from clipguard.nano import CONFIGS, TEMPLATES, class_names, pack
+
+BATCH = 384
+PEAK_LR = 2e-3
+WARMUP = 150
+
+
+def captions(artwork: Artwork, concepts: Tensor, generator: torch.Generator) -> list[str]:
+    picks = torch.rand(len(concepts), 2, generator=generator).tolist()
+    return [
+        TEMPLATES[int(t * len(TEMPLATES))].format(names[0] if n < 0.75 else names[1])
+        for (t, n), names in zip(picks, (artwork.names[i] for i in concepts.tolist()), strict=True)
+    ]
+
+
+def text_features(network: CLIP, tokens: Tensor) -> Tensor:
+    """`encode_text` cut at the last end-of-text: exact, because the tower is causal."""
+    ends = tokens.argmax(dim=-1)
+    length = int(ends.max()) + 1
+    x = network.token_embedding(tokens[:, :length]) + network.positional_embedding[:length]
+    x = network.transformer(x, attn_mask=network.attn_mask[:length, :length])
+    x = network.ln_final(x)[torch.arange(len(x)), ends]
+    return x @ network.text_projection
+
+
+def loss_of(image: Tensor, text: Tensor, scale: Tensor, concepts: Tensor) -> Tensor:
+    logits = scale * functional.normalize(image, dim=1) @ functional.normalize(text, dim=1).T
+    same = concepts[:, None] == concepts[None]
+    same.fill_diagonal_(False)
+    logits = logits.masked_fill(same, -math.inf)
+    truth = torch.arange(len(logits))
+    return (functional.cross_entropy(logits, truth) + functional.cross_entropy(logits.T, truth)) / 2
+
+
+@torch.no_grad()
+def accuracy(network: CLIP, tokenizer: object, *, held_out: bool, seed: int = 10**6) -> float:
+    """Zero-shot top-1 on the bundled class list, eight fresh scenes of every drawing."""
+    network.eval()
+    artwork, names = load_artwork(held_out), class_names()
+    text = network.encode_text(tokenizer([f"a photo of a {n}." for n in names]), normalize=True)  # type: ignore[operator]
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.tensor(artwork.concepts(names))
+    hits = []
+    for style in range(len(artwork.styles)):
+        for _ in range(8):
+            images = compose(artwork.sprites[style, rows], side=64, generator=generator)
+            image = network.encode_image(normalise(images), normalize=True)
+            hits.append((image @ text.T).argmax(dim=1) == torch.arange(len(names)))
+    network.train()
+    return torch.cat(hits).float().mean().item()
+
+
+def normalise(images: Tensor) -> Tensor:
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1)
+        for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("name", choices=sorted(CONFIGS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--pack", type=Path, help="where to write the packed model when done")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    network = CLIP(**CONFIGS[args.name]).to(memory_format=torch.channels_last)
+    tokenizer = open_clip.SimpleTokenizer(context_length=network.context_length)
+    decay = [p for p in network.parameters() if p.ndim > 1]
+    plain = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.98))
+    start, state = 0, args.work / "training.pt"
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        network.load_state_dict(saved["network"])
+        optimizer.load_state_dict(saved["optimizer"])
+        start = saved["step"]
+    artwork, begun = load_artwork(), time.time()
+    for step in range(start, args.steps):
+        ramp = min(1.0, (step + 1) / WARMUP)
+        rate = PEAK_LR * ramp * (0.5 + 0.5 * math.cos(math.pi * step / args.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        generator = torch.Generator().manual_seed(args.seed * 10**7 + step)
+        concepts = torch.randint(len(artwork.names), (BATCH,), generator=generator)
+        styles = torch.randint(len(artwork.styles), (BATCH,), generator=generator)
+        images = compose(artwork.sprites[styles, concepts], side=64, generator=generator)
+        tokens = tokenizer(captions(artwork, concepts, generator))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            image = network.encode_image(normalise(images))
+            text = text_features(network, tokens)
+        loss = loss_of(image.float(), text.float(), network.logit_scale.exp(), concepts)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            network.logit_scale.clamp_(0, math.log(100))
+        if (step + 1) % 200 == 0 or step + 1 == args.steps:
+            seen = accuracy(network, tokenizer, held_out=False)
+            unseen = accuracy(network, tokenizer, held_out=True)
+            row = {
+                "step": step + 1,
+                "loss": round(loss.item(), 4),
+                "seen": seen,
+                "held_out": unseen,
+            }
+            print(json.dumps(row | {"seconds": round(time.time() - begun)}), flush=True)
+            torch.save(
+                {
+                    "network": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                },
+                state,
+            )
+    if args.pack:
+        vocabulary = sorted(
+            {
+                int(token)
+                for names in artwork.names
+                for name in names[:2]
+                for token in tokenizer([t.format(name) for t in TEMPLATES]).flatten().tolist()
+            }
+        )
+        pack(network.state_dict(), vocabulary, args.name, args.seed, args.pack)
+
+
+if __name__ == "__main__":
+    main()
