@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clipguard.pixels import from_bytes
 from clipguard.record import AuditRecord, DetectorRecord, ExportRecord, FamilyRecord
@@ -44,6 +44,10 @@ class ClipModel(Protocol):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Map (B, 3, S, S) in [0, 1] to (B, D) of unit norm; differentiable in `images`."""
+        ...
+
+    def image_tower(self) -> nn.Module:
+        """The module behind `encode_image`, normalisation included, for exporters."""
         ...
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
