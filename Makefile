@@ -1,0 +1,37 @@
+# make demo    plant a backdoor, find it, repair it, export it (installs clipguard first)
+# make test    run the tests                                  (installs clipguard[dev] first)
+# make lint    ruff and mypy
+# make clean   remove what make, the tests and the demo made
+.POSIX:
+
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+
+demo: $(VENV)/.installed
+	$(BIN)/clipguard demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist demo-out clipguard-report
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The stamps are written last, so an install that was broken off is done again.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $(VENV)/.installed $@
+
+.PHONY: demo test lint clean
