@@ -36,6 +36,7 @@ LAYERS = [  # DESIGN: a module imports only from its own row or from a lower one
         "policy",
         "policy_file",
         "probe",
+        "profiles",
         "prompts",
         "safetensors_header",
         "schema",
