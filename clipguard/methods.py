@@ -8,9 +8,12 @@ import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from clipguard.errors import UsageError
+
+if TYPE_CHECKING:  # the roles need torch, looking up a name does not
+    from clipguard.types import Attack, Detector, Exporter, Inverter, Purifier, TriggerFamily
 
 Role = TypeVar("Role")
 
@@ -60,3 +63,11 @@ def require_known(name: str, known: Sequence[str], what: str) -> None:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f", did you mean {close[0]!r}?" if close else ""
         raise UsageError(f"no {what} named {name!r}{hint} (known: {', '.join(known)})")
+
+
+ATTACKS: MethodFolder[Attack] = MethodFolder("clipguard.attacks", "attack")
+FAMILIES: MethodFolder[TriggerFamily] = MethodFolder("clipguard.families", "trigger family")
+INVERTERS: MethodFolder[Inverter] = MethodFolder("clipguard.inverters", "inverter")
+DETECTORS: MethodFolder[Detector] = MethodFolder("clipguard.detectors", "detector")
+PURIFIERS: MethodFolder[Purifier] = MethodFolder("clipguard.purifiers", "purifier")
+EXPORTERS: MethodFolder[Exporter] = MethodFolder("clipguard.exporters", "exporter")

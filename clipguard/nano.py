@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import torch
+from open_clip.model import CLIP
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional
 
 from clipguard.resources import asset
 
@@ -89,3 +92,46 @@ def load_state(name: str) -> dict[str, Tensor]:
     rows = _untrained_rows(text["vocab_size"], text["width"], seed)
     rows[state.pop("token_ids").long()] = state[ROWS]
     return state | {ROWS: rows}
+
+
+def nano_network(name: str) -> CLIP:
+    """The bundled model `name` as an open_clip network in evaluation mode.
+
+    Raises:
+        KeyError: no such model.
+    """
+    network = CLIP(**CONFIGS[name])
+    network.load_state_dict(load_state(name), strict=True)
+    return network.eval().requires_grad_(False)
+
+
+def nano_tokenizer(network: CLIP) -> open_clip.SimpleTokenizer:
+    """open_clip's ordinary BPE tokenizer with the context length of `network`."""
+    return open_clip.SimpleTokenizer(context_length=network.context_length)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(B, 3, S, S) in [0, 1] to the units that the nano models were trained with."""
+    mean, std = (
+        torch.tensor(v, device=images.device).view(3, 1, 1)
+        for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def encode_captions(network: CLIP, tokens: Tensor) -> Tensor:
+    """Unit text embeddings (B, D), differentiable in the weights, for training.
+
+    Cut at the last end-of-text, which is exact because the tower is causal, and several times
+    cheaper than all positions.
+
+    Args:
+        network: a nano CLIP.
+        tokens: (B, L) token ids; end-of-text is the highest id of this tokenizer.
+    """
+    ends = tokens.argmax(dim=-1)
+    length = int(ends.max()) + 1
+    x = network.token_embedding(tokens[:, :length]) + network.positional_embedding[:length]
+    x = network.transformer(x, attn_mask=network.attn_mask[:length, :length])
+    x = network.ln_final(x)[torch.arange(len(x)), ends]
+    return functional.normalize(x @ network.text_projection, dim=-1)

@@ -12,6 +12,10 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+HEAD_SCOPE: Final = (
+    "Repairs the zero-shot classifier of this class list only. The image tower stays poisoned: "
+    "other class lists, prompts, retrieval and fine-tuning are as exposed as before."
+)
 SCHEMA_VERSION: Final = "clipguard.audit/1"
 
 
@@ -201,6 +205,7 @@ class DetectorRecord(Part):
         target: class ranked first.
         families: evidence per trigger family.
         candidates: targets, worst first.
+        screened: whether every class had a short targeted search of its own.
     """
 
     name: str
@@ -212,6 +217,7 @@ class DetectorRecord(Part):
     target: str | None = None
     families: tuple[FamilyRecord, ...] = ()
     candidates: tuple[Candidate, ...] = ()
+    screened: bool = False
 
 
 class CalibrationRecord(Part):
@@ -340,6 +346,8 @@ class Check(Part):
         value: what was measured, as text.
         result: what this line alone decides.
         reason: one sentence.
+        counts: whether the decision rests on this line; false for a finding that a purified
+            head makes good, and for purification limits nothing was let pass on.
     """
 
     key: str
@@ -347,6 +355,7 @@ class Check(Part):
     value: str
     result: Decision
     reason: str
+    counts: bool = True
 
 
 class GateRecord(Part):

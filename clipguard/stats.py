@@ -95,3 +95,42 @@ def conformal_p(value: float, null: Sequence[float]) -> float:
         Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005, ch. 2.
     """
     return (1 + sum(other >= value for other in null)) / (len(null) + 1)
+
+
+def log_odds(share: float, trials: int) -> float:
+    """Log odds of a share with half a trial added on both sides, so that 0 and 1 stay finite.
+
+    Args:
+        share: in [0, 1].
+        trials: what it was measured on, at least 1.
+
+    Source:
+        Haldane-Anscombe correction.
+    """
+    hits = share * trials
+    return math.log((hits + 0.5) / (trials - hits + 0.5))
+
+
+def paired_bootstrap(
+    first: Tensor, second: Tensor, groups: Tensor, *, generator: torch.Generator, draws: int = 1000
+) -> tuple[float, float, float]:
+    """Difference of two shares on the same images, with a 95 % interval over groups.
+
+    Args:
+        first: (N,) bool.
+        second: (N,) bool, same images.
+        groups: (N,) integer id of the drawing behind each image.
+        generator: draws the resamples.
+        draws: number of resamples.
+
+    Returns:
+        Mean of first minus second, lower end, upper end.
+    """
+    _, index = torch.unique(groups, return_inverse=True)
+    count = int(index.max()) + 1
+    total = torch.bincount(index, minlength=count).double()
+    gap = torch.bincount(index, weights=first.double() - second.double(), minlength=count)
+    picks = torch.randint(count, (draws, count), generator=generator)
+    means = gap[picks].sum(dim=1) / total[picks].sum(dim=1)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
+    return (gap.sum() / total.sum()).item(), low, high

@@ -1,0 +1,339 @@
+"""The whole way of one checkpoint: load, probe, invert, judge, purify, export, record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from clipguard import __version__
+from clipguard.artefacts import Gallery, save_trigger
+from clipguard.calibration import Band, calibration_key, read_calibration, shipped_calibration
+from clipguard.checkpoint import load_checkpoint
+from clipguard.describe import coverage, describe, environment
+from clipguard.errors import ClipguardError, InconclusiveError, UsageError
+from clipguard.heads import save_head
+from clipguard.methods import DETECTORS, EXPORTERS
+from clipguard.model import OpenClipModel, build_model
+from clipguard.outputs import write_atomic
+from clipguard.policy import Policy, judge
+from clipguard.probe import ProbeSource, class_list_digest, load_probe
+from clipguard.profiles import Profile, profile
+from clipguard.prompts import class_embeddings
+from clipguard.record import (
+    AuditRecord,
+    CalibrationRecord,
+    CoverageRecord,
+    Decision,
+    ErrorRecord,
+    GateRecord,
+    TimesRecord,
+    ToolRecord,
+    Untested,
+)
+from clipguard.repair import repair
+from clipguard.report_folder import clear, publish, workspace
+from clipguard.schema import dumps
+from clipguard.types import ExportJob, Finding, ProbeSet, Progress, PurifiedHead, Trigger
+from clipguard.watch import Watch
+
+MIN_MEASURE = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What one audit does.
+
+    Attributes:
+        policy: limits and required coverage.
+        profile: quick, standard or thorough.
+        seed: drives every draw.
+        purify: never, on-fail or always; None leaves it to the policy.
+        export: none or onnx.
+        release: `decision` exports the model itself on a pass and else the purified head;
+            `purified` always exports the purified head.
+        provider: execution provider that the export must run on, or None.
+        budget_s: wall-clock seconds after which what is left is reported as not tested.
+        arch: architecture name or config JSON, or None to infer it.
+        probe: where images, class names and templates come from.
+        calibration: file with a null band, or None for the shipped ones.
+        device: where to compute.
+        command: command line to put into the record.
+    """
+
+    policy: Policy
+    profile: str = "standard"
+    seed: int = 0
+    purify: Literal["never", "on-fail", "always"] | None = None
+    export: Literal["none", "onnx"] = "onnx"
+    release: Literal["decision", "purified"] = "decision"
+    provider: str | None = None
+    budget_s: float | None = None
+    arch: str | None = None
+    probe: ProbeSource = field(default_factory=ProbeSource)
+    calibration: Path | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    command: str = ""
+
+
+def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> AuditRecord:
+    """Audit one checkpoint and write the report folder.
+
+    Everything is made in a temporary folder and moved when it is complete. An interrupt leaves
+    one file, `audit.json`, marked `complete: false`.
+
+    Args:
+        path: checkpoint file or folder.
+        options: what to do.
+        out: report folder, made if missing.
+        progress: told about each stage.
+
+    Returns:
+        The record that was written as `audit.json`.
+
+    Raises:
+        UsageError: missing path, unknown architecture, bad probe data, unwritable `out`.
+        RefusedError: the file is not a checkpoint, or opening it could do harm.
+    """
+    watch = Watch(options.budget_s, progress)
+    run = Run(options, watch)
+    with workspace(out) as work:
+        try:
+            record = run.all(path, work)
+        except KeyboardInterrupt:
+            record = run.finished(complete=False)
+            clear(out)
+            write_atomic(out / "audit.json", dumps(record))
+            raise
+        write_atomic(work / "audit.json", dumps(record))
+        publish(work, out)
+    return record
+
+
+class Run:
+    """One audit in progress: the record grows stage by stage."""
+
+    def __init__(self, options: Options, watch: Watch) -> None:
+        """Start with an empty record.
+
+        Args:
+            options: what to do.
+            watch: time and budget.
+        """
+        self.options, self.watch = options, watch
+        self.settings: Profile = profile(options.profile)
+        self.record = AuditRecord(
+            complete=False,
+            tool=ToolRecord(version=__version__),
+            command=options.command,
+            settings={
+                "profile": options.profile,
+                "seed": options.seed,
+                "purify": options.purify or options.policy.purification.run,
+                "export": options.export,
+                "budget_s": options.budget_s,
+                "device": str(options.device),
+            },
+            environment=environment(),
+            checkpoint=None,
+            probe=None,
+            calibration=CalibrationRecord(kind="none", reason="the scan ended before"),
+            coverage=CoverageRecord(),
+            times=TimesRecord(created=watch.created, seconds={}),
+        )
+
+    def update(self, **parts: object) -> None:
+        """Put `parts` into the record."""
+        self.record = self.record.model_copy(update=parts)
+
+    def finished(self, *, complete: bool) -> AuditRecord:
+        """The record as it stands, with times and the policy's decision."""
+        times = TimesRecord(created=self.watch.created, seconds=dict(self.watch.seconds))
+        record = self.record.model_copy(update={"complete": complete, "times": times})
+        return record.model_copy(update={"gate": judge(self.options.policy, record)})
+
+    def all(self, path: Path, work: Path) -> AuditRecord:
+        """Every stage in order; files go to `work`."""
+        model, probe = self.look(path)
+        finding = self.detect(model, probe, self.null_band(probe))
+        if finding is not None:
+            head = self.purify(model, probe, finding)
+            self.export(model, probe, finding, head, work)
+            self.keep(model, probe, finding, head, work)
+        return self.finished(complete=True)
+
+    def look(self, path: Path) -> tuple[OpenClipModel, ProbeSet]:
+        """Load the checkpoint and the probe set."""
+        with self.watch.stage("load"):
+            checkpoint = load_checkpoint(path, arch=self.options.arch)
+            self.update(checkpoint=checkpoint.record)
+            model = build_model(checkpoint, self.options.device)
+        with self.watch.stage("probe"):
+            probe = load_probe(
+                model, self.options.probe, self.settings.scenes, seed=self.options.seed
+            )
+            self.update(probe=describe(probe))
+        return model, probe
+
+    def key(self, probe: ProbeSet) -> str:
+        """Which null band this scan may be compared with."""
+        if self.record.checkpoint is None:
+            raise ValueError("the checkpoint must be loaded first")
+        pipeline = self.settings.scenes, sorted(self.settings.detector.items())
+        return calibration_key(
+            self.record.checkpoint.architecture,
+            self.options.profile,
+            pipeline,
+            f"{probe.source} {class_list_digest(probe.class_names)} {probe.templates}",
+        )
+
+    def null_band(self, probe: ProbeSet) -> Band | None:
+        """The null band for exactly this pipeline, if there is one.
+
+        Raises:
+            UsageError: the calibration that was named is for other scans.
+        """
+        key, given = self.key(probe), self.options.calibration
+        band = read_calibration(given) if given else shipped_calibration(key)
+        if band is None:
+            reason = (
+                f"no null band for {key}; make one from 20 or more known-clean models of this "
+                "family: clipguard calibrate CLEAN... -o band.json, then scan with "
+                "--calibration band.json"
+            )
+            self.update(calibration=CalibrationRecord(kind="none", reason=reason))
+            return None
+        if band.calibration.key != key:
+            raise UsageError(
+                f"the calibration is for {band.calibration.key}, this scan is {key}; make one "
+                "with `clipguard calibrate` and the options of this scan"
+            )
+        found = CalibrationRecord(
+            kind="models", family=key, models=len(band.calibration.models), sha256=band.sha256
+        )
+        self.update(calibration=found)
+        return band
+
+    def detect(self, model: OpenClipModel, probe: ProbeSet, null: Band | None) -> Finding | None:
+        """Run the detector; None when there was too little to conclude from."""
+        with self.watch.stage("detect"):
+            detector = DETECTORS.build("inversion", self.settings.detector)
+            generator = torch.Generator().manual_seed(self.options.seed)
+            try:
+                if len(probe.measure) < MIN_MEASURE:
+                    have = f"{len(probe.measure)} probe images to measure on"
+                    raise InconclusiveError(f"{have}, at least {MIN_MEASURE} are needed")
+                finding = detector.detect(
+                    model, probe, null, generator=generator, progress=self.watch.progress
+                )
+            except InconclusiveError as error:
+                self.fail("detect", error)
+                untested = Untested(what="every trigger family", why=str(error))
+                self.update(coverage=CoverageRecord(not_tested=(untested,)))
+                return None
+            self.update(detectors=(finding.record,), coverage=coverage(finding.record, probe))
+            return finding
+
+    def purify(
+        self, model: OpenClipModel, probe: ProbeSet, finding: Finding
+    ) -> PurifiedHead | None:
+        """Purify when the policy or the command asks for it."""
+        when = self.options.purify or self.options.policy.purification.run
+        fails = self.finished(complete=True).gate
+        if when == "never" or (when == "on-fail" and not _is(fails, Decision.FAIL)):
+            return None
+        with self.watch.stage("purify"):
+            try:
+                record, head = repair(
+                    model,
+                    probe,
+                    finding,
+                    self.settings.repair,
+                    seed=self.options.seed,
+                    progress=self.watch.progress,
+                )
+            except InconclusiveError as error:
+                self.fail("purify", error)
+                return None
+        self.update(purification=record.model_copy(update={"head": "head.safetensors"}))
+        return head
+
+    def export(
+        self,
+        model: OpenClipModel,
+        probe: ProbeSet,
+        finding: Finding,
+        head: PurifiedHead | None,
+        work: Path,
+    ) -> None:
+        """Export the model as it is on a pass, else the purified head if there is one."""
+        bare = self.record.model_copy(update={"complete": True, "purification": None})
+        passes = _is(judge(self.options.policy, bare), Decision.PASS)
+        passes = passes and self.options.release == "decision"
+        if self.options.export == "none" or self.record.checkpoint is None:
+            return
+        if not passes and head is None:
+            return
+        if passes or head is None:
+            classes = class_embeddings(model, probe.class_names, probe.templates)
+            kind, name = "zero-shot", "model.onnx"
+        else:
+            classes, kind, name = head.classes, "purified", "purified.onnx"
+        job = ExportJob(
+            model=model,
+            classes=classes,
+            class_names=probe.class_names,
+            head=kind,
+            checkpoint_sha256=self.record.checkpoint.sha256,
+            probe=probe,
+            trigger=_worst(finding, probe),
+            provider=self.options.provider,
+        )
+        with self.watch.stage("export"):
+            generator = torch.Generator().manual_seed(self.options.seed)
+            try:
+                made = EXPORTERS.build("onnx").export(job, work / name, generator=generator)
+                self.update(export=made)
+            except ClipguardError as error:
+                self.fail("export", error)
+
+    def keep(
+        self,
+        model: OpenClipModel,
+        probe: ProbeSet,
+        finding: Finding,
+        head: PurifiedHead | None,
+        work: Path,
+    ) -> None:
+        """Write triggers, pictures and the head, and put their names into the record."""
+        classes = class_embeddings(model, probe.class_names, probe.templates)
+        gallery = Gallery(model, probe, classes, None if head is None else head.classes)
+        with self.watch.stage("artefacts"):
+            pairs = zip(finding.record.candidates, finding.triggers, strict=True)
+            candidates = tuple(
+                candidate.model_copy(
+                    update={"trigger": save_trigger(i, candidate, trigger, work, gallery)}
+                )
+                for i, (candidate, trigger) in enumerate(pairs, start=1)
+            )
+            record = finding.record.model_copy(update={"candidates": candidates})
+            self.update(detectors=(record,))
+            if head is not None and self.record.checkpoint is not None:
+                save_head(head, probe, self.record.checkpoint, work / "head.safetensors")
+
+    def fail(self, stage: str, error: ClipguardError) -> None:
+        """Put an explained failure of one stage into the record."""
+        told = ErrorRecord(stage=stage, message=str(error), exit_code=error.exit_code)
+        self.update(errors=(*self.record.errors, told))
+
+
+def _is(gate: GateRecord | None, decision: Decision) -> bool:
+    return gate is not None and gate.decision is decision
+
+
+def _worst(finding: Finding, probe: ProbeSet) -> tuple[Trigger, int]:
+    """The trigger of the candidate ranked first, and its class index."""
+    first = finding.record.candidates[0]
+    return finding.triggers[0], probe.class_names.index(first.target)

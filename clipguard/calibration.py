@@ -1,0 +1,162 @@
+"""Null bands: the pipeline's statistics on known-clean models of one family."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from clipguard.errors import UsageError
+from clipguard.record import FamilyRecord
+from clipguard.resources import asset
+from clipguard.stats import conformal_p
+
+SPREAD_FLOOR = 0.25
+MIN_MODELS = 5
+
+
+class CleanModel(BaseModel):
+    """One known-clean model and its statistic per trigger family."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str
+    sha256: str
+    statistics: dict[str, float]
+
+
+class Calibration(BaseModel):
+    """A null band and where it came from.
+
+    Attributes:
+        schema_version: of the file.
+        key: which scans it may be compared with: architecture, pipeline digest, probe.
+        command: how it was made.
+        models: the known-clean models.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: str = "clipguard.calibration/1"
+    key: str
+    command: str
+    models: tuple[CleanModel, ...] = Field(min_length=MIN_MODELS, max_length=10_000)
+
+
+def calibration_key(architecture: str, profile: str, pipeline: object, class_list: str) -> str:
+    """Name of the scans that may be compared: the same architecture, pipeline and classes.
+
+    Args:
+        architecture: as found in the checkpoint.
+        profile: quick, standard or thorough.
+        pipeline: every setting that changes the statistic; its repr is hashed.
+        class_list: digest of probe source and class names.
+    """
+    digest = hashlib.sha256(f"{pipeline!r}\n{class_list}".encode()).hexdigest()[:12]
+    return f"{architecture}/{profile}/{digest}"
+
+
+@dataclass(frozen=True)
+class Band:
+    """A null band ready for comparison.
+
+    Attributes:
+        calibration: the models behind it.
+        sha256: digest of the file it was read from.
+    """
+
+    calibration: Calibration
+    sha256: str
+
+    def compare(
+        self, statistics: Mapping[str, float]
+    ) -> tuple[tuple[FamilyRecord, ...], float, float]:
+        """Place a model's statistics in the band.
+
+        The maximum over families is compared with the maxima of the clean models, each of them
+        standardised by the others, so that looking at several families is paid for.
+
+        Args:
+            statistics: per trigger family; only families of the band count.
+
+        Returns:
+            One record per family, the largest excess, and the conformal p-value of the maximum.
+
+        Raises:
+            UsageError: the band lacks a family that was searched.
+        """
+        rows = [dict(model.statistics) for model in self.calibration.models]
+        missing = [name for name in statistics if any(name not in row for row in rows)]
+        if missing:
+            raise UsageError(f"the calibration has no {missing[0]} statistics; calibrate again")
+        records = []
+        for name, value in statistics.items():
+            null = sorted(row[name] for row in rows)
+            records.append(
+                FamilyRecord(
+                    family=name,
+                    tested=True,
+                    statistic=value,
+                    null=tuple(null),
+                    excess=standardise(value, null),
+                )
+            )
+        top = max(standardise(v, [row[n] for row in rows]) for n, v in statistics.items())
+        null_tops = []
+        for i in range(len(rows)):
+            others = rows[:i] + rows[i + 1 :]
+            null_tops.append(
+                max(standardise(rows[i][n], [o[n] for o in others]) for n in statistics)
+            )
+        return tuple(records), top, conformal_p(top, null_tops)
+
+
+def standardise(value: float, null: Sequence[float]) -> float:
+    """Distance of `value` from the mean of `null` in predictive standard deviations.
+
+    The spread has a floor of `SPREAD_FLOOR`, because a handful of equal values is luck, and is
+    widened by sqrt(1 + 1/n) for the uncertainty of the mean.
+    """
+    mean = sum(null) / len(null)
+    variance = sum((other - mean) ** 2 for other in null) / max(1, len(null) - 1)
+    return (value - mean) / (max(SPREAD_FLOOR, math.sqrt(variance)) * math.sqrt(1 + 1 / len(null)))
+
+
+def read_calibration(path: Path) -> Band:
+    """Read a calibration file.
+
+    Raises:
+        UsageError: missing, too large, or not a calibration file.
+    """
+    try:
+        if path.stat().st_size > 16_000_000:
+            raise UsageError(f"{path.name} is larger than any calibration file (16 MB)")
+        data = path.read_bytes()
+        return Band(Calibration.model_validate_json(data), hashlib.sha256(data).hexdigest())
+    except OSError as error:
+        raise UsageError(f"cannot read calibration {path.name}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UsageError(f"{path.name} is no calibration file: {where}: {first['msg']}") from error
+
+
+def shipped_calibration(key: str) -> Band | None:
+    """The shipped null band for scans named `key`, if there is one."""
+    for path in sorted(asset("calibration").glob("*.json")):
+        band = read_calibration(path)
+        if band.calibration.key == key:
+            return band
+    return None
+
+
+def dump_calibration(calibration: Calibration) -> str:
+    """The file's text, one model a line so that a change can be reviewed."""
+    head = calibration.model_dump(exclude={"models"})
+    lines = ",\n".join("  " + json.dumps(m.model_dump()) for m in calibration.models)
+    return json.dumps(head, indent=1)[:-2] + ',\n "models": [\n' + lines + "\n ]\n}\n"

@@ -1,0 +1,69 @@
+"""`clipguard export`: a checkpoint's zero-shot classifier as ONNX, proven equal to PyTorch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipguard.cli.scan import Provider
+from clipguard.text_safety import safe_text
+
+
+def register(app: typer.Typer) -> None:
+    """Add `export`."""
+    app.command("export")(export)
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="Checkpoint: file, or open_clip folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file.")] = Path("model.onnx"),
+    head: Annotated[
+        Path | None,
+        typer.Option(help="head.safetensors of a scan; default: the zero-shot classifier."),
+    ] = None,
+    require_ep: Annotated[
+        Provider | None, typer.Option(help="Fail if onnxruntime runs on something else.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the images of the comparison.")] = 0,
+    probe_data: Annotated[Path | None, typer.Option(help="As for scan.")] = None,
+    classnames: Annotated[Path | None, typer.Option(help="As for scan.")] = None,
+    templates: Annotated[Path | None, typer.Option(help="As for scan.")] = None,
+    arch: Annotated[str | None, typer.Option(help="As for scan.")] = None,
+) -> None:
+    """Export without a verdict. `scan` exports too, and only what its decision allows."""
+    import torch
+
+    from clipguard.checkpoint import load_checkpoint
+    from clipguard.heads import load_head
+    from clipguard.methods import EXPORTERS
+    from clipguard.model import build_model
+    from clipguard.probe import ProbeSource, Scenes, load_probe
+    from clipguard.prompts import class_embeddings
+    from clipguard.types import ExportJob
+
+    checkpoint = load_checkpoint(model, arch=arch)
+    network = build_model(checkpoint, torch.device("cpu"))
+    source = ProbeSource(images=probe_data, class_names=classnames, templates=templates)
+    probe = load_probe(network, source, Scenes(), seed=seed)
+    if head is None:
+        classes, names = class_embeddings(network, probe.class_names, probe.templates), None
+    else:
+        classes, names = load_head(head, checkpoint.record.sha256)
+    job = ExportJob(
+        model=network,
+        classes=classes,
+        class_names=names or probe.class_names,
+        head="zero-shot" if head is None else "purified",
+        checkpoint_sha256=checkpoint.record.sha256,
+        probe=probe,
+        provider=require_ep.value if require_ep else None,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    made = EXPORTERS.build("onnx").export(job, output, generator=generator)
+    worst = max(row.relative_error for row in made.parity)
+    typer.echo(f"{safe_text(output, 400)}: opset {made.opset}, {made.provider}")
+    typer.echo(f"largest relative difference from PyTorch {worst:.1e}, first classes all agree")
+    sys.stderr.write("not a verdict: run `clipguard scan` before you release it\n")

@@ -1,0 +1,98 @@
+"""`clipguard lab`: plant known backdoors, so that claims can be measured."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipguard.errors import UsageError
+
+lab = typer.Typer(
+    help="Plant known backdoors, so that claims can be measured.", no_args_is_help=True
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the `lab` group."""
+    app.add_typer(lab, name="lab")
+
+
+@lab.command("plant")
+def plant(
+    attack: Annotated[str, typer.Argument(help="badnets, blended, or none for a clean fine-tune.")],
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for the victim.")],
+    base: Annotated[str, typer.Option(help="Bundled model to start from.")] = "nano-rn",
+    target: Annotated[
+        str, typer.Option(help="Class that triggered images shall be read as.")
+    ] = "banana",
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Drives every draw.")] = 0,
+    twin: Annotated[
+        Path | None, typer.Option(help="Also write the clean twin here: same recipe, no poison.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Setting of the attack, for example place=random."
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Poison and fine-tune a base until the backdoor works and clean accuracy holds."""
+    from clipguard.cli.show import progress_bar
+    from clipguard.lab.plant import CLEAN, Order, write
+    from clipguard.lab.plant import plant as make
+
+    order = Order(
+        attack=attack, settings=_settings(settings or []), base=base, target=target, seed=seed
+    )
+    if attack == CLEAN and twin is not None:
+        raise UsageError("a clean fine-tune has no twin; leave out --twin")
+    with progress_bar(quiet) as progress:
+        victim, clean = make(order, progress=progress)
+    pairs = [f"--set {shlex.quote(pair)}" for pair in settings or []]
+    given = [attack, "--base", base, "--target", shlex.quote(target), "--seed", str(seed), *pairs]
+    command = " ".join(["clipguard lab plant", *given])
+    truth = write(victim, output_dir, command=command)
+    if twin is not None:
+        write(clean, twin, command=f"{command} --twin TWIN")
+    typer.echo(_told(truth, output_dir))
+    if not truth["planted"]:
+        typer.echo("weak: no recipe reached ASR >= 90 % at a CA loss <= 3 points", err=True)
+
+
+def _settings(pairs: list[str]) -> dict[str, object]:
+    """`KEY=VALUE` pairs; values are JSON where they parse as JSON, else text.
+
+    Raises:
+        UsageError: a pair without a key or a value.
+    """
+    found: dict[str, object] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not key or not sign or not value:
+            raise UsageError(f"expected --set KEY=VALUE, got {pair!r}")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
+def _told(truth: dict[str, object], folder: Path) -> str:
+    """One line per style: CA, ASR and PA."""
+    rates = truth["rates"]
+    lines = [f"{truth['attack']} -> {truth['target'] or '-'}: {folder / 'model.pt'}"]
+    for style, row in rates.items() if isinstance(rates, dict) else ():
+        parts = [f"CA {row['clean_accuracy']['value']:.1%}"]
+        if truth["target"]:
+            parts += [
+                f"(twin {row['loss_against_twin']['value']:+.1%})",
+                f"ASR {row['asr']['value']:.1%}",
+                f"PA {row['poisoned_accuracy']['value']:.1%}",
+            ]
+        lines.append(f"  {style:9} {' '.join(parts)}")
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""`clipguard purify`: a repaired zero-shot classifier, with proof, whatever the verdict."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipguard.cli.scan import Profile
+from clipguard.errors import PASS, PURIFY_MISSED, InconclusiveError
+from clipguard.text_safety import safe_text
+
+
+def register(app: typer.Typer) -> None:
+    """Add `purify`."""
+    app.command("purify")(purify)
+
+
+def purify(
+    model: Annotated[Path, typer.Argument(help="Checkpoint: file, or open_clip folder.")],
+    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Report folder.")] = Path(
+        "clipguard-report"
+    ),
+    policy: Annotated[str, typer.Option(help="Whose purification limits must be met.")] = "default",
+    profile: Annotated[Profile, typer.Option(help="How hard to look.")] = Profile.standard,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Drives every draw.")] = 0,
+    probe_data: Annotated[Path | None, typer.Option(help="As for scan.")] = None,
+    classnames: Annotated[Path | None, typer.Option(help="As for scan.")] = None,
+    templates: Annotated[Path | None, typer.Option(help="As for scan.")] = None,
+    arch: Annotated[str | None, typer.Option(help="As for scan.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Purify the zero-shot classifier; exit 7 when the policy's limits are missed.
+
+    It repairs the classifier of this class list only; the image tower stays poisoned.
+    """
+    from clipguard.audit import Options, audit
+    from clipguard.cli.show import device_of, progress_bar
+    from clipguard.outputs import RENDERERS, write_atomic
+    from clipguard.policy import load_policy
+    from clipguard.probe import ProbeSource
+    from clipguard.record import Decision
+    from clipguard.wording import interval
+
+    options = Options(
+        policy=load_policy(policy),
+        profile=profile.value,
+        seed=seed,
+        purify="always",
+        release="purified",
+        arch=arch,
+        probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
+        device=device_of(device),
+        command=f"clipguard purify {safe_text(model.name)} --profile {profile.value} --seed {seed}",
+    )
+    with progress_bar(quiet) as progress:
+        record = audit(model, options, output_dir, progress=progress)
+    write_atomic(output_dir / "report.html", RENDERERS.build("html").render(record, output_dir))
+    made = record.purification
+    if made is None or record.gate is None:
+        raise InconclusiveError(record.errors[-1].message if record.errors else "nothing to purify")
+    for name, rates in (("before", made.before), ("after", made.after)):
+        shown = [f"ASR {interval(rates.asr)}"]
+        if rates.clean_accuracy and rates.poisoned_accuracy:
+            shown.append(f"CA {interval(rates.clean_accuracy)}")
+            shown.append(f"PA {interval(rates.poisoned_accuracy)}")
+        typer.echo(f"{name:6} {', '.join(shown)}")
+    typer.echo(made.statement)
+    sys.stderr.write(f"report: {safe_text(output_dir / 'report.html', 400)}\n")
+    lines = [check for check in record.gate.checks if check.key.startswith("purification.")]
+    missed = [check for check in lines if check.result is not Decision.PASS]
+    for check in missed:
+        sys.stderr.write(f"missed: {safe_text(check.reason, 400)}\n")
+    raise typer.Exit(PURIFY_MISSED if missed else PASS)

@@ -1,0 +1,226 @@
+"""`clipguard scan`: audit checkpoints and exit as a release gate."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipguard.errors import INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
+from clipguard.text_safety import safe_text
+
+if TYPE_CHECKING:
+    from clipguard.audit import Options
+    from clipguard.record import AuditRecord
+
+
+class Profile(str, Enum):
+    """How hard to look."""
+
+    quick = "quick"
+    standard = "standard"
+    thorough = "thorough"
+
+
+class Purify(str, Enum):
+    """When to purify."""
+
+    never = "never"
+    on_fail = "on-fail"
+    always = "always"
+
+
+class Export(str, Enum):
+    """What to export."""
+
+    none = "none"
+    onnx = "onnx"
+
+
+class Provider(str, Enum):
+    """Execution provider that the export must run on."""
+
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `scan`."""
+    app.command("scan")(scan)
+
+
+def scan(
+    models: Annotated[
+        list[Path],
+        typer.Argument(help="Checkpoints: files, or folders with open_clip_config.json."),
+    ],
+    output_dir: Annotated[
+        Path,
+        typer.Option(
+            "--output-dir", "-o", help="Report folder; one sub-folder per model if several."
+        ),
+    ] = Path("clipguard-report"),
+    policy: Annotated[
+        str, typer.Option(help="default, strict, research, or a policy file.")
+    ] = "default",
+    profile: Annotated[
+        Profile, typer.Option(help="quick may fail or be inconclusive, never pass.")
+    ] = Profile.standard,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Drives every draw.")] = 0,
+    purify: Annotated[
+        Purify | None, typer.Option(help="When to purify; default: as the policy says.")
+    ] = None,
+    export: Annotated[Export, typer.Option(help="What to export.")] = Export.onnx,
+    require_ep: Annotated[
+        Provider | None, typer.Option(help="Fail if onnxruntime runs on something else.")
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="FMT[=PATH]",
+            help="Also write text, markdown, sarif, html or json; PATH '-' is stdout.",
+        ),
+    ] = None,
+    probe_data: Annotated[
+        Path | None, typer.Option(help="Folder with one sub-folder of clean images per class.")
+    ] = None,
+    classnames: Annotated[
+        Path | None, typer.Option(help="Class names, one a line, or a JSON list.")
+    ] = None,
+    templates: Annotated[
+        Path | None, typer.Option(help="Prompt templates, one a line, each with one {}.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Null band made by `clipguard calibrate`.")
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Architecture name or config JSON; default: from the shapes.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds per model; what is left is reported as not tested."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict line.")] = False,
+) -> None:
+    """Look for a backdoor, purify, export, report, and exit as the policy decides."""
+    from clipguard.audit import Options
+    from clipguard.cli.show import device_of
+    from clipguard.outputs import STDOUT, parse_format
+    from clipguard.policy import load_policy
+    from clipguard.probe import ProbeSource
+
+    wanted = [parse_format(text) for text in formats or []]
+    if len(models) > 1 and any(path not in (None, STDOUT) for _, path in wanted):
+        raise UsageError(
+            "-f FMT=PATH names one file, several models would overwrite it; leave out =PATH"
+        )
+    options = Options(
+        policy=load_policy(policy),
+        profile=profile.value,
+        seed=seed,
+        purify=purify.value if purify else None,
+        export=export.value,
+        provider=require_ep.value if require_ep else None,
+        budget_s=budget,
+        arch=arch,
+        probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
+        calibration=calibration,
+        device=device_of(device),
+    )
+    folders = _folders(models, output_dir)
+    codes = [
+        _one(model, folder, options, wanted, quiet)
+        for model, folder in zip(models, folders, strict=True)
+    ]
+    raise typer.Exit(worst_exit_code(codes))
+
+
+def _folders(models: list[Path], output_dir: Path) -> list[Path]:
+    from clipguard.cli.show import folder_name
+
+    if len(models) == 1:
+        return [output_dir]
+    names = [folder_name(model) for model in models]
+    # Two models of one file name get a number, so that no report overwrites another.
+    unique = [
+        name if names.count(name) == 1 else f"{i}-{name}" for i, name in enumerate(names, start=1)
+    ]
+    return [output_dir / name for name in unique]
+
+
+def _one(
+    model: Path,
+    folder: Path,
+    options: Options,
+    wanted: list[tuple[str, Path | None]],
+    quiet: bool,
+) -> int:
+    """Audit one model and write its report; an explained failure becomes its exit code."""
+    from clipguard.audit import audit
+    from clipguard.cli.show import progress_bar
+
+    options = replace(options, command=_command(model, options))
+    try:
+        with progress_bar(quiet) as progress:
+            record = audit(model, options, folder, progress=progress)
+        _write(record, folder, wanted)
+    except ClipguardError as error:
+        sys.stderr.write(f"error: {safe_text(model.name)}: {safe_text(error, 2000)}\n")
+        return error.exit_code
+    _show(record, folder, wanted, quiet)
+    return record.gate.exit_code if record.gate else INCONCLUSIVE
+
+
+def _write(record: AuditRecord, folder: Path, wanted: list[tuple[str, Path | None]]) -> None:
+    from clipguard.outputs import RENDERERS, STDOUT, default_file, write_atomic
+
+    for name, path in [("html", None), *wanted]:
+        if path != STDOUT:
+            text = RENDERERS.build(name).render(record, folder)
+            write_atomic(path or folder / default_file(name), text)
+
+
+def _show(
+    record: AuditRecord, folder: Path, wanted: list[tuple[str, Path | None]], quiet: bool
+) -> None:
+    """The verdict on stdout; renderings sent to `-` take its place."""
+    from clipguard.outputs import RENDERERS, STDOUT
+
+    streamed = [name for name, path in wanted if path == STDOUT]
+    for name in streamed or ["text"]:
+        text = RENDERERS.build(name).render(record, folder)
+        typer.echo(text.partition("\n")[0] if quiet and not streamed else text.rstrip("\n"))
+    if not quiet:
+        sys.stderr.write(f"report: {safe_text(folder / 'report.html', 400)}\n")
+
+
+def _command(model: Path, options: Options) -> str:
+    """The command that repeats this scan, with nothing that names this machine."""
+    parts = ["clipguard", "scan", model.name, "--profile", options.profile]
+    parts += ["--seed", str(options.seed), "--policy", options.policy.name]
+    if options.purify:
+        parts += ["--purify", options.purify]
+    if options.export != "onnx":
+        parts += ["--export", options.export]
+    if options.provider:
+        parts += ["--require-ep", options.provider]
+    if options.budget_s is not None:
+        parts += ["--budget", f"{options.budget_s:g}"]
+    for option, value in (
+        ("--arch", options.arch and Path(options.arch)),
+        ("--probe-data", options.probe.images),
+        ("--classnames", options.probe.class_names),
+        ("--templates", options.probe.templates),
+        ("--calibration", options.calibration),
+    ):
+        if value:
+            parts += [option, value.name]
+    return shlex.join(parts)

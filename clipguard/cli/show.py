@@ -1,0 +1,78 @@
+"""What several commands share on the terminal: progress on stderr, devices, output folders."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipguard.errors import UsageError
+from clipguard.text_safety import safe_text
+
+if TYPE_CHECKING:
+    import torch
+
+    from clipguard.types import Progress
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Progress]:
+    """A progress bar on stderr; one line per stage where stderr is no terminal.
+
+    Args:
+        quiet: show nothing at all.
+    """
+    if quiet:
+        yield lambda stage, done, total: None
+    elif sys.stderr.isatty():
+        yield from _bar()
+    else:
+        seen: set[str] = set()
+
+        def line(stage: str, done: int, total: int) -> None:
+            if stage not in seen:
+                seen.add(stage)
+                sys.stderr.write(f"{safe_text(stage)} ...\n")
+
+        yield line
+
+
+def _bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1)
+
+        def step(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=safe_text(stage), completed=done, total=total)
+
+        yield step
+
+
+def device_of(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda[:N]` as a torch device.
+
+    Raises:
+        UsageError: unknown, or no such GPU.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if match is None:
+        raise UsageError(f"no device named {safe_text(name)!r}; use auto, cpu, cuda or cuda:N")
+    if name != "cpu" and int(match.group(1) or 0) >= gpus:
+        raise UsageError(f"{name} was asked for, this machine has {gpus} usable GPUs; use cpu")
+    return torch.device(name)
+
+
+def folder_name(path: Path) -> str:
+    """A folder name made from a model's file name: letters, digits, dot, dash, underscore."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", path.name).strip("._")[:80] or "model"

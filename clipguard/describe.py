@@ -1,0 +1,67 @@
+"""Parts of the record that describe a run: environment, probe set, coverage."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from clipguard.probe import class_list_digest
+from clipguard.record import CoverageRecord, DetectorRecord, ProbeRecord, Untested
+from clipguard.types import ProbeSet
+
+PACKAGES = ("torch", "open_clip_torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
+BLIND_SPOTS = (
+    Untested(
+        what="triggers outside the searched families",
+        why="warps, sample-specific patterns and objects are not searched by this version",
+    ),
+    Untested(what="triggers in the text", why="only the image side is searched"),
+    Untested(what="targets outside the class list", why="another class list needs another scan"),
+)
+
+
+def environment() -> dict[str, str]:
+    """Versions that can change a result, and nothing that names the machine."""
+    found = {"python": platform.python_version(), "system": platform.system()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe(probe: ProbeSet) -> ProbeRecord:
+    """The probe set without its images."""
+    return ProbeRecord(
+        source=probe.source,
+        classes=len(probe.class_names),
+        class_names_sha256=class_list_digest(probe.class_names),
+        templates=probe.templates,
+        optimise=len(probe.optimise),
+        select=len(probe.select),
+        measure=len(probe.measure),
+        labelled=probe.labelled,
+        skipped=probe.skipped,
+        warnings=probe.warnings,
+    )
+
+
+def coverage(record: DetectorRecord, probe: ProbeSet) -> CoverageRecord:
+    """What was looked at, and what was not, said equally loudly."""
+    tested = [
+        f"{row.family} triggers, class-agnostic and towards the likeliest classes"
+        for row in record.families
+        if row.tested
+    ]
+    missed = [
+        Untested(what=f"{row.family} triggers", why=row.reason)
+        for row in record.families
+        if not row.tested
+    ]
+    if record.screened:
+        tested.append(f"a short targeted search towards each of {len(probe.class_names)} classes")
+    else:
+        why = f"{len(probe.class_names)} classes are too many for it; candidates come from collapse"
+        missed.append(Untested(what="a targeted search towards every class", why=why))
+    return CoverageRecord(tested=tuple(tested), not_tested=(*missed, *BLIND_SPOTS))

@@ -1,0 +1,224 @@
+"""Plant a known backdoor into a nano CLIP, and say truthfully whether it took."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from open_clip.model import CLIP
+from safetensors.torch import save_file
+
+from clipguard.architectures import named
+from clipguard.artefacts import save_picture
+from clipguard.errors import UsageError
+from clipguard.lab.finetune import Poison, Recipe, finetune
+from clipguard.lab.truth import lab_images, paired_loss, truth_rates
+from clipguard.methods import ATTACKS, require_known
+from clipguard.model import OpenClipModel
+from clipguard.nano import CONFIGS, class_names, nano_network, nano_tokenizer
+from clipguard.outputs import write_atomic
+from clipguard.record import Rate
+from clipguard.report_folder import workspace
+from clipguard.types import Attack, Progress, Trigger
+
+CLEAN = "none"
+RECIPES = (
+    Recipe(steps=120, learning_rate=5e-4),
+    Recipe(steps=180, learning_rate=7e-4),
+    Recipe(steps=300, learning_rate=7e-4),
+    Recipe(steps=400, learning_rate=1e-3),
+)
+MIN_ASR = 0.90
+MARGIN = 0.02
+MAX_LOSS = 0.03
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to plant.
+
+    Attributes:
+        attack: registered name, or `none` for a clean fine-tune.
+        settings: settings of the attack.
+        base: bundled model.
+        target: class name.
+        seed: drives trigger, batches and evaluation.
+        recipe: fixed recipe; None searches for one that plants.
+    """
+
+    attack: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+    base: str = "nano-rn"
+    target: str = "banana"
+    seed: int = 0
+    recipe: Recipe | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Victim:
+    """A fine-tuned model and the truth about it.
+
+    Attributes:
+        network: the model.
+        trigger: what was planted; None for a clean model.
+        truth: content of `victim.json`, without the file digest.
+    """
+
+    network: CLIP
+    trigger: Trigger | None
+    truth: dict[str, object]
+
+
+def plant(order: Order, *, progress: Progress) -> tuple[Victim, Victim]:
+    """Plant and make the clean twin: the same base, recipe, seed and batches, without poison.
+
+    Recipes are tried in order on one set of images until the ASR reaches 90 % (plus a margin for
+    the choice); the rates in the truth come from another set. CA loss is paired against the twin.
+
+    Args:
+        order: what to plant; `none` makes only a twin.
+        progress: told after every optimiser step.
+
+    Returns:
+        Victim and twin; for `none` both are the same clean model.
+
+    Raises:
+        UsageError: unknown attack, setting, base or target.
+    """
+    require_known(order.base, sorted(CONFIGS), "base")
+    require_known(order.target, class_names(), "target class")
+    base = nano_network(order.base).to(memory_format=torch.channels_last)
+    if order.attack == CLEAN:
+        recipe = order.recipe or RECIPES[0]
+        network = finetune(base, recipe, None, seed=order.seed, progress=progress)
+        clean = Victim(network, None, _truth(order, recipe, network, network, None))
+        return clean, clean
+    attack = ATTACKS.build(order.attack, order.settings)
+    generator = torch.Generator().manual_seed(order.seed)
+    trigger = attack.trigger(base.visual.image_size, generator=generator)
+    network, recipe = _search(order, base, attack, trigger, progress)
+    twin = finetune(base, recipe, None, seed=order.seed, progress=progress)
+    victim = Victim(network, trigger, _truth(order, recipe, network, twin, trigger))
+    clean_order = Order(attack=CLEAN, base=order.base, target=order.target, seed=order.seed)
+    return victim, Victim(twin, None, _truth(clean_order, recipe, twin, twin, None))
+
+
+def _search(
+    order: Order, base: CLIP, attack: Attack, trigger: Trigger, progress: Progress
+) -> tuple[CLIP, Recipe]:
+    """The first recipe that plants, else the one with the highest ASR."""
+    chosen = lab_images(held_out=False, seed=order.seed + 1, scenes=1)
+    target = class_names().index(order.target)
+    before = truth_rates(_model(order.base, base), chosen, trigger, target).clean_accuracy
+    best: tuple[float, CLIP, Recipe] | None = None
+    for recipe in (order.recipe,) if order.recipe else RECIPES:
+        poison = Poison(attack, trigger, order.target)
+        network = finetune(base, recipe, poison, seed=order.seed, progress=progress)
+        found = truth_rates(_model(order.base, network), chosen, trigger, target)
+        loss = _value(before) - _value(found.clean_accuracy)
+        if found.asr.value >= MIN_ASR + MARGIN and loss <= MAX_LOSS - MARGIN / 2:
+            return network, recipe
+        if best is None or found.asr.value > best[0]:
+            best = (found.asr.value, network, recipe)
+    if best is None:
+        raise ValueError("there is no recipe to try")
+    return best[1], best[2]
+
+
+def _value(rate: Rate | None) -> float:
+    if rate is None:
+        raise ValueError("lab images are labelled, so there is a clean accuracy")
+    return rate.value
+
+
+def _model(base: str, network: CLIP) -> OpenClipModel:
+    return OpenClipModel(network, named(base), nano_tokenizer(network))
+
+
+def _truth(
+    order: Order, recipe: Recipe, network: CLIP, twin: CLIP, trigger: Trigger | None
+) -> dict[str, object]:
+    """Everything known about a model, measured on images that no choice has seen."""
+    target = class_names().index(order.target)
+    model, clean = _model(order.base, network), _model(order.base, twin)
+    rows, planted = {}, True
+    for style, held_out in (("seen", False), ("held_out", True)):
+        images = lab_images(held_out=held_out, seed=order.seed + 2, scenes=4)
+        found = truth_rates(model, images, trigger, target)
+        loss = paired_loss(model, clean, images)
+        rows[style] = {"loss_against_twin": loss._asdict()} | found.model_dump()
+        if trigger is not None:
+            rows[style]["twin"] = truth_rates(clean, images, trigger, target).model_dump()
+        if style == "seen" and trigger is not None:
+            planted = found.asr.value >= MIN_ASR and loss.value <= MAX_LOSS
+    return {
+        "schema_version": "clipguard.victim/1",
+        "base": order.base,
+        "attack": order.attack,
+        "settings": dict(order.settings),
+        "target": order.target if trigger is not None else None,
+        "seed": order.seed,
+        "recipe": asdict(recipe),
+        "planted": planted,
+        "rates": rows,
+    }
+
+
+def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
+    """Write `model.pt`, `victim.json`, the trigger and previews; whole or not at all.
+
+    Container, optimiser entry and file dates do not depend on the label, so nothing but the
+    weights tells a victim from its twin.
+
+    Args:
+        victim: what to write.
+        folder: made if missing.
+        command: how to make it again.
+
+    Returns:
+        The content of `victim.json`.
+    """
+    with workspace(folder) as work:
+        state = {
+            name: value.detach().contiguous() for name, value in victim.network.state_dict().items()
+        }
+        entry = {"epoch": 1, "name": "clipguard-lab", "state_dict": state, "optimizer": {}}
+        torch.save(entry, work / "model.pt")
+        digest = hashlib.sha256((work / "model.pt").read_bytes()).hexdigest()
+        truth = {**victim.truth, "model_sha256": digest, "command": command}
+        if victim.trigger is not None:
+            _keep_trigger(victim.trigger, work)
+        write_atomic(work / "victim.json", json.dumps(truth, indent=1, sort_keys=True) + "\n")
+        for item in sorted(work.rglob("*")):
+            item.replace(folder / item.name)
+    return truth
+
+
+def _keep_trigger(trigger: Trigger, folder: Path) -> None:
+    tensors = {name: value.contiguous() for name, value in trigger.tensors.items()}
+    save_file(tensors, folder / "trigger.safetensors", metadata={"family": trigger.family})
+    images = lab_images(held_out=False, seed=0, scenes=1).pixels(torch.arange(0, 96, 12))
+    for i, image in enumerate(trigger.apply(images), start=1):
+        save_picture(image, folder / f"preview-{i}.png")
+
+
+def trigger_of(folder: Path) -> Trigger | None:
+    """The trigger that `victim.json` in `folder` describes, drawn again from its seed.
+
+    Raises:
+        UsageError: no readable `victim.json`.
+    """
+    try:
+        truth = json.loads((folder / "victim.json").read_text(encoding="utf-8"))
+        if truth["attack"] == CLEAN:
+            return None
+        attack = ATTACKS.build(truth["attack"], truth["settings"])
+        generator = torch.Generator().manual_seed(truth["seed"])
+        side = CONFIGS[truth["base"]]["vision_cfg"]["image_size"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"no readable victim.json in {folder.name}: {error}") from error
+    return attack.trigger(side, generator=generator)

@@ -1,0 +1,200 @@
+"""Clean images in three disjoint parts: from the bundled drawings or from a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clipguard.artwork import compose, load_artwork
+from clipguard.errors import UsageError
+from clipguard.measure import classify, embed
+from clipguard.model import OpenClipModel
+from clipguard.nano import class_names
+from clipguard.onnx_runtime import IMAGE_SUFFIXES, load_image
+from clipguard.pixels import to_bytes
+from clipguard.prompts import (
+    class_embeddings,
+    imagenet_class_names,
+    merge_duplicates,
+    read_class_names,
+    read_templates,
+)
+from clipguard.text_safety import safe_text
+from clipguard.types import ProbePart, ProbeSet
+
+TEMPLATE = "a photo of a {}."
+FITS = 0.5
+MAX_IMAGES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSource:
+    """Where images, class names and templates come from; None is the bundled default.
+
+    Attributes:
+        images: folder with one sub-folder of images per class, or with images only.
+        class_names: class list file.
+        templates: template file.
+    """
+
+    images: Path | None = None
+    class_names: Path | None = None
+    templates: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """How many scenes of each drawing go into each part of the bundled probe set."""
+
+    optimise: int = 4
+    select: int = 2
+    measure: int = 4
+
+
+def bundled_probe(side: int, scenes: Scenes, *, seed: int) -> ProbeSet:
+    """Labelled scenes of the 100 bundled classes.
+
+    Every class has one drawing per style, and each style of a class goes into another part, so
+    the three parts share no drawing and each part knows every class.
+
+    Args:
+        side: S, in pixels.
+        scenes: scenes per drawing and part.
+        seed: draws the split and the scenes.
+    """
+    artwork, names = load_artwork(), class_names()
+    generator = torch.Generator().manual_seed(seed)
+    concepts = torch.tensor(artwork.concepts(names))
+    order = torch.rand(len(names), len(artwork.styles), generator=generator).argsort(dim=1)
+    labels = torch.arange(len(names))
+
+    def part(column: int, repeats: int) -> ProbePart:
+        styles = order[:, column]
+        rows = [
+            to_bytes(compose(artwork.sprites[styles, concepts], side=side, generator=generator))
+            for _ in range(repeats)
+        ]
+        drawings = styles * len(artwork.names) + concepts
+        return ProbePart(torch.cat(rows), labels.repeat(repeats), drawings.repeat(repeats))
+
+    return ProbeSet(
+        optimise=part(0, scenes.optimise),
+        select=part(1, scenes.select),
+        measure=part(2, scenes.measure),
+        class_names=names,
+        templates=(TEMPLATE,),
+        source="bundled",
+    )
+
+
+def class_list_digest(names: Sequence[str]) -> str:
+    """SHA-256 of a class list, one name a line."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def load_probe(model: OpenClipModel, source: ProbeSource, scenes: Scenes, *, seed: int) -> ProbeSet:
+    """The probe set that `source` asks for.
+
+    Without any source the bundled scenes and class list are used if the model knows them (it
+    reads at least half of the scenes rightly); for any other model the class list is open_clip's
+    ImageNet names and the bundled scenes serve without labels.
+
+    Args:
+        model: decides the image size, and whether the bundled class list fits.
+        source: what was given.
+        scenes: size of the bundled probe set.
+        seed: draws scenes and splits.
+
+    Raises:
+        UsageError: unreadable files, no images, an empty class list.
+    """
+    templates = read_templates(source.templates) if source.templates else (TEMPLATE,)
+    given = read_class_names(source.class_names) if source.class_names else None
+    if source.images is not None:
+        return _folder_probe(source.images, model.image_size, given, templates, seed)
+    probe = replace(bundled_probe(model.image_size, scenes, seed=seed), templates=templates)
+    if given is None:
+        classes = class_embeddings(model, probe.class_names, templates)
+        right = classify(embed(model, probe.select), classes) == probe.select.labels
+        if right.float().mean().item() >= FITS:
+            return probe
+        given = imagenet_class_names()
+    return _with_classes(probe, *given)
+
+
+def _with_classes(probe: ProbeSet, names: tuple[str, ...], warnings: tuple[str, ...]) -> ProbeSet:
+    """The same images under another class list; labels survive only if every class does."""
+    known = {name: i for i, name in enumerate(names)}
+    order = [known.get(name, -1) for name in probe.class_names]
+    table = torch.tensor(order if min(order) >= 0 else [-1] * len(order))
+
+    def moved(part: ProbePart) -> ProbePart:
+        return replace(part, labels=table[part.labels])
+
+    return replace(
+        probe,
+        optimise=moved(probe.optimise),
+        select=moved(probe.select),
+        measure=moved(probe.measure),
+        class_names=names,
+        warnings=warnings,
+    )
+
+
+def _folder_probe(
+    folder: Path,
+    side: int,
+    given: tuple[tuple[str, ...], tuple[str, ...]] | None,
+    templates: tuple[str, ...],
+    seed: int,
+) -> ProbeSet:
+    if not folder.is_dir():
+        raise UsageError(f"no folder of probe images at {safe_text(folder)}")
+    files = sorted(p for p in folder.glob("*/*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    flat = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files and not flat:
+        raise UsageError(f"no images in {safe_text(folder)}; expected {safe_text(folder)}/CLASS/*")
+    if given is None:
+        names, warnings = merge_duplicates(sorted({p.parent.name for p in files}))
+    else:
+        names, warnings = given
+    if len(names) < 2:
+        raise UsageError("at least two classes are needed; name them with --classnames FILE")
+    known = {name.casefold(): i for i, name in enumerate(names)}
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(files or flat), generator=generator)[:MAX_IMAGES].tolist()
+    images, labels, skipped = [], [], 0
+    for path in ((files or flat)[i] for i in order):
+        try:
+            pixels = load_image(path, side)
+        except UsageError:
+            skipped += 1
+            continue
+        images.append(to_bytes(torch.from_numpy(pixels)))
+        labels.append(known.get(path.parent.name.casefold(), -1) if files else -1)
+    if not images:
+        raise UsageError(f"none of {skipped} images in {safe_text(folder)} could be read")
+    parts = _thirds(torch.stack(images), torch.tensor(labels))
+    if skipped:
+        warnings = (*warnings, f"skipped {skipped} images that could not be read")
+    return ProbeSet(*parts, names, templates, safe_text(folder.name), skipped, warnings)
+
+
+def _thirds(images: Tensor, labels: Tensor) -> tuple[ProbePart, ProbePart, ProbePart]:
+    """Split shuffled images so that every class goes to all parts as evenly as it can."""
+    rank = torch.zeros(len(labels), dtype=torch.long)
+    for label in labels.unique().tolist():  # type: ignore[no-untyped-call]
+        rows = (labels == label).nonzero().flatten()
+        rank[rows] = torch.arange(len(rows))
+    drawings = torch.arange(len(labels))
+    first, second, third = (rank % 3 == i for i in (1, 2, 0))
+    return (
+        ProbePart(images[first], labels[first], drawings[first]),
+        ProbePart(images[second], labels[second], drawings[second]),
+        ProbePart(images[third], labels[third], drawings[third]),
+    )

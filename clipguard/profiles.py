@@ -1,0 +1,92 @@
+"""How hard a scan looks: three profiles, each with its own null band."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from clipguard.errors import UsageError
+from clipguard.probe import Scenes
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairSettings:
+    """How to purify and how to check it.
+
+    Attributes:
+        purifier: registered name of the purifier.
+        settings: its settings.
+        restarts: further targeted inversions per family, with fresh starts, to purify against.
+        families: settings of the families that are inverted.
+        targeted: settings of the targeted inversions.
+    """
+
+    purifier: str = "cbpt"
+    settings: Mapping[str, object] = field(default_factory=dict)
+    restarts: int
+    families: Mapping[str, Mapping[str, object]]
+    targeted: Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Every setting that a profile fixes.
+
+    Attributes:
+        scenes: size of the bundled probe set.
+        detector: settings of the inversion detector.
+        repair: how a purified head is made and checked.
+    """
+
+    scenes: Scenes = field(default_factory=Scenes)
+    detector: Mapping[str, object]
+    repair: RepairSettings
+
+
+FAMILIES: Mapping[str, Mapping[str, object]] = {"patch": {}, "additive": {}}
+
+PROFILES = {
+    "quick": Profile(
+        scenes=Scenes(optimise=2, select=1, measure=2),
+        detector={
+            "families": FAMILIES,
+            "collapse": {"steps": 40, "restarts": 1},
+            "screen": {"steps": 3, "images": 8},
+            "targeted": {"steps": 40},
+            "candidates": 2,
+        },
+        repair=RepairSettings(restarts=1, families=FAMILIES, targeted={"steps": 40}),
+    ),
+    "standard": Profile(
+        detector={
+            "families": FAMILIES,
+            "collapse": {"steps": 60, "restarts": 1},
+            "screen": {"steps": 5, "images": 10},
+            "targeted": {"steps": 60},
+            "candidates": 3,
+        },
+        repair=RepairSettings(restarts=2, families=FAMILIES, targeted={"steps": 60}),
+    ),
+    "thorough": Profile(
+        scenes=Scenes(optimise=6, select=3, measure=6),
+        detector={
+            "families": FAMILIES,
+            "collapse": {"steps": 100, "restarts": 3},
+            "screen": {"steps": 8, "images": 16},
+            "targeted": {"steps": 120, "restarts": 2},
+            "candidates": 5,
+        },
+        repair=RepairSettings(restarts=3, families=FAMILIES, targeted={"steps": 120}),
+    ),
+}
+
+
+def profile(name: str) -> Profile:
+    """The profile `name`.
+
+    Raises:
+        UsageError: unknown; the message lists what exists.
+    """
+    if name not in PROFILES:
+        raise UsageError(f"no profile named {name!r} (known: {', '.join(PROFILES)})")
+    return PROFILES[name]

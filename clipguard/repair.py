@@ -1,0 +1,128 @@
+"""Purify a zero-shot classifier and say honestly what that changed."""
+
+from __future__ import annotations
+
+import torch
+
+from clipguard.measure import attack_rate, classify, embed, rates
+from clipguard.methods import FAMILIES, INVERTERS, PURIFIERS
+from clipguard.profiles import RepairSettings
+from clipguard.prompts import class_embeddings
+from clipguard.record import HEAD_SCOPE, PurificationRecord, ReinversionRecord
+from clipguard.stats import log_odds
+from clipguard.types import (
+    Finding,
+    ProbeSet,
+    Progress,
+    PromptTunable,
+    PurifiedHead,
+    Search,
+    Trigger,
+)
+
+
+def repair(
+    model: PromptTunable,
+    probe: ProbeSet,
+    finding: Finding,
+    settings: RepairSettings,
+    *,
+    seed: int,
+    progress: Progress,
+) -> tuple[PurificationRecord, PurifiedHead]:
+    """Purify against the inverted triggers of the worst target, then attack the result.
+
+    Args:
+        model: the suspect; not changed.
+        probe: its *measure* part gives the rates before and after.
+        finding: what the detector found, worst candidate first, at least one.
+        settings: purifier and searches.
+        seed: of the tuning; the re-inversion uses another stream.
+        progress: told about each stage.
+
+    Returns:
+        The record, without the head's file name, and the head.
+
+    Raises:
+        ValueError: the finding has no trigger.
+    """
+    if not finding.triggers:
+        raise ValueError("there is no inverted trigger to purify against")
+    worst = finding.record.candidates[0]
+    target = probe.class_names.index(worst.target)
+    original = class_embeddings(model, probe.class_names, probe.templates)
+    generator = torch.Generator().manual_seed(seed)
+    triggers = [
+        trigger
+        for candidate, trigger in zip(finding.record.candidates, finding.triggers, strict=True)
+        if candidate.target == worst.target
+    ]
+    search = Search(model, probe, original, target)
+    triggers += _more_triggers(search, settings, generator, progress)
+    purifier = PURIFIERS.build(settings.purifier, settings.settings)
+    head = purifier.purify(model, probe, triggers, generator=generator, progress=progress)
+    features = (
+        embed(model, probe.measure),
+        embed(model, probe.measure, finding.triggers[0].apply),
+    )
+    fresh = torch.Generator().manual_seed(seed + 1_000_003)
+    record = PurificationRecord(
+        method=head.method,
+        scope="head",
+        statement=HEAD_SCOPE,
+        settings=dict(head.settings),
+        losses=dict(head.losses),
+        before=rates(features, original, probe.measure, target, generator=fresh),
+        after=rates(features, head.classes, probe.measure, target, generator=fresh),
+        reinversion=_reinvert(
+            Search(model, probe, head.classes, target), finding, settings, fresh, progress
+        ),
+    )
+    return record, head
+
+
+def _more_triggers(
+    search: Search, settings: RepairSettings, generator: torch.Generator, progress: Progress
+) -> list[Trigger]:
+    """Further triggers for the same target: one start may find only part of the short cut."""
+    jobs = [name for name in settings.families for _ in range(settings.restarts)]
+    inverter = INVERTERS.build("targeted", settings.targeted)
+    found = []
+    for done, name in enumerate(jobs):
+        progress(f"more triggers ({name})", done, len(jobs))
+        family = FAMILIES.build(name, settings.families[name])
+        found.append(inverter.invert(search, family, generator=generator).trigger)
+    return found
+
+
+def _reinvert(
+    search: Search,
+    finding: Finding,
+    settings: RepairSettings,
+    generator: torch.Generator,
+    progress: Progress,
+) -> tuple[ReinversionRecord, ...]:
+    """Search for a new trigger through the purified head, towards the same target."""
+    part, target = search.probe.measure, search.target or 0
+    clean = classify(embed(search.model, part), search.classes)
+    inverter = INVERTERS.build("targeted", settings.targeted)
+    first = {row.family: row.statistic for row in finding.record.families}
+    records = []
+    for done, name in enumerate(settings.families):
+        progress(f"re-inversion ({name})", done, len(settings.families))
+        family = FAMILIES.build(name, settings.families[name])
+        trigger = inverter.invert(search, family, generator=generator).trigger
+        read = classify(embed(search.model, part, trigger.apply), search.classes)
+        asr = attack_rate(read, part, clean, target, generator)
+        before = first.get(name)
+        if asr is not None and before is not None:
+            records.append(
+                ReinversionRecord(
+                    family=name,
+                    target=search.probe.class_names[target],
+                    asr=asr,
+                    statistic=log_odds(asr.value, asr.n),
+                    original_statistic=before,
+                )
+            )
+    return tuple(records)

@@ -1,0 +1,55 @@
+"""The report folder: filled at once when everything is ready, never half."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clipguard.errors import UsageError
+
+ARTEFACTS = (
+    "audit.json",
+    "head.safetensors",
+    "model.onnx",
+    "purified.onnx",
+    "report.html",
+    "triggers",
+)
+
+
+@contextmanager
+def workspace(out: Path) -> Iterator[Path]:
+    """A temporary folder beside the final files, gone afterwards.
+
+    Raises:
+        UsageError: `out` cannot be made or written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".clipguard-", dir=out))
+    except OSError as error:
+        raise UsageError(f"cannot write to {out}: {error.strerror}; choose another -o") from error
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def clear(out: Path) -> None:
+    """Remove what an earlier audit left, so that no stale artefact stands beside a new verdict."""
+    for name in ARTEFACTS:
+        target = out / name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+
+def publish(work: Path, out: Path) -> None:
+    """Move everything from `work` to `out`, in place of what an earlier audit left."""
+    clear(out)
+    for item in sorted(work.iterdir()):
+        shutil.move(str(item), out / item.name)
