@@ -1,6 +1,7 @@
 """Train a nano CLIP from scratch on scenes of the bundled drawings, and pack it for the wheel.
 
-    python tools/train_nano.py nano-rn --seed 0 --steps 1800 --work build/nano-rn
+    python tools/train_nano.py nano-rn --seed 0 --steps 1800 --until 1600 --work build/nano-rn \
+        --pack clipguard/assets/nano-rn.safetensors
 
 An ordinary open_clip `CLIP` with the ordinary BPE tokenizer; symmetric contrastive loss in
 which pairs of the same concept are masked, because a second picture of one concept is no
@@ -23,7 +24,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from clipguard.artwork import Artwork, compose, load_artwork
-from clipguard.nano import CONFIGS, TEMPLATES, class_names, pack
+from clipguard.lab.finetune import contrastive_loss
+from clipguard.nano import (
+    CONFIGS,
+    TEMPLATES,
+    class_names,
+    encode_captions,
+    normalise,
+    pack,
+)
 
 BATCH = 384
 PEAK_LR = 2e-3
@@ -36,25 +45,6 @@ def captions(artwork: Artwork, concepts: Tensor, generator: torch.Generator) -> 
         TEMPLATES[int(t * len(TEMPLATES))].format(names[0] if n < 0.75 else names[1])
         for (t, n), names in zip(picks, (artwork.names[i] for i in concepts.tolist()), strict=True)
     ]
-
-
-def text_features(network: CLIP, tokens: Tensor) -> Tensor:
-    """`encode_text` cut at the last end-of-text: exact, because the tower is causal."""
-    ends = tokens.argmax(dim=-1)
-    length = int(ends.max()) + 1
-    x = network.token_embedding(tokens[:, :length]) + network.positional_embedding[:length]
-    x = network.transformer(x, attn_mask=network.attn_mask[:length, :length])
-    x = network.ln_final(x)[torch.arange(len(x)), ends]
-    return x @ network.text_projection
-
-
-def loss_of(image: Tensor, text: Tensor, scale: Tensor, concepts: Tensor) -> Tensor:
-    logits = scale * functional.normalize(image, dim=1) @ functional.normalize(text, dim=1).T
-    same = concepts[:, None] == concepts[None]
-    same.fill_diagonal_(False)
-    logits = logits.masked_fill(same, -math.inf)
-    truth = torch.arange(len(logits))
-    return (functional.cross_entropy(logits, truth) + functional.cross_entropy(logits.T, truth)) / 2
 
 
 @torch.no_grad()
@@ -75,19 +65,12 @@ def accuracy(network: CLIP, tokenizer: object, *, held_out: bool, seed: int = 10
     return torch.cat(hits).float().mean().item()
 
 
-def normalise(images: Tensor) -> Tensor:
-    mean, std = (
-        torch.tensor(v).view(3, 1, 1)
-        for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-    )
-    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=sorted(CONFIGS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--until", type=int, help="stop here, on the schedule of --steps")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--pack", type=Path, help="where to write the packed model when done")
     args = parser.parse_args()
@@ -106,7 +89,8 @@ def main() -> None:
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["step"]
     artwork, begun = load_artwork(), time.time()
-    for step in range(start, args.steps):
+    until = args.until or args.steps
+    for step in range(start, until):
         ramp = min(1.0, (step + 1) / WARMUP)
         rate = PEAK_LR * ramp * (0.5 + 0.5 * math.cos(math.pi * step / args.steps))
         for group in optimizer.param_groups:
@@ -118,15 +102,16 @@ def main() -> None:
         tokens = tokenizer(captions(artwork, concepts, generator))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             image = network.encode_image(normalise(images))
-            text = text_features(network, tokens)
-        loss = loss_of(image.float(), text.float(), network.logit_scale.exp(), concepts)
+            text = encode_captions(network, tokens)
+        image = functional.normalize(image.float(), dim=1)
+        loss = contrastive_loss(image, text.float(), network.logit_scale.exp(), concepts)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
             network.logit_scale.clamp_(0, math.log(100))
-        if (step + 1) % 200 == 0 or step + 1 == args.steps:
+        if (step + 1) % 200 == 0 or step + 1 == until:
             seen = accuracy(network, tokenizer, held_out=False)
             unseen = accuracy(network, tokenizer, held_out=True)
             row = {

@@ -8,8 +8,8 @@ import signal
 import sys
 import traceback
 from types import FrameType
+from typing import Any, cast
 
-import click
 import typer
 
 import clipguard.cli
@@ -18,6 +18,8 @@ from clipguard.errors import ENVIRONMENT, INTERRUPTED, TERMINATED, USAGE, Clipgu
 from clipguard.text_safety import safe_text
 
 NOT_COMMANDS = {"app", "show"}
+# typer carries its own click and re-exports only some of it; this is its ClickException.
+CommandLineError = cast(type[Exception], typer.BadParameter.__mro__[2])
 
 
 class Terminated(KeyboardInterrupt):
@@ -69,13 +71,13 @@ def main(arguments: list[str] | None = None) -> int:
     except ClipguardError as error:
         _say(f"error: {error}")
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
+    except CommandLineError as error:
+        cast(Any, error).show()
         return USAGE
     except Terminated:
         _say("terminated")
         return TERMINATED
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _say("interrupted")
         return INTERRUPTED
     except Exception:  # noqa: BLE001 - an uncaught exception would exit 1, which means "failed gate"
