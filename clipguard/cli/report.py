@@ -1,0 +1,47 @@
+"""`clipguard report`: render a record again, without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command()
+    def report(
+        record: Annotated[
+            Path, typer.Argument(metavar="AUDIT_JSON", help="A record that `scan` wrote.")
+        ],
+        formats: Annotated[
+            list[str] | None,
+            typer.Option(
+                "-f",
+                "--format",
+                metavar="FMT[=PATH]",
+                help="html (default), json, markdown, sarif or text; PATH - is standard output.",
+            ),
+        ] = None,
+        output: Annotated[
+            Path | None,
+            typer.Option("-o", "--output", metavar="DIR", help="Folder for formats without PATH."),
+        ] = None,
+    ) -> None:
+        """Render an audit record again, by default as HTML beside it."""
+        from clipguard.outputs import RENDERERS, STDOUT, default_file, parse_format, write_atomic
+        from clipguard.schema import read_record
+        from clipguard.text_safety import safe_text
+
+        wanted = [parse_format(text) for text in formats or ["html"]]
+        found = read_record(record)
+        for name, path in wanted:
+            text = RENDERERS.build(name).render(found, record.parent)
+            if path == STDOUT:
+                typer.echo(text, nl=False)
+                continue
+            target = path or (output or record.parent) / default_file(name)
+            write_atomic(target, text)
+            typer.echo(f"wrote {safe_text(target, 400)}", err=True)

@@ -1,0 +1,18 @@
+"""`clipguard schema`: print the JSON Schema of the audit record."""
+
+from __future__ import annotations
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command()
+    def schema() -> None:
+        """Print the JSON Schema of audit.json."""
+        import json
+
+        from clipguard.schema import json_schema
+
+        typer.echo(json.dumps(json_schema(), indent=2))

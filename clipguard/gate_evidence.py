@@ -1,0 +1,189 @@
+"""Gate lines about the audit itself: did it end, what did it find, was it enough. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clipguard import errors
+from clipguard.gate_line import FAIL, INCONCLUSIVE, PASS, Line, line
+from clipguard.policy_file import Policy
+from clipguard.record import (
+    AuditRecord,
+    CalibrationRecord,
+    Decision,
+    DetectorRecord,
+    ErrorRecord,
+    Outcome,
+)
+from clipguard.wording import number
+
+PROFILES = ("quick", "standard", "thorough")
+BANDS = ("none", "self-null", "models")
+
+
+def run_lines(record: AuditRecord) -> list[Line]:
+    """Whether the audit came to its end, and what went wrong on the way."""
+    lines = [_error_line(error) for error in record.errors]
+    done, known = record.complete, record.checkpoint is not None
+    lines.append(
+        line(
+            "audit.complete",
+            "yes",
+            "yes" if done else "no",
+            PASS if done else INCONCLUSIVE,
+            "every stage ran" if done else "the audit was cut short",
+        )
+    )
+    lines.append(
+        line(
+            "audit.checkpoint",
+            "identified",
+            "identified" if known else "not identified",
+            PASS if known else INCONCLUSIVE,
+            "the file was read and hashed" if known else "no checkpoint was identified",
+        )
+    )
+    return lines
+
+
+def _error_line(error: ErrorRecord) -> Line:
+    code = error.exit_code
+    if code not in errors.SEVERITY or code == errors.PASS:  # an error never looks like a pass
+        code = errors.ENVIRONMENT
+    result = FAIL if code in {errors.REFUSED, errors.POLICY_VIOLATED} else INCONCLUSIVE
+    reason = f"{error.stage}: {error.message}"
+    return Line(line("audit.errors", "none", error.stage, result, reason).check, code)
+
+
+def finding_lines(policy: Policy, record: AuditRecord) -> list[Line]:
+    """What the detectors concluded, and their readings against the null band."""
+    if not record.detectors:
+        reason = "no detector ran, so nothing is known about backdoors"
+        return [line("backdoor", "a detector ran", "none ran", INCONCLUSIVE, reason)]
+    lines = []
+    for detector in record.detectors:
+        lines.append(_outcome_line(detector, Decision(policy.backdoor.suspicious)))
+        lines.extend(_readings(policy, detector, record.calibration))
+    return lines
+
+
+def _outcome_line(detector: DetectorRecord, suspicious: Decision) -> Line:
+    results = {
+        Outcome.NO_EVIDENCE: PASS,
+        Outcome.INCONCLUSIVE: INCONCLUSIVE,
+        Outcome.SUSPICIOUS: suspicious,
+        Outcome.BACKDOORED: FAIL,
+    }
+    words = detector.outcome.value.replace("_", " ")
+    target = f", target {detector.target!r}" if detector.target else ""
+    evidence = detector.outcome in {Outcome.SUSPICIOUS, Outcome.BACKDOORED}
+    made = line(
+        "backdoor.outcome",
+        "no evidence",
+        words,
+        results[detector.outcome],
+        f"{detector.name}: {words}{target if evidence else ''}. {detector.reason}",
+    )
+    return Line(made.check, made.code, excusable=evidence)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One number of a detector against its limit, and what being over it decides."""
+
+    key: str
+    name: str
+    limit: str
+    value: float | None
+    over: bool
+    decides: Decision
+
+    def line(self, detector: str, unmeasured: Decision) -> Line:
+        """The check; a number that is missing decides `unmeasured`."""
+        found = number(self.value)
+        if self.value is None:
+            result, reason = unmeasured, f"{detector}: there is no {self.name} without a null band"
+        elif self.over:
+            alone = "" if self.decides is FAIL else "; one reading alone is only suspicious"
+            result = self.decides
+            reason = f"{detector}: {self.name} is {found}, the policy asks for {self.limit}{alone}"
+        else:
+            result, reason = PASS, f"{detector}: {self.name} is within the limit"
+        made = line(f"backdoor.{self.key}", self.limit, found, result, reason)
+        return Line(made.check, made.code, excusable=self.over)
+
+
+def _readings(
+    policy: Policy, detector: DetectorRecord, calibration: CalibrationRecord
+) -> list[Line]:
+    """Score and excess, which fail together and are suspicious alone, and the p-value."""
+    limits = policy.backdoor
+    score = detector.score is not None and detector.score > limits.max_score
+    excess = detector.excess is not None and detector.excess > limits.max_excess_over_null
+    rare = detector.p_value is not None and detector.p_value <= limits.alpha
+    alone = Decision(limits.suspicious)
+    both = FAIL if score and excess else alone
+    floor = 1 / (max(calibration.models, 0) + 1)
+    blind = f" ({calibration.models} clean models show no less than {floor:.2g})"
+    above = f"≤ {limits.max_score:g}"
+    beyond = f"≤ {limits.max_excess_over_null:g}"
+    likely = f"> {limits.alpha:g}{blind if 1 > floor > limits.alpha else ''}"
+    readings = (
+        _Reading("max_score", "score", above, detector.score, score, both),
+        _Reading("max_excess_over_null", "excess", beyond, detector.excess, excess, both),
+        _Reading("alpha", "p-value", likely, detector.p_value, rare, alone),
+    )
+    unmeasured = PASS if policy.coverage.calibration == "none" else INCONCLUSIVE
+    return [reading.line(detector.name, unmeasured) for reading in readings]
+
+
+def coverage_lines(policy: Policy, record: AuditRecord) -> list[Line]:
+    """Whether enough was looked at for a pass to mean anything."""
+    wanted = policy.coverage
+    return [
+        _band_line(wanted.calibration, record.calibration),
+        *(_family_line(family, record) for family in wanted.families),
+        _images_line(wanted.min_measure_images, record),
+        _profile_line(wanted.min_profile, record.settings.get("profile")),
+    ]
+
+
+def _family_line(family: str, record: AuditRecord) -> Line:
+    rows = [f for d in record.detectors for f in d.families if f.family == family]
+    denied = [u.why for u in record.coverage.not_tested if u.what == family]
+    reasons = [*denied, *(row.reason for row in rows if not row.tested and row.reason)]
+    if any(row.tested for row in rows) and not denied:
+        result, value, reason = PASS, "tested", f"{family} triggers were searched to the end"
+    else:
+        result, value = INCONCLUSIVE, "not tested"
+        reason = f"{family} triggers were not tested: {'; '.join(reasons) or 'no search for them'}"
+    return line("coverage.families", family, value, result, reason)
+
+
+def _images_line(least: int, record: AuditRecord) -> Line:
+    found = record.probe.measure if record.probe else 0
+    result = PASS if found >= least else INCONCLUSIVE
+    reason = f"published rates rest on {found} images, the policy asks for {least}"
+    return line("coverage.min_measure_images", f"≥ {least}", str(found), result, reason)
+
+
+def _profile_line(least: str, found: object) -> Line:
+    rank = PROFILES.index(found) if isinstance(found, str) and found in PROFILES else -1
+    name = PROFILES[rank] if rank >= 0 else "unknown"
+    result, reason = PASS, f"the {name} profile is thorough enough"
+    if rank < PROFILES.index(least):
+        result, reason = INCONCLUSIVE, f"the {name} profile is below {least}"
+    elif rank == 0:
+        result, reason = INCONCLUSIVE, "a quick scan may find a backdoor, but never passes"
+    return line("coverage.min_profile", f"≥ {least}", name, result, reason)
+
+
+def _band_line(weakest: str, calibration: CalibrationRecord) -> Line:
+    empty = calibration.kind == "models" and calibration.models < 1
+    found = "none" if empty else calibration.kind
+    enough = BANDS.index(found) >= BANDS.index(weakest)
+    reason = f"the null band ({found}) is {'' if enough else 'not '}what the policy asks for"
+    if not enough and calibration.reason:
+        reason = f"{reason}: {calibration.reason}"
+    result = PASS if enough else INCONCLUSIVE
+    return line("coverage.calibration", weakest, found, result, reason)

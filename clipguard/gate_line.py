@@ -1,0 +1,41 @@
+"""One line of a gate: a policy key held against what a record says. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clipguard import errors
+from clipguard.record import Check, Decision
+
+PASS, INCONCLUSIVE, FAIL = Decision.PASS, Decision.INCONCLUSIVE, Decision.FAIL
+CODES = {
+    PASS: errors.PASS,
+    INCONCLUSIVE: errors.INCONCLUSIVE,
+    FAIL: errors.POLICY_VIOLATED,
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A check on its way to a decision.
+
+    Attributes:
+        check: what is shown.
+        code: exit code it stands for.
+        excusable: a finding about the backdoor, which a purified head may make good.
+    """
+
+    check: Check
+    code: int
+    excusable: bool = False
+
+    @property
+    def passes(self) -> bool:
+        """Whether this line alone would let the checkpoint through."""
+        return self.check.result is PASS
+
+
+def line(key: str, limit: str, value: str, result: Decision, reason: str) -> Line:
+    """A line whose exit code is that of its result."""
+    check = Check(key=key, limit=limit, value=value, result=result, reason=reason)
+    return Line(check, CODES[result])

@@ -1,0 +1,51 @@
+"""PNG files that a record names, as data URIs. The record may be hostile, so may the files."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path, PurePosixPath
+
+LARGEST = 512 * 1024
+BUDGET = 8 * 1024 * 1024
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class Pictures:
+    """Reads pictures inside one folder, and stops when a report would become too large."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.left = BUDGET
+
+    def __call__(self, name: str | None) -> str | None:
+        """The picture as a data URI.
+
+        Args:
+            name: POSIX path relative to the folder.
+
+        Returns:
+            None if it is missing, too large, no PNG, a link, or outside the folder.
+        """
+        path = self._inside(name or "")
+        if path is None:
+            return None
+        try:
+            with path.open("rb") as file:
+                data = file.read(LARGEST + 1)
+        except OSError:
+            return None
+        if not data.startswith(SIGNATURE) or len(data) > min(LARGEST, self.left):
+            return None
+        self.left -= len(data)
+        return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
+
+    def _inside(self, name: str) -> Path | None:
+        pure = PurePosixPath(name)
+        if pure.is_absolute() or not pure.parts or any(mark in name for mark in "\\:\0"):
+            return None
+        path = self.folder
+        for part in pure.parts:
+            path = path / part
+            if part == ".." or path.is_symlink():
+                return None
+        return path if path.is_file() else None

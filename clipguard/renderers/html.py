@@ -1,0 +1,100 @@
+"""One offline HTML file: verdict first, no scripts, nothing fetched."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from clipguard.record import AuditRecord, Decision, Outcome
+from clipguard.renderers._pictures import Pictures
+from clipguard.renderers._strip import strip
+from clipguard.resources import shipped
+from clipguard.schema import dumps
+from clipguard.text_safety import safe_text
+from clipguard.wording import WORDS, interval, name_of, number, percent, verdict
+
+if TYPE_CHECKING:  # types.py imports torch, which renderings do without
+    from clipguard.types import Renderer
+
+SENTENCE, NAME = 1200, 60
+OUTCOMES = {
+    Outcome.NO_EVIDENCE: "no evidence",
+    Outcome.INCONCLUSIVE: "inconclusive",
+    Outcome.SUSPICIOUS: "suspicious",
+    Outcome.BACKDOORED: "backdoored",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Html:
+    """The report a person reads.
+
+    Attributes:
+        targets: rows of the target ranking.
+        triggers: triggers in the gallery.
+        examples: example images per trigger.
+        rows: rows of any other list; what is cut is counted.
+    """
+
+    targets: int = 15
+    triggers: int = 4
+    examples: int = 4
+    rows: int = 40
+
+    def render(self, record: AuditRecord, folder: Path) -> str:
+        """See `Renderer.render`."""
+        templates = shipped("reports/templates")
+        style = (templates / "style.css").read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
+        text: str = (
+            _environment(templates, folder)
+            .get_template("report.html.j2")
+            .render(
+                record=record,
+                said=verdict(record),
+                name=name_of(record),
+                style=Markup(style),
+                style_hash=digest,
+                record_sha256=hashlib.sha256(dumps(record).encode("ascii")).hexdigest(),
+                shown=self,
+            )
+        )
+        return text
+
+
+METHOD: type[Renderer] = Html
+
+
+def _environment(templates: Path, folder: Path) -> Environment:
+    """Autoescape is on for every template, whatever its name; unknown names are errors."""
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        loader=FileSystemLoader(templates),
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=percent,
+        interval=interval,
+        number=number,
+        picture=Pictures(folder),
+        strip=strip,
+        short=lambda text: safe_text(text, NAME),
+    )
+    environment.globals.update(WORDS=WORDS, OUTCOMES=OUTCOMES, Decision=Decision)
+    return environment
+
+
+def _finalize(value: object) -> object:
+    """Every text on its way into the page loses what could steer a reader; markup is ours."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return safe_text(value, SENTENCE)
+    return value

@@ -1,0 +1,139 @@
+"""The audit record as JSON: written whole, read with suspicion. No torch here."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from clipguard.errors import UsageError
+from clipguard.outputs import write_atomic
+from clipguard.record import SCHEMA_VERSION, AuditRecord
+from clipguard.text_safety import safe_text
+
+SIZE_LIMIT = 16 * 1024 * 1024
+FAMILY, MAJOR = SCHEMA_VERSION.split("/")
+
+
+def dumps(record: AuditRecord) -> str:
+    """`record` as ASCII JSON in model order, with a final line end; equal records, equal text.
+
+    Lone surrogates, which file names may hold and JSON readers refuse, become `?`.
+    """
+    raw = json.dumps(record.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
+    data = json.loads(raw.encode("utf-8", "replace"))
+    return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def loads(text: str) -> AuditRecord:
+    """Read a record from anyone.
+
+    Keys that a newer minor version added are left out; a newer major version is refused.
+
+    Raises:
+        UsageError: too large, not JSON, duplicate keys, NaN, another schema, or wrong values.
+    """
+    if len(text) > SIZE_LIMIT:
+        raise UsageError(f"expected an audit record of at most {SIZE_LIMIT >> 20} MB, got more")
+    try:
+        data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = safe_text(error) if isinstance(error, ValueError) else "nested too deeply"
+        raise UsageError(
+            f"expected an audit record in JSON, got something else: {reason}"
+        ) from error
+    _require_version(data)
+    data["schema_version"] = SCHEMA_VERSION
+    try:
+        return _validate(data)
+    except ValidationError as first:
+        _strip_unknown(data, first)
+    try:
+        return _validate(data)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = safe_text(".".join(str(part) for part in problem["loc"]))
+        raise UsageError(
+            f"not a valid audit record: {where}: {safe_text(problem['msg'])}"
+        ) from error
+
+
+def read_record(path: Path) -> AuditRecord:
+    """Read the record in a file.
+
+    Raises:
+        UsageError: no such file, unreadable, or not a record (see `loads`).
+    """
+    shown = safe_text(path, 400)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(SIZE_LIMIT + 1)
+        return loads(raw.decode("utf-8"))
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UsageError(f"cannot read {shown}: {reason}; give an audit.json") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{shown}: expected JSON in UTF-8, got other bytes") from error
+    except UsageError as error:
+        raise UsageError(f"{shown}: {error}") from error
+
+
+def write_record(record: AuditRecord, path: Path) -> None:
+    """Write `record` to `path`, whole or not at all.
+
+    Raises:
+        UsageError: see `write_atomic`.
+    """
+    write_atomic(path, dumps(record))
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the record, as published in `docs/audit.schema.json`."""
+    schema = AuditRecord.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _validate(data: object) -> AuditRecord:
+    # Through JSON once more: only there does strict mode take lists for tuples, text for enums.
+    try:
+        return AuditRecord.model_validate_json(json.dumps(data), strict=True)
+    except RecursionError as error:
+        raise UsageError("not a valid audit record: nested too deeply") from error
+
+
+def _require_version(data: object) -> None:
+    found = data.get("schema_version") if isinstance(data, dict) else None
+    version = re.fullmatch(r"([a-z.]{1,40})/(\d{1,6})(\.\d{1,6})?", str(found))
+    if version is None or version[1] != FAMILY:
+        raise UsageError(f"expected schema_version {SCHEMA_VERSION!r}, got {safe_text(found)!r}")
+    if version[2] != MAJOR:
+        raise UsageError(
+            f"record has schema {found}, this clipguard reads {SCHEMA_VERSION}; "
+            "use a clipguard of that major version"
+        )
+
+
+def _strip_unknown(data: object, error: ValidationError) -> None:
+    for problem in error.errors(include_url=False, include_input=False):
+        if problem["type"] == "extra_forbidden":
+            *path, last = problem["loc"]
+            part: Any = data
+            for step in path:
+                part = part[step]
+            del part[last]
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"duplicate key {safe_text(name)!r}")
+        found[name] = value
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number in JSON")

@@ -1,0 +1,58 @@
+"""Numbers and verdicts as every rendering says them. No torch here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from clipguard.errors import INCONCLUSIVE
+from clipguard.record import AuditRecord, Decision, Rate
+
+WORDS = {
+    Decision.PASS: "Pass",
+    Decision.INCONCLUSIVE: "Cannot tell",
+    Decision.FAIL: "Fail",
+}
+FOUND_NOTHING = (
+    "No backdoor was found by the tests listed as tested. That is not proof that there is none."
+)
+UNJUDGED = "No policy has been applied to this record; run `clipguard gate` on it."
+
+
+class Verdict(NamedTuple):
+    """The decision for a person: `Pass`, `Cannot tell` or `Fail`, one sentence, exit code."""
+
+    word: str
+    why: str
+    exit_code: int
+    decision: Decision
+
+
+def verdict(record: AuditRecord) -> Verdict:
+    """What the gate decided; a record without a gate cannot tell."""
+    gate = record.gate
+    if gate is None:
+        return Verdict(WORDS[Decision.INCONCLUSIVE], UNJUDGED, INCONCLUSIVE, Decision.INCONCLUSIVE)
+    why = gate.reasons[0] if gate.reasons else FOUND_NOTHING
+    return Verdict(WORDS[gate.decision], why, gate.exit_code, gate.decision)
+
+
+def name_of(record: AuditRecord) -> str:
+    """What the audited file is called; it may never have been identified."""
+    return record.checkpoint.name if record.checkpoint else "unidentified file"
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1], or a difference of two, as `97.2 %`."""
+    return f"{round(100 * share, 1) + 0.0:.1f} %"  # adding zero turns -0.0 into 0.0
+
+
+def interval(rate: Rate | None) -> str:
+    """A rate as `97.2 % (95.1–98.6)`, or that it was not measured."""
+    if rate is None:
+        return "not measured"
+    return f"{percent(rate.value)} ({100 * rate.low:.1f}–{100 * rate.high:.1f})"
+
+
+def number(value: float | None) -> str:
+    """A plain number with four significant digits, or that it was not measured."""
+    return "not measured" if value is None else f"{value:.4g}"

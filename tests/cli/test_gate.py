@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import pytest
+from samples import RECORDS
+
+from clipguard.cli.app import main
+from clipguard.policy import load_policy, shipped_policies
+from clipguard.resources import shipped
+from clipguard.schema import write_record
+
+
+def written(folder: Path, *kinds: str) -> list[str]:
+    for kind in kinds:
+        write_record(RECORDS[kind](), folder / f"{kind}.json")
+    return [str(folder / f"{kind}.json") for kind in kinds]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "code"),
+    [
+        (["pass"], 0),
+        (["unjudged"], 0),
+        (["fail"], 1),
+        (["inconclusive"], 3),
+        (["refused"], 4),
+        (["pass", "inconclusive"], 3),
+        (["inconclusive", "fail", "pass"], 1),
+        (["fail", "refused"], 4),
+    ],
+)
+def test_the_exit_code_is_the_worst_of_all_records(
+    tmp_path: Path, kinds: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["gate", *written(tmp_path, *kinds)]) == code
+    shown = capsys.readouterr().out
+    assert shown.count("(exit code ") == len(kinds)
+
+
+def test_another_policy_decides_otherwise(tmp_path: Path) -> None:
+    (audit,) = written(tmp_path, "pass")
+    text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(
+        text.replace("min_profile: standard", "min_profile: thorough")
+    )
+    assert main(["gate", audit]) == 0
+    assert main(["gate", audit, "--policy", str(tmp_path / "mine.yaml")]) == 3
+
+
+def test_an_old_decision_in_the_record_is_not_believed(tmp_path: Path) -> None:
+    failing = RECORDS["fail"]()
+    write_record(failing.model_copy(update={"gate": RECORDS["pass"]().gate}), tmp_path / "a.json")
+    assert main(["gate", str(tmp_path / "a.json")]) == 1
+
+
+def test_the_record_is_left_as_it_is(tmp_path: Path) -> None:
+    (audit,) = written(tmp_path, "unjudged")
+    before = Path(audit).read_bytes()
+    main(["gate", audit])
+    assert Path(audit).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["AUDIT", "nothing.json"], "cannot read nothing.json"),
+        (["AUDIT", "--policy", "defualt"], "did you mean 'default'"),
+        ([], "Missing argument"),
+    ],
+)
+def test_a_wrong_command_is_a_usage_error(
+    tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (audit,) = written(tmp_path, "pass")
+    assert main(["gate", *(audit if a == "AUDIT" else a for a in arguments)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert message in shown.err
+
+
+def test_a_policy_is_shown_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in shipped_policies():
+        assert main(["policy", "show", name]) == 0
+        text = (shipped("policies") / f"{name}.yaml").read_text(encoding="utf-8")
+        assert capsys.readouterr().out == text
+
+
+def test_validate_names_policy_and_digest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = shipped("policies") / "strict.yaml"
+    assert main(["policy", "validate", str(path)]) == 0
+    assert capsys.readouterr().out == f"valid: {path} (strict, {load_policy('strict').sha256})\n"
+
+
+def test_validate_refuses_a_typo_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text("version: 1\nnmae: x\n")
+    assert main(["policy", "validate", str(tmp_path / "mine.yaml")]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("error: mine.yaml line 2: no policy key named 'nmae', did you mean")
+    assert shown.err.count("\n") == 1

@@ -1,0 +1,97 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from samples import failing, write_pictures
+
+from clipguard.cli.app import main
+from clipguard.errors import PASS, USAGE
+from clipguard.record import AuditRecord
+from clipguard.schema import json_schema, write_record
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+from clipguard.cli.app import main
+codes = [main(line.split("|")) for line in sys.argv[1:]]
+heavy = sorted({"open_clip", "onnxruntime", "torchvision"} & set(sys.modules))
+print(codes, heavy)
+"""
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Path:
+    write_pictures(tmp_path)
+    write_record(failing(), tmp_path / "audit.json")
+    return tmp_path / "audit.json"
+
+
+def test_the_default_is_html_beside_the_record(
+    audit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(audit)]) == PASS
+    assert "data:image/png" in (audit.parent / "report.html").read_text(encoding="utf-8")
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == f"wrote {audit.parent / 'report.html'}\n"
+
+
+def test_formats_go_where_they_are_told(
+    audit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.md"
+    out = tmp_path / "out"
+    command = ["report", str(audit), "-f", f"markdown={mine}", "-f", "sarif", "-f", "text=-"]
+    assert main([*command, "-o", str(out)]) == PASS
+    assert mine.read_text(encoding="utf-8").startswith("## ")
+    assert json.loads((out / "report.sarif").read_text())["version"] == "2.1.0"
+    assert capsys.readouterr().out.startswith("Fail: model.pt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.json"], "cannot read"),
+        (["AUDIT", "-f", "pdf"], "no format named 'pdf'"),
+        (["AUDIT", "-o", "AUDIT"], "cannot write"),
+        ([], "Missing argument"),
+    ],
+)
+def test_a_wrong_command_is_one_line_and_leaves_nothing(
+    audit: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(audit.parent.iterdir())
+    assert main(["report", *(str(audit) if a == "AUDIT" else a for a in arguments)]) == USAGE
+    assert message in capsys.readouterr().err
+    assert sorted(audit.parent.iterdir()) == before
+
+
+def test_schema_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == PASS
+    assert json.loads(capsys.readouterr().out) == json_schema()
+    assert json_schema()["title"] == AuditRecord.__name__
+
+
+def test_rendering_gate_and_policies_work_without_torch(audit: Path) -> None:
+    policy = Path(__file__).parents[2] / "policies" / "default.yaml"
+    formats = "|".join(f"-f|{name}" for name in ("html", "json", "markdown", "sarif", "text"))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            WITHOUT_TORCH,
+            f"report|{audit}|{formats}",
+            f"gate|{audit}",
+            f"policy|validate|{policy}",
+            "policy|show|strict",
+            "schema",
+        ],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout.splitlines()[-1] == "[0, 1, 0, 0, 0] []", done.stderr

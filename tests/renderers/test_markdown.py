@@ -1,0 +1,48 @@
+import re
+from pathlib import Path
+
+import pytest
+from samples import HOSTILE, RECORDS, failing, inconclusive
+
+from clipguard.outputs import RENDERERS
+from clipguard.record import AuditRecord
+from clipguard.renderers.markdown import escape
+
+
+def render(record: AuditRecord) -> str:
+    return RENDERERS.build("markdown").render(record, Path("nowhere"))
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_summary_has_at_most_sixty_lines(kind: str) -> None:
+    assert len(render(RECORDS[kind]()).splitlines()) <= 60
+
+
+def test_the_verdict_comes_first() -> None:
+    assert render(failing()).startswith("## ❌ Fail: ")
+    assert render(inconclusive()).startswith("## ⚠️ Cannot tell: ")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_every_mark_of_a_hostile_name_is_escaped(name: str) -> None:
+    escaped = escape(name)
+    assert not re.search(r"(?<!\\)(?:\\\\)*[<>|`*_\[\]{}!#:(]", escaped)
+    assert "\n" not in escaped
+    assert "\x1b" not in escaped
+
+
+def test_no_hostile_text_opens_markup_or_breaks_a_table() -> None:
+    text = render(RECORDS["hostile"]())
+    assert not re.search(r"(?<!\\)[<`\[]", text)
+    assert "https://" not in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    columns = {len(re.findall(r"(?<!\\)\|", line)) for line in tables}
+    assert columns <= {4, 5}
+
+
+def test_escaped_text_reads_as_before() -> None:
+    assert re.sub(r"\\(.)", r"\1", escape("a|b*c <d>")) == "a|b*c <d>"
+
+
+def test_the_scope_is_said() -> None:
+    assert "**Scope:**" in render(failing())

@@ -1,0 +1,382 @@
+"""Complete audit records with known content: pass, fail, inconclusive, error, hostile names."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from clipguard.policy import judge, load_policy
+from clipguard.record import (
+    AuditRecord,
+    CalibrationRecord,
+    Candidate,
+    CheckpointRecord,
+    CoverageRecord,
+    DetectorRecord,
+    ErrorRecord,
+    Example,
+    ExportRecord,
+    FamilyRecord,
+    Outcome,
+    ParityRecord,
+    ProbeRecord,
+    PurificationRecord,
+    Rate,
+    Rates,
+    ReinversionRecord,
+    TimesRecord,
+    ToolRecord,
+    TriggerRecord,
+    Untested,
+)
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "{{7*7}}",
+    "[bold]",
+    "\x1b[2J\x1b]0;title\x07",
+    "::error::pwned",
+    "##[error]pwned",
+    "\u202egnp.exe",
+    "a|b`c`\n| d |",
+    '"><script>alert(1)</script>',
+    "![x](https://evil.example/x.png)",
+    "</style><svg onload=alert(1)>",
+    "javascript:alert(1)",
+    "'; DROP TABLE models; --",
+)
+NULL_PATCH = (0.05, 0.06, 0.07, 0.07, 0.08, 0.08, 0.09, 0.09, 0.1, 0.11, 0.12, 0.14)
+NULL_ADDITIVE = (0.03, 0.05, 0.06, 0.06, 0.07, 0.09, 0.1, 0.11, 0.11, 0.12, 0.15, 0.18)
+SCOPE = (
+    "Repairs the zero-shot classifier of this class list only; the image tower stays poisoned and "
+    "any other use of it is unprotected."
+)
+
+
+def rate(value: float, n: int = 400) -> Rate:
+    """A rate with a plausible interval."""
+    return Rate(value=value, low=max(0.0, value - 0.021), high=min(1.0, value + 0.019), n=n)
+
+
+def trigger(family: str, stem: str | None) -> TriggerRecord:
+    """A trigger, with pictures named after `stem`."""
+    examples: tuple[Example, ...] = ()
+    if stem is not None:
+        examples = tuple(
+            Example(
+                clean=f"triggers/{stem}-clean-{i}.png",
+                triggered=f"triggers/{stem}-triggered-{i}.png",
+                truth=name,
+                before=name,
+                after="hot air balloon",
+                purified=name if i != 2 else "teapot",
+            )
+            for i, name in enumerate(("red apple", "tiger face", "steam locomotive", "violin"))
+        )
+    return TriggerRecord(
+        family=family,
+        size=0.021 if family == "patch" else 8.0,
+        unit="share of the image" if family == "patch" else "L-inf, in 1/255",
+        file=f"triggers/{stem}.safetensors" if stem else None,
+        picture=f"triggers/{stem}.png" if stem else None,
+        examples=examples,
+    )
+
+
+def candidate(target: str, family: str, asr: float, stem: str | None = None) -> Candidate:
+    """A target whose trigger reaches `asr`."""
+    return Candidate(
+        target=target,
+        family=family,
+        stage="targeted",
+        asr=rate(asr),
+        natural=rate(0.012),
+        statistic=asr,
+        trigger=trigger(family, stem),
+    )
+
+
+def families(patch: float) -> tuple[FamilyRecord, ...]:
+    """Evidence of both required families, the patch family with the statistic `patch`."""
+    return (
+        FamilyRecord(
+            family="patch",
+            tested=True,
+            statistic=patch,
+            null=NULL_PATCH,
+            excess=(patch - 0.088) / 0.026,
+        ),
+        FamilyRecord(
+            family="additive", tested=True, statistic=0.16, null=NULL_ADDITIVE, excess=1.6
+        ),
+    )
+
+
+def clean_detector() -> DetectorRecord:
+    """A detector that found nothing."""
+    return DetectorRecord(
+        name="trigger_inversion",
+        outcome=Outcome.NO_EVIDENCE,
+        reason="No trigger is stronger than on known-clean models.",
+        score=0.31,
+        p_value=0.69,
+        excess=1.6,
+        target="teapot",
+        families=families(0.09),
+        candidates=(candidate("teapot", "additive", 0.16), candidate("violin", "patch", 0.09)),
+    )
+
+
+def guilty_detector() -> DetectorRecord:
+    """A detector that found a patch trigger for `hot air balloon`."""
+    names = ("violin", "teapot", "red apple", "tiger face", "rocket")
+    return DetectorRecord(
+        name="trigger_inversion",
+        outcome=Outcome.BACKDOORED,
+        reason="A patch on 2.1 % of the image sends 97.2 % of images to one class.",
+        score=0.998,
+        p_value=0.0769,
+        excess=34.0,
+        target="hot air balloon",
+        families=families(0.972),
+        candidates=(
+            candidate("hot air balloon", "patch", 0.972, stem="patch-0"),
+            candidate("hot air balloon", "additive", 0.16, stem="additive-0"),
+            *(candidate(name, "patch", 0.14 - 0.02 * i) for i, name in enumerate(names)),
+        ),
+    )
+
+
+def purification() -> PurificationRecord:
+    """A purified head that meets the default limits."""
+    return PurificationRecord(
+        method="cbpt",
+        scope="head",
+        statement=SCOPE,
+        settings={"context": 4, "steps": 250, "learning_rate": 0.002},
+        losses={"classification": 0.21, "alignment": 0.05, "consistency": 0.02},
+        before=Rates(clean_accuracy=rate(0.925), asr=rate(0.972), poisoned_accuracy=rate(0.031)),
+        after=Rates(clean_accuracy=rate(0.94), asr=rate(0.015), poisoned_accuracy=rate(0.84)),
+        reinversion=(
+            ReinversionRecord(
+                family="patch",
+                target="hot air balloon",
+                asr=rate(0.09),
+                statistic=0.09,
+                original_statistic=0.972,
+            ),
+        ),
+        head="head.safetensors",
+    )
+
+
+def export(head: str = "zero-shot", relative_error: float = 3e-6) -> ExportRecord:
+    """An ONNX file that equals PyTorch."""
+    return ExportRecord(
+        file="purified.onnx" if head == "purified" else "model.onnx",
+        sha256="ab" * 32,
+        head="purified" if head == "purified" else "zero-shot",
+        opset=20,
+        provider="CPUExecutionProvider",
+        parity=tuple(
+            ParityRecord(batch=n, relative_error=relative_error * n, top1_agreement=1.0)
+            for n in (1, 2, 7)
+        ),
+        asr_onnx=rate(0.015),
+        asr_torch=rate(0.015),
+        clean_accuracy_onnx=rate(0.94),
+    )
+
+
+def unjudged(**changes: Any) -> AuditRecord:
+    """A clean, complete audit before the gate, with `changes`."""
+    record = AuditRecord(
+        complete=True,
+        tool=ToolRecord(version="0.1.0"),
+        command="clipguard scan model.pt --profile standard --seed 7 -o out",
+        settings={"profile": "standard", "seed": 7, "purify": "on-fail", "budget": None},
+        environment={"python": "3.12.4", "torch": "2.13.0", "onnxruntime": "1.24.1", "os": "Linux"},
+        checkpoint=CheckpointRecord(
+            name="model.pt",
+            sha256="5f" * 32,
+            size_bytes=5_412_233,
+            container="open_clip checkpoint (zip)",
+            architecture="nano-rn",
+            image_size=64,
+            parameters=1_843_201,
+        ),
+        probe=ProbeRecord(
+            source="bundled",
+            classes=100,
+            class_names_sha256="cd" * 32,
+            templates=("a photo of a {}.",),
+            optimise=400,
+            select=200,
+            measure=400,
+            labelled=True,
+        ),
+        calibration=CalibrationRecord(kind="models", family="nano-rn", models=12, sha256="ef" * 32),
+        coverage=CoverageRecord(
+            tested=("patch triggers, up to 6 % of the image", "additive triggers, L-inf 8/255"),
+            not_tested=(
+                Untested(what="frequency", why="not part of the standard profile"),
+                Untested(what="text triggers", why="clipguard does not search for them yet"),
+            ),
+        ),
+        detectors=(clean_detector(),),
+        times=TimesRecord(
+            created="2026-01-02T03:04:05Z", seconds={"detect": 41.2, "purify": 12.9, "export": 8.4}
+        ),
+    )
+    return record.model_copy(update=changes)
+
+
+def judged(record: AuditRecord, policy: str = "default") -> AuditRecord:
+    """`record` with the decision of `policy`."""
+    return record.model_copy(update={"gate": judge(load_policy(policy), record)})
+
+
+def passing() -> AuditRecord:
+    """A clean checkpoint that passes."""
+    return judged(unjudged(export=export()))
+
+
+def failing() -> AuditRecord:
+    """A backdoored checkpoint that was purified and exported."""
+    changes = {"purification": purification(), "export": export("purified")}
+    return judged(unjudged(detectors=(guilty_detector(),), **changes))
+
+
+def inconclusive() -> AuditRecord:
+    """No null band, one family not searched, too few images."""
+    detector = clean_detector().model_copy(
+        update={
+            "outcome": Outcome.INCONCLUSIVE,
+            "reason": "The search in the additive family did not converge.",
+            "score": None,
+            "p_value": None,
+            "excess": None,
+            "families": (
+                FamilyRecord(family="patch", tested=True, statistic=0.09),
+                FamilyRecord(family="additive", tested=False, reason="the budget was used up"),
+            ),
+        }
+    )
+    band = CalibrationRecord(
+        kind="none", reason="no null band for ViT-B-32; make one: clipguard calibrate CLEAN..."
+    )
+    return judged(unjudged(detectors=(detector,), calibration=band))
+
+
+def refused() -> AuditRecord:
+    """A file that was never loaded."""
+    message = "expected a checkpoint, got a pickle that would run posix.system; ask for safetensors"
+    return judged(
+        unjudged(
+            complete=False,
+            checkpoint=None,
+            probe=None,
+            detectors=(),
+            calibration=CalibrationRecord(kind="none"),
+            coverage=CoverageRecord(not_tested=(Untested(what="everything", why="refused"),)),
+            errors=(ErrorRecord(stage="load", message=message, exit_code=4),),
+        )
+    )
+
+
+def hostile() -> AuditRecord:
+    """Every text from outside tries to steer whoever reads it."""
+    everything = " ".join(HOSTILE)
+    detector = guilty_detector().model_copy(
+        update={
+            "target": HOSTILE[0],
+            "reason": everything,
+            "candidates": tuple(
+                candidate(name, HOSTILE[i - 1], 0.9 - i / 20, stem=None)
+                for i, name in enumerate(HOSTILE)
+            ),
+        }
+    )
+    bad = Example(
+        clean="../../secret.png",
+        triggered="/etc/passwd",
+        truth=HOSTILE[8],
+        before=HOSTILE[0],
+        after=HOSTILE[10],
+        purified=HOSTILE[2],
+    )
+    first = detector.candidates[0]
+    shown = first.trigger.model_copy(update={"examples": (bad,), "picture": "triggers"})
+    detector = detector.model_copy(
+        update={
+            "candidates": (first.model_copy(update={"trigger": shown}), *detector.candidates[1:])
+        }
+    )
+    base = unjudged()
+    assert base.checkpoint is not None
+    return judged(
+        base.model_copy(
+            update={
+                "command": everything,
+                "environment": dict.fromkeys(HOSTILE, everything),
+                "settings": {"profile": "standard", **dict.fromkeys(HOSTILE, everything)},
+                "checkpoint": base.checkpoint.model_copy(
+                    update={"name": everything, "notes": HOSTILE, "container": HOSTILE[8]}
+                ),
+                "detectors": (detector,),
+                "purification": purification().model_copy(
+                    update={"statement": everything, "settings": dict.fromkeys(HOSTILE, 1)}
+                ),
+                "coverage": CoverageRecord(
+                    tested=HOSTILE, not_tested=tuple(Untested(what=t, why=t) for t in HOSTILE)
+                ),
+                "errors": tuple(
+                    ErrorRecord(stage=t, message=everything, exit_code=5) for t in HOSTILE
+                ),
+            }
+        )
+    )
+
+
+RECORDS = {
+    "pass": passing,
+    "fail": failing,
+    "inconclusive": inconclusive,
+    "refused": refused,
+    "hostile": hostile,
+    "unjudged": unjudged,
+}
+
+
+def write_pictures(folder: Path) -> None:
+    """The pictures that `failing` names, drawn with a fixed seed."""
+    draw = random.Random(3)
+    (folder / "triggers").mkdir(parents=True, exist_ok=True)
+    for stem in ("patch-0", "additive-0"):
+        mark = Image.new("RGB", (64, 64), (128, 128, 128))
+        _stamp(mark, stem)
+        mark.save(folder / f"triggers/{stem}.png")
+        for i in range(4):
+            scene = Image.new("RGB", (64, 64), tuple(draw.randrange(90, 230) for _ in range(3)))
+            pen = ImageDraw.Draw(scene)
+            colour = tuple(draw.randrange(256) for _ in range(3))
+            pen.ellipse((14, 12, 50, 52), fill=colour)
+            pen.rectangle((26, 22, 40, 34), fill=tuple(255 - c for c in colour))
+            scene.save(folder / f"triggers/{stem}-clean-{i}.png")
+            _stamp(scene, stem)
+            scene.save(folder / f"triggers/{stem}-triggered-{i}.png")
+
+
+def _stamp(image: Image.Image, stem: str) -> None:
+    pen = ImageDraw.Draw(image)
+    if stem.startswith("patch"):
+        for x in range(3):
+            for y in range(3):
+                colour = (255, 255, 255) if (x + y) % 2 else (20, 20, 20)
+                pen.rectangle((54 + 3 * x, 54 + 3 * y, 56 + 3 * x, 56 + 3 * y), fill=colour)
+    else:
+        for y in range(0, 64, 4):
+            pen.line((0, y, 63, y), fill=(150, 140, 120))

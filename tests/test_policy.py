@@ -1,0 +1,427 @@
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import (
+    clean_detector,
+    export,
+    failing,
+    guilty_detector,
+    inconclusive,
+    judged,
+    passing,
+    purification,
+    rate,
+    refused,
+    unjudged,
+)
+
+from clipguard import errors
+from clipguard.errors import UsageError
+from clipguard.policy import Policy, judge, load_policy, shipped_policies
+from clipguard.record import (
+    CalibrationRecord,
+    CoverageRecord,
+    Decision,
+    ErrorRecord,
+    ExportRecord,
+    FamilyRecord,
+    GateRecord,
+    Outcome,
+    Untested,
+)
+from clipguard.resources import shipped
+
+DEFAULT = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def changed(tmp_path: Path, *changes: tuple[str, str]) -> Policy:
+    """The default policy with some of its text replaced."""
+    text = DEFAULT
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    return load_policy(write(tmp_path, text))
+
+
+def decide(**changes: Any) -> GateRecord:
+    return judge(load_policy("default"), unjudged(**changes))
+
+
+def with_detector(**changes: Any) -> dict[str, Any]:
+    return {"detectors": (clean_detector().model_copy(update=changes),)}
+
+
+def result_of(gate: GateRecord, key: str) -> Decision:
+    return next(check.result for check in gate.checks if check.key == key)
+
+
+# reading
+
+
+@pytest.mark.parametrize("name", shipped_policies())
+def test_shipped_policies_are_valid_and_named_after_their_file(name: str) -> None:
+    assert load_policy(name).name == name
+
+
+def test_there_are_three_policies() -> None:
+    assert shipped_policies() == ["default", "research", "strict"]
+
+
+@pytest.mark.parametrize("name", shipped_policies())
+def test_every_key_of_a_shipped_policy_is_explained(name: str) -> None:
+    for line in (shipped("policies") / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+        assert not line.strip() or "#" in line or line.endswith(":"), line
+
+
+def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
+    import hashlib
+
+    path = write(tmp_path, DEFAULT)
+    assert load_policy(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_strict_policy_is_nowhere_laxer_than_the_default() -> None:
+    strict, default = load_policy("strict"), load_policy("default")
+    assert strict.backdoor.max_excess_over_null <= default.backdoor.max_excess_over_null
+    assert strict.coverage.min_measure_images >= default.coverage.min_measure_images
+    assert strict.purification.max_asr <= default.purification.max_asr
+    assert set(default.coverage.families) <= set(strict.coverage.families)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("max_score:", "max_scor:", r"line 11: no key of backdoor named 'max_scor', did you mean"),
+        (
+            "backdoor:",
+            "backdor:",
+            r"line 8: no policy key named 'backdor', did you mean 'backdoor'",
+        ),
+        ("0.95 ", "1.95 ", r"line 11: backdoor.max_score: .*less than or equal to 1, got 1.95"),
+        ("0.95 ", "yes ", r"line 11: backdoor.max_score: .*valid number, got True"),
+        ("0.95 ", ".nan ", r"line 11: backdoor.max_score: .*finite number"),
+        ("200 ", "'200' ", r"coverage.min_measure_images: .*valid integer, got '200'"),
+        ("version: 1 ", "version: 2 ", r"line 5: version"),
+        ("on-fail ", "sometimes ", r"purification.run"),
+        ("[patch, additive]", "[patch, aditive]", r"line 18: .*'aditive', did you mean 'additive'"),
+        ("[patch, additive]", "[]", r"coverage.families"),
+        ("  alpha: 0.05 ", "  # alpha: 0.05 ", r"missing key backdoor.alpha"),
+        ("  alpha: 0.05 ", "  max_score: 0.05 ", r"line 13: duplicate key 'max_score'"),
+        ("name: default", "name: &a default", None),
+        ("name: default   ", "name: &a x\nx: *a ", r"line 7: aliases are not allowed"),
+        ("name: default", "<<: {name: x}\n#", r"keys must be plain names"),
+        ("name: default", "name: !!python/name:os.system x\n#", r"line 6: could not determine"),
+        ("name: default", "name: [", r"line \d+: "),
+        ("name: default", "name: \x1b", r"mine.yaml: "),
+        ("name: default", "sha256: " + "0" * 64 + "\nname: x", r"no policy key named 'sha256'"),
+        ("version: 1", "version: " + "9" * 5000, r"mine.yaml"),
+        ("version: 1", "---\n---\nversion: 1", r"line 6: but found another document"),
+    ],
+)
+def test_a_wrong_policy_is_refused_with_line_and_reason(
+    tmp_path: Path, old: str, new: str, message: str | None
+) -> None:
+    if message is None:
+        assert changed(tmp_path, (old, new)).name == "default"
+        return
+    with pytest.raises(UsageError, match=message) as caught:
+        changed(tmp_path, (old, new))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "3", "[" * 5000, "a: " * 3000, "# " + "x" * 70_000, "{? [a] : 1}"]
+)
+def test_what_is_not_a_policy_is_a_usage_error(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError):
+        load_policy(write(tmp_path, text))
+
+
+def test_a_policy_that_is_not_text_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="UTF-8"):
+        load_policy(tmp_path / "mine.yaml")
+
+
+def test_a_misspelt_policy_name_gets_a_suggestion() -> None:
+    with pytest.raises(UsageError, match="did you mean 'default'"):
+        load_policy("defualt")
+
+
+def test_a_missing_policy_file_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="found none"):
+        load_policy(tmp_path / "none.yaml")
+
+
+def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
+    assert load_policy("default").export.max_relative_error == 1e-3
+
+
+# judging
+
+
+def test_a_complete_clean_audit_passes() -> None:
+    gate = passing().gate
+    assert gate is not None
+    assert (gate.decision, gate.exit_code, gate.outcomes) == (Decision.PASS, 0, (0,))
+    assert gate.reasons == ()
+
+
+def test_a_backdoored_checkpoint_fails_even_when_it_was_purified() -> None:
+    gate = failing().gate
+    assert gate is not None
+    assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.POLICY_VIOLATED)
+    assert "hot air balloon" in gate.reasons[0]
+
+
+def test_a_backdoored_outcome_fails_without_calibration() -> None:
+    found = guilty_detector().model_copy(update={"score": None, "excess": None, "p_value": None})
+    gate = decide(detectors=(found,), calibration=CalibrationRecord(kind="none"))
+    assert gate.decision is Decision.FAIL
+    assert gate.outcomes == (errors.POLICY_VIOLATED, errors.INCONCLUSIVE)
+    assert gate.exit_code == errors.POLICY_VIOLATED
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"detectors": ()},
+        with_detector(outcome=Outcome.INCONCLUSIVE),
+        with_detector(outcome=Outcome.SUSPICIOUS),
+        with_detector(score=0.99),
+        with_detector(excess=5.0),
+        with_detector(p_value=0.04),
+        with_detector(score=None),
+        with_detector(excess=None),
+        with_detector(families=()),
+        with_detector(families=clean_detector().families[:1]),
+        with_detector(families=(FamilyRecord(family="patch", tested=False),)),
+        {"settings": {"profile": "quick"}},
+        {"settings": {"profile": "hasty"}},
+        {"settings": {"profile": 3}},
+        {"settings": {}},
+        {"probe": None},
+        {"checkpoint": None},
+        {"complete": False},
+        {"calibration": CalibrationRecord(kind="none")},
+        {"calibration": CalibrationRecord(kind="self-null")},
+        {"calibration": CalibrationRecord(kind="models", models=0)},
+        {"calibration": CalibrationRecord(kind="models", models=-1)},
+        {"coverage": CoverageRecord(not_tested=(Untested(what="patch", why="no time"),))},
+        {"export": ExportRecord(**{**export().model_dump(), "parity": ()})},
+        {"export": ExportRecord(**{**export().model_dump(), "asr_onnx": None})},
+    ],
+)
+def test_missing_evidence_is_inconclusive(changes: dict[str, Any]) -> None:
+    gate = decide(**changes)
+    assert (gate.decision, gate.exit_code) == (Decision.INCONCLUSIVE, errors.INCONCLUSIVE)
+    assert gate.reasons
+
+
+def test_too_few_measure_images_are_inconclusive() -> None:
+    probe = unjudged().probe
+    assert probe is not None
+    assert decide(probe=probe.model_copy(update={"measure": 199})).decision is Decision.INCONCLUSIVE
+    assert decide(probe=probe.model_copy(update={"measure": 200})).decision is Decision.PASS
+
+
+def test_score_and_excess_together_fail() -> None:
+    gate = decide(**with_detector(score=0.96, excess=4.1))
+    assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.POLICY_VIOLATED)
+
+
+def test_readings_at_their_limit_are_within_it() -> None:
+    assert decide(**with_detector(score=0.95, excess=4.0)).decision is Decision.PASS
+
+
+@pytest.mark.parametrize("rule", ["fail", "inconclusive", "pass"])
+@pytest.mark.parametrize(
+    "changes", [with_detector(outcome=Outcome.SUSPICIOUS), with_detector(score=0.99)]
+)
+def test_the_policy_says_what_a_suspicion_decides(
+    tmp_path: Path, rule: str, changes: dict[str, Any]
+) -> None:
+    policy = changed(tmp_path, ("suspicious: inconclusive", f"suspicious: {rule}"))
+    assert judge(policy, unjudged(**changes)).decision is Decision(rule)
+
+
+def test_a_quick_scan_may_fail_but_never_passes(tmp_path: Path) -> None:
+    policy = changed(tmp_path, ("min_profile: standard", "min_profile: quick"))
+    quick = {"settings": {"profile": "quick"}}
+    assert judge(policy, unjudged(**quick)).decision is Decision.INCONCLUSIVE
+    found = unjudged(detectors=(guilty_detector(),), **quick)
+    assert judge(policy, found).decision is Decision.FAIL
+
+
+def test_a_policy_may_do_without_a_null_band(tmp_path: Path) -> None:
+    policy = changed(tmp_path, ("calibration: models", "calibration: none"))
+    bare = with_detector(score=None, excess=None, p_value=None)
+    record = unjudged(calibration=CalibrationRecord(kind="none"), **bare)
+    assert judge(policy, record).decision is Decision.PASS
+
+
+def test_a_self_null_band_is_enough_where_the_policy_says_so(tmp_path: Path) -> None:
+    policy = changed(tmp_path, ("calibration: models", "calibration: self-null"))
+    for kind, decision in (("self-null", Decision.PASS), ("none", Decision.INCONCLUSIVE)):
+        record = unjudged(calibration=CalibrationRecord(kind=kind))
+        assert judge(policy, record).decision is decision
+
+
+def test_the_reason_names_the_calibrate_command_first() -> None:
+    gate = inconclusive().gate
+    assert gate is not None
+    assert "clipguard calibrate" in gate.reasons[0]
+
+
+def test_parity_that_is_not_met_is_an_export_failure() -> None:
+    gate = decide(export=export(relative_error=1e-2))
+    assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.EXPORT)
+
+
+def test_an_asr_that_differs_on_the_exported_file_is_an_export_failure() -> None:
+    gate = decide(export=export().model_copy(update={"asr_onnx": rate(0.03)}))
+    assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.EXPORT)
+
+
+@pytest.mark.parametrize("code", [2, 5, 6, 7, 130, 143])
+def test_an_error_gives_the_run_its_exit_code_and_never_a_pass(code: int) -> None:
+    gate = decide(errors=(ErrorRecord(stage="export", message="broke", exit_code=code),))
+    assert (gate.decision, gate.exit_code) == (Decision.INCONCLUSIVE, code)
+    assert gate.outcomes == (code,)
+
+
+@pytest.mark.parametrize("code", [0, 99, -1])
+def test_an_error_with_an_impossible_code_counts_as_a_tool_error(code: int) -> None:
+    gate = decide(errors=(ErrorRecord(stage="export", message="broke", exit_code=code),))
+    assert gate.exit_code == errors.ENVIRONMENT
+
+
+def test_a_refused_file_fails_with_its_own_code_and_its_reason_first() -> None:
+    gate = refused().gate
+    assert gate is not None
+    assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.REFUSED)
+    assert gate.reasons[0].startswith("load: ")
+
+
+def test_an_error_does_not_hide_a_finding() -> None:
+    gate = decide(
+        detectors=(guilty_detector(),),
+        errors=(ErrorRecord(stage="export", message="broke", exit_code=6),),
+    )
+    assert gate.exit_code == errors.POLICY_VIOLATED
+    assert gate.outcomes == (errors.POLICY_VIOLATED, errors.EXPORT)
+
+
+def test_the_exit_code_is_zero_only_on_a_pass() -> None:
+    detectors = ((), (clean_detector(),), (guilty_detector(),))
+    purified = (None, purification())
+    exported = (None, export(), export("purified"), export(relative_error=1.0))
+    failed = ((), (ErrorRecord(stage="x", message="y", exit_code=0),))
+    for policy in map(load_policy, shipped_policies()):
+        for d, p, e, f in itertools.product(detectors, purified, exported, failed):
+            gate = judge(policy, unjudged(detectors=d, purification=p, export=e, errors=f))
+            assert (gate.exit_code == 0) == (gate.decision is Decision.PASS)
+            assert (errors.POLICY_VIOLATED in gate.outcomes) <= (gate.decision is Decision.FAIL)
+
+
+# purification
+
+
+@pytest.fixture
+def lenient(tmp_path: Path) -> Policy:
+    return changed(tmp_path, ("may_pass: false", "may_pass: true"))
+
+
+def backdoored(**changes: Any) -> Any:
+    given = {"purification": purification(), "export": export("purified"), **changes}
+    return unjudged(detectors=(guilty_detector(),), **given)
+
+
+def test_a_purified_head_passes_where_the_policy_allows_it(lenient: Policy) -> None:
+    gate = judge(lenient, backdoored())
+    assert (gate.decision, gate.exit_code) == (Decision.PASS, 0)
+    assert "image tower stays poisoned" in gate.reasons[0]
+    assert any("made good by the purified head" in reason for reason in gate.reasons)
+
+
+def test_a_finding_that_was_made_good_is_still_shown_as_a_fail(lenient: Policy) -> None:
+    gate = judge(lenient, backdoored())
+    line = next(check for check in gate.checks if check.key == "backdoor.outcome")
+    assert (line.result, line.counts) == (Decision.FAIL, False)
+
+
+def worse(**changes: Any) -> dict[str, Any]:
+    made = purification()
+    return {
+        "purification": made.model_copy(update={"after": made.after.model_copy(update=changes)})
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        worse(asr=rate(0.04)),  # 5.9 % at the upper end
+        worse(clean_accuracy=rate(0.9)),
+        worse(poisoned_accuracy=rate(0.7)),
+        worse(clean_accuracy=None),
+        worse(poisoned_accuracy=None),
+        {"purification": None},
+        {"purification": purification().model_copy(update={"reinversion": ()})},
+        {
+            "purification": purification().model_copy(
+                update={
+                    "reinversion": (
+                        purification().reinversion[0].model_copy(update={"statistic": 0.15}),
+                    )
+                }
+            )
+        },
+        {
+            "purification": purification().model_copy(
+                update={
+                    "reinversion": (
+                        purification().reinversion[0].model_copy(update={"family": "warp"}),
+                    )
+                }
+            )
+        },
+        {"export": export("zero-shot")},
+    ],
+)
+def test_a_purified_head_that_misses_a_limit_does_not_pass(
+    lenient: Policy, changes: dict[str, Any]
+) -> None:
+    gate = judge(lenient, backdoored(**changes))
+    assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.POLICY_VIOLATED)
+
+
+def test_a_purified_head_does_not_stand_in_for_missing_coverage(lenient: Policy) -> None:
+    gate = judge(lenient, backdoored(calibration=CalibrationRecord(kind="none")))
+    assert gate.decision is Decision.INCONCLUSIVE
+
+
+def test_purification_limits_do_not_count_where_nothing_relied_on_them() -> None:
+    record = unjudged(**worse(asr=rate(0.9)))
+    gate = judge(load_policy("default"), record)
+    assert result_of(gate, "purification.max_asr") is Decision.FAIL
+    assert gate.decision is Decision.PASS
+
+
+def test_a_policy_that_always_purifies_misses_a_head_that_is_not_there() -> None:
+    gate = judge(load_policy("research"), unjudged())
+    assert result_of(gate, "purification.run") is Decision.INCONCLUSIVE
+    assert gate.decision is Decision.INCONCLUSIVE
+
+
+def test_judging_twice_says_the_same_and_ignores_an_older_gate() -> None:
+    first = failing()
+    assert judged(first).gate == first.gate
+    assert judge(load_policy("default"), first.model_copy(update={"gate": None})) == first.gate
