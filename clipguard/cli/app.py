@@ -22,10 +22,6 @@ NOT_COMMANDS = {"app", "show"}
 CommandLineError = cast(type[Exception], typer.BadParameter.__mro__[2])
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, handled like Ctrl-C so that what was found is still written."""
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"clipguard {__version__}")
@@ -55,35 +51,42 @@ def build() -> typer.Typer:
     return app
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line.
 
     Returns:
         The exit code, as listed in the README.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    terminated: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # Handled like Ctrl-C, so that what was found is still written.
+        terminated.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
     try:
+        # typer turns an interrupt into the code 130, so only `terminated` knows which it was.
         code = build()(args=arguments, standalone_mode=False)
     except ClipguardError as error:
         _say(f"error: {error}")
         return error.exit_code
     except CommandLineError as error:
-        cast(Any, error).show()
+        message = cast(Any, error).format_message()
+        if "\n" in message:  # nothing was given, so the message is the help itself
+            cast(Any, error).show()
+        else:
+            _say(f"error: {message.rstrip('.')}; see --help")
         return USAGE
-    except Terminated:
-        _say("terminated")
-        return TERMINATED
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted")
-        return INTERRUPTED
+        code = INTERRUPTED
     except Exception:  # noqa: BLE001 - an uncaught exception would exit 1, which means "failed gate"
         traceback.print_exc()
         _say("error: this is a bug in clipguard or in what it runs on, not a verdict")
         return ENVIRONMENT
+    if code == INTERRUPTED:
+        _say("terminated" if terminated else "interrupted")
+        return TERMINATED if terminated else INTERRUPTED
     return code if isinstance(code, int) else 0
 
 
