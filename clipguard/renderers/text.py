@@ -153,6 +153,8 @@ def _coverage(record: AuditRecord) -> list[str]:
     lines.append(f"Not tested ({len(record.coverage.not_tested)})")
     for gap in record.coverage.not_tested:
         lines += _said("NOT", f"{gap.what}: {gap.why}")
+    for warning in record.probe.warnings if record.probe else ():
+        lines += _said("warning", warning)
     for error in record.errors:
         lines += _said("error", f"{error.stage}: {error.message}")
     return lines
