@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clipguard.cli.scan import Profile
-from clipguard.errors import PASS, PURIFY_MISSED, InconclusiveError
+from clipguard.errors import EXPORT, PASS, PURIFY_MISSED, InconclusiveError, worst_exit_code
 from clipguard.text_safety import safe_text
 
 
@@ -74,4 +74,7 @@ def purify(
     missed = [check for check in lines if check.result is not Decision.PASS]
     for check in missed:
         sys.stderr.write(f"missed: {safe_text(check.reason, 400)}\n")
-    raise typer.Exit(PURIFY_MISSED if missed else PASS)
+    for error in record.errors:
+        sys.stderr.write(f"error: {safe_text(error.message, 400)}\n")
+    codes = [code for code in record.gate.outcomes if code == EXPORT]
+    raise typer.Exit(worst_exit_code([*codes, PURIFY_MISSED if missed else PASS]))

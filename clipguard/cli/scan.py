@@ -173,7 +173,8 @@ def _one(
             record = audit(model, options, folder, progress=progress)
         _write(record, folder, wanted)
     except ClipguardError as error:
-        sys.stderr.write(f"error: {safe_text(model.name)}: {safe_text(error, 2000)}\n")
+        told, name = safe_text(error, 2000), f"{safe_text(model.name)}: "
+        sys.stderr.write(f"error: {name}{told.removeprefix(name)}\n")
         return error.exit_code
     _show(record, folder, wanted, quiet)
     return record.gate.exit_code if record.gate else INCONCLUSIVE
