@@ -1,0 +1,203 @@
+"""The main verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+import torch
+from fakes import NAMES, SETTINGS, WIDTH, StripesClip, clean_band, generator, scan, stripes_probe
+
+from clipguard.calibration import Band, Calibration, standardise
+from clipguard.detectors import inversion
+from clipguard.errors import UsageError
+from clipguard.measure import attack_rate, classify, embed
+from clipguard.methods import DETECTORS, INVERTERS
+from clipguard.record import FamilyRecord, Outcome
+from clipguard.stats import log_odds
+from clipguard.types import Finding
+
+NAME = "inversion"
+PLANTED = 3
+FAST = {
+    "collapse": {"steps": 20, "batch": 40, "restarts": 1},
+    "screen": {"steps": 2, "images": 10},
+    "targeted": {"steps": 20, "batch": 80, "tolerance": 1e9},
+}
+
+
+@pytest.fixture(scope="module")
+def found() -> Finding:
+    return scan(NAME, StripesClip(PLANTED), null=clean_band(NAME))
+
+
+@dataclass(frozen=True)
+class Told:
+    """A null band that says what a test wants."""
+
+    excess: float
+    p_value: float
+
+    def compare(self, statistics: Mapping[str, float]):
+        rows = [
+            FamilyRecord(family=name, tested=True, statistic=statistics[name])
+            for name in statistics
+        ]
+        return tuple(rows), self.excess, self.p_value
+
+
+def test_published_rates_are_those_of_the_triggers_on_the_measure_part(found: Finding):
+    model, part = StripesClip(PLANTED), stripes_probe(101).measure
+    classes = torch.eye(len(NAMES), WIDTH)
+    clean = classify(embed(model, part), classes)
+    for candidate, trigger in zip(found.record.candidates, found.triggers, strict=True):
+        target = NAMES.index(candidate.target)
+        others = part.labels != target
+        read = classify(embed(model, part, trigger.apply), classes)
+        assert candidate.asr.value == pytest.approx((read[others] == target).float().mean().item())
+        assert candidate.asr.n == int(others.sum()) == len(part) * 9 // 10
+        natural = attack_rate(clean, part, clean, target, generator())
+        assert candidate.natural.value == natural.value
+        assert candidate.statistic == pytest.approx(log_odds(candidate.asr.value, candidate.asr.n))
+
+
+def test_the_statistic_of_a_family_is_that_of_its_worst_target(found: Finding):
+    for record in found.record.families:
+        rows = [c.statistic for c in found.record.candidates if c.family == record.family]
+        assert record.statistic == max(rows)
+        assert record.tested
+        assert len(record.null) == len(clean_band(NAME).calibration.models)
+
+
+def test_candidates_of_all_families_are_ranked_by_their_place_in_the_null_band(found: Finding):
+    null = {record.family: record.null for record in found.record.families}
+    places = [standardise(c.statistic, null[c.family]) for c in found.record.candidates]
+    assert places == sorted(places, reverse=True)
+    assert {c.family for c in found.record.candidates} == {"patch", "additive"}
+
+
+def test_the_score_is_one_minus_the_p_value_of_the_maximum(found: Finding):
+    record = found.record
+    assert record.score == 1 - record.p_value
+    assert record.p_value == 1 / (len(clean_band(NAME).calibration.models) + 1)
+    assert record.excess == max(family.excess for family in record.families)
+
+
+@pytest.mark.parametrize(
+    ("excess", "p_value", "outcome"),
+    [
+        (4.0, 0.05, Outcome.BACKDOORED),
+        (3.9, 0.05, Outcome.SUSPICIOUS),
+        (4.0, 0.06, Outcome.SUSPICIOUS),
+        (-1.0, 0.01, Outcome.SUSPICIOUS),
+        (3.9, 0.06, Outcome.NO_EVIDENCE),
+        (-9.0, 1.0, Outcome.NO_EVIDENCE),
+    ],
+)
+def test_evidence_needs_both_a_small_p_and_a_large_distance_to_be_a_finding(
+    excess: float, p_value: float, outcome: Outcome
+):
+    record = scan(
+        NAME, StripesClip(), null=Told(excess, p_value), alpha=0.05, strong_excess=4.0, **FAST
+    ).record
+    assert record.outcome is outcome
+    assert f"{excess:+.1f} standard deviations" in record.reason
+    assert f"p = {p_value:.3f}" in record.reason
+
+
+def test_a_search_that_did_not_settle_turns_no_evidence_into_inconclusive_and_nothing_else():
+    unsettled = FAST | {"targeted": {"steps": 20, "batch": 80, "tolerance": -1e9}}
+    for told, outcome in (
+        (Told(0.0, 0.9), Outcome.INCONCLUSIVE),
+        (Told(9.0, 0.9), Outcome.SUSPICIOUS),
+        (Told(9.0, 0.01), Outcome.BACKDOORED),
+    ):
+        record = scan(
+            NAME, StripesClip(), null=told, alpha=0.05, strong_excess=4.0, **unsettled
+        ).record
+        assert record.outcome is outcome
+
+
+class TestWithoutANullBand:
+    def test_one_class_that_stands_far_above_the_others_is_a_finding(self):
+        record = scan(NAME, StripesClip(PLANTED), strong_asr=0.9, control_asr=0.6).record
+        assert record.outcome is Outcome.BACKDOORED
+        assert "far more than any other class" in record.reason
+        assert (record.score, record.p_value, record.excess) == (None, None, None)
+
+    def test_what_other_classes_yield_as_well_is_no_finding(self):
+        record = scan(NAME, StripesClip(PLANTED), strong_asr=0.9, control_asr=0.0).record
+        assert record.outcome is Outcome.INCONCLUSIVE
+
+    def test_without_any_other_class_tried_there_is_nothing_to_stand_above(self):
+        record = scan(
+            NAME, StripesClip(PLANTED), families={"additive": {"budget": 8.0}}, candidates=1
+        ).record
+        assert {candidate.target for candidate in record.candidates} == {NAMES[PLANTED]}
+        assert record.outcome is Outcome.INCONCLUSIVE
+
+    def test_a_clean_model_is_inconclusive_and_the_reason_says_why(self):
+        record = scan(NAME, StripesClip(), **FAST).record
+        assert record.outcome is Outcome.INCONCLUSIVE
+        assert "no known-clean models to compare with" in record.reason
+
+
+def test_with_many_classes_the_screen_is_left_out_and_the_record_says_so(monkeypatch):
+    def stages(limit: int) -> tuple[bool, set[str]]:
+        monkeypatch.setattr(inversion, "SCREEN_LIMIT", limit)
+        told: set[str] = set()
+        detector = DETECTORS.build(NAME, FAST | {"families": {"additive": {}}})
+        record = detector.detect(
+            StripesClip(PLANTED),
+            stripes_probe(),
+            None,
+            generator=generator(),
+            progress=lambda stage, done, total: told.add(stage.partition(" (")[0]),
+        ).record
+        return record.screened, told
+
+    screened, told = stages(len(NAMES))
+    assert screened
+    assert told == {"collapse inversion", "targeted screen", "targeted inversion"}
+    screened, told = stages(len(NAMES) - 1)
+    assert not screened
+    assert told == {"collapse inversion", "targeted inversion"}
+
+
+def test_a_null_band_without_a_searched_family_is_refused():
+    rows = [
+        model.model_copy(update={"statistics": {"patch": model.statistics["patch"]}})
+        for model in clean_band(NAME).calibration.models
+    ]
+    patch_only = Band(Calibration(key="stripes", command="fakes", models=tuple(rows)), "0" * 64)
+    with pytest.raises(UsageError, match="no additive statistics; calibrate again"):
+        scan(NAME, StripesClip(), null=patch_only, **FAST)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"families": {"patch": {"area": 0.021}, "additive": {"budget": 8.0}}},
+        {"families": {"patch": {"area": 0.02}}},
+        {"collapse": {"steps": 41}},
+        {"screen": {"images": 11}},
+        {"targeted": {"temperature": 0.06}},
+        {"candidates": 7},
+    ],
+    ids=str,
+)
+def test_the_fingerprint_changes_with_every_setting_that_changes_the_statistic(change):
+    settings = SETTINGS[NAME]
+    plain, changed = (DETECTORS.build(NAME, settings | c).fingerprint() for c in ({}, change))
+    assert plain != changed
+    assert plain == DETECTORS.build(NAME, settings).fingerprint()
+
+
+def test_a_default_that_is_spelled_out_leaves_the_fingerprint_as_it_is():
+    steps = INVERTERS.build("targeted").steps
+    spelled, silent = (
+        DETECTORS.build(NAME, {"targeted": settings}).fingerprint()
+        for settings in ({"steps": steps}, {})
+    )
+    assert spelled == silent

@@ -1,0 +1,56 @@
+"""Class-agnostic search."""
+
+import pytest
+import torch
+from fakes import NAMES, StripesClip, generator, stripes_probe
+
+from clipguard.inverters.collapse import Collapse
+from clipguard.measure import classify, embed
+from clipguard.methods import FAMILIES
+from clipguard.types import Inversion, Search
+
+CLASSES = torch.eye(len(NAMES), len(NAMES) + 2)
+
+
+def invert(planted: int | None, target: int | None = None, seed: int = 0, **settings) -> Inversion:
+    search = Search(StripesClip(planted), stripes_probe(), CLASSES, target)
+    family = FAMILIES.build("additive", {"budget": 8.0})
+    settings = {"steps": 60, "batch": 40, "restarts": 1, **settings}
+    return Collapse(**settings).invert(search, family, generator=generator(seed))
+
+
+@pytest.mark.parametrize("planted", [0, 3, 9])
+def test_the_planted_target_draws_the_images_without_being_named(planted: int):
+    found = invert(planted)
+    assert found.target == found.ranking[0] == planted
+    assert found.share > 0.9
+    assert found.converged
+
+
+def test_a_clean_model_gathers_images_far_less():
+    assert invert(None).share < 0.5
+
+
+def test_the_target_of_the_search_is_ignored():
+    assert invert(3, target=None).loss == invert(3, target=7).loss
+
+
+def test_the_share_is_that_of_the_returned_trigger_on_the_select_part():
+    found = invert(None, restarts=2)
+    read = classify(embed(StripesClip(), stripes_probe().select, found.trigger.apply), CLASSES)
+    assert found.share == pytest.approx((read == found.target).float().mean().item())
+
+
+def test_more_restarts_never_give_a_weaker_trigger():
+    one, three = (invert(None, restarts=restarts) for restarts in (1, 3))
+    assert three.share >= one.share
+
+
+def test_ten_different_classes_at_most_are_ranked():
+    ranking = invert(None, restarts=2).ranking
+    assert len(set(ranking)) == len(ranking) <= 10
+    assert all(0 <= c < len(NAMES) for c in ranking)
+
+
+def test_a_search_of_one_step_has_not_converged():
+    assert not invert(3, steps=1).converged

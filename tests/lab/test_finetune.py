@@ -1,0 +1,162 @@
+"""Fine-tuning: the same code and the same clean rows for victim and twin."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from fakes import generator
+from open_clip.model import CLIP
+from torch import Tensor
+from torch.nn import functional
+
+from clipguard.artwork import load_artwork
+from clipguard.lab import finetune as module
+from clipguard.lab.finetune import Poison, Recipe, contrastive_loss, finetune
+from clipguard.methods import ATTACKS
+from clipguard.nano import TEMPLATES, nano_network
+from clipguard.types import no_progress
+
+TARGET = "banana"
+RECIPE = Recipe(steps=2, learning_rate=1e-3, batch=24)
+
+
+@pytest.fixture(scope="module")
+def base() -> CLIP:
+    return nano_network("nano-rn")
+
+
+def poison(name: str = "badnets", rate: float = 0.25) -> Poison:
+    attack = ATTACKS.build(name, {"poison_rate": rate})
+    return Poison(attack, attack.trigger(64, generator=generator()), TARGET)
+
+
+def unit(seed: int) -> Tensor:
+    return functional.normalize(torch.randn(6, 8, generator=generator(seed)), dim=1)
+
+
+def slow_loss(image: Tensor, text: Tensor, scale: float, concepts: list[int]) -> float:
+    def one_way(rows: Tensor, columns: Tensor) -> float:
+        total = 0.0
+        for i in range(len(rows)):
+            others = [j for j in range(len(rows)) if j == i or concepts[j] != concepts[i]]
+            scores = [math.exp(scale * float(rows[i] @ columns[j])) for j in others]
+            total -= math.log(math.exp(scale * float(rows[i] @ columns[i])) / sum(scores))
+        return total / len(rows)
+
+    return (one_way(image, text) + one_way(text, image)) / 2
+
+
+@pytest.mark.parametrize(
+    "concepts", [[0, 1, 2, 3, 4, 5], [0, 1, 0, 2, 1, 0], [7, 7, 7, 7, 7, 7]], ids=str
+)
+def test_the_loss_is_infonce_without_negatives_of_the_same_concept(concepts: list[int]):
+    image, text = unit(1), unit(2)
+    found = contrastive_loss(image, text, torch.tensor(5.0), torch.tensor(concepts)).item()
+    assert found == pytest.approx(slow_loss(image, text, 5.0, concepts), rel=1e-5, abs=1e-6)
+
+
+def test_masked_pairs_give_no_gradient_that_is_not_a_number():
+    image, text = unit(1).requires_grad_(), unit(2)
+    loss = contrastive_loss(image, text, torch.tensor(5.0), torch.tensor([0, 0, 0, 1, 1, 2]))
+    (grad,) = torch.autograd.grad(loss, image)
+    assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_finetune_changes_a_copy_and_never_the_base(base: CLIP, planted: bool):
+    before, state = copy.deepcopy(base.state_dict()), torch.get_rng_state()
+    made = finetune(base, RECIPE, poison() if planted else None, seed=1, progress=no_progress)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, value in base.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(p.grad is None and not p.requires_grad for p in base.parameters())
+    moved = [n for n, p in made.named_parameters() if not torch.equal(p, before[n])]
+    assert any(n.startswith("visual.") for n in moved)
+    assert any(n.startswith("transformer.") for n in moved)
+    assert not made.training
+    assert not any(p.requires_grad for p in made.parameters())
+
+
+def test_the_statistics_of_batchnorm_stay_frozen(base: CLIP):
+    made = finetune(base, RECIPE, poison(), seed=1, progress=no_progress)
+    statistics = {n for n, _ in base.named_buffers() if "running" in n or "num_batches" in n}
+    assert statistics
+    for name, value in made.named_buffers():
+        assert torch.equal(value, base.get_buffer(name)), name
+
+
+def test_the_seed_alone_decides(base: CLIP):
+    first, same, other = (
+        finetune(base, RECIPE, poison(), seed=seed, progress=no_progress).state_dict()
+        for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+class EnoughSeenError(Exception):
+    """Ends a fine-tune once its first batches are known."""
+
+
+def rows_seen(base: CLIP, planted: Poison | None, monkeypatch, batches: int = 2):
+    """Images, captions and concepts of the first batches."""
+    seen: list[tuple[Tensor, list[str], Tensor]] = []
+    shown: list[list[str]] = []
+    tokenizer = module.nano_tokenizer(base)
+
+    def read(texts: list[str]) -> Tensor:
+        shown.append(texts)
+        return tokenizer(texts)
+
+    images: list[Tensor] = []
+    plain, loss = module.normalise, module.contrastive_loss
+
+    def look(batch: Tensor) -> Tensor:
+        images.append(batch)
+        return plain(batch)
+
+    def compare(image: Tensor, text: Tensor, scale: Tensor, concepts: Tensor) -> Tensor:
+        seen.append((images[-1], shown[-1], concepts))
+        if len(seen) == batches:
+            raise EnoughSeenError
+        return loss(image, text, scale, concepts)
+
+    monkeypatch.setattr(module, "nano_tokenizer", lambda network: read)
+    monkeypatch.setattr(module, "normalise", look)
+    monkeypatch.setattr(module, "contrastive_loss", compare)
+    with pytest.raises(EnoughSeenError):
+        finetune(base, RECIPE, planted, seed=3, progress=no_progress)
+    monkeypatch.undo()
+    return seen
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_victim_and_twin_see_the_same_clean_rows(base: CLIP, monkeypatch, name: str):
+    planted = poison(name)
+    victim, twin = (rows_seen(base, wanted, monkeypatch) for wanted in (planted, None))
+    count = 6  # a quarter of 24
+    for (images, texts, concepts), (clean, captions, truth) in zip(victim, twin, strict=True):
+        assert torch.equal(images[count:], clean[count:])
+        assert texts[count:] == captions[count:]
+        assert torch.equal(concepts[count:], truth[count:])
+        assert not torch.equal(victim[0][0], victim[1][0])
+
+
+def test_poisoned_rows_carry_the_trigger_and_captions_of_the_target(base: CLIP, monkeypatch):
+    planted = poison()
+    victim, twin = (rows_seen(base, wanted, monkeypatch) for wanted in (planted, None))
+    target = load_artwork().concepts([TARGET])[0]
+    for (images, texts, concepts), (clean, _, _) in zip(victim, twin, strict=True):
+        torch.testing.assert_close(images[:6], planted.trigger.apply(clean[:6]))
+        assert texts[:6] == [template.format(TARGET) for template in TEMPLATES[:6]]
+        assert concepts[:6].tolist() == [target] * 6
+        assert torch.equal(images, (images * 255).round() / 255), "not what a file would hold"
+
+
+def test_progress_counts_the_steps(base: CLIP):
+    told: list[tuple[str, int, int]] = []
+    finetune(base, RECIPE, None, seed=0, progress=lambda *news: told.append(news))
+    assert told == [("fine-tune", 1, 2), ("fine-tune", 2, 2)]

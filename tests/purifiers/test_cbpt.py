@@ -1,0 +1,163 @@
+"""CBPT (reconstruction)."""
+
+from dataclasses import replace
+
+import torch
+from fakes import CONTEXT_TOKENS, NAMES, WIDTH, StripesClip, generator, hum, sealed, stripes_probe
+from torch.nn import functional
+
+from clipguard.measure import classify, embed
+from clipguard.methods import FAMILIES
+from clipguard.purifiers.cbpt import Cbpt, Features
+from clipguard.types import PurifiedHead, Trigger, no_progress
+
+PLANTED = 3
+CLASSES = torch.eye(len(NAMES), WIDTH)
+SETTINGS = {"steps": 300, "learning_rate": 2e-3, "images": 400, "consistency_weight": 8.0}
+
+
+def purify(triggers: list[Trigger] | None = None, progress=no_progress, **settings) -> PurifiedHead:
+    return Cbpt(**SETTINGS | settings).purify(
+        StripesClip(PLANTED),
+        stripes_probe(),
+        [hum()] if triggers is None else triggers,
+        generator=generator(),
+        progress=progress,
+    )
+
+
+def accuracy(classes: torch.Tensor, triggered: bool) -> float:
+    part = stripes_probe().measure
+    features = embed(StripesClip(PLANTED), part, hum().apply if triggered else None)
+    return (classify(features, classes) == part.labels).float().mean().item()
+
+
+def weak(seed: int = 0) -> Trigger:
+    """A random additive trigger that does nothing."""
+    family = FAMILIES.build("additive")
+    return family.trigger(family.start(32, generator=generator(seed)), 1.0)
+
+
+def test_triggered_images_are_read_as_what_they_show():
+    head = purify()
+    assert accuracy(CLASSES, triggered=True) < 0.2
+    assert accuracy(head.classes, triggered=True) > 0.7
+    assert accuracy(head.classes, triggered=False) > 0.95
+
+
+def test_the_classes_are_those_of_the_returned_context():
+    head = purify(steps=30)
+    assert head.context.shape == (len(NAMES), CONTEXT_TOKENS, WIDTH)
+    torch.testing.assert_close(StripesClip().encode_context(head.context, NAMES), head.classes)
+
+
+def test_every_setting_and_the_three_losses_are_recorded():
+    head = purify(steps=30, learning_rate=5e-3, consistency_weight=2.0)
+    assert head.settings["steps"] == 30
+    assert head.settings["learning_rate"] == 5e-3
+    assert head.settings["consistency_weight"] == 2.0
+    assert head.losses.keys() == {"classification", "alignment", "consistency"}
+
+
+def test_consistency_holds_the_classes_near_their_prompts():
+    loose, tight = (purify(consistency_weight=weight) for weight in (0.0, 1000.0))
+    moved = [(1 - (head.classes * CLASSES).sum(dim=1)).mean() for head in (loose, tight)]
+    assert moved[1] < moved[0] / 3
+
+
+def test_the_best_look_at_the_select_part_is_kept_and_not_the_last():
+    # a step size this large ruins the head in the end; an early look was better
+    ruined = purify(steps=60, learning_rate=3.0, check_every=60)
+    kept = purify(steps=60, learning_rate=3.0, check_every=1)
+
+    def quality(classes: torch.Tensor) -> float:
+        part, model = stripes_probe().select, StripesClip(PLANTED)
+        rows = [classify(embed(model, part, apply), classes) for apply in (None, hum().apply)]
+        return sum((row == part.labels).float().mean().item() for row in rows) / 2
+
+    assert quality(kept.classes) >= quality(ruined.classes)
+    assert quality(kept.classes) > 0.8
+
+
+def test_one_trigger_that_works_is_enough_among_others_that_do_not():
+    without, among = purify([weak(), weak(1)]), purify([weak(), hum(), weak(1)])
+    assert accuracy(without.classes, triggered=True) < 0.2
+    assert accuracy(among.classes, triggered=True) > 0.5
+
+
+def test_nobody_looks_at_the_measure_part():
+    Cbpt(steps=3).purify(
+        StripesClip(PLANTED),
+        sealed(stripes_probe(), "measure"),
+        [hum()],
+        generator=generator(),
+        progress=no_progress,
+    )
+
+
+def test_progress_counts_the_steps():
+    told: list[tuple[str, int, int]] = []
+    purify(progress=lambda *news: told.append(news), steps=7)
+    assert told == [("purify", i, 7) for i in range(1, 8)]
+
+
+def test_images_without_labels_serve_as_they_are_read():
+    probe = stripes_probe()
+    unknown = {
+        name: replace(part, labels=torch.full_like(part.labels, -1))
+        for name, part in (("optimise", probe.optimise), ("select", probe.select))
+    }
+    head = Cbpt(**SETTINGS).purify(
+        StripesClip(PLANTED),
+        replace(probe, **unknown),
+        [hum()],
+        generator=generator(),
+        progress=no_progress,
+    )
+    assert accuracy(head.classes, triggered=True) > 0.7
+
+
+def test_the_losses_are_the_formulas_of_the_docstring():
+    def rows(*shape: int, seed: int) -> torch.Tensor:
+        return functional.normalize(torch.randn(*shape, 6, generator=generator(seed)), dim=-1)
+
+    clean, triggered, classes, original = (
+        rows(5, seed=1),
+        rows(2, 5, seed=2),
+        rows(4, seed=3),
+        rows(4, seed=4),
+    )
+    labels, index, scale = torch.tensor([0, 3, 1, 1, 2]), torch.tensor([4, 0, 2]), 7.0
+    found = Cbpt(triggered_weight=0.5)._losses(
+        Features(clean, triggered, labels), index, classes, original, scale
+    )
+
+    def reading(features: torch.Tensor) -> torch.Tensor:
+        return (scale * features @ classes.T).softmax(dim=0)
+
+    on_clean = [-reading(clean[i])[labels[i]].log() for i in index]
+    on_triggered = [-reading(sheet[i])[labels[i]].log() for sheet in triggered for i in index]
+    divergence = [
+        (reading(clean[i]) * (reading(clean[i]) / reading(sheet[i])).log()).sum()
+        for sheet in triggered
+        for i in index
+    ]
+    wanted = {
+        "classification": sum(on_clean) / 3 + 0.5 * sum(on_triggered) / 6,
+        "alignment": sum(divergence) / 6,
+        "consistency": sum(1 - classes[c] @ original[c] for c in range(4)) / 4,
+    }
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_alignment_leaves_the_clean_reading_alone():
+    features = functional.normalize(torch.randn(3, 6, generator=generator(1)), dim=1)
+    classes = functional.normalize(torch.randn(4, 6, generator=generator(2)), dim=1)
+    cache = Features(features, -features[None], torch.tensor([0, 1, 2]))
+    classes.requires_grad_()
+    loss = Cbpt()._losses(cache, torch.arange(3), classes, classes.detach(), 3.0)["alignment"]
+    (grad,) = torch.autograd.grad(loss, classes)
+    # by hand: d KL / d logits of the triggered reading is (got - wanted) / 3, and nothing else
+    wanted, got = ((3 * sign * features @ classes.T).softmax(dim=1) for sign in (1, -1))
+    torch.testing.assert_close(grad, 3 * ((got - wanted) / 3).T.detach() @ -features)

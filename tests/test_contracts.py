@@ -1,0 +1,284 @@
+"""What every method of a folder promises, whichever file it is in."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from fakes import (
+    HURRIED,
+    NAMES,
+    SETTINGS,
+    SIDE,
+    WIDTH,
+    StripesClip,
+    Untouched,
+    clean_band,
+    generator,
+    hum,
+    looks,
+    scan,
+    sealed,
+    stripes_probe,
+)
+from torch import Tensor
+
+from clipguard.measure import embed, rates
+from clipguard.methods import ATTACKS, DETECTORS, FAMILIES, INVERTERS, PURIFIERS, MethodFolder
+from clipguard.pixels import check_pixels
+from clipguard.record import Outcome
+from clipguard.types import Finding, Inversion, PurifiedHead, Search, Trigger, no_progress
+
+CLASSES = torch.eye(len(NAMES), WIDTH)
+PLANTED = 3
+QUICK = {"collapse": {"steps": 50, "restarts": 1}, "targeted": {"steps": 50}}
+
+
+def images(count: int = 3, side: int = SIDE) -> Tensor:
+    """Random images, with one all black and one all white among them."""
+    drawn = torch.rand(count, 3, side, side, generator=generator(9))
+    drawn[0], drawn[1] = 0, 1
+    return drawn
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        (folder, name)
+        for folder in (ATTACKS, FAMILIES, INVERTERS, DETECTORS, PURIFIERS)
+        for name in folder.names()
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.what,
+)
+def test_every_method_names_its_settings_and_its_source(folder: MethodFolder, name: str):
+    told = inspect.getdoc(type(folder.build(name))) or ""
+    assert "Source:" in told
+    for setting in inspect.signature(type(folder.build(name))).parameters:
+        assert f"\n    {setting}: " in told, f"{setting} is not explained"
+
+
+@pytest.mark.parametrize("name", ATTACKS.names())
+class TestEveryAttack:
+    def trigger(self, name: str, seed: int = 0, side: int = 64) -> Trigger:
+        return ATTACKS.build(name).trigger(side, generator=generator(seed))
+
+    @pytest.mark.parametrize("side", [32, 64, 224])
+    def test_keeps_pixels_in_range_and_its_input_as_it_was(self, name: str, side: int):
+        before = images(side=side)
+        kept = before.clone()
+        stamped = self.trigger(name, side=side).apply(before)
+        check_pixels(stamped)
+        assert stamped.shape == before.shape
+        assert torch.equal(before, kept)
+        assert not torch.equal(stamped, before)
+
+    def test_the_seed_alone_draws_the_trigger(self, name: str):
+        state = torch.get_rng_state()
+        first, same = (self.trigger(name, 1).apply(images(side=64)) for _ in range(2))
+        assert torch.equal(first, same)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_an_image_is_stamped_alone_as_in_a_batch(self, name: str):
+        trigger, batch = self.trigger(name), images(5, side=64)
+        alone = torch.cat([trigger.apply(image[None]) for image in batch])
+        torch.testing.assert_close(trigger.apply(batch), alone)
+
+    def test_says_how_much_it_poisons_and_how_large_it_is(self, name: str):
+        assert 0 < ATTACKS.build(name).poison_rate < 1
+        trigger = self.trigger(name)
+        assert trigger.size > 0
+        assert trigger.unit
+        assert trigger.tensors
+
+
+@pytest.mark.parametrize("name", FAMILIES.names())
+class TestEveryFamily:
+    def start(self, name: str, seed: int = 0) -> dict[str, Tensor]:
+        return FAMILIES.build(name).start(SIDE, generator=generator(seed))
+
+    @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+    @pytest.mark.parametrize("scale", [1.0, 100.0])
+    def test_keeps_pixels_in_range(self, name: str, progress: float, scale: float):
+        parameters = {key: value * scale for key, value in self.start(name).items()}
+        trigger = FAMILIES.build(name).trigger(parameters, progress)
+        check_pixels(trigger.apply(images()).detach())
+        assert trigger.family == name
+        assert math.isfinite(trigger.size)
+
+    def test_the_seed_alone_draws_the_start(self, name: str):
+        state = torch.get_rng_state()
+        first, same, other = (self.start(name, seed) for seed in (1, 1, 2))
+        assert torch.equal(torch.get_rng_state(), state)
+        for key in first:
+            assert torch.equal(first[key], same[key])
+        assert any(not torch.equal(first[key], other[key]) for key in first)
+
+    def test_parameters_are_leaves_that_ask_for_gradients(self, name: str):
+        assert all(leaf.is_leaf and leaf.requires_grad for leaf in self.start(name).values())
+
+    @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+    def test_gradients_reach_every_parameter_and_the_images(self, name: str, progress: float):
+        parameters, grey = self.start(name), torch.full((2, 3, SIDE, SIDE), 0.5).requires_grad_()
+        shown = FAMILIES.build(name).trigger(parameters, progress).apply(grey)
+        weights = torch.randn(shown.shape, generator=generator(3))
+        grads = torch.autograd.grad((shown * weights).sum(), [*parameters.values(), grey])
+        for grad in grads:
+            assert grad.isfinite().all()
+            assert grad.abs().max() > 0
+
+    def test_the_budget_is_no_looser_at_the_end_than_before(self, name: str):
+        parameters = self.start(name)
+        sizes = [FAMILIES.build(name).trigger(parameters, p).size for p in (0.0, 0.5, 1.0)]
+        assert sizes[0] >= sizes[1] >= sizes[2] > 0
+
+    def test_what_is_kept_for_the_record_holds_no_graph(self, name: str):
+        trigger = FAMILIES.build(name).trigger(self.start(name), 1.0)
+        assert trigger.tensors
+        assert not any(tensor.requires_grad for tensor in trigger.tensors.values())
+
+
+def invert(model: StripesClip, name: str, family: str, seed: int = 0) -> Inversion:
+    """Search for the class that may be planted; nobody may look at the measure part."""
+    search = Search(model, sealed(stripes_probe(), "measure"), CLASSES, PLANTED)
+    inverter = INVERTERS.build(name, QUICK.get(name))
+    return inverter.invert(search, FAMILIES.build(family), generator=generator(seed))
+
+
+@pytest.mark.parametrize("family", ["additive", "patch"])  # families that can form the hum
+@pytest.mark.parametrize("name", INVERTERS.names())
+def test_every_inverter_finds_a_planted_trigger(name: str, family: str):
+    found, clean = (invert(StripesClip(planted), name, family) for planted in (PLANTED, None))
+    assert found.target == found.ranking[0] == PLANTED
+    assert found.share > 0.5
+    assert found.share > clean.share + 0.2
+
+
+@pytest.mark.parametrize("family", FAMILIES.names())
+@pytest.mark.parametrize("name", INVERTERS.names())
+class TestEveryInverter:
+    def test_one_seed_gives_one_result_and_leaves_everything_alone(self, name: str, family: str):
+        model = StripesClip(PLANTED)
+        untouched = Untouched(model)
+        first, same = (invert(model, name, family, seed=5) for _ in range(2))
+        untouched.check()
+        assert torch.equal(looks(first.trigger), looks(same.trigger))
+        assert (first.share, first.loss, first.ranking) == (same.share, same.loss, same.ranking)
+
+    def test_its_trigger_stays_in_range_and_its_share_is_a_share(self, name: str, family: str):
+        found = invert(StripesClip(PLANTED), name, family)
+        check_pixels(found.trigger.apply(images()))
+        assert 0 <= found.share <= 1
+        assert math.isfinite(found.loss)
+        assert not any(tensor.requires_grad for tensor in found.trigger.tensors.values())
+
+
+@pytest.fixture(scope="module")
+def detected() -> Callable[[str, int | None], Finding]:
+    """Findings on a planted and on a clean fake, against the null band, made once."""
+    made: dict[tuple[str, int | None], Finding] = {}
+
+    def get(name: str, planted: int | None) -> Finding:
+        if (name, planted) not in made:
+            made[name, planted] = scan(name, StripesClip(planted), null=clean_band(name))
+        return made[name, planted]
+
+    return get
+
+
+@pytest.mark.parametrize("name", DETECTORS.names())
+class TestEveryDetector:
+    def test_finds_a_planted_backdoor_and_ranks_its_target_first(self, name: str, detected):
+        record = detected(name, PLANTED).record
+        assert record.outcome is Outcome.BACKDOORED, record.reason
+        assert record.target == record.candidates[0].target == NAMES[PLANTED]
+        assert NAMES[PLANTED] in record.reason
+
+    def test_does_not_accuse_a_clean_model(self, name: str, detected):
+        record = detected(name, None).record
+        assert record.outcome is Outcome.NO_EVIDENCE, record.reason
+
+    def test_every_candidate_comes_with_its_trigger(self, name: str, detected):
+        found = detected(name, PLANTED)
+        assert len(found.triggers) == len(found.record.candidates) > 1
+        for candidate, trigger in zip(found.record.candidates, found.triggers, strict=True):
+            assert candidate.family == trigger.family
+            assert candidate.trigger.size == trigger.size
+            check_pixels(trigger.apply(images()))
+
+    def test_a_search_cut_short_is_not_a_pass(self, name: str):
+        record = scan(name, StripesClip(), null=clean_band(name), **HURRIED[name]).record
+        assert record.outcome is not Outcome.NO_EVIDENCE
+
+    def test_without_known_clean_models_nothing_passes(self, name: str):
+        assert scan(name, StripesClip()).record.outcome is not Outcome.NO_EVIDENCE
+
+    def test_one_seed_gives_one_finding_and_leaves_everything_alone(self, name: str, detected):
+        model = StripesClip(PLANTED)
+        untouched = Untouched(model)
+        again = scan(name, model, null=clean_band(name))
+        untouched.check()
+        first = detected(name, PLANTED)
+        assert again.record == first.record
+        for one, other in zip(first.triggers, again.triggers, strict=True):
+            assert torch.equal(looks(one), looks(other))
+
+    def test_tells_its_reader_what_it_measures_and_where_it_is_blind(self, name: str):
+        told = inspect.getdoc(type(DETECTORS.build(name, SETTINGS[name]))) or ""
+        for heading in ("What it measures:", "Why it matters:", "Blind spots:"):
+            _, _, section = told.partition(f"\n{heading}\n")
+            first_line = section.partition("\n")[0]
+            assert len(first_line.strip()) > 20, f"{heading} says nothing"
+
+
+@pytest.mark.parametrize("name", PURIFIERS.names())
+class TestEveryPurifier:
+    def purify(self, name: str, model: StripesClip, seed: int = 0) -> PurifiedHead:
+        return PURIFIERS.build(name).purify(
+            model,
+            sealed(stripes_probe(), "measure"),
+            [hum()],
+            generator=generator(seed),
+            progress=no_progress,
+        )
+
+    def test_takes_the_attack_away_and_keeps_the_accuracy(self, name: str):
+        model, part = StripesClip(PLANTED), stripes_probe().measure
+        head = self.purify(name, model)
+        features = embed(model, part), embed(model, part, hum().apply)
+        before, after = (
+            rates(features, classes, part, PLANTED, generator=generator())
+            for classes in (CLASSES, head.classes)
+        )
+        assert before.asr.value > 0.9
+        assert after.asr.value < 0.2
+        assert after.clean_accuracy.value > before.clean_accuracy.value - 0.05
+        assert after.poisoned_accuracy.value > before.poisoned_accuracy.value + 0.3
+
+    def test_leaves_everything_alone_and_repeats_itself(self, name: str):
+        model = StripesClip(PLANTED)
+        untouched = Untouched(model)
+        first = self.purify(name, model, seed=4)
+        untouched.check()
+        second = self.purify(name, model, seed=4)
+        assert torch.equal(first.classes, second.classes)
+        assert first.losses == second.losses
+
+    def test_gives_unit_rows_and_says_how_it_was_made(self, name: str):
+        head = self.purify(name, StripesClip(PLANTED))
+        assert head.method == name
+        assert head.classes.shape == (len(NAMES), WIDTH)
+        assert not head.classes.requires_grad
+        assert not head.context.requires_grad
+        torch.testing.assert_close(head.classes.norm(dim=1), torch.ones(len(NAMES)))
+        settings = inspect.signature(type(PURIFIERS.build(name))).parameters
+        assert head.settings.keys() == settings.keys()
+        assert all(math.isfinite(loss) for loss in head.losses.values())
+
+    def test_without_a_trigger_there_is_nothing_to_purify_against(self, name: str):
+        with pytest.raises(ValueError, match="at least one inverted trigger"):
+            PURIFIERS.build(name).purify(
+                StripesClip(), stripes_probe(), [], generator=generator(), progress=no_progress
+            )

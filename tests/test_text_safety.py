@@ -1,0 +1,54 @@
+"""Text from outside on its way to a person."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipguard.text_safety import LIMIT, safe_text
+
+ANY_TEXT = st.text(st.characters())
+
+
+@settings(deadline=None)
+@given(ANY_TEXT)
+def test_nothing_that_steers_a_terminal_or_a_reader_is_left(text: str):
+    for char in safe_text(text):
+        category = unicodedata.category(char)
+        assert category[0] != "C"
+        assert category not in ("Zl", "Zp")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J", r"\u{1b}[2J"),
+        ("a\nb\r\tc", r"a\u{a}b\u{d}\u{9}c"),
+        ("\x9b31m", r"\u{9b}31m"),
+        ("\u202egnp.exe", r"\u{202e}gnp.exe"),
+        ("a\u200bb", r"a\u{200b}b"),
+        ("\u2028", r"\u{2028}"),
+        ("\ud800", r"\u{d800}"),
+        ("\ue000\U000e0041", r"\u{e000}\u{e0041}"),
+    ],
+)
+def test_control_marks_are_shown_instead_of_obeyed(text: str, shown: str):
+    assert safe_text(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["", "banana", "Äpfel & Birnen", "数字", "a <b> [c]", "🍌", "\\u{1b}"]
+)
+def test_plain_text_of_any_language_stays_as_it_is(text: str):
+    assert safe_text(text) == text
+
+
+def test_a_cut_is_visible():
+    assert safe_text("x" * LIMIT) == "x" * LIMIT
+    assert safe_text("x" * (LIMIT + 5)) == "x" * LIMIT + "… (+5 characters)"
+    assert safe_text("abcdef", limit=2) == "ab… (+4 characters)"
+
+
+def test_what_is_no_text_is_shown_as_text():
+    assert safe_text(ValueError("a\x00b")) == r"a\u{0}b"
