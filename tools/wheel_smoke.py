@@ -17,13 +17,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import click
+import torch
 import typer.main
+from typer.core import TyperGroup
 
 from clipguard import __version__
 from clipguard.cli.app import build
-from clipguard.errors import INCONCLUSIVE
+from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, PURIFY_MISSED
+from clipguard.nano import load_state
 from clipguard.record import (
     AuditRecord,
     CalibrationRecord,
@@ -34,6 +37,34 @@ from clipguard.record import (
 from clipguard.resources import PACKAGE, shipped
 from clipguard.schema import dumps
 
+PLAIN = "import sys; from clipguard.cli.app import main; sys.exit(main(sys.argv[1:]))"
+NO_TORCH = f"import sys; sys.modules['torch'] = None; {PLAIN}"
+# Searches and trainings of a few steps: what comes out means nothing, that it comes out does.
+SHORT = f"""
+from dataclasses import replace
+from clipguard import profiles
+from clipguard.lab import plant
+from clipguard.probe import Scenes
+
+search = {{"steps": 2, "batch": 4}}
+for name, whole in list(profiles.PROFILES.items()):
+    detector = {{
+        **whole.detector,
+        "collapse": {{**search, "restarts": 1}},
+        "screen": {{"steps": 1, "images": 1}},
+        "targeted": search,
+        "candidates": 1,
+    }}
+    repair = replace(whole.repair, settings={{"steps": 4}}, restarts=1, targeted=search)
+    profiles.PROFILES[name] = replace(
+        whole, scenes=Scenes(optimise=1, select=1, measure=1), detector=detector, repair=repair
+    )
+images = plant.lab_images
+plant.lab_images = lambda **given: images(**{{**given, "scenes": 1}})
+plant.RECIPES = (replace(plant.RECIPES[0], steps=1, batch=8),)
+{PLAIN}
+"""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -42,11 +73,12 @@ class Case:
     Attributes:
         command: the command, for example `policy validate`.
         arguments: what follows it; `{policies}` is the folder of the shipped policies. Cases
-            run in order in one folder with a small `audit.json` in it, so a later one may also
-            read what an earlier one wrote.
+            run in order in one folder with a small `audit.json` and some models in it, so a later
+            one may also read what an earlier one wrote.
         code: exit code it must end with.
         says: words its output, standard output and error together, must contain.
         writes: files that must be there, and not empty, afterwards.
+        program: Python code that calls `main`.
     """
 
     command: str
@@ -54,18 +86,106 @@ class Case:
     code: int
     says: str
     writes: tuple[str, ...] = ()
+    program: str = PLAIN
 
 
+MODELS = tuple(f"clean-{number}.pt" for number in range(5))
+SCANNED = ("scan/audit.json", "scan/report.html", "scan/head.safetensors", "scan/purified.onnx")
+PLANTED = ("lab/model.pt", "lab/victim.json", "lab/trigger.safetensors", "twin/model.pt")
+QUICK = ("--profile", "quick", "--purify", "never", "--export", "none")
 CASES = (
     Case("doctor", ("--json",), 0, '"ok": true'),
     Case("doctor", (), 0, "bundled files"),
-    Case("policy validate", ("{policies}/default.yaml", "{policies}/strict.yaml"), 0, "valid"),
-    Case("policy show", ("default",), 0, "backdoor:"),
-    Case("schema", (), 0, '"$defs"'),
-    Case("gate", ("--policy", "strict", "audit.json"), INCONCLUSIVE, "Cannot tell"),
-    Case("report", ("audit.json",), 0, "wrote report.html", ("report.html",)),
-    Case("report", ("-f", "sarif", "-f", "json=again.json", "audit.json"), 0, "", ("again.json",)),
-    Case("report", ("-f", "markdown=-", "audit.json"), 0, "Cannot tell"),
+    Case(
+        "policy validate",
+        ("{policies}/default.yaml", "{policies}/strict.yaml"),
+        0,
+        "valid",
+        program=NO_TORCH,
+    ),
+    Case("policy show", ("default",), 0, "backdoor:", program=NO_TORCH),
+    Case("schema", (), 0, '"$defs"', program=NO_TORCH),
+    Case(
+        "gate",
+        ("--policy", "strict", "audit.json"),
+        INCONCLUSIVE,
+        "Cannot tell",
+        program=NO_TORCH,
+    ),
+    Case("report", ("audit.json",), 0, "wrote report.html", ("report.html",), NO_TORCH),
+    Case(
+        "report",
+        ("-f", "sarif", "-f", "json=again.json", "audit.json"),
+        0,
+        "",
+        ("again.json", "report.sarif"),
+        NO_TORCH,
+    ),
+    Case("report", ("-f", "markdown=-", "audit.json"), 0, "Cannot tell", program=NO_TORCH),
+    Case(
+        "scan",
+        (MODELS[0], "-o", "quick", *QUICK),
+        INCONCLUSIVE,
+        f"Cannot tell: {MODELS[0]}",
+        ("quick/audit.json", "quick/report.html", "quick/triggers/1.png"),
+    ),
+    Case(
+        "scan",
+        (MODELS[0], "-o", "scan", "--purify", "always"),
+        INCONCLUSIVE,
+        "ONNX parity: purified.onnx",
+        SCANNED,
+        SHORT,
+    ),
+    Case("gate", ("scan/audit.json",), INCONCLUSIVE, "Cannot tell", program=NO_TORCH),
+    Case(
+        "predict",
+        ("scan/purified.onnx", "scan/triggers"),
+        0,
+        "the zero-shot classifier of this class list only",
+        program=NO_TORCH,
+    ),
+    Case(
+        "purify",
+        (MODELS[0], "-o", "purified"),
+        PURIFY_MISSED,
+        "missed: ",
+        ("purified/head.safetensors", "purified/purified.onnx", "purified/report.html"),
+        SHORT,
+    ),
+    Case("export", (MODELS[0],), 0, "first classes all agree", ("model.onnx",)),
+    Case(
+        "export",
+        (MODELS[0], "-o", "fused.onnx", "--head", "scan/head.safetensors"),
+        0,
+        "first classes all agree",
+        ("fused.onnx",),
+    ),
+    Case("calibrate", (*MODELS, "-o", "band.json"), 0, "5 models, ", ("band.json",), SHORT),
+    Case(
+        "scan",
+        (MODELS[1], "-o", "compared", *QUICK[2:], "--calibration", "band.json"),
+        INCONCLUSIVE,
+        "known-clean models",
+        ("compared/audit.json",),
+        SHORT,
+    ),
+    Case(
+        "lab plant",
+        ("badnets", "--set", "place=random", "-o", "lab", "--twin", "twin"),
+        0,
+        "badnets -> banana",
+        PLANTED,
+        SHORT,
+    ),
+    Case(
+        "demo",
+        (),
+        ENVIRONMENT,
+        "expected the poisoned model to fail and its clean twin to pass",
+        ("demo-out/poisoned/report/report.html", "demo-out/clean-twin/report/report.html"),
+        SHORT,
+    ),
 )
 
 
@@ -85,9 +205,18 @@ def unfinished() -> AuditRecord:
     )
 
 
-def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[str]:
+def write_models(folder: Path) -> None:
+    """The bundled model as checkpoints that differ a little, as `calibrate` needs them."""
+    state = load_state("nano-rn")
+    for number, name in enumerate(MODELS):
+        changed = {**state, "logit_scale": state["logit_scale"] - 0.01 * number}
+        entry = {"epoch": 1, "name": "x", "state_dict": changed, "optimizer": {}}
+        torch.save(entry, folder / name)
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
     """Every command below `group`, as a person types it."""
-    if isinstance(group, click.Group):
+    if isinstance(group, TyperGroup):
         for name, command in sorted(group.commands.items()):
             yield from commands(command, (*path, name))
     else:
@@ -99,7 +228,7 @@ def complaints(case: Case, folder: Path) -> list[str]:
     places = {"policies": str(shipped("policies"))}
     arguments = [argument.format(**places) for argument in case.arguments]
     done = subprocess.run(
-        [sys.executable, "-m", "clipguard", *case.command.split(), *arguments],
+        [sys.executable, "-c", case.program, *case.command.split(), *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -128,6 +257,7 @@ def main() -> int:
     failed += [f"a case for {name!r}, which is no command" for name in sorted(covered - listed)]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "audit.json").write_text(dumps(unfinished()), encoding="utf-8")
+        write_models(Path(folder))
         for case in CASES:
             start = time.monotonic()
             wrong = complaints(case, Path(folder))

@@ -1,0 +1,154 @@
+"""The entry point: help, version, and the one place where failures become exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+import clipguard
+from clipguard.cli import app as app_module
+from clipguard.cli.app import main
+from clipguard.errors import (
+    ClipguardError,
+    ExportError,
+    InconclusiveError,
+    RefusedError,
+    UsageError,
+)
+
+COMMANDS = [
+    *("scan", "purify", "export", "predict", "report", "gate", "policy", "demo", "doctor"),
+    *("lab", "calibrate", "schema"),
+]
+
+
+def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let the app have one command, `fail`, that raises `error`."""
+
+    def build() -> typer.Typer:
+        app = typer.Typer(pretty_exceptions_enable=False)
+
+        @app.callback()
+        def top() -> None:
+            pass
+
+        @app.command()
+        def fail() -> None:
+            raise error
+
+        return app
+
+    monkeypatch.setattr(app_module, "build", build)
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy():
+    code = (
+        "import sys; from clipguard.cli.app import main; code = main(['--help']); "
+        "heavy = {'torch', 'open_clip', 'onnx', 'onnxruntime', 'numpy', 'PIL'} & set(sys.modules); "
+        "print(code, sorted(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(Path(clipguard.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1] == "0 []"
+    assert [name for name in COMMANDS if f" {name} " not in done.stdout] == []
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"clipguard {clipguard.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["lab"], ["policy"]])
+def test_nothing_to_do_shows_the_help_and_is_a_usage_error(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+):
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert "Usage:" in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["scna"], "scna"),
+        (["scan"], "Missing argument"),
+        (["scan", "a.pt", "--seed", "-1"], "--seed"),
+        (["gate", "--no-such-option"], "--no-such-option"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("error: ")
+    assert err.endswith("; see --help\n")
+    assert says in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("why"), 2),
+        (InconclusiveError("why"), 3),
+        (RefusedError("why"), 4),
+        (ClipguardError("why"), 5),
+        (ExportError("why"), 6),
+    ],
+)
+def test_an_explained_failure_is_one_line_and_its_own_code(
+    error: ClipguardError,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    raising(monkeypatch, error)
+    assert main(["fail"]) == code
+    assert capsys.readouterr().err == "error: why\n"
+
+
+def test_a_bug_keeps_its_traceback_and_never_exits_like_a_failed_gate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    raising(monkeypatch, RuntimeError("broken"))
+    assert main(["fail"]) == 5
+    err = capsys.readouterr().err
+    assert "RuntimeError: broken" in err
+    assert err.endswith("this is a bug in clipguard or in what it runs on, not a verdict\n")
+
+
+def test_an_interrupt_and_an_end_from_outside_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    raising(monkeypatch, KeyboardInterrupt())
+    assert (main(["fail"]), capsys.readouterr().err) == (130, "interrupted\n")
+
+    def ended() -> typer.Typer:
+        signal.raise_signal(signal.SIGTERM)
+        return typer.Typer()
+
+    monkeypatch.setattr(app_module, "build", ended)
+    assert (main(["fail"]), capsys.readouterr().err) == (143, "terminated\n")
+
+
+def test_text_from_outside_cannot_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    model = tmp_path / "evil\x1b[2J\n##[error].pt"
+    model.write_text("text")
+    assert main(["scan", str(model), "-o", str(tmp_path / "out"), "-q"]) == 4
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert err.count("\n") == 1

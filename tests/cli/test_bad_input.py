@@ -1,0 +1,395 @@
+"""Exit code and one clear line for everything that can be wrong with what is given."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+import clipguard
+from clipguard.cli.app import main
+from clipguard.resources import shipped
+
+pytest_plugins = ["nano_models"]
+
+NO_RELEASE = ("--profile", "quick", "--purify", "never", "--export", "none")
+
+
+class Marker:
+    """Creates a file when it is unpickled: the most harmless code there is."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def saved(path: Path, content: object) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def policy(folder: Path, old: str, new: str) -> Path:
+    text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
+    assert old in text
+    return write(folder / "mine.yaml", text.replace(old, new))
+
+
+def picture(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((32, 32), 90).convert("RGB").save(path)
+    return path
+
+
+MODELS: dict[str, tuple[Callable[[Path, Path], object], int, str]] = {
+    "missing": (lambda folder, nano: folder / "missing.pt", 2, "no file or folder at"),
+    "empty file": (lambda folder, nano: write(folder / "a.pt", ""), 4, "the file is empty"),
+    "text": (lambda folder, nano: write(folder / "a.pt", "not a model\n" * 99), 4, "a text file"),
+    "truncated": (
+        lambda folder, nano: write(folder / "a.pt", nano.read_bytes()[:-1000]),
+        4,
+        "truncated or damaged archive",
+    ),
+    "code in a torch archive": (
+        lambda folder, nano: saved(folder / "a.pt", {"a": Marker(folder / "ran")}),
+        4,
+        "CG101",
+    ),
+    "code in a bare pickle": (
+        lambda folder, nano: write(folder / "a.pt", pickle.dumps(Marker(folder / "ran"))),
+        4,
+        "only be read by running it",
+    ),
+    "impossible shape": (
+        lambda folder, nano: saved(folder / "a.pt", {"a": torch.zeros(1).expand(10**12)}),
+        4,
+        "CG105",
+    ),
+    "not finite": (
+        lambda folder, nano: saved(folder / "a.pt", {"a": torch.tensor(float("nan"))}),
+        4,
+        "CG109",
+    ),
+    "no architecture fits": (
+        lambda folder, nano: saved(folder / "a.pt", {"a": torch.zeros(3)}),
+        2,
+        "architecture",
+    ),
+    "folder without weights": (
+        lambda folder, nano: write(folder / "model" / "notes.txt", "hello").parent,
+        2,
+        "expected one weights file",
+    ),
+}
+
+OPTIONS: dict[str, tuple[Callable[[Path], list[object]], str]] = {
+    "unknown architecture": (lambda folder: ["--arch", "nano-rm"], "did you mean nano-rn?"),
+    "architecture that does not fit": (lambda folder: ["--arch", "RN50"], "do not fit RN50"),
+    "missing probe folder": (
+        lambda folder: ["--probe-data", folder / "none"],
+        "no folder of probe images",
+    ),
+    "no images": (
+        lambda folder: ["--probe-data", write(folder / "probe" / "cat" / "a.txt", "x").parents[1]],
+        "no images in",
+    ),
+    "no readable image": (
+        lambda folder: [
+            *("--probe-data", write(folder / "p" / "cat" / "a.png", "x").parents[1]),
+            *("--classnames", write(folder / "names.txt", "cat\ndog\n")),
+        ],
+        "could be read",
+    ),
+    "one class": (
+        lambda folder: ["--probe-data", picture(folder / "p" / "cat" / "a.png").parents[1]],
+        "at least two classes",
+    ),
+    "empty class list": (
+        lambda folder: ["--classnames", write(folder / "names.txt", "\n \n")],
+        "no class names",
+    ),
+    "class list that is missing": (
+        lambda folder: ["--classnames", folder / "names.txt"],
+        "cannot read",
+    ),
+    "class list with control characters": (
+        lambda folder: ["--classnames", write(folder / "names.txt", "cat\nd\x1b[2Jog\n")],
+        "names.txt, line 2: control character",
+    ),
+    "template without a place for the name": (
+        lambda folder: ["--templates", write(folder / "templates.txt", "a photo\n")],
+        "expected exactly one {}",
+    ),
+    "output is a file": (lambda folder: ["-o", write(folder / "file", "x")], "cannot write to"),
+    "output inside a file": (
+        lambda folder: ["-o", write(folder / "file", "x") / "inside"],
+        "cannot write to",
+    ),
+    "policy name with a typo": (
+        lambda folder: ["--policy", "defualt"],
+        "no policy named 'defualt', did you mean 'default'",
+    ),
+    "policy file that is missing": (
+        lambda folder: ["--policy", folder / "none.yaml"],
+        "expected a policy file",
+    ),
+    "policy key with a typo": (
+        lambda folder: ["--policy", policy(folder, "max_score", "max_scrore")],
+        "did you mean 'max_score'",
+    ),
+    "unknown profile": (lambda folder: ["--profile", "fast"], "--profile"),
+    "unknown option": (lambda folder: ["--porbe-data", "x"], "--porbe-data"),
+    "budget of nothing": (lambda folder: ["--budget", "0"], "--budget"),
+    "unknown format": (lambda folder: ["-f", "sarfi"], "did you mean 'sarif'"),
+    "format without a path": (lambda folder: ["-f", "sarif="], "expected sarif=PATH"),
+    "no such GPU": (lambda folder: ["--device", "cuda:99"], "usable GPUs; use cpu"),
+    "unknown device": (lambda folder: ["--device", "tpu"], "no device named 'tpu'"),
+    "missing calibration": (
+        lambda folder: ["--calibration", folder / "band.json"],
+        "cannot read calibration",
+    ),
+    "calibration that is none": (
+        lambda folder: ["--calibration", write(folder / "band.json", '{"models": []}')],
+        "no calibration file",
+    ),
+}
+
+
+def refuses(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and the one line on stderr."""
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.count("\n") == 1, err
+    assert err.startswith("error: ")
+    return code, err
+
+
+def left_in(folder: Path) -> list[str]:
+    """Every file in `folder`, hidden ones too."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_bad_model_is_one_line_an_exit_code_and_no_file(
+    kind: str, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    make, code, says = MODELS[kind]
+    model = make(tmp_path, nano)
+    found, line = refuses(["scan", model, "-o", tmp_path / "out", "-q"], capsys)
+    assert (found, says in line) == (code, True), line
+    assert left_in(tmp_path / "out") == []
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_marker_would_have_been_seen(tmp_path: Path):
+    pickle.loads(pickle.dumps(Marker(tmp_path / "ran"))).close()
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_a_bad_option_is_one_line_exit_code_2_and_no_file(
+    kind: str, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    make, says = OPTIONS[kind]
+    out = tmp_path / "out"
+    found, line = refuses(["scan", nano, "-o", out, "-q", *make(tmp_path)], capsys)
+    assert (found, says in line) == (2, True), line
+    assert left_in(out) == []
+    assert not (tmp_path / "file").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty file", "code in a torch archive"])
+@pytest.mark.parametrize("command", ["purify", "export", "calibrate"])
+def test_every_command_that_loads_a_model_refuses_it_alike(
+    command: str, kind: str, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    make, code, says = MODELS[kind]
+    model, out = make(tmp_path, nano), tmp_path / "out"
+    quiet = [] if command == "export" else ["-q"]
+    found, line = refuses([command, model, "-o", out, *quiet], capsys)
+    assert (found, says in line) == (code, True), line
+    assert not out.is_file()
+    assert left_in(out) == []
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["lab", "plant", "badnet"], "did you mean 'badnets'"),
+        (["lab", "plant", "badnets", "--target", "banan"], "did you mean 'banana'"),
+        (["lab", "plant", "badnets", "--base", "nano-rm"], "did you mean 'nano-rn'"),
+        (["lab", "plant", "badnets", "--set", "plaec=random"], "did you mean 'place'"),
+        (["lab", "plant", "badnets", "--set", "place=left"], "places corner, random"),
+        (["lab", "plant", "badnets", "--set", "place"], "expected --set KEY=VALUE"),
+        (["lab", "plant", "none", "--twin", "t"], "has no twin"),
+        (["demo", "--attack", "badnet"], "did you mean 'badnets'"),
+        (["demo", "--target", "banan"], "did you mean 'banana'"),
+    ],
+)
+def test_a_bad_order_for_the_lab_is_told_before_anything_is_trained(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    found, line = refuses([*arguments, "-o", out, "-q"], capsys)
+    assert (found, says in line) == (2, True), line
+    assert left_in(out) == []
+
+
+@pytest.mark.usefixtures("tiny")
+def test_of_several_models_the_worst_code_wins_and_each_has_its_own_folder(
+    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    text = write(tmp_path / "notes.pt", "text")
+    out = tmp_path / "out"
+    command = ["scan", str(text), str(nano), "-o", str(out), "-q", *NO_RELEASE]
+    assert main(command) == 4
+    shown = capsys.readouterr()
+    assert shown.err.count("\n") == 1
+    assert shown.err.startswith("error: notes.pt: ")
+    assert shown.out.startswith("Cannot tell: nano.pt (exit code 3")
+    assert left_in(out / "notes.pt") == []
+    assert {"audit.json", "report.html"} <= set(left_in(out / "nano.pt"))
+
+
+def test_one_file_for_the_reports_of_several_models_is_refused(
+    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    command = ["scan", nano, nano, "-o", tmp_path / "out", "-f", f"html={tmp_path / 'one.html'}"]
+    code, line = refuses(command, capsys)
+    assert (code, "several models would overwrite it" in line) == (2, True)
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_corrupt_image_among_many_is_skipped_and_counted(nano: Path, tmp_path: Path):
+    for name in ("cat", "dog"):
+        for i in range(36):
+            picture(tmp_path / "probe" / name / f"{i}.png")
+    write(tmp_path / "probe" / "cat" / "broken.png", b"\x89PNG\r\n\x1a\nnothing")
+    command = ["scan", str(nano), "-o", str(tmp_path / "out"), "-q", *NO_RELEASE]
+    assert main([*command, "--probe-data", str(tmp_path / "probe")]) == 3
+    probe = json.loads((tmp_path / "out" / "audit.json").read_text())["probe"]
+    assert probe["skipped"] == 1
+    assert probe["optimise"] + probe["select"] + probe["measure"] == 72
+    assert "skipped 1 images that could not be read" in probe["warnings"]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "skipped 1 images that could not be read" in page
+
+
+@pytest.mark.usefixtures("tiny")
+def test_duplicate_class_names_are_merged_with_a_warning(
+    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    names = write(tmp_path / "names.txt", "banana\napple\nbanana\n")
+    command = ["scan", str(nano), "-o", str(tmp_path / "out"), *NO_RELEASE]
+    assert main([*command, "--classnames", str(names)]) == 3
+    probe = json.loads((tmp_path / "out" / "audit.json").read_text())["probe"]
+    assert probe["classes"] == 2
+    assert probe["warnings"] == ["merged 1 duplicate class names: 'banana'"]
+    assert "merged 1 duplicate class names" in capsys.readouterr().out
+
+
+def test_too_few_images_are_inconclusive_and_say_what_was_not_tested(
+    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name in ("cat", "dog"):
+        for i in range(6):
+            picture(tmp_path / "probe" / name / f"{i}.png")
+    command = ["scan", str(nano), "-o", str(tmp_path / "out"), *NO_RELEASE]
+    assert main([*command, "--probe-data", str(tmp_path / "probe")]) == 3
+    record = json.loads((tmp_path / "out" / "audit.json").read_text())
+    (untested,) = record["coverage"]["not_tested"]
+    assert untested["what"] == "every trigger family"
+    assert "at least 20 are needed" in untested["why"]
+    assert (record["complete"], record["detectors"]) == (True, [])
+    assert "at least 20 are needed" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_spent_budget_is_inconclusive_and_says_what_was_not_tested(
+    nano: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    ticks = itertools.count(0, 0.2)
+    clock = SimpleNamespace(monotonic=lambda: next(ticks))
+    monkeypatch.setattr("clipguard.watch.time", clock)
+    out = tmp_path / "out"
+    assert main(["scan", str(nano), "-o", str(out), "--budget", "1"]) == 3
+    record = json.loads((out / "audit.json").read_text())
+    assert "the budget of 1 s ran out" in record["coverage"]["not_tested"][0]["why"]
+    assert record["errors"][0]["exit_code"] == 3
+    assert record["gate"]["decision"] == "inconclusive"
+    assert "ran out" in capsys.readouterr().out
+    assert left_in(out) == ["audit.json", "report.html"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_provider_that_is_not_there_is_an_export_failure(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    out = tmp_path / "out"
+    command = ["scan", str(nano), "-o", str(out), "-q", "--purify", "always"]
+    assert main([*command, "--require-ep", "cuda", "--profile", "quick"]) == 6
+    record = json.loads((out / "audit.json").read_text())
+    assert [error["stage"] for error in record["errors"]] == ["export"]
+    assert record["gate"]["outcomes"] == [6, 3]
+    assert not list(out.glob("*.onnx*"))
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_an_interrupted_scan_leaves_one_file_that_says_so(
+    number: int, code: int, word: str, nano: Path, tmp_path: Path
+):
+    out = tmp_path / "out"
+    write(out / "report.html", "of an earlier scan")
+    command = [sys.executable, "-m", "clipguard", "scan", str(nano), "-o", str(out)]
+    running = subprocess.Popen(
+        [*command, "--profile", "thorough"],
+        env={**os.environ, "PYTHONPATH": str(Path(clipguard.__file__).parents[1])},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stderr is not None
+    for line in running.stderr:
+        if line.startswith("detect"):
+            break
+    time.sleep(0.5)
+    running.send_signal(number)
+    shown, told = running.communicate(timeout=60)
+    assert (running.returncode, shown) == (code, "")
+    assert told.splitlines()[-1] == word
+    assert "Traceback" not in told
+    assert left_in(out) == ["audit.json"]
+    record = json.loads((out / "audit.json").read_text())
+    assert record["complete"] is False
+    assert record["checkpoint"]["name"] == "nano.pt"
+    assert record["gate"]["decision"] == "inconclusive"

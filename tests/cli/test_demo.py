@@ -1,0 +1,42 @@
+"""`clipguard demo`: plants, scans both models, and is honest about what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clipguard.cli.app import main
+from clipguard.schema import read_record
+
+pytest_plugins = ["nano_models"]
+
+
+@pytest.mark.usefixtures("tiny", "tiny_recipe")
+def test_both_models_are_scanned_and_a_demo_that_shows_nothing_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["demo", "-o", str(tmp_path), "--target", "hammer", "--quiet"]) == 5
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0].startswith("poisoned   INCONCLUSIVE  target ")
+    assert lines[2].startswith("clean twin INCONCLUSIVE  target ")
+    assert "the backdoor did not take (ASR under 90 %); try another --seed" in err
+    assert "expected the poisoned model to fail and its clean twin to pass" in err
+    for line, name in ((lines[1], "poisoned"), (lines[3], "clean-twin")):
+        report = tmp_path / name / "report"
+        assert line.strip() == str(report / "report.html")
+        assert (report / "report.html").is_file()
+        assert read_record(report / "audit.json").complete
+        assert (tmp_path / name / "victim.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_poisoned_model_fails_and_its_clean_twin_passes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["demo", "-o", str(tmp_path), "--quiet"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("poisoned   FAIL  target 'banana'")
+    assert "purified: ASR" in lines[0]
+    assert lines[2].startswith("clean twin PASS")

@@ -1,0 +1,94 @@
+"""`clipguard export`: the classifier alone, and what `predict` makes of the result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from clipguard.artwork import compose, load_artwork
+from clipguard.cli.app import main
+from clipguard.pixels import to_bytes
+
+pytest_plugins = ["nano_models"]
+
+
+def photo(path: Path, name: str) -> Path:
+    """One scene of the drawing `name`."""
+    artwork = load_artwork()
+    sprite = artwork.sprites[0, artwork.concepts([name])]
+    image = compose(sprite, side=64, generator=torch.Generator().manual_seed(0))[0]
+    Image.fromarray(to_bytes(image).permute(1, 2, 0).numpy(), "RGB").save(path)
+    return path
+
+
+def test_a_checkpoint_becomes_a_classifier_that_predict_reads(
+    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    onnx = tmp_path / "new" / "model.onnx"
+    onnx.parent.mkdir()
+    assert main(["export", str(nano), "-o", str(onnx), "--require-ep", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{onnx}: opset ")
+    assert "CPUExecutionProvider" in out
+    assert "not a verdict" in err
+    image = photo(tmp_path / "image.png", "hammer")
+    assert main(["predict", str(onnx), str(image), "--json", "--top", "1"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["head"] == "zero-shot"
+    assert document["images"][0]["top"][0]["class"] == "hammer"
+
+
+def test_the_purified_classifier_of_a_scan_is_used_in_one_line(
+    scanned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    image = photo(tmp_path / "image.png", "hammer")
+    assert main(["predict", str(scanned / "purified.onnx"), str(image), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["head"] == "purified"
+    assert len(document["images"][0]["top"]) == 5
+
+
+def test_a_purified_head_gives_the_file_that_the_scan_gave(
+    nano: Path, scanned: Path, tmp_path: Path
+):
+    onnx = tmp_path / "purified.onnx"
+    head = scanned / "head.safetensors"
+    assert main(["export", str(nano), "-o", str(onnx), "--head", str(head)]) == 0
+    assert onnx.read_bytes() == (scanned / "purified.onnx").read_bytes()
+
+
+def test_a_head_of_another_checkpoint_is_refused_and_nothing_is_written(
+    clean_models: list[Path], scanned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    command = ["export", str(clean_models[1]), "-o", str(tmp_path / "model.onnx")]
+    assert main([*command, "--head", str(scanned / "head.safetensors")]) == 2
+    assert "was tuned on another checkpoint" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "says"),
+    [
+        (lambda head, to: None, 2, "no file or folder at"),
+        (lambda head, to: to.write_text("text"), 4, "a text file"),
+        (lambda head, to: save_file(load_file(head), to), 4, "not a purified head"),
+        (lambda head, to: shutil.copy(head.with_name("triggers") / "1.safetensors", to), 4, "head"),
+    ],
+    ids=["missing", "text", "without metadata", "a trigger"],
+)
+def test_a_bad_head_is_refused(
+    make, code: int, says: str, nano: Path, scanned: Path, tmp_path: Path, capsys
+):
+    make(scanned / "head.safetensors", tmp_path / "head.safetensors")
+    command = ["export", str(nano), "-o", str(tmp_path / "model.onnx")]
+    assert main([*command, "--head", str(tmp_path / "head.safetensors")]) == code
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "model.onnx").exists()

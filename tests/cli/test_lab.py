@@ -1,0 +1,108 @@
+"""`clipguard lab plant`: what it writes, and that a scan cannot see the truth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clipguard.checkpoint import load_checkpoint
+from clipguard.cli.app import main
+from clipguard.lab.plant import trigger_of
+
+pytest_plugins = ["nano_models"]
+
+pytestmark = pytest.mark.usefixtures("tiny_recipe")
+
+
+def truth_in(folder: Path) -> dict[str, object]:
+    loaded: dict[str, object] = json.loads((folder / "victim.json").read_text(encoding="utf-8"))
+    return loaded
+
+
+def test_a_clean_fine_tune_is_an_open_clip_checkpoint_with_its_truth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["lab", "plant", "none", "--seed", "3", "-o", str(tmp_path), "-q"]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.pt", "victim.json"]
+    record = load_checkpoint(tmp_path / "model.pt").record
+    assert (record.architecture, record.container) == ("nano-rn", "open_clip checkpoint (zip)")
+    truth = truth_in(tmp_path)
+    assert (truth["attack"], truth["target"], truth["seed"]) == ("none", None, 3)
+    assert truth["model_sha256"] == record.sha256
+    assert truth["planted"] is True
+    assert truth["command"] == ("clipguard lab plant none --base nano-rn --target banana --seed 3")
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"none -> -: {tmp_path / 'model.pt'}\n  seen ")
+    assert shown.err == ""
+
+
+def test_a_setting_reaches_the_attack(victim: Path):
+    truth = truth_in(victim)
+    assert truth["settings"] == {"place": "random"}
+    assert (truth["target"], truth["planted"]) == ("hammer", False)
+    trigger = trigger_of(victim)
+    assert trigger is not None
+    images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    changed = (trigger.apply(images) != images).any(dim=1).flatten(1)
+    assert len({row.nonzero()[0].item() for row in changed}) > 1  # not one corner for all
+    (patch,) = load_file(victim / "trigger.safetensors").values()
+    assert torch.equal(patch, trigger.tensors["patch"])
+    assert (victim / "preview-1.png").is_file()
+
+
+def test_nothing_but_the_weights_tells_a_victim_from_its_twin(victim: Path):
+    twin = victim.parent / "twin"
+    entries = [torch.load(folder / "model.pt", weights_only=True) for folder in (victim, twin)]
+    for entry in entries:
+        assert (entry["epoch"], entry["name"], entry["optimizer"]) == (1, "clipguard-lab", {})
+    assert entries[0]["state_dict"].keys() == entries[1]["state_dict"].keys()
+    assert (victim / "model.pt").stat().st_size == (twin / "model.pt").stat().st_size
+    assert (truth_in(twin)["attack"], truth_in(twin)["recipe"]) == (
+        "none",
+        truth_in(victim)["recipe"],
+    )
+    digests = [hashlib.sha256((f / "model.pt").read_bytes()).hexdigest() for f in (victim, twin)]
+    assert digests == [truth_in(victim)["model_sha256"], truth_in(twin)["model_sha256"]]
+    assert digests[0] != digests[1]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_scan_does_not_look_at_the_truth(victim: Path, tmp_path: Path):
+    bare, records = tmp_path / "bare", []
+    bare.mkdir()
+    shutil.copy(victim / "model.pt", bare)
+    for folder in (victim, bare):
+        out = tmp_path / f"report-{folder.name}"
+        command = ["scan", str(folder / "model.pt"), "-o", str(out), "-q"]
+        main([*command, "--purify", "never", "--export", "none"])
+        record = json.loads((out / "audit.json").read_text())
+        del record["times"]
+        records.append(record)
+    assert records[0] == records[1]
+
+
+def test_the_command_in_the_truth_makes_the_same_model_again_and_says_that_it_is_weak(
+    victim: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    again = tmp_path / "again"
+    command = str(truth_in(victim)["command"]).split()[1:]
+    assert main([*command, "-o", str(again), "-q"]) == 0
+    assert "weak: no recipe reached ASR >= 90 %" in capsys.readouterr().err
+    first, second = (
+        torch.load(folder / "model.pt", weights_only=True)["state_dict"]
+        for folder in (victim, again)
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_folder_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").write_text("mine")
+    assert main(["lab", "plant", "none", "-o", str(tmp_path / "file"), "-q"]) == 2
+    assert "cannot write to" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"

@@ -1,0 +1,170 @@
+"""`clipguard scan`, end to end on the bundled model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from clipguard.cli.app import main
+from clipguard.record import AuditRecord
+from clipguard.schema import read_record
+
+pytest_plugins = ["nano_models"]
+
+BRIEF = ("--purify", "never", "--export", "none")
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Everything in a report folder but the two files that hold times."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("audit.json", "report.html")
+    }
+
+
+def timeless(folder: Path) -> str:
+    record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    assert record.pop("times")["seconds"]
+    return json.dumps(record)
+
+
+def named_in(record: AuditRecord) -> set[str]:
+    """Every file that a record speaks of."""
+    triggers = [c.trigger for d in record.detectors for c in d.candidates]
+    names = [name for t in triggers for name in (t.file, t.picture)]
+    names += [name for t in triggers for e in t.examples for name in (e.clean, e.triggered)]
+    names += [
+        record.purification and record.purification.head,
+        record.export and record.export.file,
+    ]
+    return {name for name in names if name}
+
+
+def test_the_report_folder_holds_what_the_record_names_and_nothing_else(scanned: Path):
+    record = read_record(scanned / "audit.json")
+    assert record.complete
+    assert {"head.safetensors", "purified.onnx", "triggers/1.png"} < named_in(record)
+    assert set(files_in(scanned)) == named_in(record)
+    page = (scanned / "report.html").read_text(encoding="utf-8")
+    assert record.checkpoint is not None
+    assert record.checkpoint.sha256 in page
+
+
+def test_the_record_names_nothing_of_this_machine(scanned: Path, nano: Path):
+    text = (scanned / "audit.json").read_text(encoding="utf-8")
+    assert str(nano.parent) not in text
+    assert str(scanned) not in text
+    command = json.loads(text)["command"]
+    assert command == (
+        "clipguard scan nano.pt --profile standard --seed 0 --policy default --purify always"
+    )
+
+
+@pytest.mark.usefixtures("tiny")
+def test_one_seed_gives_the_same_bytes_apart_from_times(scanned: Path, nano: Path, tmp_path: Path):
+    assert main(["scan", str(nano), "-o", str(tmp_path), "--purify", "always", "--quiet"]) == 3
+    assert timeless(tmp_path) == timeless(scanned)
+    assert files_in(tmp_path) == files_in(scanned)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_another_seed_draws_other_searches(scanned: Path, nano: Path, tmp_path: Path):
+    assert main(["scan", str(nano), "-o", str(tmp_path), *BRIEF, "--seed", "1", "-q"]) == 3
+    first = files_in(scanned)["triggers/1.safetensors"]
+    assert files_in(tmp_path)["triggers/1.safetensors"] != first
+
+
+@pytest.mark.usefixtures("tiny")
+def test_quiet_prints_one_line(nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["scan", str(nano), "-o", str(tmp_path), *BRIEF, "--quiet"]) == 3
+    out, err = capsys.readouterr()
+    assert (out, err) == ("Cannot tell: nano.pt (exit code 3, policy default)\n", "")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_formats_go_where_they_are_told_and_stdout_holds_nothing_else(
+    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out, sarif = tmp_path / "out", tmp_path / "elsewhere" / "findings.sarif"
+    formats = ["-f", f"sarif={sarif}", "-f", "markdown=-", "-f", "text"]
+    assert main(["scan", str(nano), "-o", str(out), *BRIEF, *formats]) == 3
+    shown = capsys.readouterr()
+    assert json.loads(sarif.read_text(encoding="utf-8"))["version"] == "2.1.0"
+    assert shown.out.startswith("## ")
+    assert (out / "report.txt").read_text(encoding="utf-8").startswith("Cannot tell: nano.pt")
+    assert not (out / "report.sarif").exists()
+    assert "detect ..." in shown.err
+    assert shown.err.endswith(f"report: {out / 'report.html'}\n")
+
+
+@pytest.mark.parametrize("policy", ["default", "strict", "research"])
+def test_gate_decides_from_the_record_as_scan_did_and_without_a_null_band_nothing_passes(
+    policy: str, scanned: Path, capsys: pytest.CaptureFixture[str]
+):
+    record = read_record(scanned / "audit.json")
+    assert record.calibration.kind == "none"
+    assert "clipguard calibrate" in record.calibration.reason
+    code = main(["gate", str(scanned / "audit.json"), "--policy", policy])
+    shown = capsys.readouterr().out
+    assert code != 0
+    if policy == "default":
+        assert record.gate is not None
+        assert code == record.gate.exit_code == 3
+        assert "clipguard calibrate" in " ".join(shown.split())
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_scan_replaces_the_files_of_an_earlier_one_and_leaves_others_alone(
+    scanned: Path, nano: Path, tmp_path: Path
+):
+    out = tmp_path / "out"
+    shutil.copytree(scanned, out)
+    (out / "notes.txt").write_text("mine")
+    assert main(["scan", str(nano), "-o", str(out), *BRIEF, "--quiet"]) == 3
+    record = read_record(out / "audit.json")
+    assert set(files_in(out)) == named_in(record) | {"notes.txt"}
+    assert not (out / "purified.onnx").exists()
+
+
+def test_models_of_one_name_get_folders_of_their_own(tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.pt").write_text("text")
+    models = [str(tmp_path / name / "model.pt") for name in ("a", "b")]
+    assert main(["scan", *models, "-o", str(tmp_path / "out"), "--quiet"]) == 4
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["1-model.pt", "2-model.pt"]
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A badnets victim and its clean twin."""
+    folder = tmp_path_factory.mktemp("planted")
+    command = ["lab", "plant", "badnets", "--target", "hammer", "--seed", "5", "-q"]
+    assert main([*command, "-o", str(folder / "victim"), "--twin", str(folder / "twin")]) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_a_planted_backdoor_fails_and_its_target_is_named(planted: Path, tmp_path: Path):
+    truth = json.loads((planted / "victim" / "victim.json").read_text())
+    assert truth["planted"]
+    assert main(["scan", str(planted / "victim" / "model.pt"), "-o", str(tmp_path), "-q"]) == 1
+    record = read_record(tmp_path / "audit.json")
+    assert record.detectors[0].target == "hammer"
+    assert record.purification is not None
+    assert record.purification.after.asr.value < record.purification.before.asr.value
+    assert record.export is not None
+    assert (record.export.file, record.export.head) == ("purified.onnx", "purified")
+
+
+@pytest.mark.slow
+def test_the_clean_twin_passes_and_is_exported_as_it_is(planted: Path, tmp_path: Path):
+    assert main(["scan", str(planted / "twin" / "model.pt"), "-o", str(tmp_path), "-q"]) == 0
+    record = read_record(tmp_path / "audit.json")
+    assert record.purification is None
+    assert record.export is not None
+    assert (record.export.file, record.export.head) == ("model.onnx", "zero-shot")

@@ -1,0 +1,129 @@
+"""Fixtures over the bundled nano model: `pytest_plugins = ["nano_models"]` in a test file.
+
+Searches of a few steps prove nothing about a model, and everything about the way of the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipguard import audit, profiles
+from clipguard.calibration import Band, Calibration, CleanModel
+from clipguard.cli.app import main
+from clipguard.lab import plant
+from clipguard.lab.finetune import Recipe
+from clipguard.nano import load_state
+from clipguard.probe import Scenes
+
+FAMILIES = {"patch": {}, "additive": {}}
+SEARCH = {"steps": 2, "batch": 4}
+ENOUGH = {"steps": 20, "batch": 2, "tolerance": 99.0}  # the fewest steps that may count as settled
+TINY = profiles.Profile(
+    scenes=Scenes(optimise=1, select=1, measure=1),
+    detector={
+        "families": FAMILIES,
+        "collapse": {"steps": 2, "batch": 4, "restarts": 1},
+        "screen": {"steps": 1, "images": 1},
+        "targeted": SEARCH,
+        "candidates": 1,
+    },
+    repair=profiles.RepairSettings(
+        settings={"steps": 4, "images": 20}, restarts=1, families=FAMILIES, targeted=SEARCH
+    ),
+)
+
+SETTLED = replace(TINY, detector={**TINY.detector, "targeted": ENOUGH})
+
+
+def save_checkpoint(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    """Write `state` the way open_clip's training does."""
+    torch.save({"epoch": 1, "name": "x", "state_dict": state, "optimizer": {}}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of the bundled model."""
+    return save_checkpoint(tmp_path_factory.mktemp("nano") / "nano.pt", load_state("nano-rn"))
+
+
+@pytest.fixture(scope="session")
+def clean_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Five different models, as many as a null band needs at least."""
+    folder, state = tmp_path_factory.mktemp("clean"), load_state("nano-rn")
+    scale = state["logit_scale"]
+    return [
+        save_checkpoint(folder / f"clean-{i}.pt", {**state, "logit_scale": scale - 0.01 * i})
+        for i in range(5)
+    ]
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every profile takes seconds."""
+    for name in profiles.PROFILES:
+        monkeypatch.setitem(profiles.PROFILES, name, TINY)
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every profile takes seconds, and its searches count as finished."""
+    for name in profiles.PROFILES:
+        monkeypatch.setitem(profiles.PROFILES, name, SETTLED)
+
+
+@pytest.fixture
+def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planting takes seconds and does not succeed."""
+    _plant_hardly(monkeypatch)
+
+
+def _plant_hardly(patch: pytest.MonkeyPatch) -> None:
+    everything = plant.lab_images
+    patch.setattr(plant, "RECIPES", (Recipe(steps=1, learning_rate=1e-5, batch=8),))
+    patch.setattr(plant, "lab_images", lambda **given: everything(**{**given, "scenes": 1}))
+
+
+@pytest.fixture(scope="session")
+def victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A patch at random places, hardly planted; its twin is beside it. Do not write into it."""
+    folder = tmp_path_factory.mktemp("lab")
+    command = ["lab", "plant", "badnets", "--set", "place=random", "--target", "hammer", "-q"]
+    with pytest.MonkeyPatch.context() as patch:
+        _plant_hardly(patch)
+        assert main([*command, "-o", str(folder / "victim"), "--twin", str(folder / "twin")]) == 0
+    return folder / "victim"
+
+
+@pytest.fixture
+def null_band(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Call it to give every scan a null band of 30 models around a level of the statistic."""
+
+    def ship(level: float) -> None:
+        rows = [dict.fromkeys(FAMILIES, level + 0.01 * i) for i in range(30)]
+        models = tuple(
+            CleanModel(name=f"clean-{i}", sha256=f"{i:064x}", statistics=row)
+            for i, row in enumerate(rows)
+        )
+
+        def shipped(key: str) -> Band:
+            return Band(Calibration(key=key, command="", models=models), "0" * 64)
+
+        monkeypatch.setattr(audit, "shipped_calibration", shipped)
+
+    return ship
+
+
+@pytest.fixture(scope="session")
+def scanned(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of one tiny scan with purification and export; read it, do not write into it."""
+    out = tmp_path_factory.mktemp("scanned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(profiles.PROFILES, "standard", TINY)
+        assert main(["scan", str(nano), "-o", str(out), "--purify", "always", "--quiet"]) == 3
+    return out

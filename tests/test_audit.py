@@ -1,0 +1,205 @@
+"""The way of a scan as a library: what the null band decides, and what is released then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipguard import audit as audit_module
+from clipguard.audit import audit
+from clipguard.errors import (
+    ClipguardError,
+    ExportError,
+    InconclusiveError,
+    RefusedError,
+    UsageError,
+)
+from clipguard.exporters.onnx import OnnxExporter
+from clipguard.options import Options
+from clipguard.policy import Policy, load_policy
+from clipguard.purifiers.cbpt import Cbpt
+from clipguard.record import AuditRecord, Decision, Outcome
+from clipguard.resources import shipped
+from clipguard.schema import read_record
+
+pytest_plugins = ["nano_models"]
+
+ABOVE, BELOW = 9.0, -30.0  # levels of a null band that every search stays under, or is far over
+
+
+def quiet(stage: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+def policy(folder: Path, **changes: str) -> Policy:
+    """The default policy for 100 images, with other values for some keys."""
+    text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    for key, value in {"min_measure_images": "100", **changes}.items():
+        (row,) = [i for i, line in enumerate(lines) if line.strip().startswith(f"{key}:")]
+        lines[row] = f"{lines[row].partition(':')[0]}: {value}"
+    path = folder / "mine.yaml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return load_policy(path)
+
+
+def scan(nano: Path, folder: Path, **options: Any) -> AuditRecord:
+    limits = options.pop("policy", None) or policy(folder)
+    return audit(nano, Options(policy=limits, **options), folder / "out", progress=quiet)
+
+
+def decision(record: AuditRecord) -> Decision:
+    assert record.gate is not None
+    return record.gate.decision
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_model_inside_the_null_band_passes_and_is_exported_as_it_is(
+    nano: Path, null_band: Callable[[float], None], tmp_path: Path
+):
+    null_band(ABOVE)
+    record = scan(nano, tmp_path)
+    assert record.gate is not None
+    assert (record.gate.decision, record.gate.exit_code) == (Decision.PASS, 0), record.gate.reasons
+    assert record.detectors[0].outcome is Outcome.NO_EVIDENCE
+    assert record.purification is None
+    assert record.export is not None
+    assert (record.export.file, record.export.head) == ("model.onnx", "zero-shot")
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"audit.json", "model.onnx", "triggers"}
+    assert read_record(tmp_path / "out" / "audit.json") == record
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_search_that_did_not_settle_is_not_a_pass(
+    nano: Path, null_band: Callable[[float], None], tmp_path: Path
+):
+    null_band(ABOVE)
+    record = scan(nano, tmp_path, export="none")
+    assert record.detectors[0].outcome is Outcome.INCONCLUSIVE
+    assert decision(record) is Decision.INCONCLUSIVE
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_quick_scan_never_passes(nano: Path, null_band: Callable[[float], None], tmp_path: Path):
+    null_band(ABOVE)
+    record = scan(
+        nano, tmp_path, profile="quick", export="none", policy=policy(tmp_path, min_profile="quick")
+    )
+    assert record.detectors[0].outcome is Outcome.NO_EVIDENCE
+    assert decision(record) is Decision.INCONCLUSIVE
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_model_far_outside_fails_even_though_it_is_purified(
+    nano: Path, null_band: Callable[[float], None], tmp_path: Path
+):
+    null_band(BELOW)
+    record = scan(nano, tmp_path)
+    assert record.gate is not None
+    assert (record.gate.decision, record.gate.exit_code) == (Decision.FAIL, 1)
+    assert record.detectors[0].outcome is Outcome.BACKDOORED
+    assert record.purification is not None
+    assert record.export is not None
+    assert (record.export.file, record.export.head) == ("purified.onnx", "purified")
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"audit.json", "purified.onnx", "head.safetensors", "triggers"}
+
+
+@pytest.mark.usefixtures("tiny")
+def test_never_means_never(nano: Path, null_band: Callable[[float], None], tmp_path: Path):
+    null_band(BELOW)
+    record = scan(nano, tmp_path, purify="never")
+    assert decision(record) is Decision.FAIL
+    assert (record.purification, record.export) == (None, None)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_without_a_null_band_nothing_is_released(nano: Path, tmp_path: Path):
+    record = scan(nano, tmp_path)
+    assert decision(record) is Decision.INCONCLUSIVE
+    assert record.export is None
+    assert not list((tmp_path / "out").glob("*.onnx"))
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("where", "method", "error"),
+    [
+        ("export", (OnnxExporter, "export"), ExportError("why")),
+        ("purify", (Cbpt, "purify"), InconclusiveError("why")),
+    ],
+)
+def test_a_stage_that_fails_is_told_and_does_not_hide_the_finding(
+    where: str,
+    method: tuple[type, str],
+    error: ClipguardError,
+    nano: Path,
+    null_band: Callable[[float], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*method, fail)
+    null_band(BELOW)
+    record = scan(nano, tmp_path)
+    assert record.gate is not None
+    assert record.gate.exit_code == 1
+    assert [(row.stage, row.message) for row in record.errors] == [(where, "why")]
+    assert error.exit_code in record.gate.outcomes
+    assert read_record(tmp_path / "out" / "audit.json").detectors
+
+
+@pytest.mark.usefixtures("tiny")
+def test_an_interrupt_keeps_what_was_found_in_one_file(
+    nano: Path,
+    null_band: Callable[[float], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Cbpt, "purify", stop)
+    null_band(BELOW)
+    with pytest.raises(KeyboardInterrupt):
+        scan(nano, tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["audit.json"]
+    record = read_record(tmp_path / "out" / "audit.json")
+    assert not record.complete
+    assert decision(record) is Decision.FAIL  # the finding stands, whatever else is missing
+    assert "detect" in record.times.seconds
+
+
+def test_a_calibration_for_other_scans_is_refused(nano: Path, tmp_path: Path):
+    rows = ", ".join(
+        f'{{"name": "{i}", "sha256": "{i}", "statistics": {{"patch": 0.0}}}}' for i in range(5)
+    )
+    band = tmp_path / "band.json"
+    band.write_text(f'{{"key": "RN50/standard/0", "command": "", "models": [{rows}]}}')
+    with pytest.raises(UsageError, match="the calibration is for RN50/standard/0, this scan is"):
+        scan(nano, tmp_path, calibration=band)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_refused_file_leaves_no_temporary_folder(tmp_path: Path):
+    (tmp_path / "model.pt").write_text("text")
+    with pytest.raises(RefusedError, match="a text file"):
+        scan(tmp_path / "model.pt", tmp_path)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_least_number_of_images_is_what_the_message_says(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(audit_module, "MIN_MEASURE", 5000)
+    record = scan(nano, tmp_path)
+    assert decision(record) is Decision.INCONCLUSIVE
+    (untested,) = record.coverage.not_tested
+    assert "at least 5000 are needed" in untested.why
+    assert not record.detectors

@@ -1,0 +1,129 @@
+"""Every `clipguard` command line that the documentation shows is one that clipguard understands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.core import TyperGroup
+
+from clipguard.cli.app import build
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")})
+BLOCK = re.compile(r"^```(?:console|bash|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OPERATORS = set("();<>|&")
+ASSIGNMENT = re.compile(r"\w+=")
+
+
+def command_lines(markdown: str) -> list[list[str]]:
+    """The words after `clipguard` of every call in the shell blocks of `markdown`."""
+    found = []
+    for block in BLOCK.findall(markdown):
+        lines = block.replace("\\\n", " ").splitlines()
+        prompted = [line[2:] for line in lines if line.startswith("$ ")]
+        for line in prompted or lines:  # beside prompts, the other lines are output
+            found += [call for part in _parts(line) if (call := _call(part)) is not None]
+    return found
+
+
+def _parts(line: str) -> list[list[str]]:
+    """The words of a line, cut at shell operators."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.commenters, lexer.whitespace_split = "#", True
+    parts: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= OPERATORS:
+            parts.append([])
+        else:
+            parts[-1].append(word)
+    return parts
+
+
+def _call(words: list[str]) -> list[str] | None:
+    """What `words` give to clipguard, if that is the program they call."""
+    program = list(dropwhile(ASSIGNMENT.match, words))
+    if program[:1] == ["time"]:
+        program = program[1:]
+    if program[1:2] == ["-m"]:
+        program = program[2:]
+    if not program or program[0].rpartition("/")[2] != "clipguard":
+        return None
+    return program[1:]
+
+
+def parse(words: list[str], command: Any = None, path: str = "clipguard") -> str:
+    """The path of the command that `words` call; click's own error if they do not parse."""
+    command = command or typer.main.get_command(build())
+    if isinstance(command, TyperGroup) and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"no command {path} {words[0]}"
+        return parse(words[1:], command.commands[words[0]], f"{path} {words[0]}")
+    command.make_context(path, list(words))
+    return path
+
+
+SAMPLE = """
+```console
+$ clipguard scan model.pt \\
+    --profile quick  # as a shell would
+clipguard's output
+```
+```bash
+# clipguard, it's here
+make demo && .venv/bin/clipguard doctor --json > out.json
+pip install clipguard
+X=1 python -m clipguard lab plant badnets --set place=random -o v | tee log
+```
+```python
+clipguard = 1
+```
+"""
+
+
+def test_calls_are_found_as_a_shell_would_find_them():
+    assert command_lines(SAMPLE) == [
+        ["scan", "model.pt", "--profile", "quick"],
+        ["doctor", "--json"],
+        ["lab", "plant", "badnets", "--set", "place=random", "-o", "v"],
+    ]
+    assert [parse(words) for words in command_lines(SAMPLE)] == [
+        "clipguard scan",
+        "clipguard doctor",
+        "clipguard lab plant",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["scan", "model.pt", "--no-such-option"],
+        ["scan", "model.pt", "--profile", "fast"],
+        ["scan"],
+        ["lab", "sow"],
+        ["scna", "model.pt"],
+    ],
+)
+def test_a_call_that_clipguard_would_refuse_is_noticed(words: list[str]):
+    with pytest.raises((AssertionError, typer.BadParameter.__mro__[2])):
+        parse(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_call_on_the_page_parses(page: Path):
+    for words in command_lines(page.read_text(encoding="utf-8")):
+        try:
+            parse(words)
+        except typer.BadParameter.__mro__[2] as error:
+            pytest.fail(f"clipguard {shlex.join(words)}: {error}")
+        except typer.Exit:
+            continue
+
+
+def test_the_readme_shows_the_main_commands():
+    shown = {words[0] for words in command_lines((ROOT / "README.md").read_text("utf-8")) if words}
+    assert {"scan", "predict", "lab", "gate", "demo"} <= shown

@@ -1,0 +1,158 @@
+"""Purification as a workflow, on a closed-form CLIP whose backdoor is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from fakes import NAMES, StripesClip, hum, stripes_probe
+
+from clipguard import repair as repair_module
+from clipguard.methods import INVERTERS, PURIFIERS
+from clipguard.profiles import RepairSettings
+from clipguard.record import (
+    Candidate,
+    DetectorRecord,
+    FamilyRecord,
+    Outcome,
+    PurificationRecord,
+    Rate,
+    TriggerRecord,
+)
+from clipguard.repair import repair
+from clipguard.types import Finding, PurifiedHead, Trigger
+
+PLANTED, OTHER = 3, 5
+SETTINGS = RepairSettings(
+    restarts=2,
+    settings={"steps": 300, "learning_rate": 0.05, "consistency_weight": 1.0},
+    families={"additive": {}},
+    targeted={"steps": 5, "batch": 16},
+)
+SHARE = Rate(value=0.5, low=0.4, high=0.6, n=70)
+
+
+def quiet(stage: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+def nothing() -> Trigger:
+    """A trigger that changes nothing."""
+    return Trigger("additive", lambda images: images, 0.0, "share of the image", {})
+
+
+def finding(*rows: tuple[int, Trigger]) -> Finding:
+    """What a detector would say that found `rows`, worst first."""
+    candidates = tuple(
+        Candidate(
+            target=NAMES[target],
+            family="additive",
+            stage="targeted",
+            asr=SHARE,
+            natural=SHARE,
+            statistic=4.0,
+            trigger=TriggerRecord(family="additive", size=trigger.size, unit=trigger.unit),
+        )
+        for target, trigger in rows
+    )
+    record = DetectorRecord(
+        name="inversion",
+        outcome=Outcome.BACKDOORED,
+        reason="planted",
+        families=(FamilyRecord(family="additive", tested=True, statistic=4.0),),
+        candidates=candidates,
+    )
+    return Finding(record, tuple(trigger for _, trigger in rows))
+
+
+def run(found: Finding, *, seed: int = 0) -> tuple[PurificationRecord, PurifiedHead]:
+    return repair(
+        StripesClip(planted=PLANTED), stripes_probe(), found, SETTINGS, seed=seed, progress=quiet
+    )
+
+
+@dataclass
+class Spy:
+    """Stands in for a method folder and keeps what its methods were called with."""
+
+    folder: Any
+    verb: str
+    calls: list[tuple[tuple[Any, ...], int]] = field(default_factory=list)
+
+    def build(self, name: str, settings: Any) -> Spy:
+        self.method = self.folder.build(name, settings)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        assert name == self.verb
+
+        def call(*given: Any, generator: torch.Generator, **named: Any) -> Any:
+            self.calls.append((given, generator.initial_seed()))
+            return getattr(self.method, name)(*given, generator=generator, **named)
+
+        return call
+
+
+def test_the_true_trigger_loses_its_hold_and_clean_accuracy_stays():
+    record, head = run(finding((PLANTED, hum())))
+    assert record.before.asr.value > 0.9
+    assert record.after.asr.value < 0.1
+    assert record.before.clean_accuracy is not None
+    assert record.after.clean_accuracy is not None
+    assert record.after.clean_accuracy.value >= record.before.clean_accuracy.value - 0.02
+    torch.testing.assert_close(head.classes.norm(dim=1), torch.ones(len(NAMES)))
+    assert set(record.losses) == {"classification", "alignment", "consistency"}
+    assert (record.scope, record.head) == ("head", None)
+    assert "image tower stays poisoned" in record.statement
+
+
+def test_rates_are_those_of_the_worst_trigger_and_of_no_other():
+    record, _ = run(finding((PLANTED, nothing()), (PLANTED, hum())))
+    assert record.before.asr.value < 0.1  # the first trigger does nothing
+
+
+def test_it_purifies_against_every_trigger_of_the_worst_target_and_some_more(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    spy = Spy(PURIFIERS, "purify")
+    monkeypatch.setattr(repair_module, "PURIFIERS", spy)
+    first, second, other = hum(), nothing(), nothing()
+    run(finding((PLANTED, first), (OTHER, other), (PLANTED, second)))
+    (((_, _, triggers), _),) = spy.calls
+    assert triggers[0] is first
+    assert triggers[1] is second
+    assert other not in triggers
+    assert len(triggers) == 2 + SETTINGS.restarts
+
+
+def test_the_new_search_goes_through_the_purified_head_with_draws_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    spy = Spy(INVERTERS, "invert")
+    monkeypatch.setattr(repair_module, "INVERTERS", spy)
+    record, head = run(finding((PLANTED, hum())), seed=4)
+    *before, last = spy.calls
+    assert len(before) == SETTINGS.restarts
+    (search, _), seed = last
+    assert torch.equal(search.classes, head.classes)
+    assert search.target == PLANTED
+    for (earlier, _), used in before:
+        assert not torch.equal(earlier.classes, head.classes)
+        assert used != seed
+    (row,) = record.reinversion
+    assert (row.family, row.target, row.original_statistic) == ("additive", NAMES[PLANTED], 4.0)
+
+
+def test_a_seed_gives_the_same_head_and_the_model_is_left_alone():
+    state = torch.get_rng_state()
+    (one, first), (two, second) = (run(finding((PLANTED, hum()))) for _ in range(2))
+    assert one == two
+    assert torch.equal(first.classes, second.classes)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_there_is_nothing_to_purify_against_without_a_trigger():
+    with pytest.raises(ValueError, match="no inverted trigger"):
+        run(finding())
