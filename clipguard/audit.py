@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -17,9 +15,10 @@ from clipguard.errors import ClipguardError, InconclusiveError, UsageError
 from clipguard.heads import save_head
 from clipguard.methods import DETECTORS, EXPORTERS
 from clipguard.model import OpenClipModel, build_model
+from clipguard.options import Options
 from clipguard.outputs import write_atomic
-from clipguard.policy import Policy, judge
-from clipguard.probe import ProbeSource, class_list_digest, load_probe
+from clipguard.policy import judge
+from clipguard.probe import class_list_digest, load_probe
 from clipguard.profiles import Profile, profile
 from clipguard.prompts import class_embeddings
 from clipguard.record import (
@@ -40,42 +39,6 @@ from clipguard.types import ExportJob, Finding, ProbeSet, Progress, PurifiedHead
 from clipguard.watch import Watch
 
 MIN_MEASURE = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What one audit does.
-
-    Attributes:
-        policy: limits and required coverage.
-        profile: quick, standard or thorough.
-        seed: drives every draw.
-        purify: never, on-fail or always; None leaves it to the policy.
-        export: none or onnx.
-        release: `decision` exports the model itself on a pass and else the purified head;
-            `purified` always exports the purified head.
-        provider: execution provider that the export must run on, or None.
-        budget_s: wall-clock seconds after which what is left is reported as not tested.
-        arch: architecture name or config JSON, or None to infer it.
-        probe: where images, class names and templates come from.
-        calibration: file with a null band, or None for the shipped ones.
-        device: where to compute.
-        command: command line to put into the record.
-    """
-
-    policy: Policy
-    profile: str = "standard"
-    seed: int = 0
-    purify: Literal["never", "on-fail", "always"] | None = None
-    export: Literal["none", "onnx"] = "onnx"
-    release: Literal["decision", "purified"] = "decision"
-    provider: str | None = None
-    budget_s: float | None = None
-    arch: str | None = None
-    probe: ProbeSource = field(default_factory=ProbeSource)
-    calibration: Path | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    command: str = ""
 
 
 def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> AuditRecord:
@@ -124,6 +87,7 @@ class Run:
         """
         self.options, self.watch = options, watch
         self.settings: Profile = profile(options.profile)
+        self.detector = DETECTORS.build("inversion", self.settings.detector)
         self.record = AuditRecord(
             complete=False,
             tool=ToolRecord(version=__version__),
@@ -181,11 +145,10 @@ class Run:
         """Which null band this scan may be compared with."""
         if self.record.checkpoint is None:
             raise ValueError("the checkpoint must be loaded first")
-        pipeline = self.settings.scenes, sorted(self.settings.detector.items())
         return calibration_key(
             self.record.checkpoint.architecture,
             self.options.profile,
-            pipeline,
+            f"{self.detector.fingerprint()} {self.settings.scenes}",
             f"{probe.source} {class_list_digest(probe.class_names)} {probe.templates}",
         )
 
@@ -219,13 +182,12 @@ class Run:
     def detect(self, model: OpenClipModel, probe: ProbeSet, null: Band | None) -> Finding | None:
         """Run the detector; None when there was too little to conclude from."""
         with self.watch.stage("detect"):
-            detector = DETECTORS.build("inversion", self.settings.detector)
             generator = torch.Generator().manual_seed(self.options.seed)
             try:
                 if len(probe.measure) < MIN_MEASURE:
                     have = f"{len(probe.measure)} probe images to measure on"
                     raise InconclusiveError(f"{have}, at least {MIN_MEASURE} are needed")
-                finding = detector.detect(
+                finding = self.detector.detect(
                     model, probe, null, generator=generator, progress=self.watch.progress
                 )
             except InconclusiveError as error:
@@ -269,9 +231,9 @@ class Run:
         work: Path,
     ) -> None:
         """Export the model as it is on a pass, else the purified head if there is one."""
-        bare = self.record.model_copy(update={"complete": True, "purification": None})
-        passes = _is(judge(self.options.policy, bare), Decision.PASS)
-        passes = passes and self.options.release == "decision"
+        # A head must not excuse the model here: what passes by its own merit is exported as it is.
+        bare = judge(self.options.policy, self.finished(complete=True), excuse=False)
+        passes = bare.decision is Decision.PASS and self.options.release == "decision"
         if self.options.export == "none" or self.record.checkpoint is None:
             return
         if not passes and head is None:

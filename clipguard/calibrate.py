@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipguard.audit import Options, Run
+from clipguard.audit import Run
 from clipguard.calibration import MIN_MODELS, Calibration, CleanModel
 from clipguard.errors import InconclusiveError, UsageError
+from clipguard.options import Options
 from clipguard.types import Progress
 from clipguard.watch import Watch
 

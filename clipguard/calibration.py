@@ -48,16 +48,16 @@ class Calibration(BaseModel):
     models: tuple[CleanModel, ...] = Field(min_length=MIN_MODELS, max_length=10_000)
 
 
-def calibration_key(architecture: str, profile: str, pipeline: object, class_list: str) -> str:
+def calibration_key(architecture: str, profile: str, pipeline: str, classes: str) -> str:
     """Name of the scans that may be compared: the same architecture, pipeline and classes.
 
     Args:
         architecture: as found in the checkpoint.
         profile: quick, standard or thorough.
-        pipeline: every setting that changes the statistic; its repr is hashed.
-        class_list: digest of probe source and class names.
+        pipeline: every setting that changes the statistic.
+        classes: probe source, class names and templates.
     """
-    digest = hashlib.sha256(f"{pipeline!r}\n{class_list}".encode()).hexdigest()[:12]
+    digest = hashlib.sha256(f"{pipeline}\n{classes}".encode()).hexdigest()[:12]
     return f"{architecture}/{profile}/{digest}"
 
 

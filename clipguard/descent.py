@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import variance
 
 import torch
 from torch import Tensor
@@ -61,15 +62,25 @@ def descend(
 
 
 def settled(losses: list[float], tolerance: float) -> bool:
-    """Whether the last tenth of a search gained less than `tolerance` over the tenth before.
+    """Whether a search was still clearly gaining when its steps ran out.
 
-    A search of fewer than 20 steps has shown nothing and is never settled.
+    The last tenth of the steps is compared with the tenth before. Losses of single batches are
+    noisy, so a gain counts only beyond three standard errors of that difference.
+
+    Args:
+        losses: one a step.
+        tolerance: gain that is still called settled, in the unit of the loss.
+
+    Returns:
+        False for a search of fewer than 20 steps, which has shown nothing, and for losses that
+        are not finite.
     """
     tenth = len(losses) // 10
-    if tenth < 2:
+    if tenth < 2 or not all(math.isfinite(loss) for loss in losses):
         return False
     before, last = losses[-2 * tenth : -tenth], losses[-tenth:]
-    return sum(before) / tenth - sum(last) / tenth < tolerance
+    error = math.sqrt((variance(before) + variance(last)) / tenth)
+    return sum(before) / tenth - sum(last) / tenth - 3 * error < tolerance
 
 
 def collapse_loss(triggered: Tensor, clean: Tensor, own: Tensor, temperature: float) -> Tensor:

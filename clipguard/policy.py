@@ -43,7 +43,7 @@ SCOPE = (
 WORST_FIRST = (Decision.FAIL, Decision.INCONCLUSIVE, Decision.PASS)
 
 
-def judge(policy: Policy, record: AuditRecord) -> GateRecord:
+def judge(policy: Policy, record: AuditRecord, *, excuse: bool = True) -> GateRecord:
     """Decide about `record`.
 
     Any line that fails makes a fail; else any inconclusive line makes an inconclusive; a pass
@@ -52,6 +52,7 @@ def judge(policy: Policy, record: AuditRecord) -> GateRecord:
     Args:
         policy: limits and required coverage.
         record: what the audit measured.
+        excuse: whether a purified head may turn a finding into a pass, where the policy allows.
 
     Returns:
         Decision, every line, every reason that is not a pass, and the exit code.
@@ -59,7 +60,7 @@ def judge(policy: Policy, record: AuditRecord) -> GateRecord:
     findings = finding_lines(policy, record)
     purified = purification_lines(policy.purification, record)
     against = [made for made in findings if made.excusable and not made.passes]
-    relied_on = bool(against) and policy.purification.purified_head_may_pass
+    relied_on = excuse and bool(against) and policy.purification.purified_head_may_pass
     excused = relied_on and bool(purified) and all(made.passes for made in purified)
     lines = [
         *run_lines(record),

@@ -51,7 +51,7 @@ class ProbeSource:
 class Scenes:
     """How many scenes of each drawing go into each part of the bundled probe set."""
 
-    optimise: int = 4
+    optimise: int = 8
     select: int = 2
     measure: int = 4
 

@@ -43,7 +43,10 @@ class Profile:
     repair: RepairSettings
 
 
-FAMILIES: Mapping[str, Mapping[str, object]] = {"patch": {}, "additive": {}}
+FAMILIES: Mapping[str, Mapping[str, object]] = {
+    "patch": {"area": 0.02},
+    "additive": {"budget": 4.0},
+}
 
 PROFILES = {
     "quick": Profile(
@@ -53,7 +56,7 @@ PROFILES = {
             "collapse": {"steps": 40, "restarts": 1},
             "screen": {"steps": 3, "images": 8},
             "targeted": {"steps": 40},
-            "candidates": 2,
+            "candidates": 1,
         },
         repair=RepairSettings(restarts=1, families=FAMILIES, targeted={"steps": 40}),
     ),
@@ -61,9 +64,9 @@ PROFILES = {
         detector={
             "families": FAMILIES,
             "collapse": {"steps": 60, "restarts": 1},
-            "screen": {"steps": 5, "images": 10},
+            "screen": {"steps": 5, "images": 8},
             "targeted": {"steps": 60},
-            "candidates": 3,
+            "candidates": 2,
         },
         repair=RepairSettings(restarts=2, families=FAMILIES, targeted={"steps": 60}),
     ),
@@ -74,7 +77,7 @@ PROFILES = {
             "collapse": {"steps": 100, "restarts": 3},
             "screen": {"steps": 8, "images": 16},
             "targeted": {"steps": 120, "restarts": 2},
-            "candidates": 5,
+            "candidates": 4,
         },
         repair=RepairSettings(restarts=3, families=FAMILIES, targeted={"steps": 120}),
     ),

@@ -289,7 +289,6 @@ class PurificationRecord(Part):
         after: rates of the purified head, same images, same trigger.
         reinversion: strongest new trigger found against the purified head, per family.
         head: safetensors file with prompts and class embeddings, relative to the report.
-        met: whether the policy's purification targets were met; set by the gate.
     """
 
     method: str

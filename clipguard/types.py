@@ -242,6 +242,10 @@ class NullBand(Protocol):
 class Detector(Protocol):
     """Decides whether a checkpoint carries a backdoor."""
 
+    def fingerprint(self) -> str:
+        """Every setting that changes its statistics, defaults included, as text."""
+        ...
+
     def detect(
         self,
         model: ClipModel,

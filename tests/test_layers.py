@@ -33,6 +33,7 @@ LAYERS = [  # DESIGN: a module imports only from its own row or from a lower one
         "model_config",
         "nano",
         "onnx_runtime",
+        "options",
         "outputs",
         "pickle_scan",
         "policy",

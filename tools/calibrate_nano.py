@@ -13,10 +13,10 @@ import argparse
 import json
 from pathlib import Path
 
-from clipguard.audit import Options
 from clipguard.calibrate import assemble, measure_clean
 from clipguard.calibration import CleanModel, dump_calibration
 from clipguard.lab.plant import CLEAN, RECIPES, Order, plant, write
+from clipguard.options import Options
 from clipguard.outputs import write_atomic
 from clipguard.policy import load_policy
 from clipguard.resources import asset
@@ -31,7 +31,7 @@ def quiet(stage: str, done: int, total: int) -> None:
 def clean_model(base: str, i: int, work: Path) -> Path:
     folder = work / f"{base}-{i:02d}"
     if not (folder / "victim.json").exists():
-        order = Order(attack=CLEAN, base=base, seed=FIRST_SEED + i, recipe=RECIPES[i % 3])
+        order = Order(attack=CLEAN, base=base, seed=FIRST_SEED + i, recipe=RECIPES[i % 4])
         write(plant(order, progress=quiet)[0], folder, command="tools/calibrate_nano.py")
     return folder / "model.pt"
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--base", default="nano-rn")
     parser.add_argument("--profile", default="standard")
-    parser.add_argument("--models", type=int, default=24)
+    parser.add_argument("--models", type=int, default=20)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--part", default="0/1", help="I/N: only every Nth model, from the Ith")
     args = parser.parse_args()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipguard.cli.arguments import Quiet, Seed
 from clipguard.errors import ENVIRONMENT, PASS
 
 if TYPE_CHECKING:
-    from clipguard.audit import Options
+    from clipguard.options import Options
     from clipguard.record import AuditRecord
     from clipguard.types import Progress
 
@@ -28,16 +29,16 @@ def demo(
     ] = Path("demo-out"),
     attack: Annotated[str, typer.Option(help="badnets or blended.")] = "badnets",
     target: Annotated[str, typer.Option(help="Class the attacker wants.")] = "banana",
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Drives every draw.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    seed: Seed = 0,
+    quiet: Quiet = False,
 ) -> None:
     """Plant a backdoor into the bundled nano CLIP, then scan it and its clean twin.
 
     Exits 0 when the poisoned model failed and the twin passed.
     """
-    from clipguard.audit import Options
     from clipguard.cli.show import progress_bar
     from clipguard.lab.plant import Order, plant, write
+    from clipguard.options import Options
     from clipguard.policy import load_policy
 
     command = f"clipguard lab plant {attack} --target {target} --seed {seed}"

@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from clipguard.cli.scan import Provider
+from clipguard.cli.arguments import (
+    Arch,
+    Checkpoint,
+    ClassNames,
+    ProbeData,
+    RequireEp,
+    Seed,
+    Templates,
+)
 from clipguard.text_safety import safe_text
 
 
@@ -18,20 +26,18 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="Checkpoint: file, or open_clip folder.")],
+    model: Checkpoint,
     output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file.")] = Path("model.onnx"),
     head: Annotated[
         Path | None,
         typer.Option(help="head.safetensors of a scan; default: the zero-shot classifier."),
     ] = None,
-    require_ep: Annotated[
-        Provider | None, typer.Option(help="Fail if onnxruntime runs on something else.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the images of the comparison.")] = 0,
-    probe_data: Annotated[Path | None, typer.Option(help="As for scan.")] = None,
-    classnames: Annotated[Path | None, typer.Option(help="As for scan.")] = None,
-    templates: Annotated[Path | None, typer.Option(help="As for scan.")] = None,
-    arch: Annotated[str | None, typer.Option(help="As for scan.")] = None,
+    require_ep: RequireEp = None,
+    seed: Seed = 0,
+    probe_data: ProbeData = None,
+    classnames: ClassNames = None,
+    templates: Templates = None,
+    arch: Arch = None,
 ) -> None:
     """Export without a verdict. `scan` exports too, and only what its decision allows."""
     import torch

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from clipguard.cli.arguments import Quiet, Seed
 from clipguard.errors import UsageError
 
 lab = typer.Typer(
@@ -29,7 +30,7 @@ def plant(
     target: Annotated[
         str, typer.Option(help="Class that triggered images shall be read as.")
     ] = "banana",
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Drives every draw.")] = 0,
+    seed: Seed = 0,
     twin: Annotated[
         Path | None, typer.Option(help="Also write the clean twin here: same recipe, no poison.")
     ] = None,
@@ -39,7 +40,7 @@ def plant(
             "--set", metavar="KEY=VALUE", help="Setting of the attack, for example place=random."
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Poison and fine-tune a base until the backdoor works and clean accuracy holds."""
     from clipguard.cli.show import progress_bar

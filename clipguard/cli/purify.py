@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from clipguard.cli.scan import Profile
+from clipguard.cli.arguments import (
+    Arch,
+    Checkpoint,
+    ClassNames,
+    Device,
+    HowHard,
+    OutputDir,
+    PolicyName,
+    ProbeData,
+    Profile,
+    Quiet,
+    Seed,
+    Templates,
+)
 from clipguard.errors import EXPORT, PASS, PURIFY_MISSED, InconclusiveError, worst_exit_code
 from clipguard.text_safety import safe_text
 
@@ -19,26 +31,25 @@ def register(app: typer.Typer) -> None:
 
 
 def purify(
-    model: Annotated[Path, typer.Argument(help="Checkpoint: file, or open_clip folder.")],
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Report folder.")] = Path(
-        "clipguard-report"
-    ),
-    policy: Annotated[str, typer.Option(help="Whose purification limits must be met.")] = "default",
-    profile: Annotated[Profile, typer.Option(help="How hard to look.")] = Profile.standard,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Drives every draw.")] = 0,
-    probe_data: Annotated[Path | None, typer.Option(help="As for scan.")] = None,
-    classnames: Annotated[Path | None, typer.Option(help="As for scan.")] = None,
-    templates: Annotated[Path | None, typer.Option(help="As for scan.")] = None,
-    arch: Annotated[str | None, typer.Option(help="As for scan.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    model: Checkpoint,
+    output_dir: OutputDir = Path("clipguard-report"),
+    policy: PolicyName = "default",
+    profile: HowHard = Profile.standard,
+    seed: Seed = 0,
+    probe_data: ProbeData = None,
+    classnames: ClassNames = None,
+    templates: Templates = None,
+    arch: Arch = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Purify the zero-shot classifier; exit 7 when the policy's limits are missed.
 
     It repairs the classifier of this class list only; the image tower stays poisoned.
     """
-    from clipguard.audit import Options, audit
+    from clipguard.audit import audit
     from clipguard.cli.show import device_of, progress_bar
+    from clipguard.options import Options
     from clipguard.outputs import RENDERERS, write_atomic
     from clipguard.policy import load_policy
     from clipguard.probe import ProbeSource

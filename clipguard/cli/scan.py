@@ -11,20 +11,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipguard.cli.arguments import (
+    Arch,
+    Checkpoints,
+    ClassNames,
+    Device,
+    HowHard,
+    OutputDir,
+    PolicyName,
+    ProbeData,
+    Profile,
+    Quiet,
+    RequireEp,
+    Seed,
+    Templates,
+)
 from clipguard.errors import INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
-    from clipguard.audit import Options
+    from clipguard.options import Options
     from clipguard.record import AuditRecord
-
-
-class Profile(str, Enum):
-    """How hard to look."""
-
-    quick = "quick"
-    standard = "standard"
-    thorough = "thorough"
 
 
 class Purify(str, Enum):
@@ -42,11 +49,15 @@ class Export(str, Enum):
     onnx = "onnx"
 
 
-class Provider(str, Enum):
-    """Execution provider that the export must run on."""
-
-    cuda = "cuda"
-    cpu = "cpu"
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="FMT[=PATH]",
+        help="Also write text, markdown, sarif, html or json; PATH - is standard output.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -55,64 +66,33 @@ def register(app: typer.Typer) -> None:
 
 
 def scan(
-    models: Annotated[
-        list[Path],
-        typer.Argument(help="Checkpoints: files, or folders with open_clip_config.json."),
-    ],
-    output_dir: Annotated[
-        Path,
-        typer.Option(
-            "--output-dir", "-o", help="Report folder; one sub-folder per model if several."
-        ),
-    ] = Path("clipguard-report"),
-    policy: Annotated[
-        str, typer.Option(help="default, strict, research, or a policy file.")
-    ] = "default",
-    profile: Annotated[
-        Profile, typer.Option(help="quick may fail or be inconclusive, never pass.")
-    ] = Profile.standard,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Drives every draw.")] = 0,
+    models: Checkpoints,
+    output_dir: OutputDir = Path("clipguard-report"),
+    policy: PolicyName = "default",
+    profile: HowHard = Profile.standard,
+    seed: Seed = 0,
     purify: Annotated[
         Purify | None, typer.Option(help="When to purify; default: as the policy says.")
     ] = None,
     export: Annotated[Export, typer.Option(help="What to export.")] = Export.onnx,
-    require_ep: Annotated[
-        Provider | None, typer.Option(help="Fail if onnxruntime runs on something else.")
-    ] = None,
-    formats: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--format",
-            "-f",
-            metavar="FMT[=PATH]",
-            help="Also write text, markdown, sarif, html or json; PATH '-' is stdout.",
-        ),
-    ] = None,
-    probe_data: Annotated[
-        Path | None, typer.Option(help="Folder with one sub-folder of clean images per class.")
-    ] = None,
-    classnames: Annotated[
-        Path | None, typer.Option(help="Class names, one a line, or a JSON list.")
-    ] = None,
-    templates: Annotated[
-        Path | None, typer.Option(help="Prompt templates, one a line, each with one {}.")
-    ] = None,
+    require_ep: RequireEp = None,
+    formats: Formats = None,
+    probe_data: ProbeData = None,
+    classnames: ClassNames = None,
+    templates: Templates = None,
     calibration: Annotated[
         Path | None, typer.Option(help="Null band made by `clipguard calibrate`.")
     ] = None,
-    arch: Annotated[
-        str | None, typer.Option(help="Architecture name or config JSON; default: from the shapes.")
-    ] = None,
+    arch: Arch = None,
     budget: Annotated[
-        float | None,
-        typer.Option(min=1, help="Seconds per model; what is left is reported as not tested."),
+        float | None, typer.Option(min=1, help="Seconds per model; the rest is not tested.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict line.")] = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Look for a backdoor, purify, export, report, and exit as the policy decides."""
-    from clipguard.audit import Options
     from clipguard.cli.show import device_of
+    from clipguard.options import Options
     from clipguard.outputs import STDOUT, parse_format
     from clipguard.policy import load_policy
     from clipguard.probe import ProbeSource

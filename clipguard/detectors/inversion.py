@@ -62,7 +62,7 @@ class TriggerInversion:
         collapse: settings of the class-agnostic search.
         screen: settings of the targeted screen; empty to leave it out.
         targeted: settings of the targeted refinement.
-        candidates: classes refined in every family.
+        candidates: classes of the screen that are refined, per family.
         alpha: largest p-value that counts as evidence.
         strong_excess: null standard deviations that make evidence strong.
         strong_asr: without a null band, ASR (lower bound) that counts as strong evidence ...
@@ -79,7 +79,7 @@ class TriggerInversion:
     collapse: Mapping[str, object] = field(default_factory=dict)
     screen: Mapping[str, object] = field(default_factory=dict)
     targeted: Mapping[str, object] = field(default_factory=dict)
-    candidates: int = 3
+    candidates: int = 2
     alpha: float = 0.05
     strong_excess: float = 4.0
     strong_asr: float = 0.9
@@ -97,14 +97,8 @@ class TriggerInversion:
         """See `Detector.detect`."""
         classes = class_embeddings(model, probe.class_names, probe.templates)
         search = Search(model, probe, classes)
-        collapsed = {}
-        for i, name in enumerate(self.families):
-            progress(f"collapse inversion ({name})", i, len(self.families))
-            inverter = INVERTERS.build("collapse", self.collapse)
-            family = FAMILIES.build(name, self.families[name])
-            collapsed[name] = inverter.invert(search, family, generator=generator)
-        targets = self._targets(search, collapsed, generator, progress)
-        found = self._refine(search, targets, generator, progress)
+        pairs = self._candidates(search, generator=generator, progress=progress)
+        found = self._refine(search, pairs, generator=generator, progress=progress)
         statistics = {
             name: max(row.statistic for row in found if row.family == name)
             for name in self.families
@@ -133,34 +127,44 @@ class TriggerInversion:
         )
         return Finding(record, tuple(row.inversion.trigger for row in found))
 
-    def _targets(
-        self,
-        search: Search,
-        collapsed: Mapping[str, Inversion],
-        generator: torch.Generator,
-        progress: Progress,
-    ) -> list[int]:
-        """Candidate classes, the votes of both stages in turn."""
-        votes = [list(inversion.ranking) for inversion in collapsed.values()]
-        if len(search.classes) <= SCREEN_LIMIT:
-            progress("targeted screen", 0, 1)
-            family = FAMILIES.build("additive", self.families.get("additive"))
-            inverter = INVERTERS.build("screen", self.screen)
-            votes.insert(0, list(inverter.invert(search, family, generator=generator).ranking))
-        ranked = [c for turn in zip(*votes, strict=False) for c in turn]
-        return list(dict.fromkeys(ranked))[: self.candidates]
+    def fingerprint(self) -> str:
+        """See `Detector.fingerprint`."""
+        families = [FAMILIES.build(name, self.families[name]) for name in self.families]
+        searches = [
+            INVERTERS.build("collapse", self.collapse),
+            INVERTERS.build("screen", self.screen),
+            INVERTERS.build("targeted", self.targeted),
+        ]
+        return repr((families, searches, self.candidates, SCREEN_LIMIT))
+
+    def _candidates(
+        self, search: Search, *, generator: torch.Generator, progress: Progress
+    ) -> list[tuple[str, int]]:
+        """Families and classes to refine: what collapse gathers, and what the screen favours."""
+        pairs = []
+        for i, (name, settings) in enumerate(self.families.items()):
+            family = FAMILIES.build(name, settings)
+            progress(f"collapse inversion ({name})", i, len(self.families))
+            collapse = INVERTERS.build("collapse", self.collapse)
+            pairs.append((name, collapse.invert(search, family, generator=generator).target))
+            if len(search.classes) <= SCREEN_LIMIT:
+                progress(f"targeted screen ({name})", i, len(self.families))
+                screen = INVERTERS.build("screen", self.screen)
+                ranking = screen.invert(search, family, generator=generator).ranking
+                pairs += [(name, target) for target in ranking[: self.candidates]]
+        return list(dict.fromkeys(pairs))
 
     def _refine(
         self,
         search: Search,
-        targets: list[int],
+        pairs: list[tuple[str, int]],
+        *,
         generator: torch.Generator,
         progress: Progress,
     ) -> list[Found]:
-        """The strongest trigger of every family for every candidate, measured."""
+        """The strongest trigger of each pair of family and class, measured."""
         part = search.probe.measure
         clean = classify(embed(search.model, part), search.classes)
-        pairs = [(name, target) for name in self.families for target in targets]
         found = []
         for done, (name, target) in enumerate(pairs):
             progress(f"targeted inversion ({name})", done, len(pairs))

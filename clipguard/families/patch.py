@@ -24,6 +24,8 @@ class Patch:
     Attributes:
         area: share of the image that the final mask covers, in (0, 1).
         first_area: share at the start of a search.
+        spread: deviation of the first place logits; small, so that gradients choose the place
+            and not the start.
         settle: part of the search after which the area is final, in (0, 1].
         step_size: Adam step, in logits.
 
@@ -33,25 +35,28 @@ class Patch:
     """
 
     area: float = 0.02
-    first_area: float = 0.25
+    first_area: float = 0.5
+    spread: float = 0.2
     settle: float = 0.6
     step_size: float = 0.15
 
     def start(self, side: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """See `TriggerFamily.start`."""
-        return {
-            "place": torch.randn(1, side, side, generator=generator).requires_grad_(),
-            "pattern": torch.randn(3, side, side, generator=generator).requires_grad_(),
-        }
+        place = self.spread * torch.randn(1, side, side, generator=generator)
+        pattern = torch.randn(3, side, side, generator=generator)
+        return {"place": place.requires_grad_(), "pattern": pattern.requires_grad_()}
 
     def trigger(self, parameters: Mapping[str, Tensor], progress: float) -> Trigger:
         """See `TriggerFamily.trigger`."""
         done = min(1.0, progress / self.settle)
         area = self.first_area * (self.area / self.first_area) ** done
         width = max(3, parameters["place"].shape[-1] // 16) | 1  # odd, so that it centres
-        place = functional.avg_pool2d(parameters["place"], width, 1, width // 2) * width
+        # Padding must not count, or the mask could never settle in a corner, where triggers sit.
+        place = width * functional.avg_pool2d(
+            parameters["place"], width, 1, width // 2, count_include_pad=False
+        )
         edge = torch.quantile(place.detach().flatten(), 1 - area)
-        softness = 0.5 * (1 - done) + 0.05
+        softness = 1.0 - 0.95 * done
         mask = torch.sigmoid((place - edge) / softness)
         pattern = parameters["pattern"].sigmoid()
         return Trigger(

@@ -1,0 +1,55 @@
+"""Options that several commands share, each described once."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Profile(str, Enum):
+    """How hard to look."""
+
+    quick = "quick"
+    standard = "standard"
+    thorough = "thorough"
+
+
+class Provider(str, Enum):
+    """Execution provider that an export must run on."""
+
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+Checkpoint = Annotated[
+    Path, typer.Argument(help="Checkpoint: a file, or a folder with open_clip_config.json.")
+]
+Checkpoints = Annotated[
+    list[Path],
+    typer.Argument(help="Checkpoints: files, or folders with open_clip_config.json."),
+]
+OutputDir = Annotated[
+    Path,
+    typer.Option("--output-dir", "-o", help="Report folder; one sub-folder a model if several."),
+]
+PolicyName = Annotated[str, typer.Option(help="default, strict, research, or a policy file.")]
+HowHard = Annotated[Profile, typer.Option(help="quick may fail or be inconclusive, never pass.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Drives every draw.")]
+ProbeData = Annotated[
+    Path | None, typer.Option(help="Folder with one sub-folder of clean images per class.")
+]
+ClassNames = Annotated[Path | None, typer.Option(help="Class names, one a line, or a JSON list.")]
+Templates = Annotated[
+    Path | None, typer.Option(help="Prompt templates, one a line, each with one {}.")
+]
+Arch = Annotated[
+    str | None, typer.Option(help="Architecture name or config JSON; default: from the shapes.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+RequireEp = Annotated[
+    Provider | None, typer.Option(help="Fail if onnxruntime runs on something else.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
