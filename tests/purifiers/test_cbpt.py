@@ -66,17 +66,23 @@ def test_consistency_holds_the_classes_near_their_prompts():
 
 
 def test_the_best_look_at_the_select_part_is_kept_and_not_the_last():
-    # a step size this large ruins the head in the end; an early look was better
-    ruined = purify(steps=60, learning_rate=3.0, check_every=60)
-    kept = purify(steps=60, learning_rate=3.0, check_every=1)
+    probe, model = stripes_probe(), StripesClip(PLANTED)
+    wrong = replace(probe.optimise, labels=probe.optimise.labels.roll(1))  # ruins every step
 
-    def quality(classes: torch.Tensor) -> float:
-        part, model = stripes_probe().select, StripesClip(PLANTED)
-        rows = [classify(embed(model, part, apply), classes) for apply in (None, hum().apply)]
-        return sum((row == part.labels).float().mean().item() for row in rows) / 2
+    def quality(check_every: int) -> float:
+        settings = {"steps": 40, "learning_rate": 0.2, "consistency_weight": 0.0}
+        head = Cbpt(**settings, check_every=check_every).purify(
+            model,
+            replace(probe, optimise=wrong),
+            [hum()],
+            generator=generator(),
+            progress=no_progress,
+        )
+        rows = (classify(embed(model, probe.select, a), head.classes) for a in (None, hum().apply))
+        return sum((row == probe.select.labels).float().mean().item() for row in rows) / 2
 
-    assert quality(kept.classes) >= quality(ruined.classes)
-    assert quality(kept.classes) > 0.8
+    assert quality(check_every=40) < 0.2
+    assert quality(check_every=1) > 0.5
 
 
 def test_one_trigger_that_works_is_enough_among_others_that_do_not():
