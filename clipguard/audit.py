@@ -63,15 +63,15 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
     watch = Watch(options.budget_s, progress)
     run = Run(options, watch)
     with workspace(out) as work:
+        clear(out)  # an old pass must not stand where a new audit was refused
         try:
             record = run.all(path, work)
+            write_atomic(work / "audit.json", dumps(record))
+            publish(work, out)
         except KeyboardInterrupt:
-            record = run.finished(complete=False)
             clear(out)
-            write_atomic(out / "audit.json", dumps(record))
+            write_atomic(out / "audit.json", dumps(run.finished(complete=False)))
             raise
-        write_atomic(work / "audit.json", dumps(record))
-        publish(work, out)
     return record
 
 
@@ -236,13 +236,13 @@ class Run:
         passes = bare.decision is Decision.PASS and self.options.release == "decision"
         if self.options.export == "none" or self.record.checkpoint is None:
             return
-        if not passes and head is None:
-            return
-        if passes or head is None:
+        if passes:
             classes = class_embeddings(model, probe.class_names, probe.templates)
             kind, name = "zero-shot", "model.onnx"
-        else:
+        elif head is not None:
             classes, kind, name = head.classes, "purified", "purified.onnx"
+        else:
+            return
         job = ExportJob(
             model=model,
             classes=classes,

@@ -44,17 +44,26 @@ def measure_clean(path: Path, options: Options, *, progress: Progress) -> tuple[
     )
 
 
+def require_enough(count: int) -> None:
+    """Refuse to start with fewer models than a null band needs.
+
+    Raises:
+        UsageError: too few.
+    """
+    if count < MIN_MODELS:
+        raise UsageError(
+            f"a null band needs {MIN_MODELS} known-clean models or more, got {count}; "
+            "with n models no p-value below 1/(n+1) exists, so 20 are needed for 0.05"
+        )
+
+
 def assemble(rows: Sequence[tuple[str, CleanModel]], command: str) -> Calibration:
     """One null band from all rows.
 
     Raises:
         UsageError: too few models, one model twice, or models of several families.
     """
-    if len(rows) < MIN_MODELS:
-        raise UsageError(
-            f"a null band needs {MIN_MODELS} known-clean models or more, got {len(rows)}; "
-            "with n models no p-value below 1/(n+1) exists, so 20 are needed for 0.05"
-        )
+    require_enough(len(rows))
     keys = sorted({key for key, _ in rows})
     if len(keys) > 1:
         raise UsageError(f"these models need different null bands: {', '.join(keys)}")

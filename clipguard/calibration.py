@@ -8,13 +8,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clipguard.errors import UsageError
 from clipguard.record import FamilyRecord
 from clipguard.resources import asset
 from clipguard.stats import conformal_p
+from clipguard.text_safety import safe_text
 
 SPREAD_FLOOR = 0.25
 MIN_MODELS = 5
@@ -27,7 +29,7 @@ class CleanModel(BaseModel):
 
     name: str
     sha256: str
-    statistics: dict[str, float]
+    statistics: dict[str, Annotated[float, Field(ge=-1000, le=1000)]]
 
 
 class Calibration(BaseModel):
@@ -42,10 +44,16 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    schema_version: str = "clipguard.calibration/1"
+    schema_version: Literal["clipguard.calibration/1"] = "clipguard.calibration/1"
     key: str
     command: str
     models: tuple[CleanModel, ...] = Field(min_length=MIN_MODELS, max_length=10_000)
+
+    @model_validator(mode="after")
+    def _independent(self) -> Calibration:
+        if len({model.sha256 for model in self.models}) < len(self.models):
+            raise ValueError("one model stands in it twice; a null band needs independent models")
+        return self
 
 
 def calibration_key(architecture: str, profile: str, pipeline: str, classes: str) -> str:
@@ -142,8 +150,10 @@ def read_calibration(path: Path) -> Band:
         raise UsageError(f"cannot read calibration {path.name}: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UsageError(f"{path.name} is no calibration file: {where}: {first['msg']}") from error
+        where = safe_text(".".join(str(part) for part in first["loc"]) or "the file")
+        raise UsageError(
+            f"{safe_text(path.name)} is no calibration file: {where}: {safe_text(first['msg'])}"
+        ) from error
 
 
 def shipped_calibration(key: str) -> Band | None:

@@ -44,6 +44,7 @@ def descend(
     optimizer = torch.optim.Adam([parameters[n] for n in names], lr=family.step_size)
     losses = []
     for step in range(steps):
+        search.tick()
         optimizer.param_groups[0]["lr"] = family.step_size * (
             0.1 + 0.45 * (1 + math.cos(math.pi * step / steps))
         )
@@ -62,7 +63,7 @@ def descend(
 
 
 def settled(losses: list[float], tolerance: float) -> bool:
-    """Whether a search was still clearly gaining when its steps ran out.
+    """Whether a search had stopped gaining clearly when its steps ran out.
 
     The last tenth of the steps is compared with the tenth before. Losses of single batches are
     noisy, so a gain counts only beyond three standard errors of that difference.

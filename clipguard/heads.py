@@ -65,7 +65,7 @@ def load_head(path: Path, checkpoint_sha256: str) -> tuple[Tensor, tuple[str, ..
     with safe_open(path, framework="pt") as file:
         try:
             metadata = json.loads(file.metadata()["clipguard"])
-            names = tuple(str(name) for name in metadata["class_names"])
+            names = tuple(_strings(metadata["class_names"]))
             made_for = str(metadata["checkpoint_sha256"])
             classes = file.get_tensor("classes").float()
         except Exception as error:
@@ -74,7 +74,16 @@ def load_head(path: Path, checkpoint_sha256: str) -> tuple[Tensor, tuple[str, ..
         raise UsageError(
             f"{shown} was tuned on another checkpoint; use the head of this one's scan"
         )
+    if metadata.get("schema_version") != SCHEMA_VERSION:
+        raise RefusedError(f"{shown}: not a {SCHEMA_VERSION} file; make one with this version")
     norms = classes.norm(dim=-1) if classes.ndim == 2 else torch.zeros(1)
-    if len(classes) != len(names) or not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
-        raise RefusedError(f"{shown}: expected one unit row per class name")
+    distinct = len(set(names)) == len(names) == len(classes) > 0
+    if not distinct or not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
+        raise RefusedError(f"{shown}: expected one unit row per distinct class name")
     return classes, names
+
+
+def _strings(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError("expected a list of strings")
+    return value

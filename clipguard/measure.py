@@ -28,10 +28,10 @@ def embed(
     """
     rows = []
     for start in range(0, len(part), BATCH):
-        images = part.pixels(slice(start, start + BATCH)).to(model.device)
+        images = part.pixels(slice(start, start + BATCH))
         if apply is not None:
             images = from_bytes(to_bytes(apply(images)))
-        rows.append(model.encode_image(images))
+        rows.append(model.encode_image(images.to(model.device)))
     return torch.cat(rows)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clipguard.artwork import compose, load_artwork
+from clipguard.artwork import Artwork, compose, load_artwork
 from clipguard.errors import UsageError
 from clipguard.measure import classify, embed
 from clipguard.model import OpenClipModel
@@ -56,6 +56,10 @@ class Scenes:
     measure: int = 4
 
 
+FURTHER = 2
+"""Scenes of every drawing of other classes that serve purification without labels."""
+
+
 def bundled_probe(side: int, scenes: Scenes, *, seed: int) -> ProbeSet:
     """Labelled scenes of the 100 bundled classes.
 
@@ -89,7 +93,23 @@ def bundled_probe(side: int, scenes: Scenes, *, seed: int) -> ProbeSet:
         class_names=names,
         templates=(TEMPLATE,),
         source="bundled",
+        unlabelled=_further(artwork, concepts, side, generator),
     )
+
+
+def _further(artwork: Artwork, classes: Tensor, side: int, generator: torch.Generator) -> ProbePart:
+    """Scenes of the drawings that belong to none of `classes`, each in one random style."""
+    others = torch.ones(len(artwork.names), dtype=torch.bool)
+    others[classes] = False
+    concepts = others.nonzero().flatten().repeat(FURTHER)
+    styles = torch.randint(len(artwork.styles), (len(concepts),), generator=generator)
+    chunks = [slice(start, start + 256) for start in range(0, len(concepts), 256)]
+    rows = [
+        to_bytes(compose(artwork.sprites[styles[c], concepts[c]], side=side, generator=generator))
+        for c in chunks
+    ]
+    drawings = styles * len(artwork.names) + concepts
+    return ProbePart(torch.cat(rows), torch.full_like(concepts, -1), drawings)
 
 
 def class_list_digest(names: Sequence[str]) -> str:
@@ -165,7 +185,8 @@ def _folder_probe(
         names, warnings = given
     if len(names) < 2:
         raise UsageError("at least two classes are needed; name them with --classnames FILE")
-    known = {name.casefold(): i for i, name in enumerate(names)}
+    folded = {name.casefold(): i for i, name in reversed(list(enumerate(names)))}
+    known = folded | {name: i for i, name in enumerate(names)}
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(files or flat), generator=generator)[:MAX_IMAGES].tolist()
     images, labels, skipped = [], [], 0
@@ -176,7 +197,8 @@ def _folder_probe(
             skipped += 1
             continue
         images.append(to_bytes(torch.from_numpy(pixels)))
-        labels.append(known.get(path.parent.name.casefold(), -1) if files else -1)
+        label = known.get(path.parent.name, known.get(path.parent.name.casefold(), -1))
+        labels.append(label if files else -1)
     if not images:
         raise UsageError(f"none of {skipped} images in {safe_text(folder)} could be read")
     parts = _thirds(torch.stack(images), torch.tensor(labels))
@@ -187,10 +209,9 @@ def _folder_probe(
 
 def _thirds(images: Tensor, labels: Tensor) -> tuple[ProbePart, ProbePart, ProbePart]:
     """Split shuffled images so that every class goes to all parts as evenly as it can."""
-    rank = torch.zeros(len(labels), dtype=torch.long)
-    for label in labels.unique().tolist():  # type: ignore[no-untyped-call]
-        rows = (labels == label).nonzero().flatten()
-        rank[rows] = torch.arange(len(rows))
+    order = torch.argsort(labels, stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))  # dealt out class by class, like cards
     drawings = torch.arange(len(labels))
     first, second, third = (rank % 3 == i for i in (1, 2, 0))
     return (

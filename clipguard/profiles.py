@@ -16,14 +16,18 @@ class RepairSettings:
     Attributes:
         purifier: registered name of the purifier.
         settings: its settings.
-        restarts: further targeted inversions per family, with fresh starts, to purify against.
-        families: settings of the families that are inverted.
+        restarts: targeted inversions per family, with fresh starts, to purify against.
+        stronger: settings of the families for these; a looser budget than the detector's covers
+            more of what the true trigger does.
+        families: settings of the families for the re-inversion, as in the detector, so that the
+            null band applies.
         targeted: settings of the targeted inversions.
     """
 
     purifier: str = "cbpt"
     settings: Mapping[str, object] = field(default_factory=dict)
     restarts: int
+    stronger: Mapping[str, Mapping[str, object]]
     families: Mapping[str, Mapping[str, object]]
     targeted: Mapping[str, object]
 
@@ -48,6 +52,11 @@ FAMILIES: Mapping[str, Mapping[str, object]] = {
     "additive": {"budget": 4.0},
 }
 
+STRONGER: Mapping[str, Mapping[str, object]] = {
+    "patch": {"area": 0.02},
+    "additive": {"budget": 12.0},
+}
+
 PROFILES = {
     "quick": Profile(
         scenes=Scenes(optimise=2, select=1, measure=2),
@@ -58,7 +67,9 @@ PROFILES = {
             "targeted": {"steps": 40},
             "candidates": 1,
         },
-        repair=RepairSettings(restarts=1, families=FAMILIES, targeted={"steps": 40}),
+        repair=RepairSettings(
+            restarts=2, stronger=STRONGER, families=FAMILIES, targeted={"steps": 40}
+        ),
     ),
     "standard": Profile(
         detector={
@@ -68,7 +79,9 @@ PROFILES = {
             "targeted": {"steps": 60},
             "candidates": 2,
         },
-        repair=RepairSettings(restarts=2, families=FAMILIES, targeted={"steps": 60}),
+        repair=RepairSettings(
+            restarts=3, stronger=STRONGER, families=FAMILIES, targeted={"steps": 60}
+        ),
     ),
     "thorough": Profile(
         scenes=Scenes(optimise=6, select=3, measure=6),
@@ -79,7 +92,9 @@ PROFILES = {
             "targeted": {"steps": 120, "restarts": 2},
             "candidates": 4,
         },
-        repair=RepairSettings(restarts=3, families=FAMILIES, targeted={"steps": 120}),
+        repair=RepairSettings(
+            restarts=3, stronger=STRONGER, families=FAMILIES, targeted={"steps": 120}
+        ),
     ),
 }
 

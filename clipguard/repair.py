@@ -20,6 +20,12 @@ from clipguard.types import (
     Trigger,
 )
 
+WORKS = 0.8
+"""ASR (lower bound) from which a second family's trigger is worth purifying against.
+
+A weaker one is an ordinary perturbation; tuning against it costs accuracy and repairs nothing.
+"""
+
 
 def repair(
     model: PromptTunable,
@@ -52,13 +58,13 @@ def repair(
     target = probe.class_names.index(worst.target)
     original = class_embeddings(model, probe.class_names, probe.templates)
     generator = torch.Generator().manual_seed(seed)
-    triggers = [
-        trigger
-        for candidate, trigger in zip(finding.record.candidates, finding.triggers, strict=True)
-        if candidate.target == worst.target
+    families = [
+        row.family
+        for row in finding.record.candidates
+        if row is worst or (row.target == worst.target and row.asr.low >= WORKS)
     ]
     search = Search(model, probe, original, target)
-    triggers += _more_triggers(search, settings, generator, progress)
+    triggers = _stronger(search, families, settings, generator, progress)
     purifier = PURIFIERS.build(settings.purifier, settings.settings)
     head = purifier.purify(model, probe, triggers, generator=generator, progress=progress)
     features = (
@@ -81,17 +87,21 @@ def repair(
     return record, head
 
 
-def _more_triggers(
-    search: Search, settings: RepairSettings, generator: torch.Generator, progress: Progress
+def _stronger(
+    search: Search,
+    families: list[str],
+    settings: RepairSettings,
+    generator: torch.Generator,
+    progress: Progress,
 ) -> list[Trigger]:
-    """Further triggers for the same target: one start may find only part of the short cut."""
-    jobs = [name for name in settings.families for _ in range(settings.restarts)]
+    """Triggers to purify against: several starts, because one may find only part of the cut."""
+    jobs = [name for name in families for _ in range(settings.restarts)]
     inverter = INVERTERS.build("targeted", settings.targeted)
     found = []
     for done, name in enumerate(jobs):
-        progress(f"more triggers ({name})", done, len(jobs))
-        family = FAMILIES.build(name, settings.families[name])
-        found.append(inverter.invert(search, family, generator=generator).trigger)
+        job = search.during(progress, f"stronger triggers ({name})", done, len(jobs))
+        family = FAMILIES.build(name, settings.stronger[name])
+        found.append(inverter.invert(job, family, generator=generator).trigger)
     return found
 
 
@@ -109,9 +119,9 @@ def _reinvert(
     first = {row.family: row.statistic for row in finding.record.families}
     records = []
     for done, name in enumerate(settings.families):
-        progress(f"re-inversion ({name})", done, len(settings.families))
+        job = search.during(progress, f"re-inversion ({name})", done, len(settings.families))
         family = FAMILIES.build(name, settings.families[name])
-        trigger = inverter.invert(search, family, generator=generator).trigger
+        trigger = inverter.invert(job, family, generator=generator).trigger
         read = classify(embed(search.model, part, trigger.apply), search.classes)
         asr = attack_rate(read, part, clean, target, generator)
         before = first.get(name)

@@ -16,6 +16,10 @@ ARTEFACTS = (
     "model.onnx",
     "purified.onnx",
     "report.html",
+    "report.json",
+    "report.md",
+    "report.sarif",
+    "report.txt",
     "triggers",
 )
 
@@ -27,6 +31,7 @@ def workspace(out: Path) -> Iterator[Path]:
     Raises:
         UsageError: `out` cannot be made or written.
     """
+    fresh = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".clipguard-", dir=out))
@@ -36,6 +41,8 @@ def workspace(out: Path) -> Iterator[Path]:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        if fresh and not any(out.iterdir()):
+            out.rmdir()
 
 
 def clear(out: Path) -> None:
@@ -51,5 +58,6 @@ def clear(out: Path) -> None:
 def publish(work: Path, out: Path) -> None:
     """Move everything from `work` to `out`, in place of what an earlier audit left."""
     clear(out)
-    for item in sorted(work.iterdir()):
+    # The record goes last: where it stands, everything it names stands too.
+    for item in sorted(work.iterdir(), key=lambda path: (path.name == "audit.json", path.name)):
         shutil.move(str(item), out / item.name)

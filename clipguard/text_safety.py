@@ -16,7 +16,7 @@ def safe_text(text: object, limit: int = LIMIT) -> str:
 
     Args:
         text: anything; `str()` is applied.
-        limit: longest result, in characters, before the mark of the cut.
+        limit: characters of `text` that are kept; the escapes of a few may be longer.
     """
     raw = str(text)
     shown = "".join(

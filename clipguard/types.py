@@ -6,7 +6,8 @@ Letters: B batch, N images, C classes, D embedding, S image side, K context toke
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -107,6 +108,7 @@ class ProbeSet:
         optimise: the only images that gradients see.
         select: early stopping, best restart, candidate targets.
         measure: every published rate; touched once per rate.
+        unlabelled: further clean images of anything; purification sees them, nothing else does.
         class_names: C distinct names.
         templates: prompt templates, each with one `{}`.
         source: `bundled` or the name of a folder.
@@ -122,6 +124,7 @@ class ProbeSet:
     source: str
     skipped: int = 0
     warnings: tuple[str, ...] = ()
+    unlabelled: ProbePart | None = None
 
     @property
     def labelled(self) -> bool:
@@ -198,12 +201,19 @@ class Search:
         probe: images in three parts; an inverter touches only *optimise* and *select*.
         classes: (C, D) unit class embeddings of the classifier under test.
         target: class index of a targeted search, or None for a class-agnostic one.
+        tick: called at every step; raises to stop a search whose time is up.
     """
 
     model: ClipModel
     probe: ProbeSet
     classes: Tensor
     target: int | None = None
+    tick: Callable[[], None] = lambda: None
+
+    def during(self, progress: Progress, stage: str, done: int, total: int) -> Search:
+        """The same search, which tells `progress` about `stage` now and at every step."""
+        progress(stage, done, total)
+        return replace(self, tick=partial(progress, stage, done, total))
 
 
 class Inverter(Protocol):

@@ -48,6 +48,7 @@ Templates = Annotated[
 Arch = Annotated[
     str | None, typer.Option(help="Architecture name or config JSON; default: from the shapes.")
 ]
+Calibration = Annotated[Path | None, typer.Option(help="Null band made by `clipguard calibrate`.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 RequireEp = Annotated[
     Provider | None, typer.Option(help="Fail if onnxruntime runs on something else.")

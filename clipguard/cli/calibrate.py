@@ -44,7 +44,7 @@ def calibrate(
 
     Each next model gets the next seed, so that the band also holds the luck of the search.
     """
-    from clipguard.calibrate import assemble, measure_clean
+    from clipguard.calibrate import assemble, measure_clean, require_enough
     from clipguard.calibration import dump_calibration
     from clipguard.cli.show import device_of, progress_bar
     from clipguard.options import Options
@@ -52,6 +52,7 @@ def calibrate(
     from clipguard.policy import load_policy
     from clipguard.probe import ProbeSource
 
+    require_enough(len(models))
     options = Options(
         policy=load_policy("default"),
         profile=profile.value,

@@ -17,6 +17,7 @@ from clipguard.cli.arguments import (
     Seed,
     Templates,
 )
+from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
 
 
@@ -50,6 +51,8 @@ def export(
     from clipguard.prompts import class_embeddings
     from clipguard.types import ExportJob
 
+    if output.resolve() == model.resolve():
+        raise UsageError("the ONNX file would replace the checkpoint; name another -o")
     checkpoint = load_checkpoint(model, arch=arch)
     network = build_model(checkpoint, torch.device("cpu"))
     source = ProbeSource(images=probe_data, class_names=classnames, templates=templates)

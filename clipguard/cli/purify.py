@@ -9,6 +9,7 @@ import typer
 
 from clipguard.cli.arguments import (
     Arch,
+    Calibration,
     Checkpoint,
     ClassNames,
     Device,
@@ -21,7 +22,14 @@ from clipguard.cli.arguments import (
     Seed,
     Templates,
 )
-from clipguard.errors import EXPORT, PASS, PURIFY_MISSED, InconclusiveError, worst_exit_code
+from clipguard.errors import (
+    EXPORT,
+    INCONCLUSIVE,
+    PASS,
+    PURIFY_MISSED,
+    InconclusiveError,
+    worst_exit_code,
+)
 from clipguard.text_safety import safe_text
 
 
@@ -39,11 +47,14 @@ def purify(
     probe_data: ProbeData = None,
     classnames: ClassNames = None,
     templates: Templates = None,
+    calibration: Calibration = None,
     arch: Arch = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Purify the zero-shot classifier; exit 7 when the policy's limits are missed.
+
+    Exit 3 when a limit could not be measured, for example without labels or null band.
 
     It repairs the classifier of this class list only; the image tower stays poisoned.
     """
@@ -63,6 +74,7 @@ def purify(
         purify="always",
         release="purified",
         arch=arch,
+        calibration=calibration,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device=device_of(device),
         command=f"clipguard purify {safe_text(model.name)} --profile {profile.value} --seed {seed}",
@@ -88,4 +100,6 @@ def purify(
     for error in record.errors:
         sys.stderr.write(f"error: {safe_text(error.message, 400)}\n")
     codes = [code for code in record.gate.outcomes if code == EXPORT]
-    raise typer.Exit(worst_exit_code([*codes, PURIFY_MISSED if missed else PASS]))
+    results = {Decision.FAIL: PURIFY_MISSED, Decision.INCONCLUSIVE: INCONCLUSIVE}
+    codes += [results[check.result] for check in missed]
+    raise typer.Exit(worst_exit_code(codes or [PASS]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import traceback
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 
 from clipguard.cli.arguments import (
     Arch,
+    Calibration,
     Checkpoints,
     ClassNames,
     Device,
@@ -26,7 +28,7 @@ from clipguard.cli.arguments import (
     Seed,
     Templates,
 )
-from clipguard.errors import INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
+from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
@@ -80,9 +82,7 @@ def scan(
     probe_data: ProbeData = None,
     classnames: ClassNames = None,
     templates: Templates = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Null band made by `clipguard calibrate`.")
-    ] = None,
+    calibration: Calibration = None,
     arch: Arch = None,
     budget: Annotated[
         float | None, typer.Option(min=1, help="Seconds per model; the rest is not tested.")
@@ -156,6 +156,9 @@ def _one(
         told, name = safe_text(error, 2000), f"{safe_text(model.name)}: "
         sys.stderr.write(f"error: {name}{told.removeprefix(name)}\n")
         return error.exit_code
+    except Exception:  # noqa: BLE001 - one model's bug must not hide another model's finding
+        traceback.print_exc()
+        return ENVIRONMENT
     _show(record, folder, wanted, quiet)
     return record.gate.exit_code if record.gate else INCONCLUSIVE
 

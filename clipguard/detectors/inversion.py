@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from clipguard.calibration import standardise
+from clipguard.errors import InconclusiveError
 from clipguard.measure import attack_rate, classify, embed
 from clipguard.methods import FAMILIES, INVERTERS
 from clipguard.prompts import class_embeddings
@@ -99,10 +100,10 @@ class TriggerInversion:
         search = Search(model, probe, classes)
         pairs = self._candidates(search, generator=generator, progress=progress)
         found = self._refine(search, pairs, generator=generator, progress=progress)
-        statistics = {
-            name: max(row.statistic for row in found if row.family == name)
-            for name in self.families
-        }
+        statistics = {row.family: row.statistic for row in sorted(found, key=lambda r: r.statistic)}
+        if missing := self.families.keys() - statistics.keys():
+            names = ", ".join(sorted(missing))
+            raise InconclusiveError(f"{names}: every image is of the target class, none to count")
         if null is None:
             families = tuple(
                 FamilyRecord(family=name, tested=True, statistic=value)
@@ -144,13 +145,13 @@ class TriggerInversion:
         pairs = []
         for i, (name, settings) in enumerate(self.families.items()):
             family = FAMILIES.build(name, settings)
-            progress(f"collapse inversion ({name})", i, len(self.families))
+            job = search.during(progress, f"collapse inversion ({name})", i, len(self.families))
             collapse = INVERTERS.build("collapse", self.collapse)
-            pairs.append((name, collapse.invert(search, family, generator=generator).target))
+            pairs.append((name, collapse.invert(job, family, generator=generator).target))
             if len(search.classes) <= SCREEN_LIMIT:
-                progress(f"targeted screen ({name})", i, len(self.families))
+                job = search.during(progress, f"targeted screen ({name})", i, len(self.families))
                 screen = INVERTERS.build("screen", self.screen)
-                ranking = screen.invert(search, family, generator=generator).ranking
+                ranking = screen.invert(job, family, generator=generator).ranking
                 pairs += [(name, target) for target in ranking[: self.candidates]]
         return list(dict.fromkeys(pairs))
 
@@ -167,8 +168,8 @@ class TriggerInversion:
         clean = classify(embed(search.model, part), search.classes)
         found = []
         for done, (name, target) in enumerate(pairs):
-            progress(f"targeted inversion ({name})", done, len(pairs))
             aimed = Search(search.model, search.probe, search.classes, target)
+            aimed = aimed.during(progress, f"targeted inversion ({name})", done, len(pairs))
             inverter = INVERTERS.build("targeted", self.targeted)
             family = FAMILIES.build(name, self.families[name])
             inversion = inverter.invert(aimed, family, generator=generator)
@@ -185,7 +186,7 @@ class TriggerInversion:
         """Outcome and one sentence, from the worst candidate."""
         worst = found[0]
         told = (
-            f"a {worst.family} trigger moves {worst.asr.value:.0%} of unseen images "
+            f"the {worst.family} trigger moves {worst.asr.value:.0%} of unseen images "
             f"to {probe.class_names[worst.target]!r}"
         )
         if excess is None or p_value is None:

@@ -63,7 +63,7 @@ class Screen:
             trigger=trigger,
             target=best,
             share=(read == best).float().mean().item(),
-            converged=True,
+            converged=False,  # a screen ranks; it is too short to conclude from
             loss=loss,
             ranking=tuple(alive),
         )
@@ -77,10 +77,12 @@ class Screen:
         leaves = [leaf for parameters in sets for leaf in parameters.values()]
         optimizer = torch.optim.Adam(leaves, lr=2 * family.step_size)
         batches = torch.Generator().manual_seed(seed)
-        truth = torch.tensor(chunk).repeat_interleave(self.images).to(model.device)
+        rows = min(self.images, len(part))
+        truth = torch.tensor(chunk).repeat_interleave(rows).to(model.device)
         total = torch.zeros(len(chunk))
         for step in range(steps):
-            index = torch.randperm(len(part), generator=batches)[: self.images]
+            search.tick()
+            index = torch.randperm(len(part), generator=batches)[:rows]
             images = part.pixels(index)
             stamped = [family.trigger(p, step / steps).apply(images) for p in sets]
             features = model.encode_image(torch.cat(stamped).to(model.device))

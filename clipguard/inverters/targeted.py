@@ -49,7 +49,8 @@ class Targeted:
 
         def loss(triggered: Tensor, index: Tensor) -> Tensor:
             logits = triggered @ search.classes.T / self.temperature
-            return functional.cross_entropy(logits, torch.full_like(index, target))
+            truth = torch.full_like(index, target).to(logits.device)
+            return functional.cross_entropy(logits, truth)
 
         found = []
         for _ in range(self.restarts):

@@ -183,6 +183,9 @@ def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
         The content of `victim.json`.
     """
     with workspace(folder) as work:
+        names = (folder / name for name in ("model.pt", "victim.json", "trigger.safetensors"))
+        for old in (*names, *folder.glob("preview-*.png")):
+            old.unlink(missing_ok=True)
         state = {
             name: value.detach().contiguous() for name, value in victim.network.state_dict().items()
         }
