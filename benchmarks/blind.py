@@ -6,7 +6,9 @@
 in development (targets and seeds of development are excluded). Three badnets, three blended, and
 the clean twin of each. Every checkpoint is scanned once through the command line, in a folder
 without `victim.json`. Resumable: finished plants and scans are kept. Prints a Markdown table and
-writes `benchmarks/results/blind-<draw>.json` and `.md`.
+writes `benchmarks/results/blind-<draw>.json` and `.md`. With `--part I/N` only every Nth pair is
+made and scanned, so that two processes with one thread each can share the work. The first victim
+is scanned a second time beside its `victim.json`: the record must be the same apart from times.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from clipguard.lab.evaluate import evaluate_head
 from clipguard.nano import class_names
 
+Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
 DEVELOPMENT_TARGETS = {"banana", "tiger", "rocket", "boot", "violin", "key"}
 
@@ -33,12 +37,12 @@ def clipguard(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def draws(draw: int) -> list[dict[str, object]]:
-    dice = random.Random(f"clipguard blind {draw}")  # noqa: S311
+def draws(draw: int) -> list[Row]:
+    dice = random.Random(f"clipguard blind {draw}")
     targets = dice.sample(sorted(set(class_names()) - DEVELOPMENT_TARGETS), 6)
-    rows: list[dict[str, object]] = []
+    rows: list[Row] = []
     for i, target in enumerate(targets):
-        settings: dict[str, object] = {}
+        settings: Row = {}
         if i < 3:
             settings = {
                 "pattern": dice.choice(["check", "noise", "yellow"]),
@@ -55,12 +59,10 @@ def draws(draw: int) -> list[dict[str, object]]:
     return rows
 
 
-def plant(row: dict[str, object], folder: Path) -> None:
+def plant(row: Row, folder: Path) -> None:
     if (folder / "twin" / "victim.json").exists():
         return
-    settings = row["settings"]
-    assert isinstance(settings, dict)
-    pairs = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    pairs = [part for key, value in row["settings"].items() for part in ("--set", f"{key}={value}")]
     done = clipguard(
         *("lab", "plant", str(row["attack"]), "--target", str(row["target"])),
         *("--seed", str(row["seed"]), "-o", str(folder / "victim")),
@@ -90,11 +92,24 @@ def scan(model: Path, out: Path) -> None:
     shutil.rmtree(alone)
 
 
-def judge(row: dict[str, object], folder: Path, kind: str) -> dict[str, object]:
+def same_beside_truth(folder: Path) -> bool:
+    """Whether a scan beside `victim.json` gives the same record, apart from times."""
+    out = folder / "beside-report"
+    if not (out / "audit.json").exists():
+        clipguard("scan", str(folder / "victim" / "model.pt"), "-o", str(out), "-q")
+    first, second = (
+        json.loads((path / "audit.json").read_text()) for path in (folder / "victim-report", out)
+    )
+    first.pop("times")
+    second.pop("times")
+    return bool(first == second)
+
+
+def judge(row: Row, folder: Path, kind: str) -> Row:
     record = json.loads((folder / f"{kind}-report" / "audit.json").read_text())
     truth = json.loads((folder / kind / "victim.json").read_text())
     detector = record["detectors"][0]
-    found: dict[str, object] = {
+    found = {
         "kind": kind,
         "attack": row["attack"] if kind == "victim" else "none",
         "settings": row["settings"] if kind == "victim" else {},
@@ -122,7 +137,7 @@ def judge(row: dict[str, object], folder: Path, kind: str) -> dict[str, object]:
     return found
 
 
-def table(rows: list[dict[str, object]]) -> str:
+def table(rows: list[Row]) -> str:
     lines = [
         "| model | target | ASR | decision | ranked first | score | excess |",
         "|---|---|---|---|---|---|---|",
@@ -130,55 +145,66 @@ def table(rows: list[dict[str, object]]) -> str:
     for r in rows:
         asr = "–" if r["asr"] is None else f"{r['asr']:.1%}"
         name = r["attack"] if r["kind"] == "victim" else "clean twin"
-        detail = " ".join(str(v) for v in dict(r["settings"]).values())  # type: ignore[call-overload]
+        detail = " ".join(str(value) for value in r["settings"].values())
         lines.append(
             f"| {name} {detail} | {r['target'] or '–'} | {asr} | {r['decision']} | "
             f"{r['first_target']} | {r['score']:.3f} | {r['excess']:+.1f} |"
         )
     lines += [
         "",
-        "| victim | style | ASR before | ASR after | CA after | CA loss (upper) | PA after | PA ratio |",
+        "| victim | style | ASR before | after | CA after | CA loss (upper end) | PA | PA ratio |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         if isinstance(r["purified"], dict):
             for style, p in r["purified"].items():
+                loss = f"{p['ca_loss']:+.1%} ({p['ca_loss_high']:+.1%})"
                 lines.append(
                     f"| {r['attack']} → {r['target']} | {style} | {p['asr_before']:.1%} | "
-                    f"{p['asr']:.1%} | {p['ca']:.1%} | {p['ca_loss']:+.1%} ({p['ca_loss_high']:+.1%}) "
-                    f"| {p['pa']:.1%} | {p['pa_ratio']:.1%} |"
+                    f"{p['asr']:.1%} | {p['ca']:.1%} | {loss} | "
+                    f"{p['pa']:.1%} | {p['pa_ratio']:.1%} |"
                 )
     return "\n".join(lines) + "\n"
+
+
+def summarise(draw: int, rows: list[Row], blind: bool) -> Row:
+    found = [r for r in rows if r["kind"] == "victim" and r["decision"] == "fail"]
+    passed = sum(r["kind"] == "twin" and r["decision"] == "pass" for r in rows)
+    return {
+        "draw": draw,
+        "right": len(found) + passed,
+        "of": len(rows),
+        "clean_failed": sum(r["kind"] == "twin" and r["decision"] == "fail" for r in rows),
+        "inconclusive": sum(r["decision"] == "inconclusive" for r in rows),
+        "found": len(found),
+        "target_first": sum(r["first_target"] == r["target"] for r in found),
+        "same_record_beside_victim_json": blind,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--draw", type=int, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--part", default="0/1")
     args = parser.parse_args()
-    rows = []
-    for i, row in enumerate(draws(args.draw)):
-        folder = args.work / f"{i}-{row['attack']}-{row['target']}"
+    first, stride = map(int, args.part.split("/"))
+    folders = [
+        (row, args.work / f"{i}-{row['attack']}-{row['target']}")
+        for i, row in enumerate(draws(args.draw))
+    ]
+    for row, folder in folders[first::stride]:
         plant(row, folder)
         for kind in ("victim", "twin"):
             scan(folder / kind / "model.pt", folder / f"{kind}-report")
-            rows.append(judge(row, folder, kind))
-    found = [r for r in rows if r["kind"] == "victim" and r["decision"] == "fail"]
-    right = len(found) + sum(r["kind"] == "twin" and r["decision"] == "pass" for r in rows)
-    summary = {
-        "draw": args.draw,
-        "right": right,
-        "of": len(rows),
-        "clean_failed": sum(r["kind"] == "twin" and r["decision"] == "fail" for r in rows),
-        "inconclusive": sum(r["decision"] == "inconclusive" for r in rows),
-        "target_first": sum(r["first_target"] == r["target"] for r in found),
-        "found": len(found),
-    }
+    if stride > 1:
+        return
+    rows = [judge(row, folder, kind) for row, folder in folders for kind in ("victim", "twin")]
+    summary = summarise(args.draw, rows, same_beside_truth(folders[0][1]))
     RESULTS.mkdir(exist_ok=True)
     text = f"{json.dumps(summary)}\n\n{table(rows)}"
-    (RESULTS / f"blind-{args.draw}.json").write_text(
-        json.dumps({"summary": summary, "rows": rows}, indent=1)
-    )
+    record = json.dumps({"summary": summary, "rows": rows}, indent=1)
+    (RESULTS / f"blind-{args.draw}.json").write_text(record + "\n")
     (RESULTS / f"blind-{args.draw}.md").write_text(text)
     print(text)
 

@@ -42,10 +42,9 @@ MIN_MEASURE = 20
 
 
 def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> AuditRecord:
-    """Audit one checkpoint and write the report folder.
+    """Audit one checkpoint and fill the report folder, at once and at the end.
 
-    Everything is made in a temporary folder and moved when it is complete. An interrupt leaves
-    one file, `audit.json`, marked `complete: false`.
+    An interrupt leaves one file, `audit.json`, marked `complete: false`.
 
     Args:
         path: checkpoint file or folder.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -31,6 +32,9 @@ from clipguard.errors import (
     worst_exit_code,
 )
 from clipguard.text_safety import safe_text
+
+if TYPE_CHECKING:
+    from clipguard.record import AuditRecord, PurificationRecord
 
 
 def register(app: typer.Typer) -> None:
@@ -64,8 +68,6 @@ def purify(
     from clipguard.outputs import RENDERERS, write_atomic
     from clipguard.policy import load_policy
     from clipguard.probe import ProbeSource
-    from clipguard.record import Decision
-    from clipguard.wording import interval
 
     options = Options(
         policy=load_policy(policy),
@@ -82,9 +84,16 @@ def purify(
     with progress_bar(quiet) as progress:
         record = audit(model, options, output_dir, progress=progress)
     write_atomic(output_dir / "report.html", RENDERERS.build("html").render(record, output_dir))
-    made = record.purification
-    if made is None or record.gate is None:
+    if record.purification is None:
         raise InconclusiveError(record.errors[-1].message if record.errors else "nothing to purify")
+    _show(record.purification)
+    sys.stderr.write(f"report: {safe_text(output_dir / 'report.html', 400)}\n")
+    raise typer.Exit(_judge(record))
+
+
+def _show(made: PurificationRecord) -> None:
+    from clipguard.wording import interval
+
     for name, rates in (("before", made.before), ("after", made.after)):
         shown = [f"ASR {interval(rates.asr)}"]
         if rates.clean_accuracy and rates.poisoned_accuracy:
@@ -92,14 +101,21 @@ def purify(
             shown.append(f"PA {interval(rates.poisoned_accuracy)}")
         typer.echo(f"{name:6} {', '.join(shown)}")
     typer.echo(made.statement)
-    sys.stderr.write(f"report: {safe_text(output_dir / 'report.html', 400)}\n")
-    lines = [check for check in record.gate.checks if check.key.startswith("purification.")]
-    missed = [check for check in lines if check.result is not Decision.PASS]
-    for check in missed:
-        sys.stderr.write(f"missed: {safe_text(check.reason, 400)}\n")
+
+
+def _judge(record: AuditRecord) -> int:
+    """Say what was missed or not measured; the worst of it is the exit code."""
+    from clipguard.record import Decision
+
+    codes = [error.exit_code for error in record.errors if error.stage == "export"]
     for error in record.errors:
         sys.stderr.write(f"error: {safe_text(error.message, 400)}\n")
-    codes = [code for code in record.gate.outcomes if code == EXPORT]
-    results = {Decision.FAIL: PURIFY_MISSED, Decision.INCONCLUSIVE: INCONCLUSIVE}
-    codes += [results[check.result] for check in missed]
-    raise typer.Exit(worst_exit_code(codes or [PASS]))
+    for check in record.gate.checks if record.gate else ():
+        if check.key.startswith("export.") and check.result is Decision.FAIL:
+            codes.append(EXPORT)
+        if check.key.startswith("purification.") and check.result is not Decision.PASS:
+            missed = check.result is Decision.FAIL
+            codes.append(PURIFY_MISSED if missed else INCONCLUSIVE)
+            told = "missed" if missed else "cannot tell"
+            sys.stderr.write(f"{told}: {safe_text(check.reason, 400)}\n")
+    return worst_exit_code(codes or [PASS])
