@@ -126,7 +126,7 @@ def test_the_key_changes_with_everything_that_changes_the_statistic():
     assert calibration_key(*base).startswith("nano-rn/standard/")
 
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
+finite = st.floats(-1000, 1000)
 rows = st.builds(
     CleanModel,
     name=st.text(),
@@ -137,7 +137,9 @@ calibrations = st.builds(
     Calibration,
     key=st.text(),
     command=st.text(),
-    models=st.lists(rows, min_size=MIN_MODELS, max_size=MIN_MODELS + 3).map(tuple),
+    models=st.lists(
+        rows, min_size=MIN_MODELS, max_size=MIN_MODELS + 3, unique_by=lambda row: row.sha256
+    ).map(tuple),
     schema_version=st.just("clipguard.calibration/1"),
 )
 
@@ -251,3 +253,13 @@ def test_the_digest_is_that_of_the_file(file: Path):
     file.write_text(file.read_text() + "\n")
     assert len(first) == 64
     assert read_calibration(file).sha256 != first
+
+
+def test_a_file_with_one_model_twice_is_refused(tmp_path: Path):
+    rows = [CleanModel(name="m", sha256="same", statistics={"patch": 0.0})] * MIN_MODELS
+    file = tmp_path / "band.json"
+    file.write_text(
+        json.dumps({"key": "k", "command": "c", "models": [row.model_dump() for row in rows]})
+    )
+    with pytest.raises(UsageError, match="independent models"):
+        read_calibration(file)

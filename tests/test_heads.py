@@ -86,7 +86,11 @@ def test_a_missing_head_is_a_usage_error(tmp_path: Path):
 def tampered(file: Path, **changes: object) -> Path:
     """The head with other metadata or, as `classes`, another tensor."""
     classes = changes.pop("classes", head().classes)
-    told = {"class_names": NAMES, "checkpoint_sha256": DIGEST} | changes
+    told = {
+        "schema_version": "clipguard.head/1",
+        "class_names": NAMES,
+        "checkpoint_sha256": DIGEST,
+    } | changes
     kept = {"clipguard": json.dumps({k: v for k, v in told.items() if v is not None})}
     save_file({"classes": classes.contiguous()}, file, metadata=kept)
     return file
@@ -102,6 +106,9 @@ def test_what_tampered_writes_unchanged_is_accepted(file: Path):
         {"class_names": None},
         {"checkpoint_sha256": None},
         {"class_names": 7},
+        {"class_names": "abc"},
+        {"class_names": [NAMES[0]] * len(NAMES)},
+        {"schema_version": "clipguard.head/2"},
         {"class_names": NAMES[:-1]},
         {"classes": head().classes * 2},
         {"classes": head().classes * torch.nan},

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from clipguard.measure import classify, embed
 from clipguard.methods import FAMILIES
-from clipguard.purifiers.cbpt import Cbpt, Features
+from clipguard.purifiers.cbpt import Cbpt, Features, _preservation
 from clipguard.types import PurifiedHead, Trigger, no_progress
 
 PLANTED = 3
@@ -65,24 +65,35 @@ def test_consistency_holds_the_classes_near_their_prompts():
     assert moved[1] < moved[0] / 3
 
 
-def test_the_best_look_at_the_select_part_is_kept_and_not_the_last():
-    probe, model = stripes_probe(), StripesClip(PLANTED)
-    wrong = replace(probe.optimise, labels=probe.optimise.labels.roll(1))  # ruins every step
+def test_every_drawing_is_drawn_alike_however_many_images_it_has():
+    rows = functional.normalize(torch.randn(100, 6, generator=generator(1)), dim=1)
+    weights = torch.cat([torch.full((90,), 1 / 90), torch.full((10,), 1 / 10)])
+    cache = Features(rows, rows[None], torch.arange(100), weights)
+    drawn = [cache.draw(1, generator(seed))[2].item() for seed in range(400)]
+    share = sum(label >= 90 for label in drawn) / len(drawn)
+    assert 0.4 < share < 0.6
 
-    def quality(check_every: int) -> float:
-        settings = {"steps": 40, "learning_rate": 0.2, "consistency_weight": 0.0}
-        head = Cbpt(**settings, check_every=check_every).purify(
+
+def test_further_images_hold_the_readings_of_the_original_classifier():
+    probe, model = stripes_probe(), StripesClip(PLANTED)
+    further = replace(probe.select, labels=torch.full_like(probe.select.labels, -1))
+    kept, free = (
+        Cbpt(**SETTINGS | {"consistency_weight": 0.0, "preservation_weight": weight}).purify(
             model,
-            replace(probe, optimise=wrong),
+            replace(probe, unlabelled=further),
             [hum()],
             generator=generator(),
             progress=no_progress,
         )
-        rows = (classify(embed(model, probe.select, a), head.classes) for a in (None, hum().apply))
-        return sum((row == probe.select.labels).float().mean().item() for row in rows) / 2
+        for weight in (50.0, 0.0)
+    )
+    features = embed(model, probe.measure) * model.logit_scale
 
-    assert quality(check_every=40) < 0.2
-    assert quality(check_every=1) > 0.5
+    def drift(head: PurifiedHead) -> float:
+        return ((features @ head.classes.T) - (features @ CLASSES.T)).abs().mean().item()
+
+    assert drift(kept) < drift(free)
+    assert "preservation" in kept.losses
 
 
 def test_one_trigger_that_works_is_enough_among_others_that_do_not():
@@ -104,7 +115,7 @@ def test_nobody_looks_at_the_measure_part():
 def test_progress_counts_the_steps():
     told: list[tuple[str, int, int]] = []
     purify(progress=lambda *news: told.append(news), steps=7)
-    assert told == [("purify", i, 7) for i in range(1, 8)]
+    assert told == [("class-wise prompts", i, 7) for i in range(7)]
 
 
 def test_images_without_labels_serve_as_they_are_read():
@@ -134,12 +145,23 @@ def test_the_losses_are_the_formulas_of_the_docstring():
         rows(4, seed=4),
     )
     labels, index, scale = torch.tensor([0, 3, 1, 1, 2]), torch.tensor([4, 0, 2]), 7.0
-    found = Cbpt(triggered_weight=0.5)._losses(
-        Features(clean, triggered, labels), index, classes, original, scale
+    heads, drawn = (
+        (scale * classes, scale * original),
+        (
+            clean[index],
+            triggered[:, index],
+            labels[index],
+        ),
     )
+    found = Cbpt(triggered_weight=0.5)._losses(heads, drawn)
+    found["preservation"] = _preservation(heads, drawn)
 
-    def reading(features: torch.Tensor) -> torch.Tensor:
-        return (scale * features @ classes.T).softmax(dim=0)
+    def reading(features: torch.Tensor, head: torch.Tensor = classes) -> torch.Tensor:
+        return (scale * features @ head.T).softmax(dim=0)
+
+    def distance(i: int, features: torch.Tensor) -> torch.Tensor:
+        wanted = reading(clean[i], original)
+        return (wanted * (wanted / reading(features)).log()).sum()
 
     on_clean = [-reading(clean[i])[labels[i]].log() for i in index]
     on_triggered = [-reading(sheet[i])[labels[i]].log() for sheet in triggered for i in index]
@@ -151,7 +173,8 @@ def test_the_losses_are_the_formulas_of_the_docstring():
     wanted = {
         "classification": sum(on_clean) / 3 + 0.5 * sum(on_triggered) / 6,
         "alignment": sum(divergence) / 6,
-        "consistency": sum(1 - classes[c] @ original[c] for c in range(4)) / 4,
+        "preservation": sum(distance(i, sheet[i]) for sheet in triggered for i in index) / 6
+        + sum(distance(i, clean[i]) for i in index) / 3,
     }
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
@@ -160,9 +183,9 @@ def test_the_losses_are_the_formulas_of_the_docstring():
 def test_alignment_leaves_the_clean_reading_alone():
     features = functional.normalize(torch.randn(3, 6, generator=generator(1)), dim=1)
     classes = functional.normalize(torch.randn(4, 6, generator=generator(2)), dim=1)
-    cache = Features(features, -features[None], torch.tensor([0, 1, 2]))
+    drawn = features, -features[None], torch.tensor([0, 1, 2])
     classes.requires_grad_()
-    loss = Cbpt()._losses(cache, torch.arange(3), classes, classes.detach(), 3.0)["alignment"]
+    loss = Cbpt()._losses((3.0 * classes, classes.detach()), drawn)["alignment"]
     (grad,) = torch.autograd.grad(loss, classes)
     # by hand: d KL / d logits of the triggered reading is (got - wanted) / 3, and nothing else
     wanted, got = ((3 * sign * features @ classes.T).softmax(dim=1) for sign in (1, -1))
