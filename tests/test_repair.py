@@ -27,9 +27,15 @@ from clipguard.types import Finding, PurifiedHead, Trigger
 PLANTED, OTHER = 3, 5
 SETTINGS = RepairSettings(
     restarts=2,
-    settings={"steps": 300, "learning_rate": 0.05, "consistency_weight": 1.0},
+    settings={
+        "steps": 300,
+        "learning_rate": 0.05,
+        "consistency_weight": 1.0,
+        "triggered_weight": 2.0,
+    },
+    stronger={"additive": {"budget": 20.0}, "patch": {"area": 0.05}},
     families={"additive": {}},
-    targeted={"steps": 5, "batch": 16},
+    targeted={"steps": 100, "batch": 16},
 )
 SHARE = Rate(value=0.5, low=0.4, high=0.6, n=70)
 
@@ -113,18 +119,30 @@ def test_rates_are_those_of_the_worst_trigger_and_of_no_other():
     assert record.before.asr.value < 0.1  # the first trigger does nothing
 
 
-def test_it_purifies_against_every_trigger_of_the_worst_target_and_some_more(
-    monkeypatch: pytest.MonkeyPatch,
-):
+def families_used(monkeypatch: pytest.MonkeyPatch, found: Finding) -> list[str]:
     spy = Spy(PURIFIERS, "purify")
     monkeypatch.setattr(repair_module, "PURIFIERS", spy)
-    first, second, other = hum(), nothing(), nothing()
-    run(finding((PLANTED, first), (OTHER, other), (PLANTED, second)))
+    run(found)
     (((_, _, triggers), _),) = spy.calls
-    assert triggers[0] is first
-    assert triggers[1] is second
-    assert other not in triggers
-    assert len(triggers) == 2 + SETTINGS.restarts
+    return [trigger.family for trigger in triggers]
+
+
+def test_it_purifies_against_fresh_triggers_of_the_worst_family(monkeypatch: pytest.MonkeyPatch):
+    found = finding((PLANTED, hum()), (OTHER, nothing()))
+    assert families_used(monkeypatch, found) == ["additive"] * SETTINGS.restarts
+
+
+@pytest.mark.parametrize(("low", "used"), [(0.7, False), (0.9, True)])
+def test_a_second_family_counts_only_if_its_trigger_works(
+    monkeypatch: pytest.MonkeyPatch, low: float, used: bool
+):
+    found = finding((PLANTED, hum()), (PLANTED, nothing()))
+    first, second = found.record.candidates
+    rate = Rate(value=0.95, low=low, high=0.99, n=70)
+    changed = second.model_copy(update={"family": "patch", "asr": rate})
+    record = found.record.model_copy(update={"candidates": (first, changed)})
+    families = families_used(monkeypatch, Finding(record, found.triggers))
+    assert ("patch" in families) is used
 
 
 def test_the_new_search_goes_through_the_purified_head_with_draws_of_its_own(
