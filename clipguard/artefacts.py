@@ -92,8 +92,9 @@ class Gallery:
             count: images per trigger.
         """
         self.model, self.probe, self.classes, self.purified = model, probe, classes, purified
-        step = max(1, len(probe.measure) // count)
-        self.index = torch.arange(0, len(probe.measure), step)[:count]
+        images = len(probe.measure)
+        # Steps of the golden ratio: images may be sorted by class, even steps could hit one class.
+        self.index = (torch.arange(min(count, images)) * 0.618 * images).long() % images
 
     @torch.no_grad()
     def examples(self, stem: str, trigger: Trigger, folder: Path) -> tuple[Example, ...]:

@@ -8,10 +8,15 @@ import torch
 
 from clipguard import __version__
 from clipguard.artefacts import Gallery, save_trigger
-from clipguard.calibration import Band, calibration_key, read_calibration, shipped_calibration
+from clipguard.calibration import Band, calibration_key, choose_band, family_of
 from clipguard.checkpoint import load_checkpoint
 from clipguard.describe import coverage, describe, environment
-from clipguard.errors import ClipguardError, InconclusiveError, UsageError
+from clipguard.errors import (
+    ENVIRONMENT,
+    ClipguardError,
+    ExportError,
+    InconclusiveError,
+)
 from clipguard.heads import save_head
 from clipguard.methods import DETECTORS, EXPORTERS
 from clipguard.model import OpenClipModel, build_model
@@ -120,7 +125,9 @@ class Run:
     def all(self, path: Path, work: Path) -> AuditRecord:
         """Every stage in order; files go to `work`."""
         model, probe = self.look(path)
-        finding = self.detect(model, probe, self.null_band(probe))
+        band, told = choose_band(self.key(probe), self.options.calibration)
+        self.update(calibration=told)
+        finding = self.detect(model, probe, band)
         if finding is not None:
             head = self.purify(model, probe, finding)
             self.export(model, probe, finding, head, work)
@@ -132,6 +139,7 @@ class Run:
         with self.watch.stage("load"):
             checkpoint = load_checkpoint(path, arch=self.options.arch)
             self.update(checkpoint=checkpoint.record)
+            self.family = family_of(checkpoint.architecture)
             model = build_model(checkpoint, self.options.device)
         with self.watch.stage("probe"):
             probe = load_probe(
@@ -145,38 +153,11 @@ class Run:
         if self.record.checkpoint is None:
             raise ValueError("the checkpoint must be loaded first")
         return calibration_key(
-            self.record.checkpoint.architecture,
+            self.family,
             self.options.profile,
             f"{self.detector.fingerprint()} {self.settings.scenes}",
             f"{probe.source} {class_list_digest(probe.class_names)} {probe.templates}",
         )
-
-    def null_band(self, probe: ProbeSet) -> Band | None:
-        """The null band for exactly this pipeline, if there is one.
-
-        Raises:
-            UsageError: the calibration that was named is for other scans.
-        """
-        key, given = self.key(probe), self.options.calibration
-        band = read_calibration(given) if given else shipped_calibration(key)
-        if band is None:
-            reason = (
-                f"no null band for {key}; make one from 20 or more known-clean models of this "
-                "family: clipguard calibrate CLEAN... -o band.json, then scan with "
-                "--calibration band.json"
-            )
-            self.update(calibration=CalibrationRecord(kind="none", reason=reason))
-            return None
-        if band.calibration.key != key:
-            raise UsageError(
-                f"the calibration is for {band.calibration.key}, this scan is {key}; make one "
-                "with `clipguard calibrate` and the options of this scan"
-            )
-        found = CalibrationRecord(
-            kind="models", family=key, models=len(band.calibration.models), sha256=band.sha256
-        )
-        self.update(calibration=found)
-        return band
 
     def detect(self, model: OpenClipModel, probe: ProbeSet, null: Band | None) -> Finding | None:
         """Run the detector; None when there was too little to conclude from."""
@@ -215,8 +196,8 @@ class Run:
                     seed=self.options.seed,
                     progress=self.watch.progress,
                 )
-            except InconclusiveError as error:
-                self.fail("purify", error)
+            except (ClipguardError, RuntimeError, ValueError) as error:
+                self.fail("purify", error)  # what was found must survive a repair that broke
                 return None
         self.update(purification=record.model_copy(update={"head": "head.safetensors"}))
         return head
@@ -256,9 +237,12 @@ class Run:
             generator = torch.Generator().manual_seed(self.options.seed)
             try:
                 made = EXPORTERS.build("onnx").export(job, work / name, generator=generator)
-                self.update(export=made)
-            except ClipguardError as error:
+            except (ClipguardError, RuntimeError, ValueError) as error:
                 self.fail("export", error)
+                return
+        self.update(export=made)
+        if passes and not _is(self.finished(complete=True).gate, Decision.PASS):
+            (work / name).unlink()  # the policy asks for more than the exporter does
 
     def keep(
         self,
@@ -284,9 +268,13 @@ class Run:
             if head is not None and self.record.checkpoint is not None:
                 save_head(head, probe, self.record.checkpoint, work / "head.safetensors")
 
-    def fail(self, stage: str, error: ClipguardError) -> None:
-        """Put an explained failure of one stage into the record."""
-        told = ErrorRecord(stage=stage, message=str(error), exit_code=error.exit_code)
+    def fail(self, stage: str, error: Exception) -> None:
+        """Put the failure of one stage into the record; it cannot outrank what was found."""
+        code = ENVIRONMENT
+        if isinstance(error, InconclusiveError | ExportError):
+            code = error.exit_code
+        message = str(error).partition("\n")[0] or type(error).__name__
+        told = ErrorRecord(stage=stage, message=message, exit_code=code)
         self.update(errors=(*self.record.errors, told))
 
 

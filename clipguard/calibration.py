@@ -12,8 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from clipguard.architectures import Architecture, known_configs
 from clipguard.errors import UsageError
-from clipguard.record import FamilyRecord
+from clipguard.model_config import OPENAI
+from clipguard.record import CalibrationRecord, FamilyRecord
 from clipguard.resources import asset
 from clipguard.stats import conformal_p
 from clipguard.text_safety import safe_text
@@ -54,6 +56,19 @@ class Calibration(BaseModel):
         if len({model.sha256 for model in self.models}) < len(self.models):
             raise ValueError("one model stands in it twice; a null band needs independent models")
         return self
+
+
+def family_of(architecture: Architecture) -> str:
+    """Name of a model family: the architecture, and a digest where that may differ by file.
+
+    A config of somebody's own is named after its file, and its preprocessing travels with the
+    model, so names alone would let one family be read against another's null band.
+    """
+    published = architecture.name in known_configs() and architecture.preprocess == OPENAI
+    if published:
+        return architecture.name
+    told = f"{sorted(architecture.config.items())} {architecture.preprocess}"
+    return f"{architecture.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
 def calibration_key(architecture: str, profile: str, pipeline: str, classes: str) -> str:
@@ -170,3 +185,30 @@ def dump_calibration(calibration: Calibration) -> str:
     head = calibration.model_dump(exclude={"models"})
     lines = ",\n".join("  " + json.dumps(m.model_dump()) for m in calibration.models)
     return json.dumps(head, indent=1)[:-2] + ',\n "models": [\n' + lines + "\n ]\n}\n"
+
+
+def choose_band(key: str, given: Path | None) -> tuple[Band | None, CalibrationRecord]:
+    """The null band for scans named `key`, and what the record says of it.
+
+    Args:
+        key: made by `calibration_key`.
+        given: calibration file to use; None for the shipped ones.
+
+    Raises:
+        UsageError: the file that was given is for other scans.
+    """
+    band = read_calibration(given) if given else shipped_calibration(key)
+    if band is None:
+        reason = (
+            f"no null band for {key}; make one from 20 or more known-clean models of this "
+            "family: clipguard calibrate CLEAN... -o band.json, then scan with "
+            "--calibration band.json"
+        )
+        return None, CalibrationRecord(kind="none", reason=reason)
+    if band.calibration.key != key:
+        raise UsageError(
+            f"the calibration is for {safe_text(band.calibration.key)}, this scan is {key}; make "
+            "one with `clipguard calibrate` and the options of this scan"
+        )
+    models = len(band.calibration.models)
+    return band, CalibrationRecord(kind="models", family=key, models=models, sha256=band.sha256)

@@ -29,7 +29,26 @@ def purification_lines(limits: PurificationPolicy, record: AuditRecord) -> list[
         _loss_line(limits.max_clean_accuracy_loss, purified),
         _ratio_line(limits.min_poisoned_accuracy_ratio, purified),
         *_reinversion_lines(record, purified),
+        _targets_line(record),
     ]
+
+
+def _targets_line(record: AuditRecord) -> Line:
+    """A head is tuned for the target ranked first; a second backdoor would stay open."""
+    others = set()
+    for detector in record.detectors:
+        bands = {row.family: row.null for row in detector.families if row.null}
+        for row in detector.candidates:
+            above = row.family in bands and row.statistic > max(bands[row.family])
+            if above and row.target != detector.target:
+                others.add(row.target)
+    return line(
+        "purification.every_target",
+        "none other",
+        f"{len(others)} other" if others else "none other",
+        FAIL if others else PASS,
+        f"{len(others)} further classes draw triggered images more than on any clean model",
+    )
 
 
 def _loss_line(most: float, purified: PurificationRecord) -> Line:

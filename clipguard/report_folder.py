@@ -12,6 +12,7 @@ from clipguard.errors import UsageError
 
 ARTEFACTS = (
     "audit.json",
+    "audit.sarif",
     "head.safetensors",
     "model.onnx",
     "purified.onnx",
@@ -46,7 +47,14 @@ def workspace(out: Path) -> Iterator[Path]:
 
 
 def clear(out: Path) -> None:
-    """Remove what an earlier audit left, so that no stale artefact stands beside a new verdict."""
+    """Remove what an earlier audit left, so that no stale artefact stands beside a new verdict.
+
+    Raises:
+        UsageError: files of these names stand there that no audit left.
+    """
+    found = [name for name in ARTEFACTS if (out / name).exists()]
+    if found and "audit.json" not in found:
+        raise UsageError(f"{out} holds {found[0]} and no audit.json; choose another -o")
     for name in ARTEFACTS:
         target = out / name
         if target.is_dir() and not target.is_symlink():

@@ -403,6 +403,19 @@ def test_a_purified_head_that_misses_a_limit_does_not_pass(
     assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.POLICY_VIOLATED)
 
 
+def test_a_head_tuned_for_one_target_does_not_excuse_a_second(lenient: Policy) -> None:
+    record = backdoored()
+    detector = record.detectors[0]
+    (band,) = (row for row in detector.families if row.family == detector.candidates[0].family)
+    second = detector.candidates[0].model_copy(
+        update={"target": "another class", "statistic": max(band.null) + 0.1}
+    )
+    both = detector.model_copy(update={"candidates": (*detector.candidates, second)})
+    gate = judge(lenient, record.model_copy(update={"detectors": (both,)}))
+    assert result_of(gate, "purification.every_target") is Decision.FAIL
+    assert gate.decision is Decision.FAIL
+
+
 def test_a_purified_head_does_not_stand_in_for_missing_coverage(lenient: Policy) -> None:
     gate = judge(lenient, backdoored(calibration=CalibrationRecord(kind="none")))
     assert gate.decision is Decision.INCONCLUSIVE

@@ -91,3 +91,10 @@ def test_a_folder_that_may_not_be_written_is_explained(tmp_path: Path, monkeypat
     monkeypatch.setattr("clipguard.report_folder.tempfile.mkdtemp", denied)
     with pytest.raises(UsageError, match="Permission denied"), workspace(tmp_path):
         pytest.fail("a workspace without permission")
+
+
+def test_files_that_no_audit_left_are_not_removed(tmp_path: Path):
+    (tmp_path / "model.onnx").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds model.onnx and no audit.json"):
+        clear(tmp_path)
+    assert files(tmp_path) == {"model.onnx": "mine"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import pkgutil
 import signal
 import sys
@@ -65,6 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a narrow terminal must not lose a verdict
     try:
         # typer turns an interrupt into the code 130, so only `terminated` knows which it was.
         code = build()(args=arguments, standalone_mode=False)

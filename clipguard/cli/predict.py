@@ -80,12 +80,13 @@ def _predict(
     """One entry per readable image; what could not be read is added to `skipped`."""
     import numpy as np
 
-    from clipguard.onnx_runtime import classify, load_image
+    from clipguard.onnx_runtime import RULE, classify, load_image
 
+    rule = {key: session.metadata[key] for key in RULE}
     loaded = {}
     for file in files:
         try:
-            loaded[file] = load_image(file, session.image_size)
+            loaded[file] = load_image(file, session.image_size, **rule)
         except UsageError as error:
             skipped.append({"file": file.as_posix(), "reason": str(error)})
     if not loaded:

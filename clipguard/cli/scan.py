@@ -28,7 +28,13 @@ from clipguard.cli.arguments import (
     Seed,
     Templates,
 )
-from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
+from clipguard.errors import (
+    ENVIRONMENT,
+    INCONCLUSIVE,
+    ClipguardError,
+    UsageError,
+    worst_exit_code,
+)
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
@@ -113,6 +119,7 @@ def scan(
         arch=arch,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         calibration=calibration,
+        command=f"--policy {shlex.quote(Path(policy).name)}",
         device=device_of(device),
     )
     folders = _folders(models, output_dir)
@@ -129,11 +136,9 @@ def _folders(models: list[Path], output_dir: Path) -> list[Path]:
     if len(models) == 1:
         return [output_dir]
     names = [folder_name(model) for model in models]
-    # Two models of one file name get a number, so that no report overwrites another.
-    unique = [
-        name if names.count(name) == 1 else f"{i}-{name}" for i, name in enumerate(names, start=1)
-    ]
-    return [output_dir / name for name in unique]
+    if len(set(names)) < len(names):  # numbers, so that no report overwrites another
+        names = [f"{i}-{name}" for i, name in enumerate(names, start=1)]
+    return [output_dir / name for name in names]
 
 
 def _one(
@@ -147,20 +152,23 @@ def _one(
     from clipguard.audit import audit
     from clipguard.cli.show import progress_bar
 
-    options = replace(options, command=_command(model, options))
+    options = replace(options, command=f"{_command(model, options)} {options.command}")
+    decided: list[int] = []
     try:
         with progress_bar(quiet) as progress:
             record = audit(model, options, folder, progress=progress)
+        decided.append(record.gate.exit_code if record.gate else INCONCLUSIVE)
+        _show(record, folder, wanted, quiet)
         _write(record, folder, wanted)
     except ClipguardError as error:
         told, name = safe_text(error, 2000), f"{safe_text(model.name)}: "
         sys.stderr.write(f"error: {name}{told.removeprefix(name)}\n")
-        return error.exit_code
+        # After a verdict only the writing failed, which must not outrank a finding.
+        decided.append(ENVIRONMENT if decided else error.exit_code)
     except Exception:  # noqa: BLE001 - one model's bug must not hide another model's finding
         traceback.print_exc()
-        return ENVIRONMENT
-    _show(record, folder, wanted, quiet)
-    return record.gate.exit_code if record.gate else INCONCLUSIVE
+        decided.append(ENVIRONMENT)
+    return worst_exit_code(decided)
 
 
 def _write(record: AuditRecord, folder: Path, wanted: list[tuple[str, Path | None]]) -> None:
@@ -189,7 +197,7 @@ def _show(
 def _command(model: Path, options: Options) -> str:
     """The command that repeats this scan, with nothing that names this machine."""
     parts = ["clipguard", "scan", model.name, "--profile", options.profile]
-    parts += ["--seed", str(options.seed), "--policy", options.policy.name]
+    parts += ["--seed", str(options.seed)]
     if options.purify:
         parts += ["--purify", options.purify]
     if options.export != "onnx":

@@ -66,7 +66,7 @@ class TriggerInversion:
         candidates: classes of the screen that are refined, per family.
         alpha: largest p-value that counts as evidence.
         strong_excess: null standard deviations that make evidence strong.
-        strong_asr: without a null band, ASR (lower bound) that counts as strong evidence ...
+        strong_asr: ASR (lower bound) that counts as strong evidence even without a null band ...
         control_asr: ... if no control class reaches more than this (upper bound).
 
     Source:
@@ -112,8 +112,13 @@ class TriggerInversion:
             excess, p_value = None, None
         else:
             families, excess, p_value = null.compare(statistics)
+        if not screened(search):
+            why = f"{len(classes)} classes: only what collapse proposed was refined"
+            families = tuple(
+                row.model_copy(update={"tested": False, "reason": why}) for row in families
+            )
         found.sort(key=lambda row: _position(row, families), reverse=True)
-        outcome, reason = self._conclude(probe, found, excess, p_value)
+        outcome, reason = self._conclude(probe, found, families, (excess, p_value))
         record = DetectorRecord(
             name="inversion",
             outcome=outcome,
@@ -124,7 +129,7 @@ class TriggerInversion:
             target=probe.class_names[found[0].target],
             families=families,
             candidates=tuple(_candidate(row, probe) for row in found),
-            screened=len(classes) <= SCREEN_LIMIT,
+            screened=screened(search),
         )
         return Finding(record, tuple(row.inversion.trigger for row in found))
 
@@ -142,17 +147,21 @@ class TriggerInversion:
         self, search: Search, *, generator: torch.Generator, progress: Progress
     ) -> list[tuple[str, int]]:
         """Families and classes to refine: what collapse gathers, and what the screen favours."""
-        pairs = []
+        pairs, runners_up = [], []
         for i, (name, settings) in enumerate(self.families.items()):
             family = FAMILIES.build(name, settings)
             job = search.during(progress, f"collapse inversion ({name})", i, len(self.families))
             collapse = INVERTERS.build("collapse", self.collapse)
-            pairs.append((name, collapse.invert(job, family, generator=generator).target))
-            if len(search.classes) <= SCREEN_LIMIT:
+            gathered = collapse.invert(job, family, generator=generator)
+            pairs.append((name, gathered.target))
+            runners_up.append((name, gathered.ranking[1]))
+            if screened(search):
                 job = search.during(progress, f"targeted screen ({name})", i, len(self.families))
                 screen = INVERTERS.build("screen", self.screen)
                 ranking = screen.invert(job, family, generator=generator).ranking
                 pairs += [(name, target) for target in ranking[: self.candidates]]
+        if len({target for _, target in pairs}) == 1:
+            pairs += runners_up  # without a second class nothing shows that the first is special
         return list(dict.fromkeys(pairs))
 
     def _refine(
@@ -181,27 +190,39 @@ class TriggerInversion:
         return found
 
     def _conclude(
-        self, probe: ProbeSet, found: list[Found], excess: float | None, p_value: float | None
+        self,
+        probe: ProbeSet,
+        found: list[Found],
+        families: tuple[FamilyRecord, ...],
+        band: tuple[float | None, float | None],
     ) -> tuple[Outcome, str]:
         """Outcome and one sentence, from the worst candidate."""
-        worst = found[0]
+        worst, (excess, p_value) = found[0], band
+        others = [row.asr.high for row in found if row.target != worst.target]
+        strong = worst.asr.low >= self.strong_asr and max(others, default=1) <= self.control_asr
         told = (
             f"the {worst.family} trigger moves {worst.asr.value:.0%} of unseen images "
             f"to {probe.class_names[worst.target]!r}"
         )
         if excess is None or p_value is None:
-            others = [row.asr.high for row in found if row.target != worst.target]
-            if worst.asr.low >= self.strong_asr and max(others, default=1.0) <= self.control_asr:
+            if strong:
                 return Outcome.BACKDOORED, f"{told}, far more than any other class yields"
             return Outcome.INCONCLUSIVE, f"{told}; no known-clean models to compare with"
         against = f"{excess:+.1f} standard deviations from known-clean models (p = {p_value:.3f})"
-        if p_value <= self.alpha and excess >= self.strong_excess:
+        if strong or (p_value <= self.alpha and excess >= self.strong_excess):
             return Outcome.BACKDOORED, f"{told}: {against}"
         if p_value <= self.alpha or excess >= self.strong_excess:
             return Outcome.SUSPICIOUS, f"{told}: {against}"
+        if any((row.excess or 0) <= -self.strong_excess for row in families):
+            return Outcome.INCONCLUSIVE, f"the searches found less than on any clean model; {told}"
         if not all(row.inversion.converged for row in found):
             return Outcome.INCONCLUSIVE, f"a search did not settle within its steps; {told}"
         return Outcome.NO_EVIDENCE, f"at most, {told}: {against}"
+
+
+def screened(search: Search) -> bool:
+    """Whether there are few enough classes for a targeted search towards each of them."""
+    return len(search.classes) <= SCREEN_LIMIT
 
 
 def _position(row: Found, families: tuple[FamilyRecord, ...]) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from pathlib import Path, PurePosixPath
 
+from markupsafe import Markup
+
 LARGEST = 512 * 1024
 BUDGET = 8 * 1024 * 1024
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -17,7 +19,7 @@ class Pictures:
         self.folder = folder
         self.left = BUDGET
 
-    def __call__(self, name: str | None) -> str | None:
+    def __call__(self, name: str | None) -> Markup | None:
         """The picture as a data URI.
 
         Args:
@@ -37,7 +39,8 @@ class Pictures:
         if not data.startswith(SIGNATURE) or len(data) > min(LARGEST, self.left):
             return None
         self.left -= len(data)
-        return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
+        # Base64 needs no escaping, and text that is not markup would be cut to a sentence.
+        return Markup(f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}")
 
     def _inside(self, name: str) -> Path | None:
         pure = PurePosixPath(name)

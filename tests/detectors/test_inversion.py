@@ -119,6 +119,24 @@ def test_a_search_that_did_not_settle_turns_no_evidence_into_inconclusive_and_no
         assert record.outcome is outcome
 
 
+def test_strong_evidence_counts_even_where_the_null_band_is_too_small_to_show_it():
+    record = scan(
+        NAME, StripesClip(PLANTED), null=Told(3.0, 0.17), strong_asr=0.9, control_asr=0.6
+    ).record
+    assert record.outcome is Outcome.BACKDOORED
+
+
+def test_a_search_that_finds_less_than_on_any_clean_model_was_blinded():
+    class Below(Told):
+        def compare(self, statistics: Mapping[str, float]):
+            rows, excess, p_value = super().compare(statistics)
+            return tuple(r.model_copy(update={"excess": -9.0}) for r in rows), excess, p_value
+
+    record = scan(NAME, StripesClip(), null=Below(-9.0, 1.0), **FAST).record
+    assert record.outcome is Outcome.INCONCLUSIVE
+    assert "less than on any clean model" in record.reason
+
+
 class TestWithoutANullBand:
     def test_one_class_that_stands_far_above_the_others_is_a_finding(self):
         record = scan(NAME, StripesClip(PLANTED), strong_asr=0.9, control_asr=0.6).record
@@ -130,12 +148,15 @@ class TestWithoutANullBand:
         record = scan(NAME, StripesClip(PLANTED), strong_asr=0.9, control_asr=0.0).record
         assert record.outcome is Outcome.INCONCLUSIVE
 
-    def test_without_any_other_class_tried_there_is_nothing_to_stand_above(self):
-        record = scan(
-            NAME, StripesClip(PLANTED), families={"additive": {"budget": 8.0}}, candidates=1
-        ).record
-        assert {candidate.target for candidate in record.candidates} == {NAMES[PLANTED]}
-        assert record.outcome is Outcome.INCONCLUSIVE
+    def test_a_control_class_is_tried_where_every_search_chose_the_same(self, monkeypatch):
+        monkeypatch.setattr(inversion, "SCREEN_LIMIT", 1)
+        families = {"additive": {"budget": 8.0}}
+        record = scan(NAME, StripesClip(PLANTED), families=families).record
+        first, *others = (candidate.target for candidate in record.candidates)
+        assert first == NAMES[PLANTED]
+        assert others
+        assert first not in others
+        assert record.outcome is Outcome.BACKDOORED
 
     def test_a_clean_model_is_inconclusive_and_the_reason_says_why(self):
         record = scan(NAME, StripesClip(), **FAST).record
@@ -155,6 +176,7 @@ def test_with_many_classes_the_screen_is_left_out_and_the_record_says_so(monkeyp
             generator=generator(),
             progress=lambda stage, done, total: told.add(stage.partition(" (")[0]),
         ).record
+        assert all(row.tested is record.screened for row in record.families)
         return record.screened, told
 
     screened, told = stages(len(NAMES))
