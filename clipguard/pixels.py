@@ -6,27 +6,6 @@ import torch
 from torch import Tensor
 
 
-def check_pixels(images: Tensor) -> None:
-    """Reject anything that is not raw pixels.
-
-    Args:
-        images: (B, 3, H, W), expected in [0, 1].
-
-    Raises:
-        ValueError: wrong rank, wrong channel count, or values outside [0, 1].
-    """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"expected images of shape (B, 3, H, W), got {tuple(images.shape)}")
-    if images.numel() == 0:
-        raise ValueError("expected at least one image, got none")
-    low, high = images.min().item(), images.max().item()
-    if not (low >= 0 and high <= 1):
-        raise ValueError(
-            f"expected pixels in [0, 1], got [{low:.2f}, {high:.2f}]; "
-            "pass raw pixels, the model normalises them itself"
-        )
-
-
 def stamp(images: Tensor, pattern: Tensor, mask: Tensor) -> Tensor:
     """Blend `pattern` into `images` where `mask` is on.
 

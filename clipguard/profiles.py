@@ -84,7 +84,7 @@ PROFILES = {
         ),
     ),
     "thorough": Profile(
-        scenes=Scenes(optimise=6, select=3, measure=6),
+        scenes=Scenes(optimise=12, select=3, measure=6),
         detector={
             "families": FAMILIES,
             "collapse": {"steps": 100, "restarts": 3},

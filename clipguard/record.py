@@ -8,7 +8,7 @@ within a major version.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,9 @@ HEAD_SCOPE: Final = (
     "other class lists, prompts, retrieval and fine-tuning are as exposed as before."
 )
 SCHEMA_VERSION: Final = "clipguard.audit/1"
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+"""A digest as `sha256sum` prints it."""
 
 
 class Outcome(str, Enum):
@@ -73,7 +76,7 @@ class CheckpointRecord(Part):
     """
 
     name: str
-    sha256: str
+    sha256: Sha256
     size_bytes: int
     container: str
     architecture: str
@@ -90,9 +93,9 @@ class ProbeRecord(Part):
         classes: number of classes after merging duplicates.
         class_names_sha256: digest of the class list, one name a line.
         templates: prompt templates of the zero-shot classifier.
-        optimise: images used for gradients.
-        select: images used to choose restarts, candidates and prompts.
-        measure: images every published rate is measured on.
+        optimise: images the searches are tuned on.
+        select: images that choose among restarts; purification tunes on these and *optimise*.
+        measure: images every published rate is measured on; never tuned on.
         labelled: whether true classes are known (else pseudo-labels).
         skipped: images that could not be read.
         warnings: what was merged or left out.
@@ -100,7 +103,7 @@ class ProbeRecord(Part):
 
     source: str
     classes: int
-    class_names_sha256: str
+    class_names_sha256: Sha256
     templates: tuple[str, ...]
     optimise: int
     select: int
@@ -234,7 +237,7 @@ class CalibrationRecord(Part):
     kind: Literal["models", "self-null", "none"]
     family: str | None = None
     models: int = 0
-    sha256: str | None = None
+    sha256: Sha256 | None = None
     reason: str = ""
 
 
@@ -371,7 +374,7 @@ class GateRecord(Part):
     """
 
     policy: str
-    policy_sha256: str
+    policy_sha256: Sha256
     decision: Decision
     reasons: tuple[str, ...]
     checks: tuple[Check, ...]

@@ -81,7 +81,7 @@ def repair(
         before=rates(features, original, probe.measure, target, generator=fresh),
         after=rates(features, head.classes, probe.measure, target, generator=fresh),
         reinversion=_reinvert(
-            Search(model, probe, head.classes, target), finding, settings, fresh, progress
+            Search(model, probe, head.classes, target), target, finding, settings, fresh, progress
         ),
     )
     return record, head
@@ -107,13 +107,14 @@ def _stronger(
 
 def _reinvert(
     search: Search,
+    target: int,
     finding: Finding,
     settings: RepairSettings,
     generator: torch.Generator,
     progress: Progress,
 ) -> tuple[ReinversionRecord, ...]:
     """Search for a new trigger through the purified head, towards the same target."""
-    part, target = search.probe.measure, search.target or 0
+    part = search.probe.measure
     clean = classify(embed(search.model, part), search.classes)
     inverter = INVERTERS.build("targeted", settings.targeted)
     first = {row.family: row.statistic for row in finding.record.families}

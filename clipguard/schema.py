@@ -1,4 +1,4 @@
-"""The audit record as JSON: written whole, read with suspicion. No torch here."""
+"""The audit record as JSON, read with suspicion. No torch here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from clipguard.errors import UsageError
-from clipguard.outputs import write_atomic
 from clipguard.record import SCHEMA_VERSION, AuditRecord
 from clipguard.text_safety import safe_text
 
@@ -79,15 +78,6 @@ def read_record(path: Path) -> AuditRecord:
         raise UsageError(f"{shown}: expected JSON in UTF-8, got other bytes") from error
     except UsageError as error:
         raise UsageError(f"{shown}: {error}") from error
-
-
-def write_record(record: AuditRecord, path: Path) -> None:
-    """Write `record` to `path`, whole or not at all.
-
-    Raises:
-        UsageError: see `write_atomic`.
-    """
-    write_atomic(path, dumps(record))
 
 
 def json_schema() -> dict[str, Any]:

@@ -72,20 +72,6 @@ def cluster_bootstrap(
     return Interval(share, low, high, int(total.sum()))
 
 
-def auroc(negatives: Sequence[float], positives: Sequence[float]) -> float:
-    """Probability that a random positive scores above a random negative, ties count half.
-
-    Raises:
-        ValueError: one side is empty.
-    """
-    if not negatives or not positives:
-        raise ValueError("expected scores on both sides")
-    low = torch.tensor(negatives, dtype=torch.float64)
-    high = torch.tensor(positives, dtype=torch.float64)
-    above = (high[:, None] > low).double() + (high[:, None] == low).double() / 2
-    return above.mean().item()
-
-
 def conformal_p(value: float, null: Sequence[float]) -> float:
     """Share of null values at least as large as `value`, counting `value` itself.
 

@@ -21,10 +21,6 @@ Progress = Callable[[str, int, int], None]
 """Told about progress: stage, steps done, steps in all. Never prints by itself."""
 
 
-def no_progress(stage: str, done: int, total: int) -> None:
-    """Ignore progress."""
-
-
 class ClipModel(Protocol):
     """A CLIP with frozen weights, in evaluation mode, seen through raw pixels."""
 
@@ -105,9 +101,9 @@ class ProbeSet:
     """Clean images in three disjoint parts, and the class list.
 
     Attributes:
-        optimise: the only images that gradients see.
-        select: early stopping, best restart, candidate targets.
-        measure: every published rate; touched once per rate.
+        optimise: gradients of every search and of purification.
+        select: best restart, candidate targets; purification tunes on it as well.
+        measure: every published rate; nothing is ever tuned on it.
         unlabelled: further clean images of anything; purification sees them, nothing else does.
         class_names: C distinct names.
         templates: prompt templates, each with one `{}`.
@@ -180,7 +176,6 @@ class Inversion:
         target: class index it gathers images in.
         share: share of *select* images in that class.
         converged: whether the loss had settled.
-        loss: final loss of the chosen restart.
         ranking: class indices that drew images in any restart, strongest first.
     """
 
@@ -188,7 +183,6 @@ class Inversion:
     target: int
     share: float
     converged: bool
-    loss: float
     ranking: tuple[int, ...]
 
 
@@ -313,7 +307,7 @@ class Purifier(Protocol):
         generator: torch.Generator,
         progress: Progress,
     ) -> PurifiedHead:
-        """Tune; sees *optimise* and *select* only, and never changes the model."""
+        """Tune; never sees *measure*, and never changes the model."""
         ...
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from clipguard.calibration import MIN_MODELS, Band, Calibration, CleanModel
 from clipguard.methods import DETECTORS
-from clipguard.types import Finding, ProbePart, ProbeSet, Trigger, no_progress
+from clipguard.types import Finding, ProbePart, ProbeSet, Trigger
 
 SIDE = 32
 NAMES = ("ash", "birch", "cedar", "elm", "fir", "hazel", "lime", "maple", "oak", "pine")
@@ -191,6 +191,10 @@ def scan(
         generator=generator(seed),
         progress=no_progress,
     )
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Ignore progress."""
 
 
 @cache

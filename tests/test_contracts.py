@@ -20,6 +20,7 @@ from fakes import (
     generator,
     hum,
     looks,
+    no_progress,
     scan,
     sealed,
     stripes_probe,
@@ -28,9 +29,8 @@ from torch import Tensor
 
 from clipguard.measure import embed, rates
 from clipguard.methods import ATTACKS, DETECTORS, FAMILIES, INVERTERS, PURIFIERS, MethodFolder
-from clipguard.pixels import check_pixels
 from clipguard.record import Outcome
-from clipguard.types import Finding, Inversion, PurifiedHead, Search, Trigger, no_progress
+from clipguard.types import Finding, Inversion, PurifiedHead, Search, Trigger
 
 CLASSES = torch.eye(len(NAMES), WIDTH)
 PLANTED = 3
@@ -42,6 +42,13 @@ def images(count: int = 3, side: int = SIDE) -> Tensor:
     drawn = torch.rand(count, 3, side, side, generator=generator(9))
     drawn[0], drawn[1] = 0, 1
     return drawn
+
+
+def check_pixels(stamped: Tensor) -> None:
+    """Raw pixels: (B, 3, H, W) in [0, 1], which NaN is not."""
+    assert stamped.ndim == 4
+    assert stamped.shape[1] == 3
+    assert ((stamped >= 0) & (stamped <= 1)).all()
 
 
 @pytest.mark.parametrize(
@@ -165,13 +172,12 @@ class TestEveryInverter:
         first, same = (invert(model, name, family, seed=5) for _ in range(2))
         untouched.check()
         assert torch.equal(looks(first.trigger), looks(same.trigger))
-        assert (first.share, first.loss, first.ranking) == (same.share, same.loss, same.ranking)
+        assert (first.share, first.ranking) == (same.share, same.ranking)
 
     def test_its_trigger_stays_in_range_and_its_share_is_a_share(self, name: str, family: str):
         found = invert(StripesClip(PLANTED), name, family)
         check_pixels(found.trigger.apply(images()))
         assert 0 <= found.share <= 1
-        assert math.isfinite(found.loss)
         assert not any(tensor.requires_grad for tensor in found.trigger.tensors.values())
 
 

@@ -1,4 +1,4 @@
-"""Every `clipguard` command line that the documentation shows is one that clipguard understands."""
+"""What the documentation shows is true: command lines parse, links resolve, examples agree."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from clipguard.cli.app import build
 ROOT = Path(__file__).parent.parent
 PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")})
 BLOCK = re.compile(r"^```(?:console|bash|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OPERATORS = set("();<>|&")
 ASSIGNMENT = re.compile(r"\w+=")
 
@@ -127,3 +129,27 @@ def test_every_call_on_the_page_parses(page: Path):
 def test_the_readme_shows_the_main_commands():
     shown = {words[0] for words in command_lines((ROOT / "README.md").read_text("utf-8")) if words}
     assert {"scan", "predict", "lab", "gate", "demo"} <= shown
+
+
+def broken_links(page: Path) -> list[str]:
+    """Relative links of `page` that lead to no file or folder."""
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+    local = [link for link in links if "://" not in link and not link.startswith(("#", "mailto:"))]
+    return [link for link in local if not (page.parent / link.partition("#")[0]).exists()]
+
+
+def test_a_link_to_nowhere_is_noticed(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text("[a](page.md#top) [b](gone.md) [c](https://example.org/x) [d](#here)", "utf-8")
+    assert broken_links(page) == ["gone.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_resolves(page: Path):
+    assert broken_links(page) == []
+
+
+def test_the_example_without_torch_is_the_one_that_a_test_runs():
+    (shown,) = PYTHON.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    (tested,) = PYTHON.findall((ROOT / "docs" / "onnx.md").read_text(encoding="utf-8"))
+    assert shown == tested

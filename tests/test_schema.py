@@ -8,7 +8,7 @@ from samples import RECORDS, failing, passing, unjudged
 from clipguard import schema
 from clipguard.errors import UsageError
 from clipguard.record import AuditRecord
-from clipguard.schema import dumps, json_schema, loads, read_record, write_record
+from clipguard.schema import dumps, json_schema, loads, read_record
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -127,16 +127,15 @@ def test_a_record_that_is_too_large_is_refused(
     monkeypatch.setattr(schema, "SIZE_LIMIT", 1000)
     with pytest.raises(UsageError, match="at most"):
         loads(dumps(passing()))
-    write_record(passing(), tmp_path / "audit.json")
+    (tmp_path / "audit.json").write_text(dumps(passing()), encoding="ascii")
     with pytest.raises(UsageError, match="at most"):
         read_record(tmp_path / "audit.json")
 
 
 def test_written_records_are_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "audit.json"
-    write_record(failing(), path)
+    path = tmp_path / "audit.json"
+    path.write_text(dumps(failing()), encoding="ascii")
     assert read_record(path) == failing()
-    assert [p.name for p in path.parent.iterdir()] == ["audit.json"]
 
 
 @pytest.mark.parametrize("name", ["missing.json", "."])
@@ -149,3 +148,20 @@ def test_a_file_that_is_not_utf8_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(UsageError, match="UTF-8"):
         read_record(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("digest", ["", "AB" * 32, "ab" * 31, "ab" * 32 + "\n", "<b>" + "0" * 61])
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        ("checkpoint", "sha256"),
+        ("probe", "class_names_sha256"),
+        ("calibration", "sha256"),
+        ("gate", "policy_sha256"),
+    ],
+)
+def test_what_is_no_digest_is_refused(part: str, key: str, digest: str) -> None:
+    record = data(passing())
+    record[part][key] = digest
+    with pytest.raises(UsageError, match=f"{part}.{key}"):
+        loads(json.dumps(record))

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipguard.stats import (
-    auroc,
     cluster_bootstrap,
     conformal_p,
     log_odds,
@@ -109,18 +108,6 @@ def test_one_seed_gives_one_interval():
     first, second = (cluster_bootstrap(*case, generator=generator(1)) for _ in range(2))
     assert first == second
     assert first != cluster_bootstrap(*case, generator=generator(2))
-
-
-def test_auroc_counts_ties_as_half():
-    # pairs (negative, positive): (1,2) (1,3) (2,3) won, (2,2) tied: 3.5 of 4
-    assert auroc([1, 2], [2, 3]) == 3.5 / 4
-    assert auroc([1, 1], [1]) == 0.5
-    assert auroc([5], [1, 2]) == 0
-
-
-def test_auroc_of_one_side_is_an_error():
-    with pytest.raises(ValueError, match="both sides"):
-        auroc([], [1.0])
 
 
 @settings(deadline=None)

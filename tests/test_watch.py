@@ -6,7 +6,6 @@ import pytest
 
 from clipguard import watch
 from clipguard.errors import INCONCLUSIVE, InconclusiveError
-from clipguard.types import no_progress
 from clipguard.watch import Watch
 
 
@@ -19,7 +18,7 @@ def clock(monkeypatch) -> list[float]:
 
 
 def test_a_stage_is_timed_even_when_it_fails(clock):
-    run = Watch(None, no_progress)
+    run = Watch(None, lambda *_: None)
     with run.stage("load"):
         clock[0] += 2
 
@@ -34,7 +33,7 @@ def test_a_stage_is_timed_even_when_it_fails(clock):
 
 
 def test_a_budget_that_is_used_up_is_inconclusive_and_says_where(clock):
-    run = Watch(10, no_progress)
+    run = Watch(10, lambda *_: None)
     clock[0] += 10
     run.progress("collapse", 1, 4)
     clock[0] += 0.1
@@ -44,7 +43,7 @@ def test_a_budget_that_is_used_up_is_inconclusive_and_says_where(clock):
 
 
 def test_without_a_budget_nothing_runs_out(clock):
-    run = Watch(None, no_progress)
+    run = Watch(None, lambda *_: None)
     clock[0] += 1e9
     run.progress("collapse", 1, 4)
 
@@ -58,5 +57,5 @@ def test_progress_and_stages_are_passed_on(clock):
 
 
 def test_the_start_is_noted_in_utc(clock):
-    created = datetime.fromisoformat(Watch(None, no_progress).created)
+    created = datetime.fromisoformat(Watch(None, lambda *_: None).created)
     assert created.utcoffset().total_seconds() == 0

@@ -63,7 +63,6 @@ class Collapse:
             target=int(counts.argmax()),
             share=share,
             converged=settled(losses, self.tolerance),
-            loss=losses[-1],
             ranking=tuple(drawn.argsort(descending=True, stable=True)[:10].tolist()),
         )
 

@@ -57,14 +57,13 @@ class Screen:
             alive = alive[: max(self.finalists, int(len(alive) * self.keep))]
             steps *= 2
         best = alive[0]
-        loss, trigger = reached[best]
+        _, trigger = reached[best]
         read = classify(embed(search.model, search.probe.select, trigger.apply), search.classes)
         return Inversion(
             trigger=trigger,
             target=best,
             share=(read == best).float().mean().item(),
             converged=False,  # a screen ranks; it is too short to conclude from
-            loss=loss,
             ranking=tuple(alive),
         )
 

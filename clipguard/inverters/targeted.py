@@ -65,7 +65,6 @@ class Targeted:
             target=target,
             share=share,
             converged=settled(losses, self.tolerance),
-            loss=losses[-1],
             ranking=(target,),
         )
 

@@ -58,7 +58,7 @@ def _head(record: AuditRecord) -> list[str]:
     if len(reasons) > REASONS:
         lines.append(f"- and {len(reasons) - REASONS} more")
     policy = f"policy {escape(record.gate.policy)}, " if record.gate else ""
-    digest = f", sha256 {record.checkpoint.sha256[:12]}" if record.checkpoint else ""
+    digest = f", sha256 {escape(record.checkpoint.sha256[:12])}" if record.checkpoint else ""
     return [*lines, "", f"Exit code {said.exit_code}, {policy}{escape(_maker(record))}{digest}"]
 
 

@@ -6,12 +6,12 @@ from samples import RECORDS
 from clipguard.cli.app import main
 from clipguard.policy import load_policy, shipped_policies
 from clipguard.resources import shipped
-from clipguard.schema import write_record
+from clipguard.schema import dumps
 
 
 def written(folder: Path, *kinds: str) -> list[str]:
     for kind in kinds:
-        write_record(RECORDS[kind](), folder / f"{kind}.json")
+        (folder / f"{kind}.json").write_text(dumps(RECORDS[kind]()), encoding="ascii")
     return [str(folder / f"{kind}.json") for kind in kinds]
 
 
@@ -48,7 +48,8 @@ def test_another_policy_decides_otherwise(tmp_path: Path) -> None:
 
 def test_an_old_decision_in_the_record_is_not_believed(tmp_path: Path) -> None:
     failing = RECORDS["fail"]()
-    write_record(failing.model_copy(update={"gate": RECORDS["pass"]().gate}), tmp_path / "a.json")
+    excused = failing.model_copy(update={"gate": RECORDS["pass"]().gate})
+    (tmp_path / "a.json").write_text(dumps(excused), encoding="ascii")
     assert main(["gate", str(tmp_path / "a.json")]) == 1
 
 

@@ -9,7 +9,7 @@ from samples import failing, write_pictures
 from clipguard.cli.app import main
 from clipguard.errors import PASS, USAGE
 from clipguard.record import AuditRecord
-from clipguard.schema import json_schema, write_record
+from clipguard.schema import dumps, json_schema
 
 WITHOUT_TORCH = """
 import sys
@@ -24,7 +24,7 @@ print(codes, heavy)
 @pytest.fixture
 def audit(tmp_path: Path) -> Path:
     write_pictures(tmp_path)
-    write_record(failing(), tmp_path / "audit.json")
+    (tmp_path / "audit.json").write_text(dumps(failing()), encoding="ascii")
     return tmp_path / "audit.json"
 
 

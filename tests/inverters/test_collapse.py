@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fakes import NAMES, StripesClip, stripes_probe
+from fakes import NAMES, StripesClip, looks, stripes_probe
 from fakes import generator as seeded
 
 from clipguard.inverters.collapse import Collapse
@@ -38,7 +38,8 @@ def test_a_clean_model_gathers_images_far_less():
 
 
 def test_the_target_of_the_search_is_ignored():
-    assert invert(3, target=None).loss == invert(3, target=7).loss
+    free, aimed = invert(3, target=None), invert(3, target=7)
+    assert torch.equal(looks(free.trigger), looks(aimed.trigger))
 
 
 def test_the_share_is_that_of_the_returned_trigger_on_the_select_part():
@@ -55,7 +56,7 @@ def test_the_best_restart_is_kept_and_all_of_them_rank():
     assert shares[0] < max(shares), "the first restart must not be the best, or this shows nothing"
     assert shares[-1] < max(shares)
     assert together.share == max(shares)
-    assert together.loss == alone[shares.index(max(shares))].loss
+    assert torch.equal(looks(together.trigger), looks(alone[shares.index(max(shares))].trigger))
     assert {found.target for found in alone} <= set(together.ranking)
 
 

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from fakes import generator
+from fakes import generator, no_progress
 from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional
@@ -17,7 +17,6 @@ from clipguard.lab import finetune as module
 from clipguard.lab.finetune import Poison, Recipe, contrastive_loss, finetune
 from clipguard.methods import ATTACKS
 from clipguard.nano import TEMPLATES, nano_network
-from clipguard.types import no_progress
 
 TARGET = "banana"
 RECIPE = Recipe(steps=2, learning_rate=1e-3, batch=24)

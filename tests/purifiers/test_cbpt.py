@@ -3,13 +3,23 @@
 from dataclasses import replace
 
 import torch
-from fakes import CONTEXT_TOKENS, NAMES, WIDTH, StripesClip, generator, hum, sealed, stripes_probe
+from fakes import (
+    CONTEXT_TOKENS,
+    NAMES,
+    WIDTH,
+    StripesClip,
+    generator,
+    hum,
+    no_progress,
+    sealed,
+    stripes_probe,
+)
 from torch.nn import functional
 
 from clipguard.measure import classify, embed
 from clipguard.methods import FAMILIES
 from clipguard.purifiers.cbpt import Cbpt, Features, _preservation
-from clipguard.types import PurifiedHead, Trigger, no_progress
+from clipguard.types import PurifiedHead, Trigger
 
 PLANTED = 3
 CLASSES = torch.eye(len(NAMES), WIDTH)
