@@ -242,7 +242,7 @@ class TestEveryDetector:
 @pytest.mark.parametrize("name", PURIFIERS.names())
 class TestEveryPurifier:
     def purify(self, name: str, model: StripesClip, seed: int = 0) -> PurifiedHead:
-        return PURIFIERS.build(name).purify(
+        return PURIFIERS.build(name, SETTINGS[name]).purify(
             model,
             sealed(stripes_probe(), "measure"),
             [hum()],
