@@ -16,6 +16,7 @@ from torch.nn import functional
 from clipguard.architectures import Architecture, network_of
 from clipguard.checkpoint import Checkpoint
 from clipguard.errors import UsageError
+from clipguard.model_config import Preprocess
 from clipguard.text_safety import safe_text
 
 TEXT_BATCH = 256
@@ -60,6 +61,11 @@ class OpenClipModel:
     def image_size(self) -> int:
         """See `ClipModel.image_size`."""
         return self._architecture.image_size
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a file becomes its input image."""
+        return self._architecture.preprocess
 
     @property
     def device(self) -> torch.device:

@@ -28,6 +28,8 @@ from clipguard.text_safety import safe_text
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 PROVIDERS = {"cuda": CUDA, "cpu": CPU}
 INPUT, OUTPUTS = "images", ("logits", "embeddings")
+INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+RULE = {"resize_mode": ("shortest", "longest", "squash"), "interpolation": tuple(INTERPOLATIONS)}
 METADATA = ("checkpoint_sha256", "class_names", "class_names_sha256", "resize", "scope", "head")
 MAX_BYTES = 1_900_000_000
 MAX_PIXELS = 64_000_000
@@ -121,28 +123,37 @@ def classify(session: Session, images: NDArray[np.float32]) -> NDArray[np.float3
     return logits
 
 
-def load_image(path: Path, side: int) -> NDArray[np.float32]:
-    """Read an image by the resize rule of the exported files.
+def load_image(
+    path: Path, side: int, *, resize_mode: str = "shortest", interpolation: str = "bicubic"
+) -> NDArray[np.float32]:
+    """Read an image by the resize rule of a model.
 
-    Turned upright by its EXIF mark, transparency on white, shorter side to `side` (bicubic),
-    centre crop. Only formats whose decoders start no other program are read.
+    Turned upright by its EXIF mark, transparency on white, then resized as open_clip does. Only
+    formats whose decoders start no other program are read.
 
     Args:
         path: the image file.
         side: S, in pixels.
+        resize_mode: `shortest` (shorter side to S, centre crop), `longest` (longer side to S,
+            centred on black) or `squash` (both sides to S).
+        interpolation: `bicubic` or `bilinear`.
 
     Returns:
         (3, S, S) float32 RGB in [0, 1].
 
     Raises:
         UsageError: not an image, broken, or too large when opened.
+        ValueError: no such resize mode or interpolation.
     """
+    if resize_mode not in RULE["resize_mode"] or interpolation not in INTERPOLATIONS:
+        raise ValueError(f"no resize rule {resize_mode!r} with {interpolation!r}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are checked below; text of the file is not ours
             with Image.open(path, formats=IMAGE_FORMATS) as image:
                 _check_pixels(image.size)
-                square = _square(_on_white(ImageOps.exif_transpose(image)), side)
+                upright = _on_white(ImageOps.exif_transpose(image))
+                square = _square(upright, side, resize_mode, INTERPOLATIONS[interpolation])
     except Exception as error:  # decoders raise anything on hostile bytes
         raise UsageError(
             f"expected an image in {safe_text(path)}, got: {safe_text(error)}; replace or remove it"
@@ -158,13 +169,24 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
-def _square(image: Image.Image, side: int) -> Image.Image:
-    short = min(image.size)
-    size = (side * image.width // short, side * image.height // short)
+def _square(image: Image.Image, side: int, mode: str, resample: Image.Resampling) -> Image.Image:
+    if mode == "squash":
+        return image.resize((side, side), resample)
+    if mode == "longest":
+        ratio = max(image.size) / side
+        size = (round(image.width / ratio), round(image.height / ratio))
+    else:
+        short = min(image.size)
+        size = (side * image.width // short, side * image.height // short)
     _check_pixels(size)  # a 1-pixel strip would be enlarged beyond all measure
-    left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
-    resized = image.resize(size, Image.Resampling.BICUBIC)
-    return resized.crop((left, top, left + side, top + side))
+    left, top = (_offset(length, side) for length in size)
+    # What lies outside of the resized image comes out black.
+    return image.resize(size, resample).crop((left, top, left + side, top + side))
+
+
+def _offset(length: int, side: int) -> int:
+    """Where the centred square starts; torchvision rounds crops and open_clip padding so."""
+    return round((length - side) / 2) if length >= side else -((side - length) // 2)
 
 
 def _check_pixels(size: tuple[int, int]) -> None:
@@ -204,10 +226,13 @@ def _problems(model: Any) -> Iterator[str]:
     if not (len(shape) == 4 and shape[:2] == [0, 3] and 0 < shape[2] == shape[3] <= MAX_SIDE):
         yield f"expected images of shape (N, 3, S, S) with dynamic N, got {shape}"
     metadata = _metadata(model)
-    missing = [key for key in METADATA if key not in metadata]
+    missing = [key for key in (*METADATA, *RULE) if key not in metadata]
     if missing:
         yield f"expected the property clipguard.{missing[0]}"
         return
+    for key, known in RULE.items():
+        if metadata[key] not in known:
+            yield f"expected clipguard.{key} to be one of {', '.join(known)}"
     yield from _class_list_problems(metadata, _dimensions(graph.output[0]))
 
 

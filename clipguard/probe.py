@@ -15,12 +15,12 @@ from clipguard.errors import UsageError
 from clipguard.measure import classify, embed
 from clipguard.model import OpenClipModel
 from clipguard.nano import class_names
-from clipguard.onnx_runtime import IMAGE_SUFFIXES, load_image
+from clipguard.onnx_runtime import IMAGE_SUFFIXES, class_names_digest, load_image
 from clipguard.pixels import to_bytes
 from clipguard.prompts import (
     class_embeddings,
+    has_control_characters,
     imagenet_class_names,
-    merge_duplicates,
     read_class_names,
     read_templates,
 )
@@ -30,6 +30,7 @@ from clipguard.types import ProbePart, ProbeSet
 TEMPLATE = "a photo of a {}."
 FITS = 0.5
 MAX_IMAGES = 2000
+class_list_digest = class_names_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +113,6 @@ def _further(artwork: Artwork, classes: Tensor, side: int, generator: torch.Gene
     return ProbePart(torch.cat(rows), torch.full_like(concepts, -1), drawings)
 
 
-def class_list_digest(names: Sequence[str]) -> str:
-    """SHA-256 of a class list, one name a line."""
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()
-
-
 def load_probe(model: OpenClipModel, source: ProbeSource, scenes: Scenes, *, seed: int) -> ProbeSet:
     """The probe set that `source` asks for.
 
@@ -136,7 +132,7 @@ def load_probe(model: OpenClipModel, source: ProbeSource, scenes: Scenes, *, see
     templates = read_templates(source.templates) if source.templates else (TEMPLATE,)
     given = read_class_names(source.class_names) if source.class_names else None
     if source.images is not None:
-        return _folder_probe(source.images, model.image_size, given, templates, seed)
+        return _folder_probe(source.images, model, given, templates, seed)
     probe = replace(bundled_probe(model.image_size, scenes, seed=seed), templates=templates)
     if given is None:
         classes = class_embeddings(model, probe.class_names, templates)
@@ -168,7 +164,7 @@ def _with_classes(probe: ProbeSet, names: tuple[str, ...], warnings: tuple[str, 
 
 def _folder_probe(
     folder: Path,
-    side: int,
+    model: OpenClipModel,
     given: tuple[tuple[str, ...], tuple[str, ...]] | None,
     templates: tuple[str, ...],
     seed: int,
@@ -179,32 +175,65 @@ def _folder_probe(
     flat = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files and not flat:
         raise UsageError(f"no images in {safe_text(folder)}; expected {safe_text(folder)}/CLASS/*")
-    if given is None:
-        names, warnings = merge_duplicates(sorted({p.parent.name for p in files}))
-    else:
-        names, warnings = given
+    names, warnings = given or (_folder_names(files), ())
     if len(names) < 2:
         raise UsageError("at least two classes are needed; name them with --classnames FILE")
-    folded = {name.casefold(): i for i, name in reversed(list(enumerate(names)))}
-    known = folded | {name: i for i, name in enumerate(names)}
+    found = files or flat
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(files or flat), generator=generator)[:MAX_IMAGES].tolist()
-    images, labels, skipped = [], [], 0
-    for path in ((files or flat)[i] for i in order):
-        try:
-            pixels = load_image(path, side)
-        except UsageError:
-            skipped += 1
-            continue
-        images.append(to_bytes(torch.from_numpy(pixels)))
-        label = known.get(path.parent.name, known.get(path.parent.name.casefold(), -1))
-        labels.append(label if files else -1)
-    if not images:
+    order = torch.randperm(len(found), generator=generator)[:MAX_IMAGES].tolist()
+    images, read = _read_images([found[i] for i in order], model)
+    skipped = len(order) - len(read)
+    if not read:
         raise UsageError(f"none of {skipped} images in {safe_text(folder)} could be read")
-    parts = _thirds(torch.stack(images), torch.tensor(labels))
+    labels = _folder_labels(read, names) if files else [-1] * len(read)
+    parts = _thirds(images, torch.tensor(labels))
+    if len(found) > MAX_IMAGES:
+        warnings = (*warnings, f"drew {MAX_IMAGES} of {len(found)} images and left out the rest")
     if skipped:
         warnings = (*warnings, f"skipped {skipped} images that could not be read")
-    return ProbeSet(*parts, names, templates, safe_text(folder.name), skipped, warnings)
+    source = f"{safe_text(folder.name)}:{_images_digest(images)}"
+    return ProbeSet(*parts, names, templates, source, skipped, warnings)
+
+
+def _folder_names(files: Sequence[Path]) -> tuple[str, ...]:
+    names = tuple(sorted({path.parent.name for path in files}))
+    for name in names:
+        if has_control_characters(name):
+            raise UsageError(
+                f"folder '{safe_text(name)}': expected a class name, got one with control "
+                "characters; rename it, or name the classes with --classnames FILE"
+            )
+    return names
+
+
+def _read_images(paths: Sequence[Path], model: OpenClipModel) -> tuple[Tensor, list[Path]]:
+    """Images (N, 3, S, S) uint8 by the model's own resize rule, and the N files that had one."""
+    side, rule = model.image_size, model.preprocess
+    rows, read = [torch.empty(0, 3, side, side, dtype=torch.uint8)], []
+    for path in paths:
+        try:
+            pixels = load_image(
+                path, side, resize_mode=rule.resize_mode, interpolation=rule.interpolation
+            )
+        except UsageError:
+            continue
+        rows.append(to_bytes(torch.from_numpy(pixels))[None])
+        read.append(path)
+    return torch.cat(rows), read
+
+
+def _folder_labels(paths: Sequence[Path], names: Sequence[str]) -> list[int]:
+    """Class index of each file's folder, or without regard to case, or -1."""
+    folded = {name.casefold(): i for i, name in reversed(list(enumerate(names)))}
+    known = folded | {name: i for i, name in enumerate(names)}
+    folders = [path.parent.name for path in paths]
+    return [known.get(name, known.get(name.casefold(), -1)) for name in folders]
+
+
+def _images_digest(images: Tensor) -> str:
+    """12 hex digits that name the images, whatever their order."""
+    digests = sorted(hashlib.sha256(image.numpy().tobytes()).digest() for image in images)
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:12]
 
 
 def _thirds(images: Tensor, labels: Tensor) -> tuple[ProbePart, ProbePart, ProbePart]:

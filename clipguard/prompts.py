@@ -98,6 +98,11 @@ def read_templates(path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(templates))
 
 
+def has_control_characters(text: str) -> bool:
+    """Whether `text` holds what no class name may: control characters, lone surrogates, breaks."""
+    return any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
+
+
 def imagenet_class_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """open_clip's ImageNet names, duplicates merged: (998 names, warnings)."""
     return merge_duplicates(open_clip.IMAGENET_CLASSNAMES)
@@ -142,9 +147,8 @@ def _json_entries(path: Path, text: str) -> Iterable[tuple[int, str]]:
 
 
 def _require_printable(path: Path, number: int, text: str) -> None:
-    for char in text:
-        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp"):
-            raise UsageError(
-                f"{safe_text(path.name)}, line {number}: control character in "
-                f"{safe_text(text)!r}; remove it"
-            )
+    if has_control_characters(text):
+        raise UsageError(
+            f"{safe_text(path.name)}, line {number}: control character in "
+            f"{safe_text(text)!r}; remove it"
+        )

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from onnx_samples import COLOURS, NAMES, SIDE, paint, write_classifier
+from open_clip.transform import image_transform
 from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
@@ -97,6 +98,14 @@ HOSTILE = {
     "no names": (lambda m: set_property(m, "class_names", "[1, 2]"), "JSON list of names"),
     "deep names": (lambda m: set_property(m, "class_names", "[" * 10**5), "JSON list of names"),
     "renamed": (lambda m: set_property(m, "class_names", '["a"]'), "do not match their digest"),
+    "resize mode": (
+        lambda model: set_property(model, "resize_mode", "stretch\x1b"),
+        "expected clipguard.resize_mode to be one of shortest, longest, squash",
+    ),
+    "interpolation": (
+        lambda model: set_property(model, "interpolation", "lanczos"),
+        "expected clipguard.interpolation to be one of bicubic, bilinear",
+    ),
     "unknown operator": (unknown_operator, "onnxruntime says"),
 }
 
@@ -186,6 +195,31 @@ def test_images_are_resized_as_torchvision_does(tmp_path, size):
     got = load_image(tmp_path / "noise.png", SIDE)
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, wanted.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("size", [(40, 25), (25, 40), (9, 13), (13, 10), (16, 16), (301, 37)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+def test_every_resize_rule_is_that_of_open_clip(tmp_path, size, interpolation, resize_mode):
+    rule = {"resize_mode": resize_mode, "interpolation": interpolation}
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    wanted = image_transform(SIDE, is_train=False, **plain, **rule)(Image.fromarray(noise))
+    np.testing.assert_array_equal(load_image(tmp_path / "noise.png", SIDE, **rule), wanted.numpy())
+
+
+def test_the_longer_side_fits_and_the_rest_is_black(tmp_path):
+    Image.new("RGB", (40, 20), "white").save(tmp_path / "wide.png")
+    got = load_image(tmp_path / "wide.png", SIDE, resize_mode="longest")
+    assert (got[:, 4:12] == 1).all()
+    assert got[:, :4].max() == got[:, 12:].max() == 0
+
+
+@pytest.mark.parametrize("rule", [{"resize_mode": "crop"}, {"interpolation": "lanczos"}])
+def test_an_unknown_resize_rule_is_not_blamed_on_the_image(tmp_path, rule):
+    with pytest.raises(ValueError, match="no resize rule"):
+        load_image(paint(tmp_path / "red.png", "red"), SIDE, **rule)
 
 
 def test_transparent_pixels_are_white_and_grey_images_have_three_channels(tmp_path):

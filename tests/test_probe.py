@@ -1,5 +1,6 @@
 """Probe sets: three disjoint parts, every class in each."""
 
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,10 @@ from torch import Tensor
 
 from clipguard import probe as probe_module
 from clipguard.errors import UsageError
+from clipguard.model_config import OPENAI, Preprocess
 from clipguard.nano import class_names
+from clipguard.onnx_runtime import load_image
+from clipguard.pixels import to_bytes
 from clipguard.probe import (
     TEMPLATE,
     ProbeSource,
@@ -40,8 +44,9 @@ class Reader:
     image_size = 16
     device = torch.device("cpu")
 
-    def __init__(self, knows: bool) -> None:
+    def __init__(self, knows: bool, preprocess: Preprocess = OPENAI) -> None:
         self.knows = knows
+        self.preprocess = preprocess
 
     def encode_image(self, images: Tensor) -> Tensor:
         # the select part holds the classes in order, one scene each
@@ -146,7 +151,8 @@ def test_a_folder_of_folders_is_a_labelled_probe_set(folder: Path):
     probe = load(folder)
     assert probe.class_names == ("cat", "dog", "owl")
     assert probe.labelled
-    assert (probe.source, probe.skipped, probe.warnings) == ("photos", 0, ())
+    assert re.fullmatch("photos:[0-9a-f]{12}", probe.source)
+    assert (probe.skipped, probe.warnings) == (0, ())
     for part in parts(probe):
         assert (part.images[:, 0, 0, 0] // 100).tolist() == part.labels.tolist()
         assert part.images.shape[1:] == (3, 16, 16)
@@ -231,7 +237,58 @@ def test_no_images_and_no_folder_are_refused(tmp_path: Path):
 
 def test_a_huge_folder_is_sampled(folder: Path, monkeypatch):
     monkeypatch.setattr(probe_module, "MAX_IMAGES", 10)
-    assert sum(len(part) for part in parts(load(folder))) == 10
+    probe = load(folder)
+    assert sum(len(part) for part in parts(probe)) == 10
+    assert probe.warnings == ("drew 10 of 22 images and left out the rest",)
+
+
+def test_a_folder_at_the_limit_is_used_whole_without_a_word(folder: Path, monkeypatch):
+    monkeypatch.setattr(probe_module, "MAX_IMAGES", 22)
+    assert load(folder).warnings == ()
+
+
+def test_the_source_names_the_images_and_neither_their_order_nor_their_place(
+    folder: Path, tmp_path: Path
+):
+    source = load(folder).source
+    assert load(folder, seed=5).source == source
+    copy = shutil.copytree(folder, tmp_path / "elsewhere" / "photos")
+    assert load(copy).source == source
+    picture(copy / "owl" / "0.png", 255)
+    assert load(copy).source != source
+
+
+@pytest.mark.parametrize("name", ["cat\nfish", "cat\x1b[2J", "cat\udcff", "cat\u2028"])
+def test_a_folder_name_that_no_class_list_may_hold_is_refused(folder: Path, name: str):
+    shutil.copytree(folder / "cat", folder / name)
+    with pytest.raises(UsageError, match=r"folder 'cat\\u\{.*control characters; rename it") as e:
+        load(folder)
+    assert str(e.value).isprintable()
+
+
+def test_a_given_class_list_needs_no_class_in_a_folder_name(folder: Path, tmp_path: Path):
+    shutil.copytree(folder / "cat", folder / "ca\nt")
+    probe = load(folder, class_names=class_file(tmp_path, ["cat", "dog"]))
+    assert probe.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("mode", ["squash", "longest"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_folder_is_resized_by_the_rule_of_the_model(
+    tmp_path: Path, mode: str, interpolation: str
+):
+    image = Image.radial_gradient("L").resize((40, 20))
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / "x.png")
+    rule = {"interpolation": interpolation, "resize_mode": mode}
+    model = Reader(knows=True, preprocess=Preprocess(**rule))
+    probe = load_probe(model, ProbeSource(images=tmp_path), SMALL, seed=0)
+    photo = tmp_path / "cat" / "x.png"
+    wanted, usual = (to_bytes(torch.from_numpy(load_image(photo, 16, **how))) for how in (rule, {}))
+    assert not torch.equal(wanted, usual)
+    for pixels in torch.cat([part.images for part in parts(probe)]):
+        assert torch.equal(pixels, wanted)
 
 
 def test_the_digest_of_a_class_list_depends_on_names_and_order():

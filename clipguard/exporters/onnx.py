@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from clipguard.errors import ExportError, InconclusiveError, UsageError
 from clipguard.measure import BATCH, attack_rate, classify, embed, rate
+from clipguard.model_config import OPENAI, Preprocess
 from clipguard.onnx_runtime import INPUT, OUTPUTS, Session, class_names_digest, open_session
 from clipguard.onnx_runtime import classify as run_onnx
 from clipguard.pixels import from_bytes, to_bytes
@@ -33,7 +34,11 @@ BATCHES = (1, 2, 7)
 MAX_RELATIVE_ERROR = 1e-3
 MAX_ASR_DIFFERENCE = 0.01
 MAX_WEIGHT_BYTES = 1_500_000_000
-RESIZE = "shorter side {side} bicubic, centre crop {side}, RGB / 255"
+RESIZE = {
+    "shortest": "shorter side {side} {interpolation}, centre crop {side}, RGB / 255",
+    "longest": "longer side {side} {interpolation}, centred on black {side} x {side}, RGB / 255",
+    "squash": "both sides {side} {interpolation}, RGB / 255",
+}
 SCOPE = {
     "purified": (
         "purified head: repairs the zero-shot classifier of this class list only; the image tower "
@@ -173,11 +178,15 @@ def _strip(message: Any) -> None:
 
 
 def _properties(job: ExportJob) -> dict[str, str]:
+    rule: Preprocess = getattr(job.model, "preprocess", OPENAI)
+    text = RESIZE[rule.resize_mode]
     values = {
         "checkpoint_sha256": job.checkpoint_sha256,
         "class_names": json.dumps(job.class_names),
         "class_names_sha256": class_names_digest(job.class_names),
-        "resize": RESIZE.format(side=job.model.image_size),
+        "resize": text.format(side=job.model.image_size, interpolation=rule.interpolation),
+        "resize_mode": rule.resize_mode,
+        "interpolation": rule.interpolation,
         "scope": SCOPE[job.head],
         "head": job.head,
     }
@@ -199,11 +208,7 @@ def _prove(session: Session, job: ExportJob, generator: torch.Generator) -> Expo
     asr_onnx, asr_torch = None, None
     if job.trigger is not None:
         trigger, target = job.trigger
-
-        def on_device(images: Tensor) -> Tensor:
-            return trigger.apply(images.to(job.model.device)).cpu()
-
-        read = _read(session, part, on_device)
+        read = _read(session, part, trigger.apply)
         reference = classify(embed(job.model, part, trigger.apply), job.classes)
         asr_onnx = attack_rate(read, part, clean, target, fresh())
         asr_torch = attack_rate(reference, part, clean, target, fresh())

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from onnx import helper
 from onnx_samples import paint, write_classifier
+from PIL import Image
 
 import clipguard
 from clipguard.cli.app import main
@@ -67,6 +68,21 @@ def test_more_images_than_one_batch_keep_their_order(folder, capsys):
     assert [e["file"] for e in images] == [f"{n:02}.png" for n in range(70)]
     wanted = [("red", "green", "blue")[n % 3] for n in range(70)]
     assert [e["top"][0]["class"] for e in images] == wanted
+
+
+@pytest.mark.parametrize(("mode", "seen"), [("shortest", "red"), ("squash", "white")])
+def test_images_are_resized_by_the_rule_in_the_file(folder, capsys, mode, seen):
+    def change(model):
+        kept = {p.key: p.value for p in model.metadata_props}
+        helper.set_model_props(model, kept | {"clipguard.resize_mode": mode})
+
+    write_classifier(folder, change)
+    photo = Image.new("RGB", (160, 16), "white")
+    photo.paste("red", (70, 0, 90, 16))  # all that a centre crop sees
+    photo.save(folder / "wide.png")
+    assert main(["predict", "model.onnx", "wide.png", "--json", "--top", "1"]) == 0
+    entry = json.loads(capsys.readouterr().out)["images"][0]
+    assert entry["top"][0]["class"] == seen
 
 
 def test_a_corrupt_image_is_skipped_told_and_counted(folder, capsys):

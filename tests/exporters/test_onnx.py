@@ -24,8 +24,11 @@ from torch import nn
 from clipguard.errors import EXPORT, ExportError, InconclusiveError, UsageError
 from clipguard.exporters import onnx as exporter_module
 from clipguard.exporters.onnx import METHOD, OnnxExporter
+from clipguard.measure import embed
 from clipguard.methods import MethodFolder
+from clipguard.model_config import Preprocess
 from clipguard.onnx_runtime import class_names_digest, classify, open_session
+from clipguard.record import ParityRecord
 
 TO_WHITE = (painted(torch.ones_like), WHITE)
 
@@ -62,6 +65,24 @@ class Shifting(nn.Module):
 
     def forward(self, images):
         return self.tower(1 - images if torch.compiler.is_exporting() else images)
+
+
+class Elsewhere(TowerClip):
+    """A model on an accelerator."""
+
+    @property
+    def device(self):
+        return torch.device("meta")
+
+
+class Resizing(TowerClip):
+    """A model that was trained on images of another resize rule."""
+
+    def __init__(self, mode):
+        super().__init__(colour_tower())
+        object.__setattr__(
+            self, "preprocess", Preprocess(interpolation="bilinear", resize_mode=mode)
+        )
 
 
 class Branching(nn.Module):
@@ -117,8 +138,41 @@ def test_the_file_keeps_the_contract():
         "clipguard.class_names": json.dumps(NAMES),
         "clipguard.class_names_sha256": class_names_digest(NAMES),
         "clipguard.resize": "shorter side 16 bicubic, centre crop 16, RGB / 255",
+        "clipguard.resize_mode": "shortest",
+        "clipguard.interpolation": "bicubic",
         "clipguard.head": "purified",
     }
+
+
+@pytest.mark.parametrize(
+    ("mode", "text"),
+    [
+        ("squash", "both sides 16 bilinear, RGB / 255"),
+        ("longest", "longer side 16 bilinear, centred on black 16 x 16, RGB / 255"),
+    ],
+)
+def test_the_file_names_the_resize_rule_of_its_model(tmp_path, translated, mode, text):
+    export(export_job(Resizing(mode)), tmp_path / "m.onnx")
+    metadata = open_session(tmp_path / "m.onnx", "cpu").metadata
+    assert (metadata["resize_mode"], metadata["interpolation"]) == (mode, "bilinear")
+    assert metadata["resize"] == text
+
+
+def test_triggers_are_applied_where_their_tensors_live(tmp_path, translated, monkeypatch):
+    # Nothing can be computed on the meta device, so what is not under test runs on the CPU.
+    here, seen = TowerClip(colour_tower()), []
+    monkeypatch.setattr(exporter_module, "embed", lambda _, part, apply: embed(here, part, apply))
+    agreed = ParityRecord(batch=1, relative_error=0, top1_agreement=1)
+    monkeypatch.setattr(exporter_module, "_parity", lambda *_: agreed)
+
+    def whiten(images):
+        seen.append(images.device.type)
+        return torch.ones(3, 1, 1).expand_as(images)
+
+    job = export_job(Elsewhere(colour_tower()), trigger=(painted(whiten), WHITE))
+    record = export(job, tmp_path / "m.onnx")
+    assert seen == ["cpu", "cpu"]
+    assert record.asr_onnx.value == 1
 
 
 def test_the_asked_opset_is_in_the_file_or_the_difference_is_logged(tmp_path, caplog):
