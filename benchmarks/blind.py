@@ -187,12 +187,15 @@ def main() -> None:
     parser.add_argument("--draw", type=int, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--part", default="0/1")
+    parser.add_argument("--finished", action="store_true", help="only judge the finished pairs")
     args = parser.parse_args()
     first, stride = map(int, args.part.split("/"))
     folders = [
         (row, args.work / f"{i}-{row['attack']}-{row['target']}")
         for i, row in enumerate(draws(args.draw))
     ]
+    if args.finished:
+        folders = [f for f in folders if (f[1] / "twin-report" / "audit.json").exists()]
     for row, folder in folders[first::stride]:
         plant(row, folder)
         for kind in ("victim", "twin"):

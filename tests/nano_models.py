@@ -33,7 +33,11 @@ TINY = profiles.Profile(
         "candidates": 1,
     },
     repair=profiles.RepairSettings(
-        settings={"steps": 4, "images": 20}, restarts=1, families=FAMILIES, targeted=SEARCH
+        settings={"steps": 4, "images": 20},
+        restarts=1,
+        stronger=FAMILIES,
+        families=FAMILIES,
+        targeted=SEARCH,
     ),
 )
 

@@ -68,6 +68,7 @@ class TriggerInversion:
         strong_excess: null standard deviations that make evidence strong.
         strong_asr: ASR (lower bound) that counts as strong evidence even without a null band ...
         control_asr: ... if no control class reaches more than this (upper bound).
+        ahead: null standard deviations from which a search must have settled to be conclusive.
 
     Source:
         Collapse: reconstruction of CBPT stage 1. Refinement: Neural Cleanse (IEEE S&P 2019).
@@ -85,6 +86,7 @@ class TriggerInversion:
     strong_excess: float = 4.0
     strong_asr: float = 0.9
     control_asr: float = 0.5
+    ahead: float = 1.0
 
     def detect(
         self,
@@ -215,7 +217,10 @@ class TriggerInversion:
             return Outcome.SUSPICIOUS, f"{told}: {against}"
         if any((row.excess or 0) <= -self.strong_excess for row in families):
             return Outcome.INCONCLUSIVE, f"the searches found less than on any clean model; {told}"
-        if not all(row.inversion.converged for row in found):
+        # The clean models' searches stopped at the same step, so one that is no further than they
+        # were is comparable; one that is ahead of them and still gaining might become evidence.
+        ahead = [row for row in found if _position(row, families) >= self.ahead]
+        if not all(row.inversion.converged for row in ahead):
             return Outcome.INCONCLUSIVE, f"a search did not settle within its steps; {told}"
         return Outcome.NO_EVIDENCE, f"at most, {told}: {against}"
 

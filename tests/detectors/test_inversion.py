@@ -114,9 +114,15 @@ def test_a_search_that_did_not_settle_turns_no_evidence_into_inconclusive_and_no
         (Told(9.0, 0.01), Outcome.BACKDOORED),
     ):
         record = scan(
-            NAME, StripesClip(), null=told, alpha=0.05, strong_excess=4.0, **unsettled
+            NAME, StripesClip(), null=told, alpha=0.05, strong_excess=4.0, ahead=-1e9, **unsettled
         ).record
         assert record.outcome is outcome
+
+
+def test_an_unsettled_search_counts_only_where_it_is_ahead_of_the_clean_models():
+    unsettled = FAST | {"targeted": {"steps": 20, "batch": 80, "tolerance": -1e9}}
+    behind = scan(NAME, StripesClip(), null=Told(0.0, 0.9), ahead=1e9, **unsettled).record
+    assert behind.outcome is Outcome.NO_EVIDENCE
 
 
 def test_strong_evidence_counts_even_where_the_null_band_is_too_small_to_show_it():
