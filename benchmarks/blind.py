@@ -167,7 +167,7 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def summarise(draw: int, rows: list[Row], blind: bool) -> Row:
+def summarise(draw: int, rows: list[Row], blind: bool | None) -> Row:
     found = [r for r in rows if r["kind"] == "victim" and r["decision"] == "fail"]
     passed = sum(r["kind"] == "twin" and r["decision"] == "pass" for r in rows)
     return {
@@ -203,7 +203,8 @@ def main() -> None:
     if stride > 1:
         return
     rows = [judge(row, folder, kind) for row, folder in folders for kind in ("victim", "twin")]
-    summary = summarise(args.draw, rows, same_beside_truth(folders[0][1]))
+    blind = None if args.finished else same_beside_truth(folders[0][1])
+    summary = summarise(args.draw, rows, blind)
     RESULTS.mkdir(exist_ok=True)
     text = f"{json.dumps(summary)}\n\n{table(rows)}"
     record = json.dumps({"summary": summary, "rows": rows}, indent=1)

@@ -10,18 +10,16 @@ from pathlib import Path
 
 from clipguard.errors import UsageError
 
+PRECIOUS = ("head.safetensors", "model.onnx", "purified.onnx", "triggers")
 ARTEFACTS = (
     "audit.json",
     "audit.sarif",
-    "head.safetensors",
-    "model.onnx",
-    "purified.onnx",
+    *PRECIOUS,
     "report.html",
     "report.json",
     "report.md",
     "report.sarif",
     "report.txt",
-    "triggers",
 )
 
 
@@ -52,8 +50,8 @@ def clear(out: Path) -> None:
     Raises:
         UsageError: files of these names stand there that no audit left.
     """
-    found = [name for name in ARTEFACTS if (out / name).exists()]
-    if found and "audit.json" not in found:
+    found = [name for name in PRECIOUS if (out / name).exists()]
+    if found and not (out / "audit.json").exists():
         raise UsageError(f"{out} holds {found[0]} and no audit.json; choose another -o")
     for name in ARTEFACTS:
         target = out / name

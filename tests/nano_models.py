@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipguard import audit, profiles
+from clipguard import calibration, profiles
 from clipguard.calibration import Band, Calibration, CleanModel
 from clipguard.cli.app import main
 from clipguard.lab import plant
@@ -118,7 +118,7 @@ def null_band(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         def shipped(key: str) -> Band:
             return Band(Calibration(key=key, command="", models=models), "0" * 64)
 
-        monkeypatch.setattr(audit, "shipped_calibration", shipped)
+        monkeypatch.setattr(calibration, "shipped_calibration", shipped)
 
     return ship
 

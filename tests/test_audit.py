@@ -184,14 +184,14 @@ def test_a_calibration_for_other_scans_is_refused(nano: Path, tmp_path: Path):
     band.write_text(f'{{"key": "RN50/standard/0", "command": "", "models": [{rows}]}}')
     with pytest.raises(UsageError, match="the calibration is for RN50/standard/0, this scan is"):
         scan(nano, tmp_path, calibration=band)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_refused_file_leaves_no_temporary_folder(tmp_path: Path):
     (tmp_path / "model.pt").write_text("text")
     with pytest.raises(RefusedError, match="a text file"):
         scan(tmp_path / "model.pt", tmp_path)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_least_number_of_images_is_what_the_message_says(

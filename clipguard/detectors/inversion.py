@@ -102,10 +102,13 @@ class TriggerInversion:
         search = Search(model, probe, classes)
         pairs = self._candidates(search, generator=generator, progress=progress)
         found = self._refine(search, pairs, generator=generator, progress=progress)
-        statistics = {row.family: row.statistic for row in sorted(found, key=lambda r: r.statistic)}
-        if missing := self.families.keys() - statistics.keys():
-            names = ", ".join(sorted(missing))
+        by_family = {
+            name: [row.statistic for row in found if row.family == name] for name in self.families
+        }
+        if missing := [name for name, values in by_family.items() if not values]:
+            names = ", ".join(missing)
             raise InconclusiveError(f"{names}: every image is of the target class, none to count")
+        statistics = {name: max(values) for name, values in by_family.items()}
         if null is None:
             families = tuple(
                 FamilyRecord(family=name, tested=True, statistic=value)

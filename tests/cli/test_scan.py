@@ -60,7 +60,7 @@ def test_the_record_names_nothing_of_this_machine(scanned: Path, nano: Path):
     assert str(scanned) not in text
     command = json.loads(text)["command"]
     assert command == (
-        "clipguard scan nano.pt --profile standard --seed 0 --policy default --purify always"
+        "clipguard scan nano.pt --profile standard --seed 0 --purify always --policy default"
     )
 
 
@@ -135,8 +135,11 @@ def test_models_of_one_name_get_folders_of_their_own(tmp_path: Path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.pt").write_text("text")
     models = [str(tmp_path / name / "model.pt") for name in ("a", "b")]
+    for folder in ("1-model.pt", "2-model.pt"):
+        (tmp_path / "out" / folder).mkdir(parents=True)
+        (tmp_path / "out" / folder / "report.html").write_text("old")
     assert main(["scan", *models, "-o", str(tmp_path / "out"), "--quiet"]) == 4
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["1-model.pt", "2-model.pt"]
+    assert not list((tmp_path / "out").rglob("*.html"))
 
 
 @pytest.fixture(scope="module")
