@@ -62,6 +62,11 @@ def descend(
         return family.trigger(parameters, 1.0), losses
 
 
+def searched(losses: list[float]) -> bool:
+    """Whether a search can say anything: 20 steps or more, every loss finite."""
+    return len(losses) >= 20 and all(math.isfinite(loss) for loss in losses)
+
+
 def settled(losses: list[float], tolerance: float) -> bool:
     """Whether a search had stopped gaining clearly when its steps ran out.
 
@@ -73,12 +78,11 @@ def settled(losses: list[float], tolerance: float) -> bool:
         tolerance: gain that is still called settled, in the unit of the loss.
 
     Returns:
-        False for a search of fewer than 20 steps, which has shown nothing, and for losses that
-        are not finite.
+        False where `searched` is.
     """
-    tenth = len(losses) // 10
-    if tenth < 2 or not all(math.isfinite(loss) for loss in losses):
+    if not searched(losses):
         return False
+    tenth = len(losses) // 10
     before, last = losses[-2 * tenth : -tenth], losses[-tenth:]
     error = math.sqrt((variance(before) + variance(last)) / tenth)
     return sum(before) / tenth - sum(last) / tenth - 3 * error < tolerance

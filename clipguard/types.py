@@ -175,6 +175,7 @@ class Inversion:
         trigger: best trigger of all restarts, chosen on the *select* part.
         target: class index it gathers images in.
         share: share of *select* images in that class.
+        searched: whether there were enough steps, with finite losses, to say anything at all.
         converged: whether the loss had settled.
         ranking: class indices that drew images in any restart, strongest first.
     """
@@ -182,6 +183,7 @@ class Inversion:
     trigger: Trigger
     target: int
     share: float
+    searched: bool
     converged: bool
     ranking: tuple[int, ...]
 

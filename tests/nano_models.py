@@ -106,10 +106,10 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def null_band(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Call it to give every scan a null band of 30 models around a level of the statistic."""
+    """Call it to give every scan a null band: 30 models from a level down to ten below it."""
 
     def ship(level: float) -> None:
-        rows = [dict.fromkeys(FAMILIES, level + 0.01 * i) for i in range(30)]
+        rows = [dict.fromkeys(FAMILIES, level - 0.34 * i) for i in range(30)]
         models = tuple(
             CleanModel(name=f"clean-{i}", sha256=f"{i:064x}", statistics=row)
             for i, row in enumerate(rows)

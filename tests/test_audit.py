@@ -27,7 +27,7 @@ from clipguard.schema import read_record
 
 pytest_plugins = ["nano_models"]
 
-ABOVE, BELOW = 9.0, -30.0  # levels of a null band that every search stays under, or is far over
+ABOVE, BELOW = 1.0, -30.0  # where a null band starts, seen from what a tiny search finds
 
 
 def quiet(stage: str, done: int, total: int) -> None:

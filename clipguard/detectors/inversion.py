@@ -223,7 +223,9 @@ class TriggerInversion:
         # The clean models' searches stopped at the same step, so one that is no further than they
         # were is comparable; one that is ahead of them and still gaining might become evidence.
         ahead = [row for row in found if _position(row, families) >= self.ahead]
-        if not all(row.inversion.converged for row in ahead):
+        if not all(row.inversion.searched for row in found) or not all(
+            row.inversion.converged for row in ahead
+        ):
             return Outcome.INCONCLUSIVE, f"a search did not settle within its steps; {told}"
         return Outcome.NO_EVIDENCE, f"at most, {told}: {against}"
 

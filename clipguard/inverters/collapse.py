@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clipguard.descent import collapse_loss, descend, settled
+from clipguard.descent import collapse_loss, descend, searched, settled
 from clipguard.measure import classify, embed
 from clipguard.types import Inversion, Inverter, Search, TriggerFamily
 
@@ -62,6 +62,7 @@ class Collapse:
             trigger=trigger,
             target=int(counts.argmax()),
             share=share,
+            searched=searched(losses),
             converged=settled(losses, self.tolerance),
             ranking=tuple(drawn.argsort(descending=True, stable=True)[:10].tolist()),
         )

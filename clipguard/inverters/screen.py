@@ -63,6 +63,7 @@ class Screen:
             trigger=trigger,
             target=best,
             share=(read == best).float().mean().item(),
+            searched=False,
             converged=False,  # a screen ranks; it is too short to conclude from
             ranking=tuple(alive),
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clipguard.descent import descend, settled
+from clipguard.descent import descend, searched, settled
 from clipguard.measure import classify, embed
 from clipguard.types import Inversion, Inverter, Search, TriggerFamily
 
@@ -64,6 +64,7 @@ class Targeted:
             trigger=trigger,
             target=target,
             share=share,
+            searched=searched(losses),
             converged=settled(losses, self.tolerance),
             ranking=(target,),
         )
