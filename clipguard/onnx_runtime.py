@@ -22,6 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from clipguard import gpu
 from clipguard.errors import ClipguardError, ExportError, RefusedError, UsageError
 from clipguard.text_safety import safe_text
 
@@ -278,12 +279,11 @@ def _dimensions(value: Any) -> list[int]:
 def _start(data: bytes, name: str, provider: str | None) -> Any:
     if provider is not None and provider not in PROVIDERS:
         raise UsageError(f"no execution provider named {safe_text(provider)!r} (known: cuda, cpu)")
-    there = onnxruntime.get_available_providers()
-    wanted: list[Any] = [CPU]
+    there, wanted = onnxruntime.get_available_providers(), list[Any]([CPU])
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     with contextlib.redirect_stdout(io.StringIO()):  # onnxruntime prints its fallbacks to stdout
-        if provider != "cpu" and CUDA in there:
+        if provider != "cpu" and CUDA in there and gpu.cuda_driver():
             onnxruntime.preload_dlls()
             # TensorFloat-32 rounds to 10 bits, which is coarser than the promised parity.
             wanted = [(CUDA, {"use_tf32": "0"}), CPU]

@@ -13,7 +13,7 @@ import clipguard
 
 PACKAGE = Path(clipguard.__file__).parent
 LAYERS = [  # DESIGN: a module imports only from its own row or from a lower one
-    {"types", "record", "errors", "pixels", "stats", "resources", "text_safety"},
+    {"types", "record", "errors", "gpu", "pixels", "stats", "resources", "text_safety"},
     {
         "architectures",
         "artefacts",

@@ -156,6 +156,8 @@ def examine_onnxruntime() -> Examined:
     import onnx
     import onnxruntime
 
+    from clipguard.gpu import cuda_driver
+
     name = "onnxruntime on CUDA"
     builds = sorted(
         d.name
@@ -169,6 +171,9 @@ def examine_onnxruntime() -> Examined:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         advice = "nothing to do on a machine without a GPU, else replace it by onnxruntime-gpu"
         return Examined(name, "note", f"{found} has no CUDA, runs on the CPU", advice)
+    if not cuda_driver():
+        advice = "nothing to do on a machine without a GPU, else install the NVIDIA driver"
+        return Examined(name, "note", f"{found} finds no NVIDIA driver, runs on the CPU", advice)
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     node = onnx.helper.make_node("Identity", ["x"], ["y"])
     result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])

@@ -145,7 +145,20 @@ def test_a_cuda_build_that_silently_runs_on_the_cpu_is_noted(monkeypatch):
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: both)
     monkeypatch.setattr("onnxruntime.InferenceSession", OnCpu)
+    monkeypatch.setattr("clipguard.gpu.cuda_driver", lambda: True)
     assert "cannot start CUDA" in examine_onnxruntime().detail
+
+
+def test_a_cuda_build_is_not_even_started_without_a_driver(monkeypatch):
+    def never(*given, **named):
+        pytest.fail("CUDA was tried")
+
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: both)
+    monkeypatch.setattr("onnxruntime.InferenceSession", never)
+    monkeypatch.setattr("clipguard.gpu.cuda_driver", lambda: False)
+    found = examine_onnxruntime()
+    assert (found.status, "no NVIDIA driver" in found.detail) == ("note", True)
 
 
 def test_two_builds_of_onnxruntime_over_each_other_are_noted(monkeypatch):
