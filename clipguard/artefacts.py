@@ -93,8 +93,10 @@ class Gallery:
         """
         self.model, self.probe, self.classes, self.purified = model, probe, classes, purified
         images = len(probe.measure)
-        # Steps of the golden ratio: images may be sorted by class, even steps could hit one class.
-        self.index = (torch.arange(min(count, images)) * 0.618 * images).long() % images
+        steps = torch.arange(min(count, images), dtype=torch.float64)
+        # One from each slice, but not at even steps: images that are sorted by class would all
+        # show the same one.
+        self.index = ((steps + steps * 0.618 % 1) * (images / max(1, len(steps)))).long()
 
     @torch.no_grad()
     def examples(self, stem: str, trigger: Trigger, folder: Path) -> tuple[Example, ...]:
