@@ -91,8 +91,8 @@ def test_the_wheel_carries_every_shipped_file(wheel: Path):
                 packed = archive.read(f"clipguard/_data/{folder}/{path.name}")
                 assert packed == path.read_bytes()
     assert "clipguard/_data/policies/default.yaml" in names
-    for path in (PACKAGE / "assets").iterdir():
-        assert f"clipguard/assets/{path.name}" in names
+    for path in (p for p in (PACKAGE / "assets").rglob("*") if p.is_file()):
+        assert f"clipguard/{path.relative_to(PACKAGE).as_posix()}" in names
     assert "clipguard/py.typed" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"clipguard"}
 
