@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from clipguard.errors import UsageError
@@ -16,9 +16,9 @@ class RepairSettings:
     Attributes:
         purifier: registered name of the purifier.
         settings: its settings.
-        restarts: targeted inversions per family, with fresh starts, to purify against.
-        stronger: settings of the families for these; a looser budget than the detector's covers
-            more of what the true trigger does.
+        against: per family, the settings of every fresh inversion to purify against. Unlike the
+            detector's, they need not separate clean models: small patches spare what the image
+            shows, large perturbations cover more of what the true trigger does.
         families: settings of the families for the re-inversion, as in the detector, so that the
             null band applies.
         targeted: settings of the targeted inversions.
@@ -26,8 +26,7 @@ class RepairSettings:
 
     purifier: str = "cbpt"
     settings: Mapping[str, object] = field(default_factory=dict)
-    restarts: int
-    stronger: Mapping[str, Mapping[str, object]]
+    against: Mapping[str, Sequence[Mapping[str, object]]]
     families: Mapping[str, Mapping[str, object]]
     targeted: Mapping[str, object]
 
@@ -52,9 +51,9 @@ FAMILIES: Mapping[str, Mapping[str, object]] = {
     "additive": {"budget": 4.0},
 }
 
-STRONGER: Mapping[str, Mapping[str, object]] = {
-    "patch": {"area": 0.02},
-    "additive": {"budget": 12.0},
+AGAINST: Mapping[str, Sequence[Mapping[str, object]]] = {
+    "patch": ({"area": 0.01},) * 4,
+    "additive": ({"budget": 12.0}, {"budget": 24.0}) * 2,
 }
 
 PROFILES = {
@@ -67,9 +66,7 @@ PROFILES = {
             "targeted": {"steps": 40},
             "candidates": 1,
         },
-        repair=RepairSettings(
-            restarts=2, stronger=STRONGER, families=FAMILIES, targeted={"steps": 40}
-        ),
+        repair=RepairSettings(against=AGAINST, families=FAMILIES, targeted={"steps": 40}),
     ),
     "standard": Profile(
         detector={
@@ -79,9 +76,7 @@ PROFILES = {
             "targeted": {"steps": 60},
             "candidates": 2,
         },
-        repair=RepairSettings(
-            restarts=3, stronger=STRONGER, families=FAMILIES, targeted={"steps": 60}
-        ),
+        repair=RepairSettings(against=AGAINST, families=FAMILIES, targeted={"steps": 60}),
     ),
     "thorough": Profile(
         scenes=Scenes(optimise=12, select=3, measure=6),
@@ -92,9 +87,7 @@ PROFILES = {
             "targeted": {"steps": 120, "restarts": 2},
             "candidates": 4,
         },
-        repair=RepairSettings(
-            restarts=3, stronger=STRONGER, families=FAMILIES, targeted={"steps": 120}
-        ),
+        repair=RepairSettings(against=AGAINST, families=FAMILIES, targeted={"steps": 120}),
     ),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from clipguard.measure import attack_rate, classify, embed, rates
@@ -64,9 +66,9 @@ def repair(
         if row is worst or (row.target == worst.target and row.asr.low >= WORKS)
     ]
     search = Search(model, probe, original, target)
-    triggers = _stronger(search, families, settings, generator, progress)
+    triggers = fresh_triggers(search, families, settings, generator, progress)
     purifier = PURIFIERS.build(settings.purifier, settings.settings)
-    head = purifier.purify(model, probe, triggers, generator=generator, progress=progress)
+    head = purifier.purify(model, probe, triggers, target, generator=generator, progress=progress)
     features = (
         embed(model, probe.measure),
         embed(model, probe.measure, finding.triggers[0].apply),
@@ -87,20 +89,28 @@ def repair(
     return record, head
 
 
-def _stronger(
+def fresh_triggers(
     search: Search,
-    families: list[str],
+    families: Sequence[str],
     settings: RepairSettings,
     generator: torch.Generator,
     progress: Progress,
 ) -> list[Trigger]:
-    """Triggers to purify against: several starts, because one may find only part of the cut."""
-    jobs = [name for name in families for _ in range(settings.restarts)]
+    """Triggers to purify against: several, because one may find only part of the shortcut.
+
+    Args:
+        search: model, images, classifier and target.
+        families: names of the families that work on the target.
+        settings: what to search for in each family.
+        generator: of the starts.
+        progress: told about each search.
+    """
+    jobs = [(name, chosen) for name in families for chosen in settings.against[name]]
     inverter = INVERTERS.build("targeted", settings.targeted)
     found = []
-    for done, name in enumerate(jobs):
-        job = search.during(progress, f"stronger triggers ({name})", done, len(jobs))
-        family = FAMILIES.build(name, settings.stronger[name])
+    for done, (name, chosen) in enumerate(jobs):
+        job = search.during(progress, f"triggers to purify against ({name})", done, len(jobs))
+        family = FAMILIES.build(name, chosen)
         found.append(inverter.invert(job, family, generator=generator).trigger)
     return found
 

@@ -305,11 +305,15 @@ class Purifier(Protocol):
         model: PromptTunable,
         probe: ProbeSet,
         triggers: Sequence[Trigger],
+        target: int,
         *,
         generator: torch.Generator,
         progress: Progress,
     ) -> PurifiedHead:
-        """Tune; never sees *measure*, and never changes the model."""
+        """Tune so that `triggers` no longer lead to class `target`.
+
+        Never sees *measure*, and never changes the model.
+        """
         ...
 
 

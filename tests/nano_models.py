@@ -34,8 +34,7 @@ TINY = profiles.Profile(
     },
     repair=profiles.RepairSettings(
         settings={"steps": 4, "images": 20},
-        restarts=1,
-        stronger=FAMILIES,
+        against={name: (chosen,) for name, chosen in FAMILIES.items()},
         families=FAMILIES,
         targeted=SEARCH,
     ),

@@ -246,6 +246,7 @@ class TestEveryPurifier:
             model,
             sealed(stripes_probe(), "measure"),
             [hum()],
+            PLANTED,
             generator=generator(seed),
             progress=no_progress,
         )
@@ -286,5 +287,10 @@ class TestEveryPurifier:
     def test_without_a_trigger_there_is_nothing_to_purify_against(self, name: str):
         with pytest.raises(ValueError, match="at least one inverted trigger"):
             PURIFIERS.build(name).purify(
-                StripesClip(), stripes_probe(), [], generator=generator(), progress=no_progress
+                StripesClip(),
+                stripes_probe(),
+                [],
+                PLANTED,
+                generator=generator(),
+                progress=no_progress,
             )

@@ -26,14 +26,13 @@ from clipguard.types import Finding, PurifiedHead, Trigger
 
 PLANTED, OTHER = 3, 5
 SETTINGS = RepairSettings(
-    restarts=2,
     settings={
         "steps": 300,
         "learning_rate": 0.05,
         "consistency_weight": 1.0,
         "triggered_weight": 2.0,
     },
-    stronger={"additive": {"budget": 20.0}, "patch": {"area": 0.05}},
+    against={"additive": ({"budget": 20.0},) * 2, "patch": ({"area": 0.05},)},
     families={"additive": {}},
     targeted={"steps": 100, "batch": 16},
 )
@@ -123,13 +122,14 @@ def families_used(monkeypatch: pytest.MonkeyPatch, found: Finding) -> list[str]:
     spy = Spy(PURIFIERS, "purify")
     monkeypatch.setattr(repair_module, "PURIFIERS", spy)
     run(found)
-    (((_, _, triggers), _),) = spy.calls
+    (((_, _, triggers, target), _),) = spy.calls
+    assert target == PLANTED
     return [trigger.family for trigger in triggers]
 
 
 def test_it_purifies_against_fresh_triggers_of_the_worst_family(monkeypatch: pytest.MonkeyPatch):
     found = finding((PLANTED, hum()), (OTHER, nothing()))
-    assert families_used(monkeypatch, found) == ["additive"] * SETTINGS.restarts
+    assert families_used(monkeypatch, found) == ["additive"] * 2
 
 
 @pytest.mark.parametrize(("low", "used"), [(0.7, False), (0.9, True)])
@@ -152,7 +152,7 @@ def test_the_new_search_goes_through_the_purified_head_with_draws_of_its_own(
     monkeypatch.setattr(repair_module, "INVERTERS", spy)
     record, head = run(finding((PLANTED, hum())), seed=4)
     *before, last = spy.calls
-    assert len(before) == SETTINGS.restarts
+    assert len(before) == len(SETTINGS.against["additive"])
     (search, _), seed = last
     assert torch.equal(search.classes, head.classes)
     assert search.target == PLANTED

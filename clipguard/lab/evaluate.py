@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from clipguard.checkpoint import load_checkpoint
 from clipguard.errors import UsageError
 from clipguard.heads import load_head
 from clipguard.lab.plant import trigger_of
-from clipguard.lab.truth import lab_images, paired_loss, truth_rates
+from clipguard.lab.truth import lab_images, paired_loss, truth_rates, zero_shot
+from clipguard.measure import classify, embed
 from clipguard.model import build_model
 from clipguard.nano import class_names
+from clipguard.types import ClipModel, ProbePart
 
 OFFSET = 7
 
@@ -27,12 +30,35 @@ def evaluate_head(victim: Path, twin: Path, head: Path) -> dict[str, dict[str, f
         head: head.safetensors of the victim's scan.
 
     Returns:
-        Per style: `asr_before`, `asr`, `ca`, `ca_loss` against the twin on the same images (with
-        `ca_loss_high`, the upper end of its 95 % interval), `pa`, and `pa_ratio`, PA as a share
-        of the twin's accuracy on the same triggered images.
+        What `evaluate_classes` returns.
 
     Raises:
         UsageError: no victim there, a clean one, or a head of another checkpoint.
+    """
+    names = class_names()
+    checkpoint = load_checkpoint(victim / "model.pt")
+    classes, head_names = load_head(head, checkpoint.record.sha256)
+    if head_names != names:
+        raise UsageError(f"{head.name} was tuned for another class list than the bundled one")
+    return evaluate_classes(victim, twin, classes)
+
+
+def evaluate_classes(victim: Path, twin: Path, classes: Tensor) -> dict[str, dict[str, float]]:
+    """As `evaluate_head`, for class embeddings that are in no file.
+
+    Args:
+        victim: folder that `lab plant` wrote.
+        twin: folder of its clean twin.
+        classes: (100, D) unit embeddings of the bundled classes.
+
+    Returns:
+        Per style: `asr_before`, `asr`, `ca`, `ca_loss` against the twin on the same images (with
+        `ca_loss_high`, the upper end of its 95 % interval), `target_ca`, clean accuracy of the
+        target class alone (`target_ca_twin` of the twin), `pa`, and `pa_ratio`, PA as a share of
+        the twin's accuracy on the same triggered images.
+
+    Raises:
+        UsageError: no victim there, or a clean one.
     """
     trigger = trigger_of(victim)
     if trigger is None:
@@ -40,12 +66,9 @@ def evaluate_head(victim: Path, twin: Path, head: Path) -> dict[str, dict[str, f
     truth = json.loads((victim / "victim.json").read_text(encoding="utf-8"))
     names, cpu = class_names(), torch.device("cpu")
     target = names.index(truth["target"])
-    poisoned = load_checkpoint(victim / "model.pt")
-    clean = load_checkpoint(twin / "model.pt")
-    classes, head_names = load_head(head, poisoned.record.sha256)
-    if head_names != names:
-        raise UsageError(f"{head.name} was tuned for another class list than the bundled one")
-    model, other = build_model(poisoned, cpu), build_model(clean, cpu)
+    model, other = (
+        build_model(load_checkpoint(folder / "model.pt"), cpu) for folder in (victim, twin)
+    )
     rows = {}
     for style, held_out in (("seen", False), ("held_out", True)):
         images = lab_images(held_out=held_out, seed=truth["seed"] + OFFSET, scenes=4)
@@ -65,7 +88,15 @@ def evaluate_head(victim: Path, twin: Path, head: Path) -> dict[str, dict[str, f
             "ca": after.clean_accuracy.value,
             "ca_loss": loss.value,
             "ca_loss_high": loss.high,
+            "target_ca": _recall(model, images, classes, target),
+            "target_ca_twin": _recall(other, images, zero_shot(other), target),
             "pa": after.poisoned_accuracy.value,
             "pa_ratio": after.poisoned_accuracy.value / max(base.poisoned_accuracy.value, 1e-9),
         }
     return rows
+
+
+def _recall(model: ClipModel, images: ProbePart, classes: Tensor, target: int) -> float:
+    own = images.labels == target
+    part = ProbePart(images.images[own], images.labels[own], images.drawings[own])
+    return (classify(embed(model, part), classes) == target).float().mean().item()

@@ -53,17 +53,25 @@ class Features:
 class Cbpt:
     """Tune one context per class; both towers stay frozen.
 
-    Three losses of the method: `classification`, the cross-entropy of clean and of triggered
-    images; `alignment`, which pulls the reading of a triggered image to that of the clean one
+    Three losses of the method: `classification` of clean images (cross-entropy) and of triggered
+    ones; `alignment`, which pulls the reading of a triggered image to that of the clean one
     (KL, the clean one detached); `consistency`, which keeps every class embedding near its
     hand-made prompt. A fourth, `preservation`, needs no labels: on further images of anything,
     clean and triggered, the reading is pulled to what the original classifier read from the
     clean image, so that a few labelled drawings do not bend the classifier for all others.
 
+    Triggered images are read with the target's logit raised by `margin`: an inverted trigger is
+    not the true one, so it must be beaten by a distance. Their classification is the generalised
+    cross-entropy, which is bounded: an image that its trigger has destroyed must not bend the
+    classifier. Both press on the target class; `target_share` for its clean images presses back.
+
     Attributes:
         steps: Adam steps; nothing is selected, the last one counts.
         learning_rate: Adam peak, decayed to zero along a cosine.
         images: images drawn in a step.
+        margin: added to the target's logit on triggered images, in units of a logit.
+        robustness: q of the generalised cross-entropy, in (0, 1]; near 0 it is the ordinary one.
+        target_share: of the clean half of `classification`, in [0, 1), however many classes.
         triggered_weight: of the triggered half of `classification`.
         alignment_weight: of `alignment`.
         consistency_weight: of `consistency`.
@@ -72,15 +80,19 @@ class Cbpt:
     Source:
         Kong et al., Neural Antidote (CBPT), arXiv 2502.19269, reconstructed: the abstract names
         class-wise prompts and three losses; their form, `preservation` and every number are
-        ours. Context form: class-specific context of CoOp (Zhou et al., IJCV 2022).
+        ours. Context form: class-specific context of CoOp (Zhou et al., IJCV 2022). Generalised
+        cross-entropy: Zhang and Sabuncu, NeurIPS 2018.
     """
 
     steps: int = 400
-    learning_rate: float = 2e-3
+    learning_rate: float = 2e-2
     images: int = 400
-    triggered_weight: float = 0.75
-    alignment_weight: float = 0.75
-    consistency_weight: float = 12.0
+    margin: float = 4.0
+    robustness: float = 0.5
+    target_share: float = 0.15
+    triggered_weight: float = 4.0
+    alignment_weight: float = 0.25
+    consistency_weight: float = 8.0
     preservation_weight: float = 1.0
 
     def purify(
@@ -88,6 +100,7 @@ class Cbpt:
         model: PromptTunable,
         probe: ProbeSet,
         triggers: Sequence[Trigger],
+        target: int,
         *,
         generator: torch.Generator,
         progress: Progress,
@@ -115,7 +128,7 @@ class Cbpt:
             )
             classes = model.encode_context(context, names)
             heads = classes * model.logit_scale, original * model.logit_scale
-            losses = self._losses(heads, known.draw(self.images, generator))
+            losses = self._losses(heads, known.draw(self.images, generator), target)
             losses["consistency"] = (1 - (classes * original).sum(dim=1)).mean()
             if other is not None:
                 losses["preservation"] = _preservation(heads, other.draw(self.images, generator))
@@ -130,17 +143,28 @@ class Cbpt:
         )
 
     def _losses(
-        self, heads: tuple[Tensor, Tensor], drawn: tuple[Tensor, Tensor, Tensor]
+        self, heads: tuple[Tensor, Tensor], drawn: tuple[Tensor, Tensor, Tensor], target: int
     ) -> dict[str, Tensor]:
         head, (clean, triggered, labels) = heads[0], drawn
         truth = labels.to(head.device)
         read, stamped = clean @ head.T, (triggered @ head.T).flatten(0, 1)
+        lift = functional.one_hot(torch.tensor(target, device=head.device), len(head))
+        stamped = stamped + self.margin * lift
+        right = self._clean_loss(read, truth, target)
         sheets = len(triggered)
-        hit = functional.cross_entropy(stamped, truth.repeat(sheets))
+        hit = generalised_cross_entropy(stamped, truth.repeat(sheets), self.robustness)
         return {
-            "classification": functional.cross_entropy(read, truth) + self.triggered_weight * hit,
+            "classification": right + self.triggered_weight * hit,
             "alignment": _divergence(stamped, read.detach().repeat(sheets, 1)),
         }
+
+    def _clean_loss(self, logits: Tensor, labels: Tensor, target: int) -> Tensor:
+        surprise = functional.cross_entropy(logits, labels, reduction="none")
+        own = labels == target
+        if own.all() or not own.any():
+            return surprise.mean()
+        others = (1 - self.target_share) * surprise[~own].mean()
+        return others + self.target_share * surprise[own].mean()
 
     def _total(self, losses: dict[str, Tensor]) -> Tensor:
         weights = {
@@ -150,6 +174,21 @@ class Cbpt:
             "preservation": self.preservation_weight,
         }
         return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def generalised_cross_entropy(logits: Tensor, labels: Tensor, q: float) -> Tensor:
+    """Mean of (1 - p^q) / q for the probability p of the right class; at most 1 / q.
+
+    Args:
+        logits: (N, C).
+        labels: (N,).
+        q: in (0, 1]; towards 0 this becomes the cross-entropy.
+
+    Source:
+        Zhang and Sabuncu, Generalized Cross Entropy Loss, NeurIPS 2018.
+    """
+    surprise = functional.cross_entropy(logits, labels, reduction="none")
+    return -torch.expm1(-q * surprise).mean() / q
 
 
 def _preservation(heads: tuple[Tensor, Tensor], drawn: tuple[Tensor, Tensor, Tensor]) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from clipguard.measure import classify, embed
 from clipguard.methods import FAMILIES
-from clipguard.purifiers.cbpt import Cbpt, Features, _preservation
+from clipguard.purifiers.cbpt import Cbpt, Features, _preservation, generalised_cross_entropy
 from clipguard.types import PurifiedHead, Trigger
 
 PLANTED = 3
@@ -31,6 +31,7 @@ def purify(triggers: list[Trigger] | None = None, progress=no_progress, **settin
         StripesClip(PLANTED),
         stripes_probe(),
         [hum()] if triggers is None else triggers,
+        PLANTED,
         generator=generator(),
         progress=progress,
     )
@@ -92,6 +93,7 @@ def test_further_images_hold_the_readings_of_the_original_classifier():
             model,
             replace(probe, unlabelled=further),
             [hum()],
+            PLANTED,
             generator=generator(),
             progress=no_progress,
         )
@@ -117,6 +119,7 @@ def test_nobody_looks_at_the_measure_part():
         StripesClip(PLANTED),
         sealed(stripes_probe(), "measure"),
         [hum()],
+        PLANTED,
         generator=generator(),
         progress=no_progress,
     )
@@ -138,6 +141,7 @@ def test_images_without_labels_serve_as_they_are_read():
         StripesClip(PLANTED),
         replace(probe, **unknown),
         [hum()],
+        PLANTED,
         generator=generator(),
         progress=no_progress,
     )
@@ -163,7 +167,10 @@ def test_the_losses_are_the_formulas_of_the_docstring():
             labels[index],
         ),
     )
-    found = Cbpt(triggered_weight=0.5)._losses(heads, drawn)
+    target, margin, q = 1, 2.5, 0.7
+    found = Cbpt(margin=margin, robustness=q, target_share=0.4, triggered_weight=0.5)._losses(
+        heads, drawn, target
+    )
     found["preservation"] = _preservation(heads, drawn)
 
     def reading(features: torch.Tensor, head: torch.Tensor = classes) -> torch.Tensor:
@@ -173,15 +180,19 @@ def test_the_losses_are_the_formulas_of_the_docstring():
         wanted = reading(clean[i], original)
         return (wanted * (wanted / reading(features)).log()).sum()
 
-    on_clean = [-reading(clean[i])[labels[i]].log() for i in index]
-    on_triggered = [-reading(sheet[i])[labels[i]].log() for sheet in triggered for i in index]
-    divergence = [
-        (reading(clean[i]) * (reading(clean[i]) / reading(sheet[i])).log()).sum()
-        for sheet in triggered
-        for i in index
-    ]
+    def lifted(features: torch.Tensor) -> torch.Tensor:
+        raised = (scale * features @ classes.T).clone()
+        raised[target] += margin
+        return raised.softmax(dim=0)
+
+    on_clean = {i: -reading(clean[i])[labels[i]].log() for i in index.tolist()}
+    stamped = [(lifted(sheet[i]), i) for sheet in triggered for i in index]
+    on_triggered = [(1 - got[labels[i]] ** q) / q for got, i in stamped]
+    divergence = [(reading(clean[i]) * (reading(clean[i]) / got).log()).sum() for got, i in stamped]
     wanted = {
-        "classification": sum(on_clean) / 3 + 0.5 * sum(on_triggered) / 6,
+        "classification": 0.6 * (on_clean[4] + on_clean[0]) / 2
+        + 0.4 * on_clean[2]
+        + 0.5 * sum(on_triggered) / 6,
         "alignment": sum(divergence) / 6,
         "preservation": sum(distance(i, sheet[i]) for sheet in triggered for i in index) / 6
         + sum(distance(i, clean[i]) for i in index) / 3,
@@ -195,8 +206,47 @@ def test_alignment_leaves_the_clean_reading_alone():
     classes = functional.normalize(torch.randn(4, 6, generator=generator(2)), dim=1)
     drawn = features, -features[None], torch.tensor([0, 1, 2])
     classes.requires_grad_()
-    loss = Cbpt()._losses((3.0 * classes, classes.detach()), drawn)["alignment"]
+    loss = Cbpt(margin=0.0)._losses((3.0 * classes, classes.detach()), drawn, 0)["alignment"]
     (grad,) = torch.autograd.grad(loss, classes)
     # by hand: d KL / d logits of the triggered reading is (got - wanted) / 3, and nothing else
     wanted, got = ((3 * sign * features @ classes.T).softmax(dim=1) for sign in (1, -1))
     torch.testing.assert_close(grad, 3 * ((got - wanted) / 3).T.detach() @ -features)
+
+
+def test_the_generalised_cross_entropy_is_bounded_and_near_zero_the_ordinary_one():
+    logits = 20 * torch.randn(50, 4, generator=generator(1))
+    labels = torch.arange(50) % 4
+    rows = [
+        generalised_cross_entropy(row[None], label[None], 0.5)
+        for row, label in zip(logits, labels, strict=True)
+    ]
+    assert 1.9 < max(rows) <= 2
+    ordinary = functional.cross_entropy(logits, labels)
+    near = generalised_cross_entropy(logits.double(), labels, 1e-6)
+    torch.testing.assert_close(near.float(), ordinary, rtol=1e-3, atol=0)
+
+
+def test_a_margin_beats_a_trigger_that_is_stronger_than_the_one_it_was_tuned_on():
+    part, model = stripes_probe().measure, StripesClip(PLANTED)
+
+    def hold(head: PurifiedHead) -> float:
+        """Mean distance by which the target loses on triggered images, as a logit."""
+        logits = model.logit_scale * embed(model, part, hum().apply) @ head.classes.T
+        others = logits.clone()
+        others[:, PLANTED] = -torch.inf
+        rows = part.labels != PLANTED
+        return (others.amax(dim=1) - logits[:, PLANTED])[rows].mean().item()
+
+    assert hold(purify(margin=4.0)) > hold(purify(margin=0.0)) + 1
+
+
+def test_the_target_class_keeps_its_own_images():
+    part, model = stripes_probe().measure, StripesClip(PLANTED)
+    own = part.labels == PLANTED
+
+    def certainty(share: float) -> float:
+        head = purify(target_share=share, margin=8.0)
+        logits = model.logit_scale * embed(model, part)[own] @ head.classes.T
+        return logits.softmax(dim=1)[:, PLANTED].mean().item()
+
+    assert certainty(0.3) > certainty(0.0)
