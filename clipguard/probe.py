@@ -57,7 +57,7 @@ class Scenes:
     measure: int = 4
 
 
-FURTHER = 2
+FURTHER = 4
 """Scenes of every drawing of other classes that serve purification without labels."""
 
 

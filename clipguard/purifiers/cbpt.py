@@ -90,7 +90,7 @@ class Cbpt:
     margin: float = 4.0
     robustness: float = 0.5
     target_share: float = 0.15
-    triggered_weight: float = 4.0
+    triggered_weight: float = 3.0
     alignment_weight: float = 0.25
     consistency_weight: float = 8.0
     preservation_weight: float = 1.0
