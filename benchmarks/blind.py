@@ -152,8 +152,9 @@ def table(rows: list[Row]) -> str:
         )
     lines += [
         "",
-        "| victim | style | ASR before | after | CA after | CA loss (upper end) | PA | PA ratio |",
-        "|---|---|---|---|---|---|---|---|",
+        "| victim | style | ASR before | after | CA after | CA loss (upper end) "
+        "| CA of the target class (twin) | PA | PA ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         if isinstance(r["purified"], dict):
@@ -162,6 +163,7 @@ def table(rows: list[Row]) -> str:
                 lines.append(
                     f"| {r['attack']} → {r['target']} | {style} | {p['asr_before']:.1%} | "
                     f"{p['asr']:.1%} | {p['ca']:.1%} | {loss} | "
+                    f"{p['target_ca']:.0%} ({p['target_ca_twin']:.0%}) | "
                     f"{p['pa']:.1%} | {p['pa_ratio']:.1%} |"
                 )
     return "\n".join(lines) + "\n"
