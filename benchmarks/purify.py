@@ -29,6 +29,7 @@ from clipguard.prompts import class_embeddings
 from clipguard.repair import fresh_triggers
 from clipguard.types import ProbeSet, PromptTunable, Search, Trigger
 
+STYLES = ("seen", "untuned", "held_out")
 COLUMNS = ("ca_loss", "target_ca", "target_ca_twin", "asr", "pa", "pa_ratio")
 
 
@@ -49,7 +50,9 @@ def inverted(
 
 
 def row(name: str, rates: dict[str, dict[str, float]], seconds: float) -> str:
-    cells = [f"{rates[style][key]:.1%}" for style in ("seen", "held_out") for key in COLUMNS]
+    cells = [
+        f"{rates[style][key]:.1%}" for style in ("seen", "untuned", "held_out") for key in COLUMNS
+    ]
     return f"| {name} | {' | '.join(cells)} | {seconds:.0f} s |"
 
 
@@ -74,16 +77,16 @@ def main() -> None:
         json.loads((given.victim / "victim.json").read_text())["target"]
     )
     triggers = [planted] if given.true_trigger else inverted(given, model, probe, chosen.repair)
-    heads = " | ".join(f"{style} {key}" for style in ("seen", "held") for key in COLUMNS)
+    heads = " | ".join(f"{style} {key}" for style in STYLES for key in COLUMNS)
     print(f"| settings | {heads} | tuning |")
-    print("|---" * (2 + 2 * len(COLUMNS)) + "|")
+    print("|---" * (2 + len(STYLES) * len(COLUMNS)) + "|")
     for settings in [{}, *given.vary]:
         begun = time.monotonic()
         purifier = PURIFIERS.build("cbpt", dict(chosen.repair.settings) | settings)
         generator = torch.Generator().manual_seed(given.seed)
         head = purifier.purify(model, probe, triggers, target, generator=generator, progress=quiet)
         seconds = time.monotonic() - begun
-        rates = evaluate_classes(given.victim, given.twin, head.classes)
+        rates = evaluate_classes(given.victim, given.twin, head.classes, seed=given.seed)
         print(row(json.dumps(settings) if settings else "defaults", rates, seconds), flush=True)
 
 

@@ -9,6 +9,8 @@ from clipguard.audit import Run
 from clipguard.calibration import MIN_MODELS, Calibration, CleanModel
 from clipguard.errors import InconclusiveError, UsageError
 from clipguard.options import Options
+from clipguard.record import Outcome
+from clipguard.text_safety import safe_text
 from clipguard.types import Progress
 from clipguard.watch import Watch
 
@@ -25,15 +27,23 @@ def measure_clean(path: Path, options: Options, *, progress: Progress) -> tuple[
         The key of the band that it belongs to, and the model's row.
 
     Raises:
-        InconclusiveError: the search gave nothing to keep.
+        InconclusiveError: the search gave nothing to keep, or was not one to compare with.
+        UsageError: the detector calls the model backdoored.
     """
     run = Run(options, Watch(options.budget_s, progress))
     model, probe = run.look(path)
     finding = run.detect(model, probe, None)
-    checkpoint = run.record.checkpoint
+    checkpoint, shown = run.record.checkpoint, safe_text(path.name)
     if finding is None or checkpoint is None:
         why = run.record.errors[-1].message if run.record.errors else "nothing was measured"
-        raise InconclusiveError(f"{path.name}: {why}")
+        raise InconclusiveError(f"{shown}: {why}")
+    if finding.gaps:
+        raise InconclusiveError(f"{shown}: no null band can rest on this search: {finding.gaps}")
+    if finding.record.outcome is Outcome.BACKDOORED:
+        raise UsageError(
+            f"a null band needs known-clean models, {shown} is found backdoored "
+            f"({finding.record.reason}); leave it out"
+        )
     statistics = {
         row.family: round(row.statistic, 6)
         for row in finding.record.families
@@ -53,7 +63,7 @@ def require_enough(count: int) -> None:
     if count < MIN_MODELS:
         raise UsageError(
             f"a null band needs {MIN_MODELS} known-clean models or more, got {count}; "
-            "with n models no p-value below 1/(n+1) exists, so 20 are needed for 0.05"
+            "with n models no p-value below 1/(n+1) exists, so 19 are needed for 0.05"
         )
 
 

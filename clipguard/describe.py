@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from clipguard.probe import class_list_digest
 from clipguard.record import CoverageRecord, DetectorRecord, ProbeRecord, Untested
 from clipguard.types import ProbeSet
+from clipguard.wording import triggers_of
 
 PACKAGES = ("torch", "open_clip_torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
 BLIND_SPOTS = (
@@ -50,12 +51,12 @@ def describe(probe: ProbeSet) -> ProbeRecord:
 def coverage(record: DetectorRecord, probe: ProbeSet) -> CoverageRecord:
     """What was looked at, and what was not, said equally loudly."""
     tested = [
-        f"{row.family} triggers, class-agnostic and towards the likeliest classes"
+        f"{triggers_of(row.family)}, class-agnostic and towards the likeliest classes"
         for row in record.families
         if row.tested
     ]
     missed = [
-        Untested(what=f"{row.family} triggers", why=row.reason)
+        Untested(what=triggers_of(row.family), why=row.reason)
         for row in record.families
         if not row.tested
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 from clipguard import errors
 from clipguard.gate_line import FAIL, INCONCLUSIVE, PASS, Line, line
@@ -15,7 +17,7 @@ from clipguard.record import (
     ErrorRecord,
     Outcome,
 )
-from clipguard.wording import number
+from clipguard.wording import number, triggers_of
 
 PROFILES = ("quick", "standard", "thorough")
 BANDS = ("none", "self-null", "models")
@@ -89,7 +91,11 @@ def _outcome_line(detector: DetectorRecord, suspicious: Decision) -> Line:
 
 @dataclass(frozen=True)
 class _Reading:
-    """One number of a detector against its limit, and what being over it decides."""
+    """One number of a detector against its limit, and what being over it decides.
+
+    `blind` says why the number could not have been over, whatever the model: then being within
+    the limit means nothing.
+    """
 
     key: str
     name: str
@@ -97,6 +103,7 @@ class _Reading:
     value: float | None
     over: bool
     decides: Decision
+    blind: str = ""
 
     def line(self, detector: str, unmeasured: Decision) -> Line:
         """The check; a number that is missing decides `unmeasured`."""
@@ -107,6 +114,8 @@ class _Reading:
             alone = "" if self.decides is FAIL else "; one reading alone is only suspicious"
             result = self.decides
             reason = f"{detector}: {self.name} is {found}, the policy asks for {self.limit}{alone}"
+        elif self.blind:
+            result, reason = INCONCLUSIVE, f"{detector}: {self.blind}"
         else:
             result, reason = PASS, f"{detector}: {self.name} is within the limit"
         made = line(f"backdoor.{self.key}", self.limit, found, result, reason)
@@ -123,18 +132,29 @@ def _readings(
     rare = detector.p_value is not None and detector.p_value <= limits.alpha
     alone = Decision(limits.suspicious)
     both = FAIL if score and excess else alone
-    floor = 1 / (max(calibration.models, 0) + 1)
-    blind = f" ({calibration.models} clean models show no less than {floor:.2g})"
     above = f"≤ {limits.max_score:g}"
     beyond = f"≤ {limits.max_excess_over_null:g}"
-    likely = f"> {limits.alpha:g}{blind if 1 > floor > limits.alpha else ''}"
+    likely = f"> {limits.alpha:g}"
+    blind = _blind(limits.alpha, calibration)
     readings = (
         _Reading("max_score", "score", above, detector.score, score, both),
         _Reading("max_excess_over_null", "excess", beyond, detector.excess, excess, both),
-        _Reading("alpha", "p-value", likely, detector.p_value, rare, alone),
+        _Reading("alpha", "p-value", likely, detector.p_value, rare, alone, blind),
     )
     unmeasured = PASS if policy.coverage.calibration == "none" else INCONCLUSIVE
     return [reading.line(detector.name, unmeasured) for reading in readings]
+
+
+def _blind(alpha: float, calibration: CalibrationRecord) -> str:
+    """Why no p-value of this null band can reach `alpha`; empty where one can."""
+    models = max(calibration.models, 0)
+    enough = math.ceil(1 / Fraction(str(alpha))) - 1  # least n with 1 / (n + 1) <= alpha, exactly
+    if calibration.kind != "models" or models >= enough:
+        return ""
+    return (
+        f"{models} known-clean models show no p-value below {1 / (models + 1):.2g}; "
+        f"{alpha:g} takes a null band of {enough} or more: clipguard calibrate"
+    )
 
 
 def coverage_lines(policy: Policy, record: AuditRecord) -> list[Line]:
@@ -150,13 +170,15 @@ def coverage_lines(policy: Policy, record: AuditRecord) -> list[Line]:
 
 def _family_line(family: str, record: AuditRecord) -> Line:
     rows = [f for d in record.detectors for f in d.families if f.family == family]
-    denied = [u.why for u in record.coverage.not_tested if u.what == family]
-    reasons = [*denied, *(row.reason for row in rows if not row.tested and row.reason)]
+    what = triggers_of(family)
+    denied = [u.why for u in record.coverage.not_tested if u.what == what]
+    told = [*denied, *(row.reason for row in rows if not row.tested and row.reason)]
     if any(row.tested for row in rows) and not denied:
-        result, value, reason = PASS, "tested", f"{family} triggers were searched to the end"
+        result, value, reason = PASS, "tested", f"{what} were searched to the end"
     else:
         result, value = INCONCLUSIVE, "not tested"
-        reason = f"{family} triggers were not tested: {'; '.join(reasons) or 'no search for them'}"
+        why = "; ".join(dict.fromkeys(told))  # coverage repeats what the detector said
+        reason = f"{what} were not tested: {why or 'no search for them'}"
     return line("coverage.families", family, value, result, reason)
 
 

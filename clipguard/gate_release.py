@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import fmean
 
 from clipguard import errors
 from clipguard.gate_line import FAIL, INCONCLUSIVE, PASS, Line, line
 from clipguard.policy_file import ExportPolicy, PurificationPolicy
-from clipguard.record import AuditRecord, ExportRecord, PurificationRecord
+from clipguard.record import AuditRecord, ExportRecord, PurificationRecord, ReinversionRecord
 from clipguard.wording import interval, number, percent
+
+REINVERSION = "purification.reinversion"
 
 
 def purification_lines(limits: PurificationPolicy, record: AuditRecord) -> list[Line]:
@@ -27,6 +30,7 @@ def purification_lines(limits: PurificationPolicy, record: AuditRecord) -> list[
             f"the inverted trigger still works on {left} of the images",
         ),
         _loss_line(limits.max_clean_accuracy_loss, purified),
+        _own_images_line(record, purified),
         _ratio_line(limits.min_poisoned_accuracy_ratio, purified),
         *_reinversion_lines(record, purified),
         _targets_line(record),
@@ -61,6 +65,21 @@ def _loss_line(most: float, purified: PurificationRecord) -> Line:
     return line("purification.max_clean_accuracy_loss", f"≤ {percent(most)}", value, result, reason)
 
 
+def _own_images_line(record: AuditRecord, purified: PurificationRecord) -> Line:
+    """A head that never says the target class cannot be attacked, and is of no use either."""
+    key, limit = "purification.target_class", "not 0.0 %"
+    before, after = purified.before.target_accuracy, purified.after.target_accuracy
+    if before is None or after is None:
+        reason = "clean accuracy of the target class needs labelled images of it"
+        return line(key, limit, "not measured", INCONCLUSIVE, reason)
+    target = next((repr(row.target) for row in record.detectors if row.target), "the target class")
+    lost = before.value > 0 and after.value == 0
+    told = f"clean accuracy of {target} goes from {percent(before.value)} to {percent(after.value)}"
+    if lost:
+        told = f"the purified head reads none of the {after.n} clean images of {target} rightly"
+    return line(key, limit, percent(after.value), FAIL if lost else PASS, told)
+
+
 def _ratio_line(least: float, purified: PurificationRecord) -> Line:
     clean, poisoned = purified.before.clean_accuracy, purified.after.poisoned_accuracy
     result, value, reason = INCONCLUSIVE, "not measured", "poisoned accuracy needs labelled images"
@@ -74,29 +93,51 @@ def _ratio_line(least: float, purified: PurificationRecord) -> Line:
 
 
 def _reinversion_lines(record: AuditRecord, purified: PurificationRecord) -> list[Line]:
-    """A new trigger through the purified head must not beat what clean models show anyway."""
-    key, lines = "purification.reinversion", []
-    for new in purified.reinversion:
-        band = [
-            value
-            for detector in record.detectors
-            for row in detector.families
-            if row.family == new.family
-            for value in row.null
-        ]
-        if not band:
-            reason = f"{new.family}: no known-clean models to hold the new trigger against"
-            lines.append(line(key, "null band", number(new.statistic), INCONCLUSIVE, reason))
-            continue
-        below = new.statistic <= max(band) and new.statistic < new.original_statistic
-        words = "stays within" if below else "is above"
-        reason = f"{new.family}: the strongest new trigger {words} what known-clean models show"
-        limit = f"≤ {max(band):.3g}"
-        lines.append(line(key, limit, number(new.statistic), PASS if below else FAIL, reason))
-    if not lines:
-        reason = "no new trigger was searched through the purified head"
-        lines.append(line(key, "null band", "not measured", INCONCLUSIVE, reason))
+    """A line for each new trigger, and for each family that was searched only before."""
+    before = [row.family for found in record.detectors for row in found.families if row.tested]
+    again = {new.family for new in purified.reinversion}
+    lines = [_reinversion_line(record, new) for new in purified.reinversion]
+    missing = [f"{name}: " for name in dict.fromkeys(before) if name not in again]
+    for family in missing or ([] if lines else [""]):
+        reason = f"{family}no new trigger was searched through the purified head"
+        lines.append(line(REINVERSION, "null band", "not measured", INCONCLUSIVE, reason))
     return lines
+
+
+def _reinversion_line(record: AuditRecord, new: ReinversionRecord) -> Line:
+    """A new trigger must beat neither what clean models show anyway nor what it replaces."""
+    rows = [row for found in record.detectors for row in found.families]
+    band = [value for row in rows if row.family == new.family for value in row.null]
+    value = number(new.statistic)
+    if not band:
+        reason = f"{new.family}: no known-clean models to hold the new trigger against"
+        return line(REINVERSION, "null band", value, INCONCLUSIVE, reason)
+    limit, result = f"≤ {max(band):.3g}", FAIL
+    if new.statistic > max(band):
+        told = "the strongest new trigger is above what known-clean models show"
+    elif _same_target(record, new) and new.statistic >= new.original_statistic:
+        limit = f"< {number(new.original_statistic)}"
+        told = f"a trigger towards {new.target!r} works no less well than before purification"
+    elif not new.searched:
+        result, told = INCONCLUSIVE, "no full search for a new trigger is on record"
+    elif not new.settled and new.statistic >= fmean(band):
+        # As for the detector: a search behind those of the clean models is comparable with them,
+        # one that is ahead of their mean and still gaining might become evidence.
+        result, told = INCONCLUSIVE, "the search for a new trigger did not settle within its steps"
+    else:
+        result = PASS
+        told = "the strongest new trigger stays within what known-clean models show"
+    return line(REINVERSION, limit, value, result, f"{new.family}: {told}")
+
+
+def _same_target(record: AuditRecord, new: ReinversionRecord) -> bool:
+    """Whether the family's original statistic is that of the target which was purified."""
+    return any(
+        (row.family, row.target) == (new.family, new.target)
+        and row.statistic >= new.original_statistic
+        for found in record.detectors
+        for row in found.candidates
+    )
 
 
 def missing_purification_lines(limits: PurificationPolicy, record: AuditRecord) -> list[Line]:

@@ -1,4 +1,4 @@
-"""Rates of a zero-shot classifier: clean accuracy, ASR, poisoned accuracy."""
+"""Rates of a zero-shot classifier: clean accuracy, also of the target, ASR, poisoned accuracy."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def rates(
     *,
     generator: torch.Generator,
 ) -> Rates:
-    """CA, ASR and PA of one classifier.
+    """CA, ASR and PA of one classifier, and CA of the target class alone.
 
     Args:
         features: (N, D) embeddings of the clean and of the triggered images of `part`.
         classes: (C, D) unit class embeddings.
         part: the images.
-        target: class that ASR counts.
+        target: class that ASR counts, and whose images are also counted alone.
         generator: for the intervals.
 
     Raises:
@@ -97,8 +97,10 @@ def rates(
         raise ValueError("every image is of the target class; ASR needs others")
     known = part.labels >= 0
     labels, drawings = part.labels[known], part.drawings[known]
+    own = part.labels == target
     return Rates(
         clean_accuracy=rate(clean[known] == labels, drawings, generator),
         asr=asr,
         poisoned_accuracy=rate(triggered[known] == labels, drawings, generator),
+        target_accuracy=rate(clean[own] == target, part.drawings[own], generator),
     )

@@ -131,6 +131,8 @@ def load_probe(model: OpenClipModel, source: ProbeSource, scenes: Scenes, *, see
     """
     templates = read_templates(source.templates) if source.templates else (TEMPLATE,)
     given = read_class_names(source.class_names) if source.class_names else None
+    if given is not None:
+        _require_two(given[0])
     if source.images is not None:
         return _folder_probe(source.images, model, given, templates, seed)
     probe = replace(bundled_probe(model.image_size, scenes, seed=seed), templates=templates)
@@ -141,6 +143,11 @@ def load_probe(model: OpenClipModel, source: ProbeSource, scenes: Scenes, *, see
             return probe
         given = imagenet_class_names()
     return _with_classes(probe, *given)
+
+
+def _require_two(names: Sequence[str]) -> None:
+    if len(names) < 2:
+        raise UsageError("at least two classes are needed; name them with --classnames FILE")
 
 
 def _with_classes(probe: ProbeSet, names: tuple[str, ...], warnings: tuple[str, ...]) -> ProbeSet:
@@ -176,8 +183,7 @@ def _folder_probe(
     if not files and not flat:
         raise UsageError(f"no images in {safe_text(folder)}; expected {safe_text(folder)}/CLASS/*")
     names, warnings = given or (_folder_names(files), ())
-    if len(names) < 2:
-        raise UsageError("at least two classes are needed; name them with --classnames FILE")
+    _require_two(names)
     found = files or flat
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(found), generator=generator)[:MAX_IMAGES].tolist()

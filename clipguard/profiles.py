@@ -21,7 +21,7 @@ class RepairSettings:
             shows, large perturbations cover more of what the true trigger does.
         families: settings of the families for the re-inversion, as in the detector, so that the
             null band applies.
-        targeted: settings of the targeted inversions.
+        targeted: settings of the targeted inversions, as in the detector.
     """
 
     purifier: str = "cbpt"
@@ -87,7 +87,9 @@ PROFILES = {
             "targeted": {"steps": 120, "restarts": 2},
             "candidates": 4,
         },
-        repair=RepairSettings(against=AGAINST, families=FAMILIES, targeted={"steps": 120}),
+        repair=RepairSettings(
+            against=AGAINST, families=FAMILIES, targeted={"steps": 120, "restarts": 2}
+        ),
     ),
 }
 

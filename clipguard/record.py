@@ -262,21 +262,43 @@ class Rates(Part):
         clean_accuracy: CA, share of clean images read as their class.
         asr: share of triggered images, target class excluded, read as the target.
         poisoned_accuracy: PA, share of triggered images read as their class.
+        target_accuracy: CA of the target class alone; null without labelled images of it.
     """
 
     clean_accuracy: Rate | None
     asr: Rate
     poisoned_accuracy: Rate | None
+    target_accuracy: Rate | None = None
+
+
+class TunedTrigger(Part):
+    """Kind and size of one trigger that a head was tuned against."""
+
+    family: str
+    size: float
+    unit: str
 
 
 class ReinversionRecord(Part):
-    """A targeted search for a new trigger through the purified head, with a fresh seed."""
+    """A targeted search for a new trigger through the purified head, with a fresh seed.
+
+    Attributes:
+        family: trigger family.
+        target: class it was searched towards, the one that was purified.
+        asr: of the new trigger.
+        statistic: the same as a candidate's.
+        original_statistic: the family's before purification, of its worst target, perhaps another.
+        searched: whether there were enough steps to say anything; false where not recorded.
+        settled: whether the search had stopped gaining; false where not recorded.
+    """
 
     family: str
     target: str
     asr: Rate
     statistic: float
     original_statistic: float
+    searched: bool = False
+    settled: bool = False
 
 
 class PurificationRecord(Part):
@@ -292,6 +314,7 @@ class PurificationRecord(Part):
         after: rates of the purified head, same images, same trigger.
         reinversion: strongest new trigger found against the purified head, per family.
         head: safetensors file with prompts and class embeddings, relative to the report.
+        against: every trigger that the head was tuned against; empty where not recorded.
     """
 
     method: str
@@ -303,6 +326,7 @@ class PurificationRecord(Part):
     after: Rates
     reinversion: tuple[ReinversionRecord, ...] = ()
     head: str | None = None
+    against: tuple[TunedTrigger, ...] = ()
 
 
 class ParityRecord(Part):

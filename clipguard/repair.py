@@ -10,7 +10,7 @@ from clipguard.measure import attack_rate, classify, embed, rates
 from clipguard.methods import FAMILIES, INVERTERS, PURIFIERS
 from clipguard.profiles import RepairSettings
 from clipguard.prompts import class_embeddings
-from clipguard.record import HEAD_SCOPE, PurificationRecord, ReinversionRecord
+from clipguard.record import HEAD_SCOPE, PurificationRecord, ReinversionRecord, TunedTrigger
 from clipguard.stats import log_odds
 from clipguard.types import (
     Finding,
@@ -60,13 +60,8 @@ def repair(
     target = probe.class_names.index(worst.target)
     original = class_embeddings(model, probe.class_names, probe.templates)
     generator = torch.Generator().manual_seed(seed)
-    families = [
-        row.family
-        for row in finding.record.candidates
-        if row is worst or (row.target == worst.target and row.asr.low >= WORKS)
-    ]
     search = Search(model, probe, original, target)
-    triggers = fresh_triggers(search, families, settings, generator, progress)
+    triggers = fresh_triggers(search, _working(finding), settings, generator, progress)
     purifier = PURIFIERS.build(settings.purifier, settings.settings)
     head = purifier.purify(model, probe, triggers, target, generator=generator, progress=progress)
     features = (
@@ -85,8 +80,19 @@ def repair(
         reinversion=_reinvert(
             Search(model, probe, head.classes, target), target, finding, settings, fresh, progress
         ),
+        against=tuple(TunedTrigger(family=t.family, size=t.size, unit=t.unit) for t in triggers),
     )
     return record, head
+
+
+def _working(finding: Finding) -> list[str]:
+    """Families whose trigger works on the worst target, its own first."""
+    worst = finding.record.candidates[0]
+    return [
+        row.family
+        for row in finding.record.candidates
+        if row is worst or (row.target == worst.target and row.asr.low >= WORKS)
+    ]
 
 
 def fresh_triggers(
@@ -132,8 +138,8 @@ def _reinvert(
     for done, name in enumerate(settings.families):
         job = search.during(progress, f"re-inversion ({name})", done, len(settings.families))
         family = FAMILIES.build(name, settings.families[name])
-        trigger = inverter.invert(job, family, generator=generator).trigger
-        read = classify(embed(search.model, part, trigger.apply), search.classes)
+        inversion = inverter.invert(job, family, generator=generator)
+        read = classify(embed(search.model, part, inversion.trigger.apply), search.classes)
         asr = attack_rate(read, part, clean, target, generator)
         before = first.get(name)
         if asr is not None and before is not None:
@@ -144,6 +150,8 @@ def _reinvert(
                     asr=asr,
                     statistic=log_odds(asr.value, asr.n),
                     original_statistic=before,
+                    searched=inversion.searched,
+                    settled=inversion.converged,
                 )
             )
     return tuple(records)

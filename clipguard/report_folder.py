@@ -12,9 +12,9 @@ from clipguard.errors import UsageError
 
 PRECIOUS = ("head.safetensors", "model.onnx", "purified.onnx", "triggers")
 ARTEFACTS = (
-    "audit.json",
-    "audit.sarif",
     *PRECIOUS,
+    "audit.json",  # after what it vouches for: an interrupted removal must not orphan that
+    "audit.sarif",
     "report.html",
     "report.json",
     "report.md",
@@ -54,16 +54,29 @@ def clear(out: Path) -> None:
     if found and not (out / "audit.json").exists():
         raise UsageError(f"{out} holds {found[0]} and no audit.json; choose another -o")
     for name in ARTEFACTS:
-        target = out / name
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
+        _remove(out / name)
 
 
 def publish(work: Path, out: Path) -> None:
-    """Move everything from `work` to `out`, in place of what an earlier audit left."""
+    """Move everything from `work` to `out`, in place of what an earlier audit left.
+
+    Whatever breaks it, an interrupt too, leaves nothing behind: files without a record would
+    look like somebody else's, and no later audit could use the folder.
+    """
     clear(out)
     # The record goes last: where it stands, everything it names stands too.
-    for item in sorted(work.iterdir(), key=lambda path: (path.name == "audit.json", path.name)):
-        shutil.move(str(item), out / item.name)
+    items = sorted(work.iterdir(), key=lambda path: (path.name == "audit.json", path.name))
+    try:
+        for item in items:
+            shutil.move(str(item), out / item.name)
+    except BaseException:
+        for item in items:
+            _remove(out / item.name)
+        raise
+
+
+def _remove(target: Path) -> None:
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)

@@ -229,10 +229,12 @@ class Finding:
     Attributes:
         record: the conclusion, candidates worst first, without file names yet.
         triggers: the trigger of each candidate, in the same order.
+        gaps: why parts of the search cannot be concluded from; empty when all of it can.
     """
 
     record: DetectorRecord
     triggers: tuple[Trigger, ...]
+    gaps: str = ""
 
 
 class NullBand(Protocol):

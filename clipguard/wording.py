@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from clipguard.errors import INCONCLUSIVE
-from clipguard.record import AuditRecord, Decision, Rate
+from clipguard.record import AuditRecord, Decision, PurificationRecord, Rate
 
 WORDS = {
     Decision.PASS: "Pass",
@@ -41,6 +41,11 @@ def name_of(record: AuditRecord) -> str:
     return record.checkpoint.name if record.checkpoint else "unidentified file"
 
 
+def triggers_of(family: str) -> str:
+    """What coverage calls the triggers of one family."""
+    return f"{family} triggers"
+
+
 def percent(share: float) -> str:
     """A share in [0, 1], or a difference of two, as `97.2 %`."""
     return f"{round(100 * share, 1) + 0.0:.1f} %"  # adding zero turns -0.0 into 0.0
@@ -56,3 +61,15 @@ def interval(rate: Rate | None) -> str:
 def number(value: float | None) -> str:
     """A plain number with four significant digits, or that it was not measured."""
     return "not measured" if value is None else f"{value:.4g}"
+
+
+def tuned_against(made: PurificationRecord) -> str:
+    """How many triggers of which sizes, per family: `4 patch (share of the image: 0.01)`."""
+    sizes: dict[tuple[str, str], list[float]] = {}
+    for row in made.against:
+        sizes.setdefault((row.family, row.unit), []).append(row.size)
+    told = []
+    for (family, unit), found in sizes.items():
+        ends = dict.fromkeys((number(min(found)), number(max(found))))
+        told.append(f"{len(found)} {family} ({unit}: {' to '.join(ends)})")
+    return "; ".join(told) or "not recorded"

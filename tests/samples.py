@@ -30,6 +30,7 @@ from clipguard.record import (
     TimesRecord,
     ToolRecord,
     TriggerRecord,
+    TunedTrigger,
     Untested,
 )
 
@@ -48,8 +49,8 @@ HOSTILE = (
     "javascript:alert(1)",
     "'; DROP TABLE models; --",
 )
-NULL_PATCH = (0.05, 0.06, 0.07, 0.07, 0.08, 0.08, 0.09, 0.09, 0.1, 0.11, 0.12, 0.14)
-NULL_ADDITIVE = (0.03, 0.05, 0.06, 0.06, 0.07, 0.09, 0.1, 0.11, 0.11, 0.12, 0.15, 0.18)
+NULL_PATCH = (0.05, *sorted((0.06, 0.07, 0.07, 0.08, 0.08, 0.09, 0.09, 0.1, 0.11) * 2), 0.14)
+NULL_ADDITIVE = (0.03, *sorted((0.05, 0.06, 0.06, 0.07, 0.09, 0.1, 0.11, 0.11, 0.12) * 2), 0.18)
 SCOPE = (
     "Repairs the zero-shot classifier of this class list only; the image tower stays poisoned and "
     "any other use of it is unprotected."
@@ -138,7 +139,7 @@ def guilty_detector() -> DetectorRecord:
         outcome=Outcome.BACKDOORED,
         reason="A patch on 2.1 % of the image sends 97.2 % of images to one class.",
         score=0.998,
-        p_value=0.0769,
+        p_value=0.0476,
         excess=34.0,
         target="hot air balloon",
         families=families(0.972),
@@ -150,6 +151,19 @@ def guilty_detector() -> DetectorRecord:
     )
 
 
+def reinversion(family: str, statistic: float, original: float) -> ReinversionRecord:
+    """A new search that settled."""
+    return ReinversionRecord(
+        family=family,
+        target="hot air balloon",
+        asr=rate(statistic),
+        statistic=statistic,
+        original_statistic=original,
+        searched=True,
+        settled=True,
+    )
+
+
 def purification() -> PurificationRecord:
     """A purified head that meets the default limits."""
     return PurificationRecord(
@@ -158,18 +172,27 @@ def purification() -> PurificationRecord:
         statement=SCOPE,
         settings={"context": 4, "steps": 250, "learning_rate": 0.002},
         losses={"classification": 0.21, "alignment": 0.05, "consistency": 0.02},
-        before=Rates(clean_accuracy=rate(0.925), asr=rate(0.972), poisoned_accuracy=rate(0.031)),
-        after=Rates(clean_accuracy=rate(0.94), asr=rate(0.015), poisoned_accuracy=rate(0.84)),
-        reinversion=(
-            ReinversionRecord(
-                family="patch",
-                target="hot air balloon",
-                asr=rate(0.09),
-                statistic=0.09,
-                original_statistic=0.972,
-            ),
+        before=Rates(
+            clean_accuracy=rate(0.925),
+            asr=rate(0.972),
+            poisoned_accuracy=rate(0.031),
+            target_accuracy=rate(0.95, n=20),
         ),
+        after=Rates(
+            clean_accuracy=rate(0.94),
+            asr=rate(0.015),
+            poisoned_accuracy=rate(0.84),
+            target_accuracy=rate(0.65, n=20),
+        ),
+        reinversion=(reinversion("patch", 0.09, 0.972), reinversion("additive", 0.05, 0.16)),
         head="head.safetensors",
+        against=(
+            *(
+                TunedTrigger(family="patch", size=s, unit="share of the image")
+                for s in (0.01, 0.012)
+            ),
+            TunedTrigger(family="additive", size=12.0, unit="L-inf, in 1/255"),
+        ),
     )
 
 
@@ -218,7 +241,7 @@ def unjudged(**changes: Any) -> AuditRecord:
             measure=400,
             labelled=True,
         ),
-        calibration=CalibrationRecord(kind="models", family="nano-rn", models=12, sha256="ef" * 32),
+        calibration=CalibrationRecord(kind="models", family="nano-rn", models=20, sha256="ef" * 32),
         coverage=CoverageRecord(
             tested=("patch triggers, up to 6 % of the image", "additive triggers, L-inf 8/255"),
             not_tested=(
@@ -328,7 +351,13 @@ def hostile() -> AuditRecord:
                 ),
                 "detectors": (detector,),
                 "purification": purification().model_copy(
-                    update={"statement": everything, "settings": dict.fromkeys(HOSTILE, 1)}
+                    update={
+                        "statement": everything,
+                        "settings": dict.fromkeys(HOSTILE, 1),
+                        "against": tuple(
+                            TunedTrigger(family=t, size=1.0, unit=everything) for t in HOSTILE
+                        ),
+                    }
                 ),
                 "coverage": CoverageRecord(
                     tested=HOSTILE, not_tested=tuple(Untested(what=t, why=t) for t in HOSTILE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,32 @@ def test_an_interrupt_keeps_what_was_found_in_one_file(
     assert not record.complete
     assert decision(record) is Decision.FAIL  # the finding stands, whatever else is missing
     assert "detect" in record.times.seconds
+
+
+@pytest.mark.usefixtures("settled")
+def test_an_interrupt_while_files_are_moved_leaves_the_record_alone_and_the_folder_usable(
+    nano: Path,
+    null_band: Callable[[float], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    move = shutil.move
+
+    def stop(source: str, target: Path) -> None:
+        move(source, target)
+        if target.name == "model.onnx":
+            raise KeyboardInterrupt
+
+    null_band(ABOVE)
+    with monkeypatch.context() as patch:
+        patch.setattr("clipguard.report_folder.shutil.move", stop)
+        with pytest.raises(KeyboardInterrupt):
+            scan(nano, tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["audit.json"]
+    record = read_record(tmp_path / "out" / "audit.json")
+    assert not record.complete
+    assert decision(record) is Decision.INCONCLUSIVE
+    assert decision(scan(nano, tmp_path)) is Decision.PASS
 
 
 def test_a_calibration_for_other_scans_is_refused(nano: Path, tmp_path: Path):

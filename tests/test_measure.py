@@ -108,6 +108,17 @@ def test_accuracies_count_images_with_known_labels_only():
     assert unlabelled.poisoned_accuracy is None
 
 
+def test_the_target_class_is_counted_alone_on_its_labelled_clean_images():
+    # target 1: images 1, 3 and 4, of which 1 and 4 are read as it; image 5 is read so too, but
+    # nobody knows what it shows
+    features = EYE[[0, 1, 2, 0, 1, 1]], EYE[[0, 0, 0, 0, 0, 0]]
+    found = rates(features, EYE, part([0, 1, 2, 1, 1, -1]), 1, generator=generator())
+    assert found.target_accuracy.value == pytest.approx(2 / 3)
+    assert found.target_accuracy.n == 3
+    without = rates(features, EYE, part([0, -1, 2, 3, 0, -1]), 1, generator=generator())
+    assert without.target_accuracy is None
+
+
 def test_the_fake_is_fair_and_its_backdoor_works():
     probe, target = stripes_probe(), 6
     classes = StripesClip().encode_text(NAMES)

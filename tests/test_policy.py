@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import stripes_probe
 from samples import (
     clean_detector,
     export,
@@ -14,10 +15,13 @@ from samples import (
     purification,
     rate,
     refused,
+    reinversion,
     unjudged,
 )
 
 from clipguard import errors
+from clipguard.calibration import read_calibration
+from clipguard.describe import coverage
 from clipguard.errors import UsageError
 from clipguard.policy import Policy, judge, load_policy, shipped_policies
 from clipguard.record import (
@@ -29,9 +33,10 @@ from clipguard.record import (
     FamilyRecord,
     GateRecord,
     Outcome,
-    Untested,
+    Rate,
+    ReinversionRecord,
 )
-from clipguard.resources import shipped
+from clipguard.resources import asset, shipped
 
 DEFAULT = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
 
@@ -57,6 +62,12 @@ def decide(**changes: Any) -> GateRecord:
 
 def with_detector(**changes: Any) -> dict[str, Any]:
     return {"detectors": (clean_detector().model_copy(update=changes),)}
+
+
+def told_untested(family: str, why: str) -> CoverageRecord:
+    """The coverage of an audit that did not test `family`."""
+    rows = (FamilyRecord(family=family, tested=False, reason=why),)
+    return coverage(clean_detector().model_copy(update={"families": rows}), stripes_probe())
 
 
 def result_of(gate: GateRecord, key: str) -> Decision:
@@ -215,7 +226,8 @@ def test_a_backdoored_outcome_fails_without_calibration() -> None:
         {"calibration": CalibrationRecord(kind="self-null")},
         {"calibration": CalibrationRecord(kind="models", models=0)},
         {"calibration": CalibrationRecord(kind="models", models=-1)},
-        {"coverage": CoverageRecord(not_tested=(Untested(what="patch", why="no time"),))},
+        {"calibration": CalibrationRecord(kind="models", models=18)},
+        {"coverage": told_untested("patch", "no time")},
         {"export": ExportRecord(**{**export().model_dump(), "parity": ()})},
         {"export": ExportRecord(**{**export().model_dump(), "asr_onnx": None})},
     ],
@@ -261,11 +273,52 @@ def test_a_quick_scan_may_fail_but_never_passes(tmp_path: Path) -> None:
     assert judge(policy, found).decision is Decision.FAIL
 
 
-def test_a_policy_may_do_without_a_null_band(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("outcome", "decision"),
+    [(Outcome.INCONCLUSIVE, Decision.INCONCLUSIVE), (Outcome.BACKDOORED, Decision.FAIL)],
+)
+def test_a_policy_may_do_without_a_null_band_and_the_outcome_still_decides(
+    tmp_path: Path, outcome: Outcome, decision: Decision
+) -> None:
     policy = changed(tmp_path, ("calibration: models", "calibration: none"))
-    bare = with_detector(score=None, excess=None, p_value=None)
-    record = unjudged(calibration=CalibrationRecord(kind="none"), **bare)
-    assert judge(policy, record).decision is Decision.PASS
+    bare = with_detector(outcome=outcome, score=None, excess=None, p_value=None)
+    gate = judge(policy, unjudged(calibration=CalibrationRecord(kind="none"), **bare))
+    assert gate.decision is decision
+    against = {check.key for check in gate.checks if check.result is not Decision.PASS}
+    assert against == {"backdoor.outcome"}
+
+
+@pytest.mark.parametrize(
+    ("alpha", "models"), [("0.05", 19), ("0.01", 99), ("0.07", 14), ("1e-6", 999_999)]
+)
+def test_a_p_value_line_that_could_not_fail_does_not_pass(
+    tmp_path: Path, alpha: str, models: int
+) -> None:
+    policy = changed(tmp_path, ("  alpha: 0.05 ", f"  alpha: {alpha} "))
+
+    def gate(count: int) -> GateRecord:
+        return judge(policy, unjudged(calibration=CalibrationRecord(kind="models", models=count)))
+
+    assert gate(models).decision is Decision.PASS
+    for fewer in (models - 1, 5):
+        assert result_of(gate(fewer), "backdoor.alpha") is Decision.INCONCLUSIVE
+        assert f"takes a null band of {models} or more" in gate(fewer).reasons[0]
+
+
+@pytest.mark.parametrize("name", shipped_policies())
+def test_the_shipped_null_band_is_large_enough_for_every_shipped_policy(name: str) -> None:
+    limits = load_policy(name).backdoor
+    (band,) = (read_calibration(path) for path in asset("calibration").glob("*.json"))
+    smallest = 1 / (len(band.calibration.models) + 1)
+    assert smallest <= limits.alpha
+    assert 1 - smallest > limits.max_score
+
+
+def test_a_family_that_was_not_tested_gives_its_reason_once() -> None:
+    rows = (FamilyRecord(family="patch", tested=False, reason="no time"),)
+    both = (*rows, *clean_detector().families[1:])
+    gate = decide(coverage=told_untested("patch", "no time"), **with_detector(families=both))
+    assert gate.reasons == ("patch triggers were not tested: no time",)
 
 
 def test_a_self_null_band_is_enough_where_the_policy_says_so(tmp_path: Path) -> None:
@@ -317,7 +370,7 @@ def test_an_error_does_not_hide_a_finding() -> None:
         errors=(ErrorRecord(stage="export", message="broke", exit_code=6),),
     )
     assert gate.exit_code == errors.POLICY_VIOLATED
-    assert gate.outcomes == (errors.POLICY_VIOLATED, errors.EXPORT)
+    assert gate.outcomes[:2] == (errors.POLICY_VIOLATED, errors.EXPORT)
 
 
 def test_the_exit_code_is_zero_only_on_a_pass() -> None:
@@ -358,6 +411,9 @@ def test_a_finding_that_was_made_good_is_still_shown_as_a_fail(lenient: Policy) 
     assert (line.result, line.counts) == (Decision.FAIL, False)
 
 
+NONE_OF_20 = Rate(value=0.0, low=0.0, high=0.16, n=20)
+
+
 def worse(**changes: Any) -> dict[str, Any]:
     made = purification()
     return {
@@ -373,6 +429,8 @@ def worse(**changes: Any) -> dict[str, Any]:
         worse(poisoned_accuracy=rate(0.7)),
         worse(clean_accuracy=None),
         worse(poisoned_accuracy=None),
+        worse(target_accuracy=None),
+        worse(target_accuracy=NONE_OF_20),
         {"purification": None},
         {"purification": purification().model_copy(update={"reinversion": ()})},
         {
@@ -380,6 +438,7 @@ def worse(**changes: Any) -> dict[str, Any]:
                 update={
                     "reinversion": (
                         purification().reinversion[0].model_copy(update={"statistic": 0.15}),
+                        purification().reinversion[1],
                     )
                 }
             )
@@ -388,6 +447,7 @@ def worse(**changes: Any) -> dict[str, Any]:
             "purification": purification().model_copy(
                 update={
                     "reinversion": (
+                        *purification().reinversion,  # and one without known-clean models
                         purification().reinversion[0].model_copy(update={"family": "warp"}),
                     )
                 }
@@ -401,6 +461,114 @@ def test_a_purified_head_that_misses_a_limit_does_not_pass(
 ) -> None:
     gate = judge(lenient, backdoored(**changes))
     assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.POLICY_VIOLATED)
+
+
+def line_of(gate: GateRecord, key: str, about: str = "") -> tuple[Decision, str]:
+    """Result and reason of the one line with `key` whose reason starts with `about`."""
+    (found,) = (c for c in gate.checks if c.key == key and c.reason.startswith(about))
+    return found.result, found.reason
+
+
+def test_a_head_that_reads_no_image_of_the_target_rightly_fails(lenient: Policy) -> None:
+    gate = judge(lenient, backdoored(**worse(target_accuracy=NONE_OF_20)))
+    told = "the purified head reads none of the 20 clean images of 'hot air balloon' rightly"
+    assert line_of(gate, "purification.target_class") == (Decision.FAIL, told)
+
+
+def test_what_was_never_read_rightly_is_not_held_against_the_head(lenient: Policy) -> None:
+    made = purification()
+    before = made.before.model_copy(update={"target_accuracy": NONE_OF_20})
+    after = made.after.model_copy(update={"target_accuracy": NONE_OF_20})
+    never = made.model_copy(update={"before": before, "after": after})
+    result, _ = line_of(judge(lenient, backdoored(purification=never)), "purification.target_class")
+    assert result is Decision.PASS
+
+
+@pytest.mark.parametrize("part", ["before", "after"])
+def test_images_of_the_target_that_were_not_counted_cannot_tell(lenient: Policy, part: str) -> None:
+    made = purification()
+    rates = getattr(made, part).model_copy(update={"target_accuracy": None})
+    gate = judge(lenient, backdoored(purification=made.model_copy(update={part: rates})))
+    result, reason = line_of(gate, "purification.target_class")
+    assert (result, "labelled images" in reason) == (Decision.INCONCLUSIVE, True)
+
+
+def test_the_line_of_the_target_class_names_both_rates() -> None:
+    gate = judge(load_policy("default"), backdoored())
+    told = "clean accuracy of 'hot air balloon' goes from 95.0 % to 65.0 %"
+    assert line_of(gate, "purification.target_class") == (Decision.PASS, told)
+
+
+def searched_again(*rows: ReinversionRecord) -> dict[str, Any]:
+    return {"purification": purification().model_copy(update={"reinversion": rows})}
+
+
+PATCH, ADDITIVE = purification().reinversion
+KEY = "purification.reinversion"
+
+
+@pytest.mark.parametrize(("kept", "missing"), [(PATCH, "additive"), (ADDITIVE, "patch")])
+def test_every_family_that_was_searched_before_must_be_searched_again(
+    lenient: Policy, kept: ReinversionRecord, missing: str
+) -> None:
+    gate = judge(lenient, backdoored(**searched_again(kept)))
+    told = f"{missing}: no new trigger was searched through the purified head"
+    assert line_of(gate, KEY, missing) == (Decision.INCONCLUSIVE, told)
+    assert line_of(gate, KEY, kept.family)[0] is Decision.PASS
+    assert gate.decision is Decision.FAIL
+
+
+def test_a_family_that_was_not_tested_before_needs_no_new_search(lenient: Policy) -> None:
+    detector = guilty_detector()
+    patch, additive = detector.families
+    halved = (patch, additive.model_copy(update={"tested": False}))
+    detector = detector.model_copy(update={"families": halved})
+    gate = judge(lenient, unjudged(detectors=(detector,), **searched_again(PATCH)))
+    assert [check.result for check in gate.checks if check.key == KEY] == [Decision.PASS]
+
+
+@pytest.mark.parametrize(
+    ("changes", "result"),
+    [
+        ({}, Decision.PASS),
+        ({"searched": False}, Decision.INCONCLUSIVE),
+        ({"settled": False}, Decision.INCONCLUSIVE),
+        ({"settled": False, "statistic": 0.08}, Decision.PASS),  # behind the clean models' mean
+        ({"searched": False, "statistic": 0.15}, Decision.FAIL),  # what was found was found
+        ({"settled": False, "statistic": 0.15}, Decision.FAIL),
+    ],
+)
+def test_a_new_search_counts_only_where_it_says_something(
+    lenient: Policy, changes: dict[str, Any], result: Decision
+) -> None:
+    changed_search = PATCH.model_copy(update=changes)
+    gate = judge(lenient, backdoored(**searched_again(changed_search, ADDITIVE)))
+    assert line_of(gate, KEY, "patch")[0] is result
+
+
+def test_a_new_trigger_that_is_as_strong_as_the_one_it_replaces_fails(lenient: Policy) -> None:
+    gate = judge(lenient, backdoored(**searched_again(PATCH, reinversion("additive", 0.16, 0.16))))
+    told = (
+        "additive: a trigger towards 'hot air balloon' works no less well than before purification"
+    )
+    assert line_of(gate, KEY, "additive") == (Decision.FAIL, told)
+
+
+def test_a_new_trigger_is_not_held_against_one_for_another_class(lenient: Policy) -> None:
+    detector = guilty_detector()
+    other = detector.candidates[1].model_copy(update={"target": "violin"})
+    candidates = (detector.candidates[0], other, *detector.candidates[2:])
+    record = backdoored(**searched_again(PATCH, reinversion("additive", 0.17, 0.16)))
+    detector = detector.model_copy(update={"candidates": candidates})
+    gate = judge(lenient, record.model_copy(update={"detectors": (detector,)}))
+    assert line_of(gate, KEY, "additive")[0] is Decision.PASS
+    assert gate.decision is Decision.PASS
+
+
+def test_a_new_trigger_above_every_clean_model_fails(lenient: Policy) -> None:
+    gate = judge(lenient, backdoored(**searched_again(PATCH, reinversion("additive", 0.19, 0.9))))
+    told = "additive: the strongest new trigger is above what known-clean models show"
+    assert line_of(gate, KEY, "additive") == (Decision.FAIL, told)
 
 
 def test_a_head_tuned_for_one_target_does_not_excuse_a_second(lenient: Policy) -> None:

@@ -143,7 +143,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def load(folder: Path, seed: int = 0, **source: Path) -> ProbeSet:
+def load(folder: Path | None, seed: int = 0, **source: Path) -> ProbeSet:
     return load_probe(Reader(knows=True), ProbeSource(images=folder, **source), SMALL, seed=seed)
 
 
@@ -219,6 +219,12 @@ def test_a_flat_folder_serves_without_labels(tmp_path: Path):
     assert not probe.labelled
     with pytest.raises(UsageError, match="name them with --classnames"):
         load(tmp_path / "flat")
+
+
+def test_a_list_of_one_class_is_refused_with_bundled_images_too(tmp_path: Path):
+    (tmp_path / "one.txt").write_text("owl\n")
+    with pytest.raises(UsageError, match="at least two classes"):
+        load(None, class_names=tmp_path / "one.txt")
 
 
 def test_a_single_class_cannot_be_attacked_and_is_refused(folder: Path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -72,9 +72,11 @@ def finding(*rows: tuple[int, Trigger]) -> Finding:
     return Finding(record, tuple(trigger for _, trigger in rows))
 
 
-def run(found: Finding, *, seed: int = 0) -> tuple[PurificationRecord, PurifiedHead]:
+def run(
+    found: Finding, *, seed: int = 0, settings: RepairSettings = SETTINGS
+) -> tuple[PurificationRecord, PurifiedHead]:
     return repair(
-        StripesClip(planted=PLANTED), stripes_probe(), found, SETTINGS, seed=seed, progress=quiet
+        StripesClip(planted=PLANTED), stripes_probe(), found, settings, seed=seed, progress=quiet
     )
 
 
@@ -161,6 +163,34 @@ def test_the_new_search_goes_through_the_purified_head_with_draws_of_its_own(
         assert used != seed
     (row,) = record.reinversion
     assert (row.family, row.target, row.original_statistic) == ("additive", NAMES[PLANTED], 4.0)
+
+
+@pytest.mark.parametrize(
+    ("targeted", "searched", "settled"),
+    [
+        ({"steps": 19}, False, False),
+        ({"steps": 20, "tolerance": -99.0}, True, False),
+        ({"steps": 20, "tolerance": 99.0}, True, True),
+    ],
+)
+def test_the_record_says_how_far_the_new_search_came(
+    targeted: dict[str, object], searched: bool, settled: bool
+):
+    record, _ = run(finding((PLANTED, hum())), settings=replace(SETTINGS, targeted=targeted))
+    (row,) = record.reinversion
+    assert (row.searched, row.settled) == (searched, settled)
+
+
+def test_the_record_names_every_trigger_that_was_tuned_against(monkeypatch: pytest.MonkeyPatch):
+    spy = Spy(PURIFIERS, "purify")
+    monkeypatch.setattr(repair_module, "PURIFIERS", spy)
+    budgets = {"additive": ({"budget": 20.0}, {"budget": 5.0})}
+    record, _ = run(finding((PLANTED, hum())), settings=replace(SETTINGS, against=budgets))
+    (((_, _, triggers, _), _),) = spy.calls
+    assert [(row.family, row.size, row.unit) for row in record.against] == [
+        (trigger.family, trigger.size, trigger.unit) for trigger in triggers
+    ]
+    assert [row.size for row in record.against] == pytest.approx([20.0, 5.0], rel=0.05)
 
 
 def test_a_seed_gives_the_same_head_and_the_model_is_left_alone():

@@ -1,5 +1,6 @@
 """The report folder: filled at once, never half, nothing stale."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,49 @@ def test_a_run_that_breaks_leaves_the_folder_as_it_was(tmp_path: Path, failure: 
     with pytest.raises(failure):
         broken_run()
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_a_move_that_breaks_leaves_no_file_without_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: type, moved: int
+):
+    move = shutil.move
+
+    def breaks(source: str, target: Path) -> None:
+        if sum(1 for _ in tmp_path.iterdir()) - 1 == moved:  # the workspace stands there too
+            raise failure
+        move(source, target)
+
+    monkeypatch.setattr("clipguard.report_folder.shutil.move", breaks)
+    with workspace(tmp_path) as work:
+        (work / "model.onnx").write_text("new")
+        (work / "triggers").mkdir()
+        (work / "audit.json").write_text("new")
+        with pytest.raises(failure):
+            publish(work, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    clear(tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in ARTEFACTS if "." in name])
+def test_a_removal_that_is_interrupted_can_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    old_report(tmp_path)
+    unlink = Path.unlink
+
+    def stops(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        if path.name == name:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stops)
+        with pytest.raises(KeyboardInterrupt):
+            clear(tmp_path)
+    clear(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_artefact_of_an_earlier_audit_stands_beside_a_new_verdict(tmp_path: Path):

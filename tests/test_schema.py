@@ -58,6 +58,19 @@ def test_records_satisfy_the_published_schema(kind: str) -> None:
     jsonschema.validate(data(RECORDS[kind]()), json_schema())
 
 
+def test_what_an_older_record_does_not_say_reads_as_not_done() -> None:
+    older = data(failing())
+    made = older["purification"]
+    del made["against"], made["before"]["target_accuracy"], made["after"]["target_accuracy"]
+    for row in made["reinversion"]:
+        del row["searched"], row["settled"]
+    read = loads(json.dumps(older)).purification
+    assert read is not None
+    assert read.against == ()
+    assert read.before.target_accuracy is read.after.target_accuracy is None
+    assert not any(row.searched or row.settled for row in read.reinversion)
+
+
 def test_unknown_keys_of_a_newer_minor_version_are_left_out() -> None:
     newer = data(failing())
     newer["schema_version"] = "clipguard.audit/1.4"

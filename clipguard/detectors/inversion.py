@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +26,9 @@ from clipguard.types import (
 )
 
 SCREEN_LIMIT = 128
+UNSCREENED = "only what collapse proposed was refined"
+Gaps = Mapping[str, Sequence[str]]
+"""Per family, why its searches cannot be concluded from; families without a reason are absent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,29 +104,13 @@ class TriggerInversion:
         classes = class_embeddings(model, probe.class_names, probe.templates)
         search = Search(model, probe, classes)
         pairs = self._candidates(search, generator=generator, progress=progress)
-        found = self._refine(search, pairs, generator=generator, progress=progress)
-        by_family = {
-            name: [row.statistic for row in found if row.family == name] for name in self.families
-        }
-        if missing := [name for name, values in by_family.items() if not values]:
-            names = ", ".join(missing)
-            raise InconclusiveError(f"{names}: every image is of the target class, none to count")
-        statistics = {name: max(values) for name, values in by_family.items()}
-        if null is None:
-            families = tuple(
-                FamilyRecord(family=name, tested=True, statistic=value)
-                for name, value in statistics.items()
-            )
-            excess, p_value = None, None
-        else:
-            families, excess, p_value = null.compare(statistics)
-        if not screened(search):
-            why = f"{len(classes)} classes: only what collapse proposed was refined"
-            families = tuple(
-                row.model_copy(update={"tested": False, "reason": why}) for row in families
-            )
+        found, uncounted = self._refine(search, pairs, generator=generator, progress=progress)
+        gaps = _gaps(found, uncounted, probe.class_names)
+        families, excess, p_value = _compare(self._statistics(found, gaps), null)
+        why = [] if screened(search) else [f"{len(classes)} classes: {UNSCREENED}"]
+        families = tuple(_judged(row, [*why, *gaps.get(row.family, ())]) for row in families)
         found.sort(key=lambda row: _position(row, families), reverse=True)
-        outcome, reason = self._conclude(probe, found, families, (excess, p_value))
+        outcome, reason = self._conclude(probe, found, families, gaps, (excess, p_value))
         record = DetectorRecord(
             name="inversion",
             outcome=outcome,
@@ -136,7 +123,7 @@ class TriggerInversion:
             candidates=tuple(_candidate(row, probe) for row in found),
             screened=screened(search),
         )
-        return Finding(record, tuple(row.inversion.trigger for row in found))
+        return Finding(record, tuple(row.inversion.trigger for row in found), _told(gaps))
 
     def fingerprint(self) -> str:
         """See `Detector.fingerprint`."""
@@ -176,11 +163,11 @@ class TriggerInversion:
         *,
         generator: torch.Generator,
         progress: Progress,
-    ) -> list[Found]:
-        """The strongest trigger of each pair of family and class, measured."""
+    ) -> tuple[list[Found], list[tuple[str, int]]]:
+        """The strongest trigger of each pair of family and class, and pairs without a rate."""
         part = search.probe.measure
         clean = classify(embed(search.model, part), search.classes)
-        found = []
+        found, uncounted = [], []
         for done, (name, target) in enumerate(pairs):
             aimed = Search(search.model, search.probe, search.classes, target)
             aimed = aimed.during(progress, f"targeted inversion ({name})", done, len(pairs))
@@ -190,15 +177,27 @@ class TriggerInversion:
             read = classify(embed(search.model, part, inversion.trigger.apply), search.classes)
             asr = attack_rate(read, part, clean, target, generator)
             natural = attack_rate(clean, part, clean, target, generator)
-            if asr is not None and natural is not None:
+            if asr is None or natural is None:
+                uncounted.append((name, target))
+            else:
                 found.append(Found(target, name, inversion, asr, natural))
-        return found
+        return found, uncounted
+
+    def _statistics(self, found: list[Found], gaps: Gaps) -> dict[str, float]:
+        """The worst target's statistic of every family."""
+        by_family = {
+            name: [row.statistic for row in found if row.family == name] for name in self.families
+        }
+        if missing := [name for name, values in by_family.items() if not values]:
+            raise InconclusiveError(_told({name: gaps[name] for name in missing}))
+        return {name: max(values) for name, values in by_family.items()}
 
     def _conclude(
         self,
         probe: ProbeSet,
         found: list[Found],
         families: tuple[FamilyRecord, ...],
+        gaps: Gaps,
         band: tuple[float | None, float | None],
     ) -> tuple[Outcome, str]:
         """Outcome and one sentence, from the worst candidate."""
@@ -220,12 +219,12 @@ class TriggerInversion:
             return Outcome.SUSPICIOUS, f"{told}: {against}"
         if any((row.excess or 0) <= -self.strong_excess for row in families):
             return Outcome.INCONCLUSIVE, f"the searches found less than on any clean model; {told}"
+        if gaps:
+            return Outcome.INCONCLUSIVE, f"{_told(gaps)}; {told}"
         # The clean models' searches stopped at the same step, so one that is no further than they
         # were is comparable; one that is ahead of them and still gaining might become evidence.
         ahead = [row for row in found if _position(row, families) >= self.ahead]
-        if not all(row.inversion.searched for row in found) or not all(
-            row.inversion.converged for row in ahead
-        ):
+        if not all(row.inversion.converged for row in ahead):
             return Outcome.INCONCLUSIVE, f"a search did not settle within its steps; {told}"
         return Outcome.NO_EVIDENCE, f"at most, {told}: {against}"
 
@@ -233,6 +232,42 @@ class TriggerInversion:
 def screened(search: Search) -> bool:
     """Whether there are few enough classes for a targeted search towards each of them."""
     return len(search.classes) <= SCREEN_LIMIT
+
+
+def _gaps(
+    found: list[Found], uncounted: list[tuple[str, int]], names: Sequence[str]
+) -> dict[str, list[str]]:
+    """What was not looked at: searches that say nothing, and classes without images to move."""
+    gaps: dict[str, list[str]] = {}
+    for row in found:
+        if not row.inversion.searched:
+            why = f"the search towards {names[row.target]!r} had too few steps or broke down"
+            gaps.setdefault(row.family, []).append(why)
+    for family, target in uncounted:
+        why = f"every probe image is of class {names[target]!r}, so none could be moved into it"
+        gaps.setdefault(family, []).append(why)
+    return gaps
+
+
+def _told(gaps: Gaps) -> str:
+    return "; ".join(f"{family}: {', '.join(reasons)}" for family, reasons in gaps.items())
+
+
+def _compare(
+    statistics: Mapping[str, float], null: NullBand | None
+) -> tuple[tuple[FamilyRecord, ...], float | None, float | None]:
+    """Family records, excess and p-value; the latter two only with a null band."""
+    if null is not None:
+        return null.compare(statistics)
+    rows = (FamilyRecord(family=f, tested=True, statistic=v) for f, v in statistics.items())
+    return tuple(rows), None, None
+
+
+def _judged(row: FamilyRecord, reasons: Sequence[str]) -> FamilyRecord:
+    """The family as not tested, if there is a reason to call it that."""
+    if not reasons:
+        return row
+    return row.model_copy(update={"tested": False, "reason": "; ".join(reasons)})
 
 
 def _position(row: Found, families: tuple[FamilyRecord, ...]) -> float:

@@ -16,18 +16,22 @@ from clipguard.lab.truth import lab_images, paired_loss, truth_rates, zero_shot
 from clipguard.measure import classify, embed
 from clipguard.model import build_model
 from clipguard.nano import class_names
+from clipguard.probe import Scenes, bundled_probe
 from clipguard.types import ClipModel, ProbePart
 
 OFFSET = 7
 
 
-def evaluate_head(victim: Path, twin: Path, head: Path) -> dict[str, dict[str, float]]:
-    """CA, ASR and PA of a purified victim under its true trigger, seen and held-out style.
+def evaluate_head(
+    victim: Path, twin: Path, head: Path, *, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """CA, ASR and PA of a purified victim under its true trigger.
 
     Args:
         victim: folder that `lab plant` wrote.
         twin: folder of its clean twin.
         head: head.safetensors of the victim's scan.
+        seed: of that scan.
 
     Returns:
         What `evaluate_classes` returns.
@@ -40,22 +44,27 @@ def evaluate_head(victim: Path, twin: Path, head: Path) -> dict[str, dict[str, f
     classes, head_names = load_head(head, checkpoint.record.sha256)
     if head_names != names:
         raise UsageError(f"{head.name} was tuned for another class list than the bundled one")
-    return evaluate_classes(victim, twin, classes)
+    return evaluate_classes(victim, twin, classes, seed=seed)
 
 
-def evaluate_classes(victim: Path, twin: Path, classes: Tensor) -> dict[str, dict[str, float]]:
+def evaluate_classes(
+    victim: Path, twin: Path, classes: Tensor, *, seed: int = 0
+) -> dict[str, dict[str, float]]:
     """As `evaluate_head`, for class embeddings that are in no file.
 
     Args:
         victim: folder that `lab plant` wrote.
         twin: folder of its clean twin.
         classes: (100, D) unit embeddings of the bundled classes.
+        seed: of the scan, which says what drawings it tuned on.
 
     Returns:
-        Per style: `asr_before`, `asr`, `ca`, `ca_loss` against the twin on the same images (with
-        `ca_loss_high`, the upper end of its 95 % interval), `target_ca`, clean accuracy of the
-        target class alone (`target_ca_twin` of the twin), `pa`, and `pa_ratio`, PA as a share of
-        the twin's accuracy on the same triggered images.
+        For fresh scenes of all drawings in the `seen` styles, of those among them that
+        purification did not tune on (`untuned`), and of the `held_out` style: `asr_before`,
+        `asr`, `ca`, `ca_loss` against the twin on the same images (with `ca_loss_high`, the upper
+        end of its 95 % interval), `target_ca`, clean accuracy of the target class alone
+        (`target_ca_twin` of the twin), `pa`, and `pa_ratio`, PA as a share of the twin's accuracy
+        on the same triggered images.
 
     Raises:
         UsageError: no victim there, or a clean one.
@@ -70,8 +79,7 @@ def evaluate_classes(victim: Path, twin: Path, classes: Tensor) -> dict[str, dic
         build_model(load_checkpoint(folder / "model.pt"), cpu) for folder in (victim, twin)
     )
     rows = {}
-    for style, held_out in (("seen", False), ("held_out", True)):
-        images = lab_images(held_out=held_out, seed=truth["seed"] + OFFSET, scenes=4)
+    for name, images in _evaluated(truth["seed"] + OFFSET, model.image_size, seed).items():
         before = truth_rates(model, images, trigger, target)
         after = truth_rates(model, images, trigger, target, classes)
         base = truth_rates(other, images, trigger, target)
@@ -82,7 +90,7 @@ def evaluate_classes(victim: Path, twin: Path, classes: Tensor) -> dict[str, dic
             or not base.poisoned_accuracy
         ):
             raise ValueError("lab images are labelled")
-        rows[style] = {
+        rows[name] = {
             "asr_before": before.asr.value,
             "asr": after.asr.value,
             "ca": after.clean_accuracy.value,
@@ -96,7 +104,24 @@ def evaluate_classes(victim: Path, twin: Path, classes: Tensor) -> dict[str, dic
     return rows
 
 
+def _evaluated(images_seed: int, side: int, scan_seed: int) -> dict[str, ProbePart]:
+    seen, held_out = (
+        lab_images(held_out=style, seed=images_seed, scenes=4) for style in (False, True)
+    )
+    kept = bundled_probe(
+        side, Scenes(optimise=1, select=1, measure=1), seed=scan_seed
+    ).measure.drawings
+    return {
+        "seen": seen,
+        "untuned": _only(seen, torch.isin(seen.drawings, kept)),
+        "held_out": held_out,
+    }
+
+
+def _only(part: ProbePart, rows: Tensor) -> ProbePart:
+    return ProbePart(part.images[rows], part.labels[rows], part.drawings[rows])
+
+
 def _recall(model: ClipModel, images: ProbePart, classes: Tensor, target: int) -> float:
-    own = images.labels == target
-    part = ProbePart(images.images[own], images.labels[own], images.drawings[own])
-    return (classify(embed(model, part), classes) == target).float().mean().item()
+    own = _only(images, images.labels == target)
+    return (classify(embed(model, own), classes) == target).float().mean().item()

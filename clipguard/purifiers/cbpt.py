@@ -60,10 +60,10 @@ class Cbpt:
     clean and triggered, the reading is pulled to what the original classifier read from the
     clean image, so that a few labelled drawings do not bend the classifier for all others.
 
-    Triggered images are read with the target's logit raised by `margin`: an inverted trigger is
-    not the true one, so it must be beaten by a distance. Their classification is the generalised
-    cross-entropy, which is bounded: an image that its trigger has destroyed must not bend the
-    classifier. Both press on the target class; `target_share` for its clean images presses back.
+    In the first two, triggered images are read with the target's logit raised by `margin`: an
+    inverted trigger is not the true one, so it must be beaten by a distance. Their classification
+    is the generalised cross-entropy, which is bounded: an image that its trigger has destroyed must
+    not bend the classifier. Both press on the target class; `target_share` presses back.
 
     Attributes:
         steps: Adam steps; nothing is selected, the last one counts.
@@ -71,7 +71,8 @@ class Cbpt:
         images: images drawn in a step.
         margin: added to the target's logit on triggered images, in units of a logit.
         robustness: q of the generalised cross-entropy, in (0, 1]; near 0 it is the ordinary one.
-        target_share: of the clean half of `classification`, in [0, 1), however many classes.
+        target_share: least share of the clean half of `classification` that is of the target
+            class's own images, in [0, 1), however many classes there are.
         triggered_weight: of the triggered half of `classification`.
         alignment_weight: of `alignment`.
         consistency_weight: of `consistency`.
@@ -114,10 +115,10 @@ class Cbpt:
             raise ValueError("purification needs at least one inverted trigger")
         names = probe.class_names
         original = class_embeddings(model, names, probe.templates)
-        known = _cache(model, [probe.optimise, probe.select], triggers, original)
+        known = _cache(model, [probe.optimise, probe.select], triggers, original, progress)
         other = None
         if probe.unlabelled is not None:
-            other = _cache(model, [probe.unlabelled], triggers, original)
+            other = _cache(model, [probe.unlabelled], triggers, original, progress)
         context = model.embed_tokens(START).expand(len(names), -1, -1).clone().requires_grad_()
         optimizer = torch.optim.Adam([context], lr=self.learning_rate)
         losses: dict[str, Tensor] = {}
@@ -163,8 +164,8 @@ class Cbpt:
         own = labels == target
         if own.all() or not own.any():
             return surprise.mean()
-        others = (1 - self.target_share) * surprise[~own].mean()
-        return others + self.target_share * surprise[own].mean()
+        share = max(self.target_share, own.float().mean().item())
+        return (1 - share) * surprise[~own].mean() + share * surprise[own].mean()
 
     def _total(self, losses: dict[str, Tensor]) -> Tensor:
         weights = {
@@ -184,9 +185,14 @@ def generalised_cross_entropy(logits: Tensor, labels: Tensor, q: float) -> Tenso
         labels: (N,).
         q: in (0, 1]; towards 0 this becomes the cross-entropy.
 
+    Raises:
+        ValueError: another q.
+
     Source:
         Zhang and Sabuncu, Generalized Cross Entropy Loss, NeurIPS 2018.
     """
+    if not 0 < q <= 1:
+        raise ValueError(f"robustness must be in (0, 1], got {q}")
     surprise = functional.cross_entropy(logits, labels, reduction="none")
     return -torch.expm1(-q * surprise).mean() / q
 
@@ -208,10 +214,17 @@ def _divergence(got: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _cache(
-    model: PromptTunable, parts: Sequence[ProbePart], triggers: Sequence[Trigger], classes: Tensor
+    model: PromptTunable,
+    parts: Sequence[ProbePart],
+    triggers: Sequence[Trigger],
+    classes: Tensor,
+    progress: Progress,
 ) -> Features:
     clean = [embed(model, part) for part in parts]
-    sheets = [torch.cat([embed(model, part, t.apply) for part in parts]) for t in triggers]
+    sheets = []
+    for done, trigger in enumerate(triggers):
+        progress("triggered images", done, len(triggers))
+        sheets.append(torch.cat([embed(model, part, trigger.apply) for part in parts]))
     labels = [
         pseudo_labels(part, classify(rows, classes))
         for part, rows in zip(parts, clean, strict=True)

@@ -17,7 +17,7 @@ from clipguard.renderers._strip import strip
 from clipguard.resources import shipped
 from clipguard.schema import dumps
 from clipguard.text_safety import safe_text
-from clipguard.wording import WORDS, interval, name_of, number, percent, verdict
+from clipguard.wording import WORDS, interval, name_of, number, percent, tuned_against, verdict
 
 if TYPE_CHECKING:  # types.py imports torch, which renderings do without
     from clipguard.types import Renderer
@@ -85,6 +85,7 @@ def _environment(templates: Path, folder: Path) -> Environment:
         percent=percent,
         interval=interval,
         number=number,
+        tuned_against=tuned_against,
         picture=Pictures(folder),
         strip=strip,
         short=lambda text: safe_text(text, NAME),

@@ -101,6 +101,7 @@ def _purification(record: AuditRecord) -> list[str]:
     before, after = purified.before, purified.after
     rows = [
         ["CA", interval(before.clean_accuracy), interval(after.clean_accuracy)],
+        ["CA, target class", interval(before.target_accuracy), interval(after.target_accuracy)],
         ["ASR", interval(before.asr), interval(after.asr)],
         ["PA", interval(before.poisoned_accuracy), interval(after.poisoned_accuracy)],
     ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from clipguard.record import AuditRecord, Check, PurificationRecord
 from clipguard.text_safety import safe_text
-from clipguard.wording import WORDS, interval, name_of, number, percent, verdict
+from clipguard.wording import WORDS, interval, name_of, number, percent, tuned_against, verdict
 
 if TYPE_CHECKING:  # types.py imports torch, which renderings do without
     from clipguard.types import Renderer
@@ -127,10 +127,12 @@ def _purification(purified: PurificationRecord | None) -> list[str]:
     before, after = purified.before, purified.after
     rows = [
         ["CA", interval(before.clean_accuracy), interval(after.clean_accuracy)],
+        ["CA, target class", interval(before.target_accuracy), interval(after.target_accuracy)],
         ["ASR", interval(before.asr), interval(after.asr)],
         ["PA", interval(before.poisoned_accuracy), interval(after.poisoned_accuracy)],
     ]
     lines = _table(f"Purification ({_plain(purified.method)})", ["rate", "before", "after"], rows)
+    lines += _said("against", tuned_against(purified))
     return [*lines, *_said("scope", purified.statement)]
 
 

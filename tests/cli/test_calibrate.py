@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from clipguard.calibrate import assemble
 from clipguard.calibration import CleanModel, read_calibration
 from clipguard.cli.app import main
 from clipguard.errors import UsageError
+from clipguard.profiles import PROFILES
 from clipguard.schema import read_record
 
 pytest_plugins = ["nano_models"]
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("settled")
 
 BRIEF = ("--purify", "never", "--export", "none", "--quiet")
 
@@ -44,6 +46,46 @@ def test_five_clean_models_make_a_band_that_a_scan_compares_with(
     other = ["scan", str(nano), "-o", str(tmp_path / "other"), *BRIEF, "--profile", "thorough"]
     assert main([*other, "--calibration", str(band)]) == 2
     assert "the calibration is for nano-rn/standard/" in capsys.readouterr().err
+
+
+def refused(models: list[Path], band: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and message of a `calibrate` that writes nothing."""
+    code = main(["calibrate", *map(str, models), "-o", str(band), "-q"])
+    assert not band.exists()
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return code, err
+
+
+def set_detector(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
+    """Change settings of the detector in the standard profile."""
+    settled = PROFILES["standard"]
+    changed = replace(settled, detector={**settled.detector, **changes})
+    monkeypatch.setitem(PROFILES, "standard", changed)
+
+
+def test_a_search_of_too_few_steps_makes_no_band(
+    clean_models: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    set_detector(monkeypatch, targeted={"steps": 19, "batch": 2})
+    code, err = refused(clean_models, tmp_path / "band.json", capsys)
+    assert code == 3
+    assert "clean-0.pt: no null band can rest on this search: patch: the search towards" in err
+
+
+def test_a_model_that_the_detector_calls_backdoored_is_not_known_clean(
+    clean_models: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    set_detector(monkeypatch, strong_asr=0.0, control_asr=1.0)
+    code, err = refused(clean_models, tmp_path / "band.json", capsys)
+    assert code == 2
+    assert "needs known-clean models, clean-0.pt is found backdoored (the " in err
 
 
 def test_too_few_models_are_refused_and_nothing_is_written(

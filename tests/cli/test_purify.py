@@ -45,8 +45,9 @@ def held(monkeypatch: pytest.MonkeyPatch, null_band: Callable[[float], None]) ->
 
     def repaired(*given: Any, **named: Any) -> Any:
         record, head = repair(*given, **named)
-        weak = [row.model_copy(update={"statistic": -9.0}) for row in record.reinversion]
-        return record.model_copy(update={"reinversion": tuple(weak)}), head
+        weak = {"statistic": -9.0, "searched": True, "settled": True}
+        weakened = [row.model_copy(update=weak) for row in record.reinversion]
+        return record.model_copy(update={"reinversion": tuple(weakened)}), head
 
     monkeypatch.setattr(audit, "repair", repaired)
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from fakes import NAMES, SETTINGS, WIDTH, StripesClip, clean_band, generator, scan, stripes_probe
 
 from clipguard.calibration import Band, Calibration, standardise
+from clipguard.describe import coverage
 from clipguard.detectors import inversion
-from clipguard.errors import UsageError
+from clipguard.detectors.inversion import TriggerInversion
+from clipguard.errors import InconclusiveError, UsageError
 from clipguard.measure import attack_rate, classify, embed
 from clipguard.methods import DETECTORS, INVERTERS
 from clipguard.record import FamilyRecord, Outcome
 from clipguard.stats import log_odds
-from clipguard.types import Finding
+from clipguard.types import Finding, ProbeSet
 
 NAME = "inversion"
 PLANTED = 3
@@ -41,8 +43,8 @@ class Told:
 
     def compare(self, statistics: Mapping[str, float]):
         rows = [
-            FamilyRecord(family=name, tested=True, statistic=statistics[name])
-            for name in statistics
+            FamilyRecord(family=name, tested=True, statistic=value, excess=self.excess)
+            for name, value in statistics.items()
         ]
         return tuple(rows), self.excess, self.p_value
 
@@ -92,7 +94,7 @@ def test_the_score_is_one_minus_the_p_value_of_the_maximum(found: Finding):
         (4.0, 0.06, Outcome.SUSPICIOUS),
         (-1.0, 0.01, Outcome.SUSPICIOUS),
         (3.9, 0.06, Outcome.NO_EVIDENCE),
-        (-9.0, 1.0, Outcome.NO_EVIDENCE),
+        (-9.0, 1.0, Outcome.INCONCLUSIVE),
     ],
 )
 def test_evidence_needs_both_a_small_p_and_a_large_distance_to_be_a_finding(
@@ -102,8 +104,14 @@ def test_evidence_needs_both_a_small_p_and_a_large_distance_to_be_a_finding(
         NAME, StripesClip(), null=Told(excess, p_value), alpha=0.05, strong_excess=4.0, **FAST
     ).record
     assert record.outcome is outcome
-    assert f"{excess:+.1f} standard deviations" in record.reason
-    assert f"p = {p_value:.3f}" in record.reason
+
+
+@pytest.mark.parametrize(("excess", "p_value"), [(4.0, 0.05), (3.9, 0.05), (3.9, 0.06)])
+def test_the_reason_gives_distance_and_p_value(excess: float, p_value: float):
+    told = Told(excess, p_value)
+    reason = scan(NAME, StripesClip(), null=told, alpha=0.05, **FAST).record.reason
+    assert f"{excess:+.1f} standard deviations from known-clean" in reason
+    assert f"(p = {p_value:.3f})" in reason
 
 
 def test_a_search_that_did_not_settle_turns_no_evidence_into_inconclusive_and_nothing_else():
@@ -125,6 +133,43 @@ def test_an_unsettled_search_counts_only_where_it_is_ahead_of_the_clean_models()
     assert behind.outcome is Outcome.NO_EVIDENCE
 
 
+@pytest.mark.parametrize("null", [None, Told(0.0, 0.9), Told(9.0, 0.9)])
+def test_a_family_with_a_search_of_too_few_steps_was_not_tested(null: Told | None):
+    finding = scan(NAME, StripesClip(), null=null, **FAST | {"targeted": {"steps": 19}})
+    assert finding.gaps
+    for row in finding.record.families:
+        assert not row.tested
+        worst = next(c for c in finding.record.candidates if c.family == row.family)
+        assert f"the search towards {worst.target!r} had too few steps" in row.reason
+    tested = coverage(finding.record, stripes_probe()).tested
+    assert tested == (f"a short targeted search towards each of {len(NAMES)} classes",)
+
+
+def all_of_class(target: int) -> ProbeSet:
+    """A probe set whose every measured image is of one class."""
+    probe = stripes_probe(101)
+    labels = torch.full_like(probe.measure.labels, target)
+    return replace(probe, measure=replace(probe.measure, labels=labels))
+
+
+@pytest.mark.parametrize("null", [None, Told(0.0, 0.9), Told(9.0, 0.9)])
+def test_a_family_with_a_class_that_could_not_be_measured_was_not_tested(null: Told | None):
+    families = {"additive": {"budget": 8.0}}
+    model, probe = StripesClip(PLANTED), all_of_class(PLANTED)
+    finding = scan(NAME, model, null=null, probe=probe, families=families, candidates=3)
+    assert NAMES[PLANTED] not in {row.target for row in finding.record.candidates}
+    (row,) = finding.record.families
+    assert not row.tested
+    assert f"every probe image is of class {NAMES[PLANTED]!r}" in row.reason
+    assert finding.record.outcome is not Outcome.NO_EVIDENCE
+
+
+def test_a_family_of_which_no_class_could_be_measured_names_the_class(monkeypatch):
+    monkeypatch.setattr(TriggerInversion, "_candidates", lambda *_, **__: [("additive", PLANTED)])
+    with pytest.raises(InconclusiveError, match=f"additive: every .* of class '{NAMES[PLANTED]}'"):
+        scan(NAME, StripesClip(), probe=all_of_class(PLANTED), families={"additive": {}}, **FAST)
+
+
 def test_strong_evidence_counts_even_where_the_null_band_is_too_small_to_show_it():
     record = scan(
         NAME, StripesClip(PLANTED), null=Told(3.0, 0.17), strong_asr=0.9, control_asr=0.6
@@ -133,12 +178,7 @@ def test_strong_evidence_counts_even_where_the_null_band_is_too_small_to_show_it
 
 
 def test_a_search_that_finds_less_than_on_any_clean_model_was_blinded():
-    class Below(Told):
-        def compare(self, statistics: Mapping[str, float]):
-            rows, excess, p_value = super().compare(statistics)
-            return tuple(r.model_copy(update={"excess": -9.0}) for r in rows), excess, p_value
-
-    record = scan(NAME, StripesClip(), null=Below(-9.0, 1.0), **FAST).record
+    record = scan(NAME, StripesClip(), null=Told(-9.0, 1.0), **FAST).record
     assert record.outcome is Outcome.INCONCLUSIVE
     assert "less than on any clean model" in record.reason
 

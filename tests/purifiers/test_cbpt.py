@@ -1,7 +1,9 @@
 """CBPT (reconstruction)."""
 
+import math
 from dataclasses import replace
 
+import pytest
 import torch
 from fakes import (
     CONTEXT_TOKENS,
@@ -128,7 +130,10 @@ def test_nobody_looks_at_the_measure_part():
 def test_progress_counts_the_steps():
     told: list[tuple[str, int, int]] = []
     purify(progress=lambda *news: told.append(news), steps=7)
-    assert told == [("class-wise prompts", i, 7) for i in range(7)]
+    assert told == [
+        ("triggered images", 0, 1),
+        *(("class-wise prompts", i, 7) for i in range(7)),
+    ]
 
 
 def test_images_without_labels_serve_as_they_are_read():
@@ -226,7 +231,7 @@ def test_the_generalised_cross_entropy_is_bounded_and_near_zero_the_ordinary_one
     torch.testing.assert_close(near.float(), ordinary, rtol=1e-3, atol=0)
 
 
-def test_a_margin_beats_a_trigger_that_is_stronger_than_the_one_it_was_tuned_on():
+def test_a_margin_beats_the_target_by_a_distance():
     part, model = stripes_probe().measure, StripesClip(PLANTED)
 
     def hold(head: PurifiedHead) -> float:
@@ -250,3 +255,20 @@ def test_the_target_class_keeps_its_own_images():
         return logits.softmax(dim=1)[:, PLANTED].mean().item()
 
     assert certainty(0.3) > certainty(0.0)
+
+
+@pytest.mark.parametrize("q", [0.0, -0.5, 1.5, math.nan])
+def test_a_robustness_out_of_range_is_refused(q: float):
+    with pytest.raises(ValueError, match="robustness must be in"):
+        generalised_cross_entropy(torch.zeros(1, 2), torch.tensor([0]), q)
+
+
+def test_the_target_class_never_weighs_less_than_its_images():
+    logits, labels = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 0.5]]), torch.tensor([0, 0, 1])
+    surprise = functional.cross_entropy(logits, labels, reduction="none")
+    found = Cbpt(target_share=0.1)._clean_loss(logits, labels, 0)
+    torch.testing.assert_close(found, surprise.mean())
+    only = Cbpt(target_share=0.1)._clean_loss(logits[:2], labels[:2], 0)
+    torch.testing.assert_close(only, surprise[:2].mean())
+    none = Cbpt(target_share=0.1)._clean_loss(logits[:2], labels[:2], 1)
+    torch.testing.assert_close(none, surprise[:2].mean())

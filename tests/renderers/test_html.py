@@ -117,6 +117,24 @@ def test_the_scope_of_a_purified_head_is_said_at_the_top_and_at_the_table() -> N
     assert render(failing()).count("the image tower stays poisoned") >= 2
 
 
+def test_what_purification_did_to_the_target_class_is_shown_and_what_it_was_tuned_against() -> None:
+    shown = Page(render(failing())).text
+    assert re.search(r"CA of the target class alone\s+95.0 % .*\s+65.0 % ", shown)
+    assert "tuned against: 2 patch (share of the image: 0.01 to 0.012); 1 additive (" in shown
+    assert "settled" in shown
+
+
+def test_a_new_search_that_says_nothing_is_not_called_settled() -> None:
+    record = failing()
+    assert record.purification is not None
+    rows = [row.model_copy(update={"searched": False}) for row in record.purification.reinversion]
+    made = record.purification.model_copy(update={"reinversion": tuple(rows), "against": ()})
+    shown = Page(render(record.model_copy(update={"purification": made}))).text
+    assert "not full" in shown
+    assert "settled" not in shown
+    assert "Triggers tuned against: not recorded." in shown
+
+
 def test_rates_have_their_interval() -> None:
     assert "97.2 % (95.1–99.1)" in render(failing())
 
@@ -157,7 +175,7 @@ def test_long_lists_are_cut_and_the_cut_is_visible() -> None:
 
 def test_every_strip_has_its_numbers_in_words() -> None:
     text = render(failing())
-    assert 'aria-label="patch: this model 0.972, 12 known-clean models from 0.05 to 0.14"' in text
+    assert 'aria-label="patch: this model 0.972, 20 known-clean models from 0.05 to 0.14"' in text
 
 
 # pictures

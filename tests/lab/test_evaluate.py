@@ -1,0 +1,76 @@
+"""Rates of a purified head under the true trigger."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from nano_models import save_checkpoint
+
+from clipguard.architectures import named
+from clipguard.errors import UsageError
+from clipguard.lab import evaluate as module
+from clipguard.lab.evaluate import evaluate_classes
+from clipguard.lab.truth import lab_images, zero_shot
+from clipguard.model import OpenClipModel
+from clipguard.nano import class_names, load_state, nano_network, nano_tokenizer
+from clipguard.probe import Scenes, bundled_probe
+
+TARGET = class_names().index("banana")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lab folder around the bundled model, which knows no trigger."""
+    path = tmp_path_factory.mktemp("victim")
+    save_checkpoint(path / "model.pt", load_state("nano-rn"))
+    truth = {"attack": "badnets", "settings": {}, "base": "nano-rn", "target": "banana", "seed": 3}
+    (path / "victim.json").write_text(json.dumps(truth))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "lab_images", lambda **given: lab_images(**given | {"scenes": 1}))
+
+
+@pytest.fixture(scope="module")
+def classes() -> torch.Tensor:
+    network = nano_network("nano-rn")
+    return zero_shot(OpenClipModel(network, named("nano-rn"), nano_tokenizer(network)))
+
+
+def test_the_same_model_loses_nothing_against_itself(folder: Path, classes: torch.Tensor):
+    rows = evaluate_classes(folder, folder, classes)
+    assert rows.keys() == {"seen", "untuned", "held_out"}
+    for row in rows.values():
+        assert row["ca_loss"] == 0
+        assert row["pa_ratio"] == pytest.approx(1)
+        assert row["target_ca"] == row["target_ca_twin"]
+        assert row["asr"] == row["asr_before"]
+
+
+def test_a_head_without_the_target_class_is_told_apart(folder: Path, classes: torch.Tensor):
+    bent = classes.clone()
+    bent[TARGET] *= -1
+    row = evaluate_classes(folder, folder, bent)["seen"]
+    assert row["target_ca"] == 0 < row["target_ca_twin"]
+    assert row["asr"] == 0
+    assert 0 < row["ca_loss"] < 0.02
+
+
+def test_untuned_drawings_are_those_that_the_scan_measured_on():
+    part = module._evaluated(5, 64, 1)["untuned"]
+    probe = bundled_probe(64, Scenes(), seed=1)
+    assert set(part.drawings.tolist()) == set(probe.measure.drawings.tolist())
+    tuned = torch.cat([probe.optimise.drawings, probe.select.drawings])
+    assert not torch.isin(part.drawings, tuned).any()
+
+
+def test_a_clean_model_has_nothing_to_evaluate(folder: Path, tmp_path: Path, classes: torch.Tensor):
+    truth = json.loads((folder / "victim.json").read_text()) | {"attack": "none"}
+    (tmp_path / "victim.json").write_text(json.dumps(truth))
+    with pytest.raises(UsageError, match="no trigger to evaluate"):
+        evaluate_classes(tmp_path, tmp_path, classes)
