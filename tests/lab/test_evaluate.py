@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from nano_models import save_checkpoint
 
 from clipguard.architectures import named
 from clipguard.errors import UsageError
@@ -15,17 +15,19 @@ from clipguard.lab import evaluate as module
 from clipguard.lab.evaluate import evaluate_classes
 from clipguard.lab.truth import lab_images, zero_shot
 from clipguard.model import OpenClipModel
-from clipguard.nano import class_names, load_state, nano_network, nano_tokenizer
+from clipguard.nano import class_names, nano_network, nano_tokenizer
 from clipguard.probe import Scenes, bundled_probe
+
+pytest_plugins = ["nano_models"]
 
 TARGET = class_names().index("banana")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, nano: Path) -> Path:
     """A lab folder around the bundled model, which knows no trigger."""
     path = tmp_path_factory.mktemp("victim")
-    save_checkpoint(path / "model.pt", load_state("nano-rn"))
+    shutil.copy(nano, path / "model.pt")
     truth = {"attack": "badnets", "settings": {}, "base": "nano-rn", "target": "banana", "seed": 3}
     (path / "victim.json").write_text(json.dumps(truth))
     return path
