@@ -44,7 +44,9 @@ def inverted(
     classes = class_embeddings(model, probe.class_names, probe.templates)
     search = Search(model, probe, classes, probe.class_names.index(truth["target"]))
     if given.against:
-        repair = replace(repair, against={given.family: given.against})
+        repair = replace(
+            repair, against={given.family: [(given.family, chosen) for chosen in given.against]}
+        )
     generator = torch.Generator().manual_seed(given.seed)
     return fresh_triggers(search, [given.family], repair, generator, quiet)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def stamp(images: Tensor, pattern: Tensor, mask: Tensor) -> Tensor:
@@ -18,6 +19,24 @@ def stamp(images: Tensor, pattern: Tensor, mask: Tensor) -> Tensor:
         (B, 3, H, W) in [0, 1], differentiable in all three inputs.
     """
     return torch.lerp(images, pattern.expand_as(images), mask.expand_as(images))
+
+
+def area_mask(place: Tensor, area: float, softness: float) -> Tensor:
+    """A soft mask that covers a given share of the image, where `place` is highest.
+
+    Args:
+        place: (1, S, S) logits; smoothed first, so that the mask has no single pixels.
+        area: share of the image, in (0, 1).
+        softness: width of the edge, in logits; towards 0 the mask becomes 0 or 1.
+
+    Returns:
+        (1, S, S) in [0, 1], differentiable in `place`.
+    """
+    width = max(3, place.shape[-1] // 16) | 1  # odd, so that it centres
+    # Padding must not count, or the mask could never settle in a corner, where triggers sit.
+    smooth = width * functional.avg_pool2d(place, width, 1, width // 2, count_include_pad=False)
+    edge = torch.quantile(smooth.detach().flatten(), 1 - area)
+    return torch.sigmoid((smooth - edge) / softness)
 
 
 def to_bytes(images: Tensor) -> Tensor:

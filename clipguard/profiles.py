@@ -16,9 +16,10 @@ class RepairSettings:
     Attributes:
         purifier: registered name of the purifier.
         settings: its settings.
-        against: per family, the settings of every fresh inversion to purify against. Unlike the
-            detector's, they need not separate clean models: small patches spare what the image
-            shows, large perturbations cover more of what the true trigger does.
+        against: per family that works, family and settings of every fresh inversion to purify
+            against. Unlike the detector's, they need not separate clean models: small patches
+            spare what the image shows, moving ones cover triggers planted at random places, large
+            perturbations cover more of what the true trigger does.
         families: settings of the families for the re-inversion, as in the detector, so that the
             null band applies.
         targeted: settings of the targeted inversions, as in the detector.
@@ -26,7 +27,7 @@ class RepairSettings:
 
     purifier: str = "cbpt"
     settings: Mapping[str, object] = field(default_factory=dict)
-    against: Mapping[str, Sequence[Mapping[str, object]]]
+    against: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]]
     families: Mapping[str, Mapping[str, object]]
     targeted: Mapping[str, object]
 
@@ -51,9 +52,13 @@ FAMILIES: Mapping[str, Mapping[str, object]] = {
     "additive": {"budget": 4.0},
 }
 
-AGAINST: Mapping[str, Sequence[Mapping[str, object]]] = {
-    "patch": ({"area": 0.01},) * 4,
-    "additive": ({"budget": 12.0}, {"budget": 24.0}) * 2,
+AGAINST: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]] = {
+    "patch": (
+        *(("patch", {"area": 0.01}),) * 4,
+        *(("moving_patch", {"area": 0.02}),) * 2,
+        *(("moving_patch", {"area": 0.03}),) * 2,
+    ),
+    "additive": (("additive", {"budget": 8.0}), ("additive", {"budget": 16.0})) * 2,
 }
 
 PROFILES = {

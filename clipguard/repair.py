@@ -22,6 +22,9 @@ from clipguard.types import (
     Trigger,
 )
 
+HOLDS = 0.5
+"""Share of *select* images that a trigger must move to be worth purifying against."""
+
 WORKS = 0.8
 """ASR (lower bound) from which a second family's trigger is worth purifying against.
 
@@ -104,6 +107,9 @@ def fresh_triggers(
 ) -> list[Trigger]:
     """Triggers to purify against: several, because one may find only part of the shortcut.
 
+    Those that do not hold are left out (unless none does): a patch that has to work everywhere
+    finds nothing where the backdoor answers at one place only.
+
     Args:
         search: model, images, classifier and target.
         families: names of the families that work on the target.
@@ -111,14 +117,15 @@ def fresh_triggers(
         generator: of the starts.
         progress: told about each search.
     """
-    jobs = [(name, chosen) for name in families for chosen in settings.against[name]]
+    jobs = [job for name in families for job in settings.against[name]]
     inverter = INVERTERS.build("targeted", settings.targeted)
     found = []
     for done, (name, chosen) in enumerate(jobs):
         job = search.during(progress, f"triggers to purify against ({name})", done, len(jobs))
         family = FAMILIES.build(name, chosen)
-        found.append(inverter.invert(job, family, generator=generator).trigger)
-    return found
+        found.append(inverter.invert(job, family, generator=generator))
+    holding = [one.trigger for one in found if one.share >= HOLDS]
+    return holding or [one.trigger for one in found]
 
 
 def _reinvert(

@@ -34,7 +34,7 @@ TINY = profiles.Profile(
     },
     repair=profiles.RepairSettings(
         settings={"steps": 4, "images": 20},
-        against={name: (chosen,) for name, chosen in FAMILIES.items()},
+        against={name: ((name, chosen),) for name, chosen in FAMILIES.items()},
         families=FAMILIES,
         targeted=SEARCH,
     ),

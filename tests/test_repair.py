@@ -31,8 +31,12 @@ SETTINGS = RepairSettings(
         "learning_rate": 0.05,
         "consistency_weight": 1.0,
         "triggered_weight": 2.0,
+        "margin": 4.0,
     },
-    against={"additive": ({"budget": 20.0},) * 2, "patch": ({"area": 0.05},)},
+    against={
+        "additive": (("additive", {"budget": 20.0}),) * 2,
+        "patch": (("patch", {"area": 0.05}),),
+    },
     families={"additive": {}},
     targeted={"steps": 100, "batch": 16},
 )
@@ -184,13 +188,22 @@ def test_the_record_says_how_far_the_new_search_came(
 def test_the_record_names_every_trigger_that_was_tuned_against(monkeypatch: pytest.MonkeyPatch):
     spy = Spy(PURIFIERS, "purify")
     monkeypatch.setattr(repair_module, "PURIFIERS", spy)
-    budgets = {"additive": ({"budget": 20.0}, {"budget": 5.0})}
+    budgets = {"additive": (("additive", {"budget": 20.0}), ("additive", {"budget": 15.0}))}
     record, _ = run(finding((PLANTED, hum())), settings=replace(SETTINGS, against=budgets))
     (((_, _, triggers, _), _),) = spy.calls
     assert [(row.family, row.size, row.unit) for row in record.against] == [
         (trigger.family, trigger.size, trigger.unit) for trigger in triggers
     ]
-    assert [row.size for row in record.against] == pytest.approx([20.0, 5.0], rel=0.05)
+    assert [row.size for row in record.against] == pytest.approx([20.0, 15.0], rel=0.05)
+
+
+def test_a_trigger_that_does_not_hold_is_not_tuned_against():
+    budgets = {"additive": (("additive", {"budget": 20.0}), ("additive", {"budget": 0.1}))}
+    record, _ = run(finding((PLANTED, hum())), settings=replace(SETTINGS, against=budgets))
+    assert [row.size for row in record.against] == pytest.approx([20.0], rel=0.05)
+    none = {"additive": (("additive", {"budget": 0.1}),)}
+    record, _ = run(finding((PLANTED, hum())), settings=replace(SETTINGS, against=none))
+    assert len(record.against) == 1
 
 
 def test_a_seed_gives_the_same_head_and_the_model_is_left_alone():

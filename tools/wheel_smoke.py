@@ -55,7 +55,7 @@ for name, whole in list(profiles.PROFILES.items()):
         "targeted": search,
         "candidates": 1,
     }}
-    once = {{family: ({{}},) for family in whole.repair.families}}
+    once = {{name: ((name, {{}}),) for name in whole.repair.families}}
     repair = replace(whole.repair, settings={{"steps": 4}}, against=once, targeted=search)
     profiles.PROFILES[name] = replace(
         whole, scenes=Scenes(optimise=1, select=1, measure=1), detector=detector, repair=repair

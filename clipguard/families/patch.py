@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from clipguard.pixels import stamp
+from clipguard.pixels import area_mask, stamp
 from clipguard.types import Trigger, TriggerFamily
 
 
@@ -50,14 +49,7 @@ class Patch:
         """See `TriggerFamily.trigger`."""
         done = min(1.0, progress / self.settle)
         area = self.first_area * (self.area / self.first_area) ** done
-        width = max(3, parameters["place"].shape[-1] // 16) | 1  # odd, so that it centres
-        # Padding must not count, or the mask could never settle in a corner, where triggers sit.
-        place = width * functional.avg_pool2d(
-            parameters["place"], width, 1, width // 2, count_include_pad=False
-        )
-        edge = torch.quantile(place.detach().flatten(), 1 - area)
-        softness = 1.0 - 0.95 * done
-        mask = torch.sigmoid((place - edge) / softness)
+        mask = area_mask(parameters["place"], area, softness=1.0 - 0.95 * done)
         pattern = parameters["pattern"].sigmoid()
         return Trigger(
             family="patch",

@@ -88,7 +88,7 @@ class Cbpt:
     steps: int = 400
     learning_rate: float = 2e-2
     images: int = 400
-    margin: float = 4.0
+    margin: float = 8.0
     robustness: float = 0.5
     target_share: float = 0.15
     triggered_weight: float = 3.0
