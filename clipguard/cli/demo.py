@@ -79,7 +79,9 @@ def _line(name: str, record: AuditRecord) -> str:
     decision = record.gate.decision.value.upper() if record.gate else "?"
     text = f"{name:10} {decision}"
     if record.detectors and decision != "PASS":
-        text += f"  target {record.detectors[0].target!r}, score {record.detectors[0].score}"
+        found = record.detectors[0]
+        text += f"  target {found.target!r}"
+        text += "" if found.score is None else f", score {found.score:.3f}"
     if record.purification:
         before, after = record.purification.before.asr, record.purification.after.asr
         text += f"; purified: ASR {before.value:.1%} -> {after.value:.1%}"
