@@ -18,6 +18,7 @@ from clipguard.errors import (
     InconclusiveError,
 )
 from clipguard.heads import save_head
+from clipguard.inspection import require_path
 from clipguard.methods import DETECTORS, EXPORTERS
 from clipguard.model import OpenClipModel, build_model
 from clipguard.options import Options
@@ -64,6 +65,7 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
         UsageError: missing path, unknown architecture, bad probe data, unwritable `out`.
         RefusedError: the file is not a checkpoint, or opening it could do harm.
     """
+    require_path(path)
     watch = Watch(options.budget_s, progress)
     run = Run(options, watch)
     with workspace(out) as work:

@@ -49,6 +49,16 @@ class Inspection:
     weights_file: Path
 
 
+def require_path(path: Path) -> None:
+    """Stop before anything else is touched if `path` was mistyped.
+
+    Raises:
+        UsageError: nothing there.
+    """
+    if not path.is_dir() and not path.is_file():
+        raise UsageError(f"no file or folder at {safe_text(path)}; check the path")
+
+
 def inspect_file(path: Path) -> Inspection:
     """Find out what `path` is by its content, and refuse it if loading it could do harm.
 
@@ -61,8 +71,7 @@ def inspect_file(path: Path) -> Inspection:
             the file's name and a rule id.
     """
     weights = _weights_in(path) if path.is_dir() else path
-    if not weights.is_file():
-        raise UsageError(f"no file or folder at {safe_text(path)}; check the path")
+    require_path(weights)
     try:
         container = _container(weights)
     except RefusedError as error:

@@ -47,12 +47,13 @@ from clipguard.lab import plant
 from clipguard.probe import Scenes
 
 search = {{"steps": 2, "batch": 4}}
+full = {{"steps": 20, "batch": 2, "tolerance": 99.0}}  # the fewest steps that count as a search
 for name, whole in list(profiles.PROFILES.items()):
     detector = {{
         **whole.detector,
         "collapse": {{**search, "restarts": 1}},
         "screen": {{"steps": 1, "images": 1}},
-        "targeted": search,
+        "targeted": full,
         "candidates": 1,
     }}
     once = {{name: ((name, {{}}),) for name in whole.repair.families}}

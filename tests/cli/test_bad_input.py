@@ -219,6 +219,17 @@ def test_a_bad_option_is_one_line_exit_code_2_and_no_file(
     assert not (tmp_path / "file").is_dir()
 
 
+def test_a_mistyped_path_leaves_an_earlier_report_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "audit.json").write_text("earlier")
+    (tmp_path / "model.onnx").write_text("earlier")
+    found, line = refuses(["scan", tmp_path / "nosuch.pt", "-o", tmp_path, "-q"], capsys)
+    assert (found, "no file or folder at" in line) == (2, True), line
+    assert (tmp_path / "audit.json").read_text() == "earlier"
+    assert (tmp_path / "model.onnx").read_text() == "earlier"
+
+
 @pytest.mark.parametrize("kind", ["missing", "empty file", "code in a torch archive"])
 @pytest.mark.parametrize("command", ["purify", "export", "calibrate"])
 def test_every_command_that_loads_a_model_refuses_it_alike(
