@@ -27,7 +27,7 @@ from clipguard.probe import bundled_probe
 from clipguard.profiles import RepairSettings, profile
 from clipguard.prompts import class_embeddings
 from clipguard.repair import fresh_triggers
-from clipguard.types import ProbeSet, PromptTunable, Search, Trigger
+from clipguard.types import Search, Trigger
 
 STYLES = ("seen", "untuned", "held_out")
 COLUMNS = ("ca_loss", "target_ca", "target_ca_twin", "asr", "pa", "pa_ratio")
@@ -37,12 +37,7 @@ def quiet(stage: str, done: int, total: int) -> None:
     """No progress."""
 
 
-def inverted(
-    given: argparse.Namespace, model: PromptTunable, probe: ProbeSet, repair: RepairSettings
-) -> list[Trigger]:
-    truth = json.loads((given.victim / "victim.json").read_text())
-    classes = class_embeddings(model, probe.class_names, probe.templates)
-    search = Search(model, probe, classes, probe.class_names.index(truth["target"]))
+def inverted(given: argparse.Namespace, search: Search, repair: RepairSettings) -> list[Trigger]:
     if given.against:
         repair = replace(
             repair, against={given.family: [(given.family, chosen) for chosen in given.against]}
@@ -78,7 +73,10 @@ def main() -> None:
     target = probe.class_names.index(
         json.loads((given.victim / "victim.json").read_text())["target"]
     )
-    triggers = [planted] if given.true_trigger else inverted(given, model, probe, chosen.repair)
+    search = Search(
+        model, probe, class_embeddings(model, probe.class_names, probe.templates), target
+    )
+    triggers = [planted] if given.true_trigger else inverted(given, search, chosen.repair)
     heads = " | ".join(f"{style} {key}" for style in STYLES for key in COLUMNS)
     print(f"| settings | {heads} | tuning |")
     print("|---" * (2 + len(STYLES) * len(COLUMNS)) + "|")

@@ -21,6 +21,19 @@ def stamp(images: Tensor, pattern: Tensor, mask: Tensor) -> Tensor:
     return torch.lerp(images, pattern.expand_as(images), mask.expand_as(images))
 
 
+def patch_start(side: int, spread: float, *, generator: torch.Generator) -> dict[str, Tensor]:
+    """Random leaf parameters of a patch: logits of its place (1, S, S) and pattern (3, S, S).
+
+    Args:
+        side: S, in pixels.
+        spread: deviation of the place logits.
+        generator: draws both.
+    """
+    place = spread * torch.randn(1, side, side, generator=generator)
+    pattern = torch.randn(3, side, side, generator=generator)
+    return {"place": place.requires_grad_(), "pattern": pattern.requires_grad_()}
+
+
 def area_mask(place: Tensor, area: float, softness: float) -> Tensor:
     """A soft mask that covers a given share of the image, where `place` is highest.
 

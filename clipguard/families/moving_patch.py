@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clipguard.pixels import area_mask, stamp
+from clipguard.pixels import area_mask, patch_start, stamp
 from clipguard.types import Trigger, TriggerFamily
 
 
@@ -38,9 +38,7 @@ class MovingPatch:
 
     def start(self, side: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """See `TriggerFamily.start`."""
-        place = 0.2 * torch.randn(1, side, side, generator=generator)
-        pattern = torch.randn(3, side, side, generator=generator)
-        return {"place": place.requires_grad_(), "pattern": pattern.requires_grad_()}
+        return patch_start(side, 0.2, generator=generator)
 
     def trigger(self, parameters: Mapping[str, Tensor], progress: float) -> Trigger:
         """See `TriggerFamily.trigger`."""

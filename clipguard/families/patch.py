@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clipguard.pixels import area_mask, stamp
+from clipguard.pixels import area_mask, patch_start, stamp
 from clipguard.types import Trigger, TriggerFamily
 
 
@@ -41,9 +41,7 @@ class Patch:
 
     def start(self, side: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """See `TriggerFamily.start`."""
-        place = self.spread * torch.randn(1, side, side, generator=generator)
-        pattern = torch.randn(3, side, side, generator=generator)
-        return {"place": place.requires_grad_(), "pattern": pattern.requires_grad_()}
+        return patch_start(side, self.spread, generator=generator)
 
     def trigger(self, parameters: Mapping[str, Tensor], progress: float) -> Trigger:
         """See `TriggerFamily.trigger`."""
