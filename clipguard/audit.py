@@ -17,6 +17,7 @@ from clipguard.errors import (
     ExportError,
     InconclusiveError,
 )
+from clipguard.gate_release import missed_limits
 from clipguard.heads import save_head
 from clipguard.inspection import require_path
 from clipguard.methods import DETECTORS, EXPORTERS
@@ -62,10 +63,13 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
         The record that was written as `audit.json`.
 
     Raises:
-        UsageError: missing path, unknown architecture, bad probe data, unwritable `out`.
+        UsageError: a path that does not exist, bad architecture or probe data, unwritable `out`.
         RefusedError: the file is not a checkpoint, or opening it could do harm.
     """
-    require_path(path)
+    probe = options.probe
+    for given in (path, probe.images, probe.class_names, probe.templates, options.calibration):
+        if given is not None:
+            require_path(given)
     watch = Watch(options.budget_s, progress)
     run = Run(options, watch)
     with workspace(out) as work:
@@ -234,6 +238,7 @@ class Run:
             probe=probe,
             trigger=_worst(finding, probe),
             provider=self.options.provider,
+            caveat="" if passes else missed_limits(bare),
         )
         with self.watch.stage("export"):
             generator = torch.Generator().manual_seed(self.options.seed)

@@ -8,8 +8,14 @@ from statistics import fmean
 from clipguard import errors
 from clipguard.gate_line import FAIL, INCONCLUSIVE, PASS, Line, line
 from clipguard.policy_file import ExportPolicy, PurificationPolicy
-from clipguard.record import AuditRecord, ExportRecord, PurificationRecord, ReinversionRecord
-from clipguard.wording import interval, number, percent
+from clipguard.record import (
+    AuditRecord,
+    ExportRecord,
+    GateRecord,
+    PurificationRecord,
+    ReinversionRecord,
+)
+from clipguard.wording import interval, number, percent, percent_beside
 
 REINVERSION = "purification.reinversion"
 
@@ -60,7 +66,7 @@ def _loss_line(most: float, purified: PurificationRecord) -> Line:
     result, value, reason = INCONCLUSIVE, "not measured", "clean accuracy needs labelled images"
     if before is not None and after is not None:
         loss = before.value - after.value
-        result, value = PASS if loss <= most else FAIL, percent(loss)
+        result, value = PASS if loss <= most else FAIL, percent_beside(loss, most)
         reason = f"clean accuracy goes from {percent(before.value)} to {percent(after.value)}"
     return line("purification.max_clean_accuracy_loss", f"≤ {percent(most)}", value, result, reason)
 
@@ -85,7 +91,7 @@ def _ratio_line(least: float, purified: PurificationRecord) -> Line:
     result, value, reason = INCONCLUSIVE, "not measured", "poisoned accuracy needs labelled images"
     if clean is not None and clean.value > 0 and poisoned is not None:
         ratio = poisoned.value / clean.value
-        result, value = PASS if ratio >= least else FAIL, percent(ratio)
+        result, value = PASS if ratio >= least else FAIL, percent_beside(ratio, least)
         reason = f"triggered images reach {value} of the clean accuracy"
     return line(
         "purification.min_poisoned_accuracy_ratio", f"≥ {percent(least)}", value, result, reason
@@ -169,7 +175,7 @@ def export_lines(limits: ExportPolicy, record: AuditRecord) -> list[Line]:
         line(
             "export.min_top1_agreement",
             f"≥ {percent(limits.min_top1_agreement)}",
-            percent(top1),
+            percent_beside(top1, limits.min_top1_agreement),
             PASS if top1 >= limits.min_top1_agreement else FAIL,
             f"{export.file}: first class as in PyTorch on {percent(top1)} of the images",
         ),
@@ -185,7 +191,7 @@ def _asr_line(most: float, record: AuditRecord, export: ExportRecord) -> Line:
     if export.asr_onnx is not None and export.asr_torch is not None:
         gap = abs(export.asr_onnx.value - export.asr_torch.value)
         reason = f"{export.file}: ASR differs from PyTorch by {percent(gap)}"
-        return line(key, limit, percent(gap), PASS if gap <= most else FAIL, reason)
+        return line(key, limit, percent_beside(gap, most), PASS if gap <= most else FAIL, reason)
     if not any(detector.candidates for detector in record.detectors):
         return line(key, limit, "no trigger", PASS, "there is no trigger to measure ASR with")
     reason = f"{export.file}: ASR was not measured on the exported file"
@@ -199,3 +205,21 @@ def head_lines(record: AuditRecord) -> list[Line]:
     good = record.export.head == "purified"
     reason = f"{record.export.file} carries the {record.export.head} head"
     return [line("export.head", "purified", record.export.head, PASS if good else FAIL, reason)]
+
+
+def missed_limits(gate: GateRecord) -> str:
+    """What a purified file must say of itself where its head was not shown to meet the policy.
+
+    Args:
+        gate: a decision, whose purification lines speak about the head even if they do not count.
+
+    Returns:
+        One clause, or nothing if every such line passes.
+    """
+    missed = [
+        check.key
+        for check in gate.checks
+        if check.key.startswith("purification.") and check.result is not PASS
+    ]
+    told = ", ".join(dict.fromkeys(missed))
+    return f"NOT shown to meet these limits of policy {gate.policy}: {told}" if told else ""

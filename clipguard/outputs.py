@@ -35,6 +35,21 @@ def parse_format(text: str) -> tuple[str, Path | None]:
     return name, Path(path) if sign else None
 
 
+def require_distinct(wanted: list[tuple[str, Path | None]]) -> None:
+    """Stop before two renderings overwrite each other.
+
+    Args:
+        wanted: what `parse_format` made of each `-f`.
+
+    Raises:
+        UsageError: one path is named for several formats.
+    """
+    paths = [path.resolve() for _, path in wanted if path is not None and path != STDOUT]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UsageError(f"-f names {safe_text(path.name)} twice; give each format its own")
+
+
 def default_file(name: str) -> str:
     """The file name of a rendering for which none was given, for example `report.html`."""
     return f"report{SUFFIXES.get(name, f'.{name}')}"
@@ -62,7 +77,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         handle, temporary = tempfile.mkstemp(prefix=".clipguard-", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files only their owner can read
+        os.chmod(temporary, 0o666 & ~umask())  # mkstemp makes files only their owner can read
         os.replace(temporary, path)
     except BaseException as error:
         if temporary is not None:
@@ -73,7 +88,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise UsageError(f"cannot write {shown}: {reason}; choose another place with -o") from error
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The rights that this process takes away from every file it makes."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask

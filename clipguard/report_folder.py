@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from clipguard.errors import UsageError
+from clipguard.outputs import umask
 
 PRECIOUS = ("head.safetensors", "model.onnx", "purified.onnx", "triggers")
 ARTEFACTS = (
@@ -68,11 +69,19 @@ def publish(work: Path, out: Path) -> None:
     items = sorted(work.iterdir(), key=lambda path: (path.name == "audit.json", path.name))
     try:
         for item in items:
+            _readable(item)
             shutil.move(str(item), out / item.name)
     except BaseException:
         for item in items:
             _remove(out / item.name)
         raise
+
+
+def _readable(item: Path) -> None:
+    """Give `item` the rights of any new file; safetensors makes files only their owner can read."""
+    for path in (item, *item.rglob("*")):
+        if path.is_file():
+            path.chmod(0o666 & ~umask())
 
 
 def _remove(target: Path) -> None:

@@ -332,6 +332,7 @@ class ExportJob:
         probe: images that agreement is measured on (*measure* part).
         trigger: worst inverted trigger and its target, for the ASR on the exported file.
         provider: `cuda`, `cpu`, or None for whatever is there.
+        caveat: what the file must say against itself, for example limits that its head missed.
     """
 
     model: ClipModel
@@ -342,6 +343,7 @@ class ExportJob:
     probe: ProbeSet
     trigger: tuple[Trigger, int] | None = None
     provider: str | None = None
+    caveat: str = ""
 
 
 class Exporter(Protocol):

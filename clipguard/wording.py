@@ -51,6 +51,15 @@ def percent(share: float) -> str:
     return f"{round(100 * share, 1) + 0.0:.1f} %"  # adding zero turns -0.0 into 0.0
 
 
+def percent_beside(share: float, limit: float) -> str:
+    """`share` with as many digits as it takes to be told from a `limit` that it differs from."""
+    for digits in range(1, 5):
+        shown = f"{round(100 * share, digits) + 0.0:.{digits}f}"
+        if share == limit or float(shown) != round(100 * limit, digits):
+            break
+    return f"{shown} %"
+
+
 def interval(rate: Rate | None) -> str:
     """A rate as `97.2 % (95.1–98.6)`, or that it was not measured."""
     if rate is None:

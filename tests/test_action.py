@@ -28,7 +28,7 @@ pathlib.Path(os.environ["SEEN"]).write_text(json.dumps(sys.argv[1:]))
 folder = pathlib.Path(sys.argv[sys.argv.index("--output-dir") + 1])
 for name in os.environ["WRITES"].split():
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text("x")
+    (folder / name).write_text(os.environ["CONTENT"])
 print("::error::class name")
 sys.exit(int(os.environ["CODE"]))
 """
@@ -147,11 +147,14 @@ class Scan:
         self.seen = folder / "seen.json"
         self.path = fake(folder, "clipguard", FAKE.format(python=sys.executable))
 
-    def run(self, *, code: int = 0, writes: str = "audit.json", **inputs: str) -> str:
+    def run(
+        self, *, code: int = 0, writes: str = "audit.json", content: str = "x", **inputs: str
+    ) -> str:
         """Standard output of the step, which must succeed whatever the scan's exit code."""
         defaults = {"MODEL": "model.pt", "POLICY": "", "PROFILE": "standard"}
         defaults |= {"OUTPUT_DIR": "out", "REQUIRE_EP": "", "EXTRA_ARGS": ""}
         own = {"PATH": self.path, "SEEN": str(self.seen), "WRITES": writes, "CODE": str(code)}
+        own["CONTENT"] = content
         own["GITHUB_OUTPUT"] = str(self.folder / "outputs")
         done = subprocess.run(
             ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script("Scan")],
@@ -213,6 +216,24 @@ def test_an_output_folder_cannot_add_an_output(scan: Scan):
 )
 def test_the_exit_code_is_kept_and_named(scan: Scan, code: int, decision: str):
     scan.run(code=code)
+    assert scan.outputs()["exit-code"] == str(code)
+    assert scan.outputs()["decision"] == decision
+
+
+@pytest.mark.parametrize(
+    ("code", "recorded", "decision"),
+    [
+        (6, "fail", "fail"),
+        (7, "inconclusive", "inconclusive"),
+        (6, "pass", "none"),
+        (6, "pass\nonnx=evil", "none"),
+        (2, "fail", "none"),
+    ],
+)
+def test_other_codes_take_their_decision_from_the_record(
+    scan: Scan, code: int, recorded: str, decision: str
+):
+    scan.run(code=code, content=json.dumps({"gate": {"decision": recorded}}))
     assert scan.outputs()["exit-code"] == str(code)
     assert scan.outputs()["decision"] == decision
 

@@ -19,6 +19,7 @@ from clipguard.errors import (
     UsageError,
 )
 from clipguard.exporters.onnx import OnnxExporter
+from clipguard.onnx_runtime import open_session
 from clipguard.options import Options
 from clipguard.policy import Policy, load_policy
 from clipguard.purifiers.cbpt import Cbpt
@@ -108,6 +109,11 @@ def test_a_model_far_outside_fails_even_though_it_is_purified(
     assert (record.export.file, record.export.head) == ("purified.onnx", "purified")
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"audit.json", "purified.onnx", "head.safetensors", "triggers"}
+    out = tmp_path / "out"
+    modes = {path.stat().st_mode & 0o777 for path in out.rglob("*.safetensors")}
+    assert modes == {(out / "audit.json").stat().st_mode & 0o777}
+    scope = open_session(out / "purified.onnx", "cpu").metadata["scope"]
+    assert "NOT shown to meet these limits of policy default: purification." in scope
 
 
 @pytest.mark.usefixtures("tiny")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -21,15 +22,21 @@ def register(app: typer.Typer) -> None:
         ] = "default",
     ) -> None:
         """Decide again about audited checkpoints; the exit code is the worst of them."""
-        from clipguard.errors import worst_exit_code
+        from clipguard.errors import ClipguardError, worst_exit_code
         from clipguard.outputs import RENDERERS
         from clipguard.policy import judge, load_policy
         from clipguard.schema import read_record
+        from clipguard.text_safety import safe_text
 
         limits = load_policy(policy)
-        found = [(path, read_record(path)) for path in records]
         codes: list[int] = []
-        for path, record in found:
+        for path in records:
+            try:
+                record = read_record(path)
+            except ClipguardError as error:  # one bad record must not hide another's finding
+                sys.stderr.write(f"error: {safe_text(error, 2000)}\n")
+                codes.append(error.exit_code)
+                continue
             verdict = judge(limits, record)
             codes.append(verdict.exit_code)
             decided = record.model_copy(update={"gate": verdict})

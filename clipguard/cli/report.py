@@ -31,11 +31,19 @@ def register(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Render an audit record again, by default as HTML beside it."""
-        from clipguard.outputs import RENDERERS, STDOUT, default_file, parse_format, write_atomic
+        from clipguard.outputs import (
+            RENDERERS,
+            STDOUT,
+            default_file,
+            parse_format,
+            require_distinct,
+            write_atomic,
+        )
         from clipguard.schema import read_record
         from clipguard.text_safety import safe_text
 
         wanted = [parse_format(text) for text in formats or ["html"]]
+        require_distinct(wanted)
         found = read_record(record)
         for name, path in wanted:
             text = RENDERERS.build(name).render(found, record.parent)

@@ -99,11 +99,12 @@ def scan(
     """Look for a backdoor, purify, export, report, and exit as the policy decides."""
     from clipguard.cli.show import device_of
     from clipguard.options import Options
-    from clipguard.outputs import STDOUT, parse_format
+    from clipguard.outputs import STDOUT, parse_format, require_distinct
     from clipguard.policy import load_policy
     from clipguard.probe import ProbeSource
 
     wanted = [parse_format(text) for text in formats or []]
+    require_distinct(wanted)
     if len(models) > 1 and any(path not in (None, STDOUT) for _, path in wanted):
         raise UsageError(
             "-f FMT=PATH names one file, several models would overwrite it; leave out =PATH"

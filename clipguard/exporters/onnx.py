@@ -88,6 +88,7 @@ class OnnxExporter:
         try:
             # A failed export must not leave an older file in its place, and an unwritable folder
             # is said before the work, not after it.
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
             partial.touch()
         except OSError as error:
@@ -187,7 +188,7 @@ def _properties(job: ExportJob) -> dict[str, str]:
         "resize": text.format(side=job.model.image_size, interpolation=rule.interpolation),
         "resize_mode": rule.resize_mode,
         "interpolation": rule.interpolation,
-        "scope": SCOPE[job.head],
+        "scope": "; ".join(filter(None, (SCOPE[job.head], job.caveat))),
         "head": job.head,
     }
     return {f"clipguard.{key}": value for key, value in values.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +13,14 @@ from clipguard.checkpoint import load_checkpoint
 from clipguard.errors import UsageError
 from clipguard.heads import load_head
 from clipguard.lab.plant import trigger_of
-from clipguard.lab.truth import lab_images, paired_loss, truth_rates, zero_shot
-from clipguard.measure import classify, embed
+from clipguard.lab.truth import Loss, lab_images, zero_shot
+from clipguard.measure import classify, embed, rates
 from clipguard.model import build_model
 from clipguard.nano import class_names
 from clipguard.probe import Scenes, bundled_probe
-from clipguard.types import ClipModel, ProbePart
+from clipguard.record import Rate, Rates
+from clipguard.stats import paired_bootstrap
+from clipguard.types import ProbePart
 
 OFFSET = 7
 
@@ -73,55 +76,83 @@ def evaluate_classes(
     if trigger is None:
         raise UsageError(f"{victim.name} is clean; there is no trigger to evaluate")
     truth = json.loads((victim / "victim.json").read_text(encoding="utf-8"))
-    names, cpu = class_names(), torch.device("cpu")
-    target = names.index(truth["target"])
     model, other = (
-        build_model(load_checkpoint(folder / "model.pt"), cpu) for folder in (victim, twin)
+        build_model(load_checkpoint(folder / "model.pt"), torch.device("cpu"))
+        for folder in (victim, twin)
     )
+    heads = Heads(zero_shot(model), classes, zero_shot(other))
     rows = {}
-    for name, images in _evaluated(truth["seed"] + OFFSET, model.image_size, seed).items():
-        before = truth_rates(model, images, trigger, target)
-        after = truth_rates(model, images, trigger, target, classes)
-        base = truth_rates(other, images, trigger, target)
-        loss = paired_loss(model, other, images, classes)
-        if (
-            after.clean_accuracy is None
-            or not after.poisoned_accuracy
-            or not base.poisoned_accuracy
-        ):
-            raise ValueError("lab images are labelled")
-        rows[name] = {
-            "asr_before": before.asr.value,
-            "asr": after.asr.value,
-            "ca": after.clean_accuracy.value,
-            "ca_loss": loss.value,
-            "ca_loss_high": loss.high,
-            "target_ca": _recall(model, images, classes, target),
-            "target_ca_twin": _recall(other, images, zero_shot(other), target),
-            "pa": after.poisoned_accuracy.value,
-            "pa_ratio": after.poisoned_accuracy.value / max(base.poisoned_accuracy.value, 1e-9),
-        }
+    for held_out in (False, True):
+        images = lab_images(held_out=held_out, seed=truth["seed"] + OFFSET, scenes=4)
+        views = [
+            Views(images, embed(each, images), embed(each, images, trigger.apply))
+            for each in (model, other)
+        ]
+        kept = (
+            {"held_out": images.labels >= 0} if held_out else _seen(images, model.image_size, seed)
+        )
+        for name, chosen in kept.items():
+            mine, twins = (_only(view, chosen) for view in views)
+            rows[name] = _row(mine, twins, heads, class_names().index(truth["target"]))
     return rows
 
 
-def _evaluated(images_seed: int, side: int, scan_seed: int) -> dict[str, ProbePart]:
-    seen, held_out = (
-        lab_images(held_out=style, seed=images_seed, scenes=4) for style in (False, True)
-    )
-    kept = bundled_probe(
-        side, Scenes(optimise=1, select=1, measure=1), seed=scan_seed
-    ).measure.drawings
+class Views(NamedTuple):
+    """Images and how one model embeds them: `clean` and `triggered` are (N, D)."""
+
+    images: ProbePart
+    clean: Tensor
+    triggered: Tensor
+
+
+class Heads(NamedTuple):
+    """Class embeddings (C, D): the victim's before and after purification, and the twin's."""
+
+    before: Tensor
+    after: Tensor
+    twin: Tensor
+
+
+def _seen(images: ProbePart, side: int, scan_seed: int) -> dict[str, Tensor]:
+    """Rows of the seen styles, and of the drawings that no tuning of that scan saw."""
+    one = Scenes(optimise=1, select=1, measure=1)
+    untuned = bundled_probe(side, one, seed=scan_seed).measure.drawings
+    return {"seen": images.labels >= 0, "untuned": torch.isin(images.drawings, untuned)}
+
+
+def _only(views: Views, rows: Tensor) -> Views:
+    part = views.images
+    chosen = ProbePart(part.images[rows], part.labels[rows], part.drawings[rows])
+    return Views(chosen, views.clean[rows], views.triggered[rows])
+
+
+def _row(mine: Views, twins: Views, heads: Heads, target: int) -> dict[str, float]:
+    images = mine.images
+    before, after = (_rates(mine, head, target) for head in (heads.before, heads.after))
+    base = _rates(twins, heads.twin, target)
+    right = classify(mine.clean, heads.after) == images.labels
+    better = classify(twins.clean, heads.twin) == images.labels
+    generator = torch.Generator().manual_seed(0)
+    loss = Loss(*paired_bootstrap(better, right, images.drawings, generator=generator))
     return {
-        "seen": seen,
-        "untuned": _only(seen, torch.isin(seen.drawings, kept)),
-        "held_out": held_out,
+        "asr_before": before.asr.value,
+        "asr": after.asr.value,
+        "ca": _known(after.clean_accuracy),
+        "ca_loss": loss.value,
+        "ca_loss_high": loss.high,
+        "target_ca": _known(after.target_accuracy),
+        "target_ca_twin": _known(base.target_accuracy),
+        "pa": _known(after.poisoned_accuracy),
+        "pa_ratio": _known(after.poisoned_accuracy) / max(_known(base.poisoned_accuracy), 1e-9),
     }
 
 
-def _only(part: ProbePart, rows: Tensor) -> ProbePart:
-    return ProbePart(part.images[rows], part.labels[rows], part.drawings[rows])
+def _rates(views: Views, head: Tensor, target: int) -> Rates:
+    generator = torch.Generator().manual_seed(0)
+    return rates((views.clean, views.triggered), head, views.images, target, generator=generator)
 
 
-def _recall(model: ClipModel, images: ProbePart, classes: Tensor, target: int) -> float:
-    own = _only(images, images.labels == target)
-    return (classify(embed(model, own), classes) == target).float().mean().item()
+def _known(rate: Rate | None) -> float:
+    if rate is None:
+        raise ValueError("lab images are labelled, with some of every class")
+    return rate.value

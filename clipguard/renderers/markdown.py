@@ -57,7 +57,8 @@ def _head(record: AuditRecord) -> list[str]:
     lines += [f"- {escape(reason, 300)}" for reason in reasons[:REASONS]]
     if len(reasons) > REASONS:
         lines.append(f"- and {len(reasons) - REASONS} more")
-    policy = f"policy {escape(record.gate.policy)}, " if record.gate else ""
+    gate = record.gate
+    policy = f"policy {escape(gate.policy)} ({gate.policy_sha256[:12]}), " if gate else ""
     digest = f", sha256 {escape(record.checkpoint.sha256[:12])}" if record.checkpoint else ""
     return [*lines, "", f"Exit code {said.exit_code}, {policy}{escape(_maker(record))}{digest}"]
 

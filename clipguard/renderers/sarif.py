@@ -93,11 +93,12 @@ def _results(record: AuditRecord) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     seen: Counter[str] = Counter()
     for check in gate.checks:
-        if check.counts and check.result in LEVELS:
+        # What does not count decides nothing, and still speaks about the file left behind.
+        if check.result in LEVELS:
             about = f"{check.key}|{_subject(record, check)}"
             seen[about] += 1
             rule = _rule_of(check.key)
-            level = LEVELS[check.result]
+            level = LEVELS[check.result] if check.counts else "note"
             results.append(_result(record, rule, level, check.reason, f"{about}|{seen[about]}"))
     if record.purification is not None:
         scope = f"Scope of the purified head: {record.purification.statement}"

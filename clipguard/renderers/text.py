@@ -74,6 +74,8 @@ def _head(record: AuditRecord) -> list[str]:
         lines += _said("and", f"{len(reasons) - SHOWN} more, see the checks")
     if record.checkpoint:
         lines += _said("sha256", record.checkpoint.sha256)
+    if record.gate:
+        lines += _said("policy", f"{record.gate.policy}, sha256 {record.gate.policy_sha256}")
     return lines
 
 

@@ -106,7 +106,7 @@ OPTIONS: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     "architecture that does not fit": (lambda folder: ["--arch", "RN50"], "do not fit RN50"),
     "missing probe folder": (
         lambda folder: ["--probe-data", folder / "none"],
-        "no folder of probe images",
+        "no file or folder at",
     ),
     "no images": (
         lambda folder: ["--probe-data", write(folder / "probe" / "cat" / "a.txt", "x").parents[1]],
@@ -129,7 +129,7 @@ OPTIONS: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     ),
     "class list that is missing": (
         lambda folder: ["--classnames", folder / "names.txt"],
-        "cannot read",
+        "no file or folder at",
     ),
     "class list with control characters": (
         lambda folder: ["--classnames", write(folder / "names.txt", "cat\nd\x1b[2Jog\n")],
@@ -161,11 +161,15 @@ OPTIONS: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     "budget of nothing": (lambda folder: ["--budget", "0"], "--budget"),
     "unknown format": (lambda folder: ["-f", "sarfi"], "did you mean 'sarif'"),
     "format without a path": (lambda folder: ["-f", "sarif="], "expected sarif=PATH"),
+    "one file for two formats": (
+        lambda folder: ["-f", f"sarif={folder / 'x'}", "-f", f"text={folder / 'x'}"],
+        "-f names x twice",
+    ),
     "no such GPU": (lambda folder: ["--device", "cuda:99"], "usable GPUs; use cpu"),
     "unknown device": (lambda folder: ["--device", "tpu"], "no device named 'tpu'"),
     "missing calibration": (
         lambda folder: ["--calibration", folder / "band.json"],
-        "cannot read calibration",
+        "no file or folder at",
     ),
     "calibration that is none": (
         lambda folder: ["--calibration", write(folder / "band.json", '{"models": []}')],
@@ -219,12 +223,15 @@ def test_a_bad_option_is_one_line_exit_code_2_and_no_file(
     assert not (tmp_path / "file").is_dir()
 
 
+@pytest.mark.parametrize("option", ["", "--probe-data", "--classnames", "--calibration"])
 def test_a_mistyped_path_leaves_an_earlier_report_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    option: str, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "audit.json").write_text("earlier")
     (tmp_path / "model.onnx").write_text("earlier")
-    found, line = refuses(["scan", tmp_path / "nosuch.pt", "-o", tmp_path, "-q"], capsys)
+    mistyped = tmp_path / "nosuch"
+    given = [nano, option, mistyped] if option else [mistyped]
+    found, line = refuses(["scan", *given, "-o", tmp_path, "-q"], capsys)
     assert (found, "no file or folder at" in line) == (2, True), line
     assert (tmp_path / "audit.json").read_text() == "earlier"
     assert (tmp_path / "model.onnx").read_text() == "earlier"

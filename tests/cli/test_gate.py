@@ -36,6 +36,23 @@ def test_the_exit_code_is_the_worst_of_all_records(
     assert shown.count("(exit code ") == len(kinds)
 
 
+def test_a_record_that_cannot_be_read_hides_no_finding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    assert main(["gate", str(tmp_path / "broken.json"), *written(tmp_path, "fail")]) == 2
+    shown = capsys.readouterr()
+    assert shown.out.startswith("Fail: model.pt (exit code 1")
+    assert shown.err.count("error: ") == 1
+
+
+def test_the_policy_is_named_with_its_digest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["gate", *written(tmp_path, "pass")])
+    assert f"default, sha256 {load_policy('default').sha256}" in capsys.readouterr().out
+
+
 def test_another_policy_decides_otherwise(tmp_path: Path) -> None:
     (audit,) = written(tmp_path, "pass")
     text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
@@ -63,7 +80,7 @@ def test_the_record_is_left_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["AUDIT", "nothing.json"], "cannot read nothing.json"),
+        (["nothing.json"], "cannot read nothing.json"),
         (["AUDIT", "--policy", "defualt"], "did you mean 'default'"),
         ([], "Missing argument"),
     ],

@@ -144,6 +144,13 @@ def test_the_file_keeps_the_contract():
     }
 
 
+def test_the_file_says_what_speaks_against_it(tmp_path, translated):
+    job = export_job(head="purified", caveat="NOT shown to meet x")
+    export(job, tmp_path / "new" / "folder" / "m.onnx")
+    scope = open_session(tmp_path / "new" / "folder" / "m.onnx", "cpu").metadata["scope"]
+    assert scope.endswith("; NOT shown to meet x")
+
+
 @pytest.mark.parametrize(
     ("mode", "text"),
     [
@@ -255,7 +262,8 @@ def test_too_many_weights_for_one_file_are_refused_before_the_work(tmp_path, mon
 
 def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match=r"cannot write .*choose another place"):
-        export(export_job(), tmp_path / "missing" / "m.onnx")
+        (tmp_path / "file").touch()
+        export(export_job(), tmp_path / "file" / "m.onnx")
 
 
 def test_nothing_to_measure_on_proves_nothing(tmp_path):

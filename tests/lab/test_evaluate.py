@@ -64,11 +64,12 @@ def test_a_head_without_the_target_class_is_told_apart(folder: Path, classes: to
 
 
 def test_untuned_drawings_are_those_that_the_scan_measured_on():
-    part = module._evaluated(5, 64, 1)["untuned"]
+    images = lab_images(held_out=False, seed=5, scenes=1)
+    drawings = images.drawings[module._seen(images, 64, 1)["untuned"]]
     probe = bundled_probe(64, Scenes(), seed=1)
-    assert set(part.drawings.tolist()) == set(probe.measure.drawings.tolist())
+    assert set(drawings.tolist()) == set(probe.measure.drawings.tolist())
     tuned = torch.cat([probe.optimise.drawings, probe.select.drawings])
-    assert not torch.isin(part.drawings, tuned).any()
+    assert not torch.isin(drawings, tuned).any()
 
 
 def test_a_clean_model_has_nothing_to_evaluate(folder: Path, tmp_path: Path, classes: torch.Tensor):

@@ -8,7 +8,7 @@ from samples import RECORDS, failing, inconclusive, judged, passing, refused, un
 
 from clipguard.gate_evidence import BANDS
 from clipguard.outputs import RENDERERS
-from clipguard.record import AuditRecord, CalibrationRecord
+from clipguard.record import AuditRecord, CalibrationRecord, Check, Decision
 from clipguard.renderers.sarif import RULE_OF_KEY, RULES, message
 
 
@@ -51,6 +51,22 @@ def test_a_fail_is_an_error_and_names_the_scope() -> None:
     levels = {(r["ruleId"], r["level"]) for r in run(failing())["results"]}
     shown = {("CG201", "error"), ("CG202", "error"), ("CG303", "note")}
     assert levels == {*shown, ("CG202", "warning")}  # one reading alone is only suspicious
+
+
+def test_a_limit_that_the_head_missed_is_a_note_where_it_decides_nothing() -> None:
+    record = failing()
+    assert record.gate is not None
+    missed = Check(
+        key="purification.max_asr",
+        limit="x",
+        value="y",
+        result=Decision.FAIL,
+        counts=False,
+        reason="z",
+    )
+    gate = record.gate.model_copy(update={"checks": (*record.gate.checks, missed)})
+    found = run(record.model_copy(update={"gate": gate}))["results"]
+    assert [r["level"] for r in found if r["ruleId"] == "CG301"] == ["note"]
 
 
 def test_an_inconclusive_line_is_a_warning() -> None:
