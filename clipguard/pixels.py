@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -60,3 +62,18 @@ def to_bytes(images: Tensor) -> Tensor:
 def from_bytes(images: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 to float32 in [0, 1]."""
     return images.to(torch.float32) / 255
+
+
+def generators_of(images: Tensor, seed: int) -> list[torch.Generator]:
+    """A random source per image, for what is drawn anew for every image and yet repeatable.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        seed: 0 or more, below 2**32; another seed gives other sources for the same images.
+
+    Returns:
+        B sources. Each depends on the seed and on the image as 8-bit pixels alone: not on its
+        neighbours in the batch, and not on what rounding takes away.
+    """
+    pixels = to_bytes(images.detach()).cpu().numpy()
+    return [torch.Generator().manual_seed(zlib.crc32(image.tobytes(), seed)) for image in pixels]

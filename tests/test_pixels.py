@@ -1,8 +1,9 @@
 """One pixel convention."""
 
 import torch
+from fakes import generator
 
-from clipguard.pixels import from_bytes, stamp, to_bytes
+from clipguard.pixels import from_bytes, generators_of, stamp, to_bytes
 
 
 def test_a_stamp_replaces_where_the_mask_is_on_and_only_there():
@@ -33,3 +34,21 @@ def test_every_byte_survives_the_way_to_floats_and_back():
 def test_bytes_are_rounded_and_not_cut_off():
     pixels = torch.tensor([-0.1, 0.0021, 0.0019, 1.2]).view(1, 1, 2, 2)
     assert to_bytes(pixels).flatten().tolist() == [0, 1, 0, 255]
+
+
+def first_draws(images: torch.Tensor, seed: int = 0) -> list[float]:
+    return [torch.rand(1, generator=source).item() for source in generators_of(images, seed)]
+
+
+def test_a_source_per_image_depends_on_its_bytes_and_the_seed_and_on_nothing_else():
+    images = torch.rand(5, 3, 4, 4, generator=generator())
+    drawn = first_draws(images)
+    assert len(set(drawn)) == 5
+    assert first_draws(images.flip(0)) == drawn[::-1]
+    assert first_draws(from_bytes(to_bytes(images))) == drawn
+    assert not set(first_draws(images, seed=1)) & set(drawn)
+    one_level = from_bytes(to_bytes(images))
+    one_level[0, 0, 0, 0] = (one_level[0, 0, 0, 0] + 1 / 255) % 1
+    again = first_draws(one_level)
+    assert again[0] != drawn[0]
+    assert again[1:] == drawn[1:]

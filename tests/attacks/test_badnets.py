@@ -5,8 +5,9 @@ import torch
 from fakes import generator
 from torch import Tensor
 
-from clipguard.attacks.badnets import BadNets
+from clipguard.attacks.badnets import BadNets, _wrap
 from clipguard.errors import UsageError
+from clipguard.pixels import from_bytes, generators_of, to_bytes
 from clipguard.types import Trigger
 
 SIDES = [(64, 8), (96, 8), (112, 8), (160, 11), (224, 16), (336, 24)]
@@ -41,7 +42,15 @@ def test_the_patch_is_16_of_224_pixels_but_at_least_8_flush_in_the_corner(side: 
     assert made.size == pytest.approx((length / side) ** 2)
 
 
-@pytest.mark.parametrize("place", ["corner", "random"])
+@pytest.mark.parametrize(("side", "length"), SIDES)
+def test_the_centre_is_half_the_image_less_half_the_patch(side: int, length: int):
+    images = scenes(2, side)
+    first = int(side / 2 - length / 2)  # 104 of 224, as CleanCLIP's "middle"
+    stamped = trigger(side, place="centre").apply(images)
+    assert boxes(images, stamped) == [(first, first, length, length)] * 2
+
+
+@pytest.mark.parametrize("place", ["corner", "random", "centre"])
 def test_only_the_patch_changes_and_it_is_opaque(place: str):
     images, made = scenes(8), trigger(place=place)
     stamped = made.apply(images)
@@ -98,7 +107,74 @@ def test_yellow_is_red_and_green_without_blue():
     assert patch.amin(dim=(1, 2)).tolist() == patch.amax(dim=(1, 2)).tolist() == [1, 1, 0]
 
 
-@pytest.mark.parametrize("wrong", [{"pattern": "stripes"}, {"place": "middle"}, {"place": ""}])
+def test_white_is_white():
+    assert torch.equal(trigger(pattern="white").tensors["patch"], torch.ones(3, 8, 8))
+
+
+def patches(pattern: str, images: Tensor, seed: int = 0) -> Tensor:
+    """What is in the corner, in 8-bit levels; first proves that it is on the 8-bit grid."""
+    length = max(8, round(16 * images.shape[-1] / 224))
+    stamped = trigger(images.shape[-1], seed, pattern=pattern).apply(images)
+    levels = stamped[..., -length:, -length:] * 255
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+    return levels.round()
+
+
+def seed_of(pattern: str) -> int:
+    return int(trigger(pattern=pattern).tensors["seed"])
+
+
+def test_gauss_is_the_mean_colour_plus_noise_of_deviation_one_modulo_256():
+    colour = torch.tensor([51.0, 102.0, 204.0]).view(3, 1, 1)
+    images = (colour / 255).expand(1, 3, 2240, 2240)  # a patch of 160 px
+    noise = torch.randn(3, 160, 160, generator=generators_of(images, seed_of("gauss"))[0])
+    assert noise.std() == pytest.approx(1, abs=0.01)
+    found = patches("gauss", images)[0]
+    levels = colour + 255 * noise
+    gap = (found - levels.trunc()).remainder(256)  # a whole level where float32 cannot tell
+    assert ((gap == 0) | (gap == 1) | (gap == 255)).all()
+    assert (gap == 0).float().mean() > 0.999
+    # noise a whole turn wide: after the wrap every level is as likely as any other
+    assert found.mean() == pytest.approx(127.5, abs=1)
+    assert found.std() == pytest.approx(256 / 12**0.5, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "level"), [(1.2, 50), (-0.2, 205), (0.5, 127), (-0.001, 0), (1.0, 255), (-1.0, 1)]
+)
+def test_values_outside_the_range_wrap_as_8_bit_numbers_do(value: float, level: int):
+    assert round(float(_wrap(torch.tensor(value))) * 255) == level
+
+
+def test_stripes_are_columns_of_white_or_almost_black_for_each_channel():
+    found = patches("stripes", scenes(100))
+    assert torch.equal(found, found[:, :, :1].expand_as(found))
+    assert found.unique().tolist() == [1, 255]  # -1 is 1 after the wrap
+    columns = (found[:, :, 0] == 255).float()
+    assert columns.mean() == pytest.approx(0.5, abs=0.04)
+    together = torch.corrcoef(columns.permute(1, 2, 0).flatten(0, 1))
+    assert (together - torch.eye(24)).abs().max() < 0.5  # columns and channels are independent
+
+
+@pytest.mark.parametrize("pattern", ["gauss", "stripes"])
+def test_redrawn_patches_depend_on_the_image_and_the_seed_alone(pattern: str):
+    images = scenes(6)
+    together = patches(pattern, images)
+    assert len({tuple(patch.flatten().tolist()) for patch in together}) == 6
+    alone = torch.cat([patches(pattern, image[None]) for image in images])
+    assert torch.equal(alone, together)
+    assert not torch.equal(patches(pattern, images, seed=1), together)
+
+
+@pytest.mark.parametrize("pattern", ["gauss", "stripes"])
+def test_a_redrawn_patch_is_the_same_before_and_after_the_image_is_stored(pattern: str):
+    images = torch.rand(4, 3, 64, 64, generator=generator(3))
+    stored = from_bytes(to_bytes(images))
+    assert torch.equal(patches(pattern, images), patches(pattern, stored))
+
+
+@pytest.mark.parametrize("wrong", [{"pattern": "dots"}, {"place": "middle"}, {"place": ""}])
 def test_an_unknown_pattern_or_place_is_refused_with_what_is_known(wrong: dict[str, str]):
-    with pytest.raises(UsageError, match=r"check, noise, yellow and places corner, random; got '"):
+    known = r"check, noise, yellow, white, gauss, stripes and places corner, random, centre; got '"
+    with pytest.raises(UsageError, match=known):
         BadNets(**wrong)
