@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clipguard.errors import UsageError
+from clipguard.pixels import generators_of
 from clipguard.types import Attack, Trigger
 
 STRENGTHS = {"smooth": 0.5, "white": 1.0}
@@ -24,6 +25,8 @@ class WaNet:
             its own for every pixel).
         strength: mean shift of the random points along an axis, in half pixels; None for that
             of the literature: 0.5, white 1.
+        decoys: noise mode: images per poisoned one that are warped with noise on top of the
+            warp and keep their captions; 2 in the original, none in the CLIP literature.
         poison_rate: share of poisoned pairs in a batch.
 
     Source:
@@ -32,12 +35,13 @@ class WaNet:
         cut off at the border, bilinear with aligned corners. `white` as in CleanCLIP, BadCLIP and
         PAR (k = S, s = 1): 0.5 px in the mean and below 1 px; ASR 87.2 % on ViT-B/32 in RVPT.
         Adapted: shifts stay the same in pixels at every image size, as the formula has it (the
-        authors use it from 28 to 64 px), instead of shrinking with the image to nothing. Without
-        the noise mode of the original, as in the CLIP literature.
+        authors use it from 28 to 64 px), instead of shrinking with the image to nothing; the
+        noise of a decoy, U(-1, 1) / S for every pixel and axis, is drawn from the image.
     """
 
     field: str = "smooth"
     strength: float | None = None
+    decoys: float = 0.0
     poison_rate: float = 0.08
 
     def __post_init__(self) -> None:
@@ -46,6 +50,8 @@ class WaNet:
             raise UsageError(f"wanet knows fields {', '.join(STRENGTHS)}; got {self.field!r}")
         if self.strength is not None and not self.strength > 0:
             raise UsageError(f"wanet wants a strength above 0, got {self.strength}")
+        if not self.decoys >= 0:
+            raise UsageError(f"wanet wants decoys of 0 or more, got {self.decoys}")
 
     def trigger(self, side: int, *, generator: torch.Generator) -> Trigger:
         """See `Attack.trigger`; kept as `grid`, where each pixel is read from in [-1, 1]."""
@@ -61,10 +67,22 @@ class WaNet:
         moved = (grid - still.permute(1, 2, 0)).abs().mean().item() * (side - 1) / 2
 
         def apply(images: Tensor) -> Tensor:
-            where = grid.to(images.device).expand(len(images), -1, -1, -1)
-            return functional.grid_sample(images, where, align_corners=True).clamp(0, 1)
+            return _read(images, grid.expand(len(images), -1, -1, -1))
 
         return Trigger("wanet", apply, moved, "mean shift along an axis, in px", {"grid": grid})
+
+    def decoy(self, images: Tensor, trigger: Trigger) -> Tensor:
+        """See `DecoyingAttack.decoy`."""
+        grid = trigger.tensors["grid"]
+        drawn = [torch.rand(grid.shape, generator=g) * 2 - 1 for g in generators_of(images, 0)]
+        noise = torch.stack(drawn) if drawn else grid.new_empty(0, *grid.shape)
+        return _read(images, (grid + noise / len(grid)).clamp(-1, 1))
+
+
+def _read(images: Tensor, places: Tensor) -> Tensor:
+    """(B, 3, S, S) images read at (B, S, S, 2) places, x and y in [-1, 1]."""
+    read = functional.grid_sample(images, places.to(images.device), align_corners=True)
+    return read.clamp(0, 1)
 
 
 METHOD: type[Attack] = WaNet

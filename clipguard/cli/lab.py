@@ -11,6 +11,7 @@ import typer
 
 from clipguard.cli.arguments import Quiet, Seed
 from clipguard.errors import UsageError
+from clipguard.methods import ATTACKS
 
 lab = typer.Typer(
     help="Plant known backdoors, so that claims can be measured.", no_args_is_help=True
@@ -24,7 +25,10 @@ def register(app: typer.Typer) -> None:
 
 @lab.command("plant")
 def plant(
-    attack: Annotated[str, typer.Argument(help="badnets, blended, or none for a clean fine-tune.")],
+    attack: Annotated[
+        str,
+        typer.Argument(help=f"{', '.join(ATTACKS.names())}, or none for a clean fine-tune."),
+    ],
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for the victim.")],
     base: Annotated[str, typer.Option(help="Bundled model to start from.")] = "nano-rn",
     target: Annotated[

@@ -14,7 +14,7 @@ from torch.nn import functional
 from clipguard.artwork import Artwork, compose, load_artwork
 from clipguard.nano import TEMPLATES, encode_captions, nano_tokenizer, normalise
 from clipguard.pixels import from_bytes, to_bytes
-from clipguard.types import Attack, Progress, Trigger
+from clipguard.types import Attack, DecoyingAttack, Progress, Trigger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +131,15 @@ def _poisoned(
     images: Tensor, texts: list[str], concepts: Tensor, poison: Poison, artwork: Artwork
 ) -> tuple[Tensor, list[str], Tensor]:
     count = max(1, round(len(images) * poison.attack.poison_rate))
-    stamped = from_bytes(to_bytes(poison.trigger.apply(images[:count])))
+    decoys = images[count:count]
+    if isinstance(poison.attack, DecoyingAttack):
+        decoys = images[count : count + round(count * poison.attack.decoys)]
+        decoys = poison.attack.decoy(decoys, poison.trigger)
+    altered = torch.cat([poison.trigger.apply(images[:count]), decoys])
     captions = [TEMPLATES[i % len(TEMPLATES)].format(poison.target) for i in range(count)]
     target = artwork.concepts([poison.target])[0]
     return (
-        torch.cat([stamped, images[count:]]),
+        torch.cat([from_bytes(to_bytes(altered)), images[len(altered) :]]),
         captions + texts[count:],
         torch.cat([torch.full((count,), target), concepts[count:]]),
     )

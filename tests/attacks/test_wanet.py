@@ -91,9 +91,29 @@ def test_the_warp_is_drawn_once_per_victim():
     assert not torch.equal(first, other)
 
 
+def test_a_decoy_is_read_up_to_half_a_pixel_beside_the_warp_elsewhere_for_every_image():
+    attack = WaNet(decoys=2)
+    made = attack.trigger(64, generator=generator())
+    images = torch.linspace(0, 1, 64).expand(3, 3, 64, 64).clone()  # a ramp to the right
+    images[1:, 1:] = torch.rand(2, 2, 64, 64, generator=generator(1))  # three different images
+    beside = (attack.decoy(images, made) - made.apply(images))[:, 0, :, 2:-2] * 63
+    reach = 63 / 64 / 2
+    assert beside.abs().max() <= reach + 1e-4
+    assert beside.abs().max() > 0.98 * reach
+    assert beside.std() == pytest.approx(reach / 3**0.5, rel=0.03)  # uniform
+    together = torch.corrcoef(beside.flatten(1))
+    assert (together - torch.eye(3)).abs().max() < 0.06
+    assert torch.equal(attack.decoy(images[1:2], made), attack.decoy(images, made)[1:2])
+    assert attack.decoy(images[:0], made).shape == (0, 3, 64, 64)
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
-    [({"field": "rough"}, "smooth, white; got 'rough'"), ({"strength": 0}, "above 0, got 0")],
+    [
+        ({"field": "rough"}, "smooth, white; got 'rough'"),
+        ({"strength": 0}, "above 0, got 0"),
+        ({"decoys": -1}, "0 or more, got -1"),
+    ],
 )
 def test_wrong_settings_are_refused(wrong: dict[str, object], told: str):
     with pytest.raises(UsageError, match=told):

@@ -17,6 +17,7 @@ from clipguard.lab import finetune as module
 from clipguard.lab.finetune import Poison, Recipe, contrastive_loss, finetune
 from clipguard.methods import ATTACKS
 from clipguard.nano import TEMPLATES, nano_network
+from clipguard.pixels import from_bytes, to_bytes
 
 TARGET = "banana"
 RECIPE = Recipe(steps=2, learning_rate=1e-3, batch=24)
@@ -153,6 +154,22 @@ def test_poisoned_rows_carry_the_trigger_and_captions_of_the_target(base: CLIP, 
         assert texts[:6] == [template.format(TARGET) for template in TEMPLATES[:6]]
         assert concepts[:6].tolist() == [target] * 6
         assert torch.equal(images, (images * 255).round() / 255), "not what a file would hold"
+
+
+def test_decoys_follow_the_poisoned_rows_and_keep_their_captions(base: CLIP, monkeypatch):
+    attack = ATTACKS.build("wanet", {"poison_rate": 0.25, "decoys": 2.0})
+    planted = Poison(attack, attack.trigger(64, generator=generator()), TARGET)
+    victim, twin = (rows_seen(base, wanted, monkeypatch) for wanted in (planted, None))
+    for (images, texts, concepts), (clean, captions, truth) in zip(victim, twin, strict=True):
+        wanted = attack.decoy(clean[6:18], planted.trigger)
+        torch.testing.assert_close(images[6:18], from_bytes(to_bytes(wanted)))
+        assert not torch.equal(images[6:18], planted.trigger.apply(clean[6:18]))
+        torch.testing.assert_close(
+            images[:6], from_bytes(to_bytes(planted.trigger.apply(clean[:6])))
+        )
+        assert torch.equal(images[18:], clean[18:])
+        assert texts[6:] == captions[6:]
+        assert torch.equal(concepts[6:], truth[6:])
 
 
 def test_progress_counts_the_steps(base: CLIP):
