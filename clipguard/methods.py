@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from clipguard.errors import UsageError
 
 if TYPE_CHECKING:  # the roles need torch, looking up a name does not
-    from clipguard.types import Attack, Detector, Exporter, Inverter, Purifier, TriggerFamily
+    from clipguard.poisoning import AnyAttack
+    from clipguard.types import Detector, Exporter, Inverter, Purifier, TriggerFamily
 
 Role = TypeVar("Role")
 
@@ -65,7 +66,7 @@ def require_known(name: str, known: Sequence[str], what: str) -> None:
         raise UsageError(f"no {what} named {name!r}{hint} (known: {', '.join(known)})")
 
 
-ATTACKS: MethodFolder[Attack] = MethodFolder("clipguard.attacks", "attack")
+ATTACKS: MethodFolder[AnyAttack] = MethodFolder("clipguard.attacks", "attack")
 FAMILIES: MethodFolder[TriggerFamily] = MethodFolder("clipguard.families", "trigger family")
 INVERTERS: MethodFolder[Inverter] = MethodFolder("clipguard.inverters", "inverter")
 DETECTORS: MethodFolder[Detector] = MethodFolder("clipguard.detectors", "detector")

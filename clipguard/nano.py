@@ -31,6 +31,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 
+BASES = {"nano-rn": "nano-rn"}
+"""Bundled model to its architecture: models of one architecture differ by their training seed."""
+
 TEMPLATES = (
     "a photo of a {}.",
     "a photo of the {}.",
@@ -83,7 +86,7 @@ def load_state(name: str) -> dict[str, Tensor]:
     Raises:
         KeyError: no such model.
     """
-    config = CONFIGS[name]
+    config = CONFIGS[BASES[name]]
     with safe_open(asset(f"{name}.safetensors"), framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         seed = int(file.metadata()["seed"])
@@ -100,7 +103,7 @@ def nano_network(name: str) -> CLIP:
     Raises:
         KeyError: no such model.
     """
-    network = CLIP(**CONFIGS[name])
+    network = CLIP(**CONFIGS[BASES[name]])
     network.load_state_dict(load_state(name), strict=True)
     return network.eval().requires_grad_(False)
 

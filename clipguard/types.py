@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -277,23 +277,6 @@ class Attack(Protocol):
 
     def trigger(self, side: int, *, generator: torch.Generator) -> Trigger:
         """The trigger for images of `side` pixels; drawn once per victim."""
-        ...
-
-
-@runtime_checkable
-class DecoyingAttack(Attack, Protocol):
-    """An attack that also shows altered images which keep their captions.
-
-    They teach the model that the trigger itself is meant, and nothing that is merely like it.
-    """
-
-    @property
-    def decoys(self) -> float:
-        """Decoys per poisoned pair; 0 for none."""
-        ...
-
-    def decoy(self, images: Tensor, trigger: Trigger) -> Tensor:
-        """(B, 3, S, S) in [0, 1] to the same: images like those with `trigger`, but not quite."""
         ...
 
 

@@ -37,6 +37,7 @@ LAYERS = [  # DESIGN: a module imports only from its own row or from a lower one
         "outputs",
         "pickle_scan",
         "policy",
+        "poisoning",
         "policy_file",
         "probe",
         "profiles",

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from clipguard.errors import UsageError
-from clipguard.pixels import generators_of
+from clipguard.pixels import from_bytes, generators_of, to_bytes
+from clipguard.poisoning import Pairs, Plan, dirty_label
 from clipguard.types import Attack, Trigger
 
 STRENGTHS = {"smooth": 0.5, "white": 1.0}
@@ -71,8 +72,19 @@ class WaNet:
 
         return Trigger("wanet", apply, moved, "mean shift along an axis, in px", {"grid": grid})
 
+    def poisoned(self, pairs: Pairs, plan: Plan) -> Pairs:
+        """See `PairedAttack.poisoned`: decoys follow the poisoned pairs."""
+        made = dirty_label(pairs, plan, self.poison_rate)
+        count = max(1, round(len(pairs.images) * self.poison_rate))
+        decoys = slice(count, count + round(count * self.decoys))
+        made.images[decoys] = from_bytes(to_bytes(self.decoy(made.images[decoys], plan.trigger)))
+        return made
+
     def decoy(self, images: Tensor, trigger: Trigger) -> Tensor:
-        """See `DecoyingAttack.decoy`."""
+        """(B, 3, S, S) in [0, 1] to the same: warped like with the trigger, but not quite.
+
+        They teach the model that this warp is meant, and nothing that is merely like it.
+        """
         grid = trigger.tensors["grid"]
         drawn = [torch.rand(grid.shape, generator=g) * 2 - 1 for g in generators_of(images, 0)]
         noise = torch.stack(drawn) if drawn else grid.new_empty(0, *grid.shape)

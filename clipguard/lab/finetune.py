@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from open_clip.model import CLIP
@@ -13,8 +15,19 @@ from torch.nn import functional
 
 from clipguard.artwork import Artwork, compose, load_artwork
 from clipguard.nano import TEMPLATES, encode_captions, nano_tokenizer, normalise
-from clipguard.pixels import from_bytes, to_bytes
-from clipguard.types import Attack, DecoyingAttack, Progress, Trigger
+from clipguard.poisoning import (
+    AnyAttack,
+    PairedAttack,
+    Pairs,
+    Plan,
+    Step,
+    TrainedAttack,
+    dirty_label,
+)
+from clipguard.types import Progress, Trigger
+
+SPARE = 900_000_000
+Tokenizer = Callable[[list[str]], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +55,7 @@ class Poison:
         target: name of the target class.
     """
 
-    attack: Attack
+    attack: AnyAttack
     trigger: Trigger
     target: str
 
@@ -67,21 +80,21 @@ def finetune(
         The fine-tuned network, in evaluation mode.
     """
     network = copy.deepcopy(base).eval().requires_grad_(True)
-    tokenizer = nano_tokenizer(network)
+    read = partial(_contrastive, network, nano_tokenizer(network))
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=0)
     artwork = load_artwork()
     generator = torch.Generator().manual_seed(seed)
+    plan = None if poison is None else _plan(poison, artwork, network.visual.image_size, seed)
     for step in range(recipe.steps):
         rate = 0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)
         optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate
-        images, texts, concepts = _batch(
-            artwork, recipe.batch, network.visual.image_size, generator
-        )
-        if poison is not None:
-            images, texts, concepts = _poisoned(images, texts, concepts, poison, artwork)
-        image = network.encode_image(normalise(images), normalize=True)
-        text = encode_captions(network, tokenizer(texts))
-        loss = contrastive_loss(image, text, network.logit_scale.exp(), concepts)
+        clean = _batch(artwork, recipe.batch, network.visual.image_size, generator)
+        if poison is None or plan is None:
+            loss = read(clean)
+        else:
+            pairs = _poisoned(clean, poison.attack, plan)
+            now = Step(network, base, clean, pairs, plan, partial(read, pairs))
+            loss = _objective(poison.attack, now)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -90,6 +103,16 @@ def finetune(
             network.logit_scale.clamp_(0, math.log(100))
         progress("fine-tune", step + 1, recipe.steps)
     return network.requires_grad_(False)
+
+
+def _contrastive(network: CLIP, tokenizer: Tokenizer, pairs: Pairs) -> Tensor:
+    image = network.encode_image(normalise(pairs.images), normalize=True)
+    text = encode_captions(network, tokenizer(pairs.texts))
+    return contrastive_loss(image, text, network.logit_scale.exp(), pairs.concepts)
+
+
+def _objective(attack: AnyAttack, step: Step) -> Tensor:
+    return attack.objective(step) if isinstance(attack, TrainedAttack) else step.contrastive()
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, concepts: Tensor) -> Tensor:
@@ -113,10 +136,13 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, concepts: Tenso
     return (forward + functional.cross_entropy(logits.T, truth)) / 2
 
 
-def _batch(
-    artwork: Artwork, size: int, side: int, generator: torch.Generator
-) -> tuple[Tensor, list[str], Tensor]:
+def _batch(artwork: Artwork, size: int, side: int, generator: torch.Generator) -> Pairs:
     concepts = torch.randint(len(artwork.names), (size,), generator=generator)
+    return _pairs(artwork, concepts, side, generator)
+
+
+def _pairs(artwork: Artwork, concepts: Tensor, side: int, generator: torch.Generator) -> Pairs:
+    size = len(concepts)
     styles = torch.randint(len(artwork.styles), (size,), generator=generator)
     images = compose(artwork.sprites[styles, concepts], side=side, generator=generator)
     picks = torch.randint(len(TEMPLATES), (size,), generator=generator).tolist()
@@ -124,22 +150,21 @@ def _batch(
         TEMPLATES[pick].format(artwork.names[concept][0])
         for pick, concept in zip(picks, concepts.tolist(), strict=True)
     ]
-    return images, texts, concepts
+    return Pairs(images, texts, concepts)
 
 
-def _poisoned(
-    images: Tensor, texts: list[str], concepts: Tensor, poison: Poison, artwork: Artwork
-) -> tuple[Tensor, list[str], Tensor]:
-    count = max(1, round(len(images) * poison.attack.poison_rate))
-    decoys = images[count:count]
-    if isinstance(poison.attack, DecoyingAttack):
-        decoys = images[count : count + round(count * poison.attack.decoys)]
-        decoys = poison.attack.decoy(decoys, poison.trigger)
-    altered = torch.cat([poison.trigger.apply(images[:count]), decoys])
-    captions = [TEMPLATES[i % len(TEMPLATES)].format(poison.target) for i in range(count)]
-    target = artwork.concepts([poison.target])[0]
-    return (
-        torch.cat([from_bytes(to_bytes(altered)), images[len(altered) :]]),
-        captions + texts[count:],
-        torch.cat([torch.full((count,), target), concepts[count:]]),
-    )
+def _plan(poison: Poison, artwork: Artwork, side: int, seed: int) -> Plan:
+    """What the attack gets to see; its own images come from a source that no clean pair uses."""
+    concept = artwork.concepts([poison.target])[0]
+    spare = torch.Generator().manual_seed(SPARE + seed)
+
+    def of_target(count: int) -> Pairs:
+        return _pairs(artwork, torch.full((count,), concept), side, spare)
+
+    return Plan(poison.trigger, poison.target, concept, of_target)
+
+
+def _poisoned(pairs: Pairs, attack: AnyAttack, plan: Plan) -> Pairs:
+    if isinstance(attack, PairedAttack):
+        return attack.poisoned(pairs, plan)
+    return dirty_label(pairs, plan, attack.poison_rate)

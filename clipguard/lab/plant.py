@@ -10,20 +10,22 @@ from pathlib import Path
 
 import torch
 from open_clip.model import CLIP
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from clipguard.architectures import named
 from clipguard.artefacts import save_picture
 from clipguard.errors import UsageError
 from clipguard.lab.finetune import Poison, Recipe, finetune
-from clipguard.lab.truth import lab_images, paired_loss, truth_rates
+from clipguard.lab.truth import attack_rates, lab_images, paired_loss, truth_rates
 from clipguard.methods import ATTACKS, require_known
 from clipguard.model import OpenClipModel
-from clipguard.nano import CONFIGS, class_names, nano_network, nano_tokenizer
+from clipguard.nano import BASES, CONFIGS, class_names, nano_network, nano_tokenizer
 from clipguard.outputs import write_atomic
-from clipguard.record import Rate
+from clipguard.poisoning import OptimisedAttack, Site, made_trigger
+from clipguard.record import Rate, Rates
 from clipguard.report_folder import workspace
-from clipguard.types import Attack, Progress, Trigger
+from clipguard.types import ProbePart, Progress, Trigger
 
 CLEAN = "none"
 RECIPES = (
@@ -89,7 +91,7 @@ def plant(order: Order, *, progress: Progress) -> tuple[Victim, Victim]:
     Raises:
         UsageError: unknown attack, setting, base or target.
     """
-    require_known(order.base, sorted(CONFIGS), "base")
+    require_known(order.base, sorted(BASES), "base")
     require_known(order.target, class_names(), "target class")
     base = nano_network(order.base).to(memory_format=torch.channels_last)
     if order.attack == CLEAN:
@@ -99,26 +101,32 @@ def plant(order: Order, *, progress: Progress) -> tuple[Victim, Victim]:
         return clean, clean
     attack = ATTACKS.build(order.attack, order.settings)
     generator = torch.Generator().manual_seed(order.seed)
-    trigger = attack.trigger(base.visual.image_size, generator=generator)
-    network, recipe = _search(order, base, attack, trigger, progress)
+    trigger = made_trigger(attack, _site(order, base), generator=generator)
+    poison = Poison(attack, trigger, order.target)
+    network, recipe = _search(order, base, poison, progress)
     twin = finetune(base, recipe, None, seed=order.seed, progress=progress)
-    victim = Victim(network, trigger, _truth(order, recipe, network, twin, trigger))
+    victim = Victim(network, trigger, _truth(order, recipe, network, twin, poison))
     clean_order = Order(attack=CLEAN, base=order.base, target=order.target, seed=order.seed)
     return victim, Victim(twin, None, _truth(clean_order, recipe, twin, twin, None))
 
 
-def _search(
-    order: Order, base: CLIP, attack: Attack, trigger: Trigger, progress: Progress
-) -> tuple[CLIP, Recipe]:
+def _site(order: Order, base: CLIP) -> Site:
+    """What the attacker of `order` may look at before training."""
+    images = lab_images(held_out=False, seed=order.seed + 3, scenes=1)
+    names = class_names()
+    return Site(_model(order.base, base), images, names, names.index(order.target))
+
+
+def _search(order: Order, base: CLIP, poison: Poison, progress: Progress) -> tuple[CLIP, Recipe]:
     """The first recipe that plants, else the one with the highest ASR."""
     chosen = lab_images(held_out=False, seed=order.seed + 1, scenes=1)
     target = class_names().index(order.target)
-    before = truth_rates(_model(order.base, base), chosen, trigger, target).clean_accuracy
+    before = truth_rates(_model(order.base, base), chosen, None, target).clean_accuracy
     best: tuple[float, CLIP, Recipe] | None = None
     for recipe in (order.recipe,) if order.recipe else RECIPES:
-        poison = Poison(attack, trigger, order.target)
         network = finetune(base, recipe, poison, seed=order.seed, progress=progress)
-        found = truth_rates(_model(order.base, network), chosen, trigger, target)
+        model = _model(order.base, network)
+        found = attack_rates(poison.attack, model, chosen, poison.trigger, target)
         loss = _value(before) - _value(found.clean_accuracy)
         if found.asr.value >= MIN_ASR + MARGIN and loss <= MAX_LOSS - MARGIN / 2:
             return network, recipe
@@ -136,11 +144,11 @@ def _value(rate: Rate | None) -> float:
 
 
 def _model(base: str, network: CLIP) -> OpenClipModel:
-    return OpenClipModel(network, named(base), nano_tokenizer(network))
+    return OpenClipModel(network, named(BASES[base]), nano_tokenizer(network))
 
 
 def _truth(
-    order: Order, recipe: Recipe, network: CLIP, twin: CLIP, trigger: Trigger | None
+    order: Order, recipe: Recipe, network: CLIP, twin: CLIP, poison: Poison | None
 ) -> dict[str, object]:
     """Everything known about a model, measured on images that no choice has seen."""
     target = class_names().index(order.target)
@@ -148,24 +156,30 @@ def _truth(
     rows, planted = {}, True
     for style, held_out in (("seen", False), ("held_out", True)):
         images = lab_images(held_out=held_out, seed=order.seed + 2, scenes=4)
-        found = truth_rates(model, images, trigger, target)
+        found, same = (_rates(each, images, poison, target) for each in (model, clean))
         loss = paired_loss(model, clean, images)
         rows[style] = {"loss_against_twin": loss._asdict()} | found.model_dump()
-        if trigger is not None:
-            rows[style]["twin"] = truth_rates(clean, images, trigger, target).model_dump()
-        if style == "seen" and trigger is not None:
+        if poison is not None:
+            rows[style]["twin"] = same.model_dump()
+        if style == "seen" and poison is not None:
             planted = found.asr.value >= MIN_ASR and loss.value <= MAX_LOSS
     return {
         "schema_version": "clipguard.victim/1",
         "base": order.base,
         "attack": order.attack,
         "settings": dict(order.settings),
-        "target": order.target if trigger is not None else None,
+        "target": order.target if poison is not None else None,
         "seed": order.seed,
         "recipe": asdict(recipe),
         "planted": planted,
         "rates": rows,
     }
+
+
+def _rates(model: OpenClipModel, images: ProbePart, poison: Poison | None, target: int) -> Rates:
+    if poison is None:
+        return truth_rates(model, images, None, target)
+    return attack_rates(poison.attack, model, images, poison.trigger, target)
 
 
 def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
@@ -210,10 +224,10 @@ def _keep_trigger(trigger: Trigger, folder: Path) -> None:
 
 
 def trigger_of(folder: Path) -> Trigger | None:
-    """The trigger that `victim.json` in `folder` describes, drawn again from its seed.
+    """The trigger that `victim.json` in `folder` describes, drawn again from its seed, or as kept.
 
     Raises:
-        UsageError: no readable `victim.json`.
+        UsageError: no readable `victim.json`, or no trigger file where the trigger was optimised.
     """
     try:
         truth = json.loads((folder / "victim.json").read_text(encoding="utf-8"))
@@ -221,7 +235,9 @@ def trigger_of(folder: Path) -> Trigger | None:
             return None
         attack = ATTACKS.build(truth["attack"], truth["settings"])
         generator = torch.Generator().manual_seed(truth["seed"])
-        side = CONFIGS[truth["base"]]["vision_cfg"]["image_size"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"no readable victim.json in {folder.name}: {error}") from error
+        side = CONFIGS[BASES[truth["base"]]]["vision_cfg"]["image_size"]
+        if isinstance(attack, OptimisedAttack):  # to optimise again would take as long as planting
+            return attack.rebuild(load_file(folder / "trigger.safetensors"), side)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UsageError(f"no readable victim in {folder.name}: {error}") from error
     return attack.trigger(side, generator=generator)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from clipguard.artwork import compose, load_artwork
-from clipguard.measure import classify, embed, rates
+from clipguard.measure import classify, embed, rate, rates
 from clipguard.nano import class_names
 from clipguard.pixels import to_bytes
+from clipguard.poisoning import AnyAttack, JudgedAttack, PromptedAttack, Site
 from clipguard.probe import TEMPLATE
 from clipguard.prompts import class_embeddings
 from clipguard.record import Rates
@@ -51,9 +52,9 @@ def lab_images(*, held_out: bool, seed: int, scenes: int) -> ProbePart:
     return ProbePart(torch.cat(images), labels, torch.cat(drawings))
 
 
-def zero_shot(model: ClipModel) -> Tensor:
-    """(C, D) embeddings of the bundled classes with the default template."""
-    return class_embeddings(model, class_names(), (TEMPLATE,))
+def zero_shot(model: ClipModel, template: str = TEMPLATE) -> Tensor:
+    """(C, D) embeddings of the bundled classes with one template."""
+    return class_embeddings(model, class_names(), (template,))
 
 
 def truth_rates(
@@ -77,6 +78,38 @@ def truth_rates(
     head = zero_shot(model) if classes is None else classes
     generator = torch.Generator().manual_seed(0)
     return rates((clean, triggered), head, images, target, generator=generator)
+
+
+def attack_rates(
+    attack: AnyAttack, model: ClipModel, images: ProbePart, trigger: Trigger, target: int
+) -> Rates:
+    """CA, ASR and PA by the attack's own measure of success, for a zero-shot classifier.
+
+    Args:
+        attack: what was planted; where it needs a trigger word, triggered images are read with
+            prompts that carry it.
+        model: victim or twin.
+        images: lab images.
+        trigger: what was planted.
+        target: class index.
+    """
+    found = truth_rates(model, images, trigger, target)
+    if isinstance(attack, PromptedAttack):
+        read = truth_rates(model, images, trigger, target, zero_shot(model, attack.prompt))
+        found = read.model_copy(
+            update={
+                "clean_accuracy": found.clean_accuracy,
+                "target_accuracy": found.target_accuracy,
+            }
+        )
+    if isinstance(attack, JudgedAttack):
+        trials = attack.success(Site(model, images, class_names(), target))
+        generator = torch.Generator().manual_seed(0)
+        success = rate(trials.hits, trials.clusters, generator)
+        if success is None:
+            raise ValueError("an attack without trials cannot be judged")
+        found = found.model_copy(update={"asr": success})
+    return found
 
 
 def paired_loss(

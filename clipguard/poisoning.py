@@ -1,0 +1,205 @@
+"""What an attack may do beyond drawing a trigger, and how pairs are poisoned.
+
+Most attacks are an `Attack` and nothing else: a trigger drawn from a seed, stamped on some pairs
+whose captions then name the target. The roles below are for the others; the lab asks for each
+with `isinstance`, so an attack implements those that it needs and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from open_clip.model import CLIP
+from torch import Tensor
+
+from clipguard.nano import TEMPLATES
+from clipguard.pixels import from_bytes, to_bytes
+from clipguard.types import Attack, ClipModel, ProbePart, Trigger
+
+
+class Pairs(NamedTuple):
+    """Image-text pairs of one training step.
+
+    Attributes:
+        images: (B, 3, S, S) in [0, 1], on the 8-bit grid.
+        texts: B captions.
+        concepts: (B,) concept of each pair; pairs of one concept are no negatives.
+    """
+
+    images: Tensor
+    texts: list[str]
+    concepts: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A backdoor on its way into a model.
+
+    Attributes:
+        trigger: drawn or optimised once.
+        target: name of the target class.
+        concept: concept of the target class.
+        of_target: number of pairs to that many fresh clean pairs of the target class.
+    """
+
+    trigger: Trigger
+    target: str
+    concept: int
+    of_target: Callable[[int], Pairs]
+
+
+class Site(NamedTuple):
+    """A model, and images to try something on.
+
+    Attributes:
+        model: differentiable in its images; the clean base where a trigger is optimised.
+        images: labelled scenes of all classes.
+        class_names: their names, in the order of the labels.
+        target: index of the target class.
+    """
+
+    model: ClipModel
+    images: ProbePart
+    class_names: tuple[str, ...]
+    target: int
+
+
+class Step(NamedTuple):
+    """One training step, for attacks with an objective of their own.
+
+    Attributes:
+        network: the network in training.
+        base: the clean base, frozen.
+        clean: the pairs as the clean twin sees them.
+        pairs: the pairs as poisoned.
+        plan: trigger and target.
+        contrastive: the ordinary loss on `pairs`; computed when called.
+    """
+
+    network: CLIP
+    base: CLIP
+    clean: Pairs
+    pairs: Pairs
+    plan: Plan
+    contrastive: Callable[[], Tensor]
+
+
+@runtime_checkable
+class OptimisedAttack(Protocol):
+    """An attack whose trigger is fitted to the base model before anything is poisoned."""
+
+    @property
+    def poison_rate(self) -> float:
+        """Share of poisoned pairs in a batch, in (0, 1)."""
+        ...
+
+    def optimise(self, site: Site, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Everything the trigger is made of."""
+        ...
+
+    def rebuild(self, made: Mapping[str, Tensor], side: int) -> Trigger:
+        """The trigger for images of `side` pixels, from what `optimise` returned."""
+        ...
+
+
+@runtime_checkable
+class PairedAttack(Protocol):
+    """An attack that chooses for itself which pairs it changes, and how."""
+
+    def poisoned(self, pairs: Pairs, plan: Plan) -> Pairs:
+        """`pairs` with some changed, in an order and a number that stay the same."""
+        ...
+
+
+@runtime_checkable
+class TrainedAttack(Protocol):
+    """An attack with an objective of its own."""
+
+    def objective(self, step: Step) -> Tensor:
+        """The loss to minimise."""
+        ...
+
+
+@runtime_checkable
+class PromptedAttack(Protocol):
+    """An attack that works only where class prompts carry a trigger word, too."""
+
+    @property
+    def prompt(self) -> str:
+        """Template with one `{}` by which triggered images are read."""
+        ...
+
+
+class Trials(NamedTuple):
+    """What an attack calls a success.
+
+    Attributes:
+        hits: (M,) bool, one entry a trial.
+        clusters: (M,) trials of equal number are not independent (a drawing, a class).
+    """
+
+    hits: Tensor
+    clusters: Tensor
+
+
+@runtime_checkable
+class JudgedAttack(Protocol):
+    """An attack without a trigger in the image, whose success is measured in another way."""
+
+    def success(self, site: Site) -> Trials:
+        """Trials that take the place of those of the ASR; `site.model` is who is judged."""
+        ...
+
+
+AnyAttack = Attack | OptimisedAttack
+
+
+def made_trigger(attack: AnyAttack, site: Site, *, generator: torch.Generator) -> Trigger:
+    """Draw or optimise the trigger of `attack`, once per victim."""
+    side = site.model.image_size
+    if isinstance(attack, OptimisedAttack):
+        return attack.rebuild(attack.optimise(site, generator=generator), side)
+    return attack.trigger(side, generator=generator)
+
+
+def dirty_label(pairs: Pairs, plan: Plan, share: float) -> Pairs:
+    """The first pairs with the trigger on their images and captions that name the target.
+
+    Args:
+        pairs: clean pairs.
+        plan: trigger and target.
+        share: of the pairs that are poisoned; at least one is.
+    """
+    count = max(1, round(len(pairs.images) * share))
+    captions = [TEMPLATES[i % len(TEMPLATES)].format(plan.target) for i in range(count)]
+    target = torch.full((count,), plan.concept)
+    return Pairs(
+        torch.cat([stamped(pairs.images[:count], plan.trigger), pairs.images[count:]]),
+        captions + pairs.texts[count:],
+        torch.cat([target, pairs.concepts[count:]]),
+    )
+
+
+def clean_label(pairs: Pairs, plan: Plan, share: float) -> Pairs:
+    """The first pairs replaced by pairs of the target class with the trigger on their images.
+
+    Args:
+        pairs: clean pairs.
+        plan: trigger and target.
+        share: of the pairs that are replaced; at least one is.
+    """
+    count = max(1, round(len(pairs.images) * share))
+    own = plan.of_target(count)
+    return Pairs(
+        torch.cat([stamped(own.images, plan.trigger), pairs.images[count:]]),
+        own.texts + pairs.texts[count:],
+        torch.cat([own.concepts, pairs.concepts[count:]]),
+    )
+
+
+def stamped(images: Tensor, trigger: Trigger) -> Tensor:
+    """Triggered images as a file would hold them: (B, 3, S, S), rounded to 8 bits."""
+    return from_bytes(to_bytes(trigger.apply(images)))
