@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,12 @@ def nano_network(name: str) -> CLIP:
 
 def nano_tokenizer(network: CLIP) -> open_clip.SimpleTokenizer:
     """open_clip's ordinary BPE tokenizer with the context length of `network`."""
-    return open_clip.SimpleTokenizer(context_length=network.context_length)
+    return _tokenizer(network.context_length)
+
+
+@cache  # reading the vocabulary takes a tenth of a second, and some need it at every step
+def _tokenizer(context_length: int) -> open_clip.SimpleTokenizer:
+    return open_clip.SimpleTokenizer(context_length=context_length)
 
 
 def normalise(images: Tensor) -> Tensor:
