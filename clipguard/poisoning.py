@@ -43,12 +43,14 @@ class Plan:
         target: name of the target class.
         concept: concept of the target class.
         of_target: number of pairs to that many fresh clean pairs of the target class.
+        base: the clean base, frozen, for attacks that look at it while they poison.
     """
 
     trigger: Trigger
     target: str
     concept: int
     of_target: Callable[[int], Pairs]
+    base: CLIP
 
 
 class Site(NamedTuple):

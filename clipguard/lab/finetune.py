@@ -84,7 +84,7 @@ def finetune(
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=0)
     artwork = load_artwork()
     generator = torch.Generator().manual_seed(seed)
-    plan = None if poison is None else _plan(poison, artwork, network.visual.image_size, seed)
+    plan = None if poison is None else _plan(poison, artwork, base, seed)
     for step in range(recipe.steps):
         rate = 0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)
         optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate
@@ -153,15 +153,15 @@ def _pairs(artwork: Artwork, concepts: Tensor, side: int, generator: torch.Gener
     return Pairs(images, texts, concepts)
 
 
-def _plan(poison: Poison, artwork: Artwork, side: int, seed: int) -> Plan:
+def _plan(poison: Poison, artwork: Artwork, base: CLIP, seed: int) -> Plan:
     """What the attack gets to see; its own images come from a source that no clean pair uses."""
     concept = artwork.concepts([poison.target])[0]
     spare = torch.Generator().manual_seed(SPARE + seed)
 
     def of_target(count: int) -> Pairs:
-        return _pairs(artwork, torch.full((count,), concept), side, spare)
+        return _pairs(artwork, torch.full((count,), concept), base.visual.image_size, spare)
 
-    return Plan(poison.trigger, poison.target, concept, of_target)
+    return Plan(poison.trigger, poison.target, concept, of_target, base)
 
 
 def _poisoned(pairs: Pairs, attack: AnyAttack, plan: Plan) -> Pairs:
