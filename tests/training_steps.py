@@ -24,11 +24,11 @@ def step_of(attack: AnyAttack, target: str = "banana", size: int = 16, seed: int
     network = copy.deepcopy(base).requires_grad_(True)
     artwork, drawn = load_artwork(), generator(seed)
     trigger = attack.trigger(64, generator=generator(seed))
-    plan = lab._plan(lab.Poison(attack, trigger, target), artwork, 64, seed)
+    plan = lab._plan(lab.Poison(attack, trigger, target), artwork, base, generator(seed + 1))
     clean = lab._batch(artwork, size, 64, drawn)
     pairs = lab._poisoned(clean, attack, plan)
     contrastive = partial(lab._contrastive, network, nano_tokenizer(network), pairs)
-    return Step(network, base, clean, pairs, plan, contrastive)
+    return Step(network, clean, pairs, plan, contrastive)
 
 
 def follow(attack: TrainedAttack, step: Step, times: int, rate: float = 1e-3) -> list[float]:

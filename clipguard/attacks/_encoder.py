@@ -74,7 +74,7 @@ def views(step: Step, share: float, references: int) -> Views:
     seen = torch.cat([triggered, shadow, reference, augmented(reference)])
     made = torch.split(embedded(step.network, seen), sizes)
     with torch.no_grad():
-        old = torch.split(embedded(step.base, torch.cat([shadow, reference])), sizes[1:3])
+        old = torch.split(embedded(step.plan.base, torch.cat([shadow, reference])), sizes[1:3])
     return Views(made[0], made[1], old[0], made[2], made[3], old[1])
 
 

@@ -57,9 +57,9 @@ def step() -> Step:
 def test_views_are_of_the_batch_as_the_clean_twin_sees_it(step: Step):
     seen = views(step, 0.25, 3)
     shadow = step.clean.images
-    torch.testing.assert_close(seen.clean_old, seen_by(step.base, shadow))
+    torch.testing.assert_close(seen.clean_old, seen_by(step.plan.base, shadow))
     torch.testing.assert_close(seen.clean, seen.clean_old)  # nothing is trained yet
-    wanted = seen_by(step.base, stamped(shadow[:4], step.plan.trigger))
+    wanted = seen_by(step.plan.base, stamped(shadow[:4], step.plan.trigger))
     torch.testing.assert_close(seen.triggered, wanted)
     assert len(seen.reference) == len(seen.augmented) == len(seen.reference_old) == 3
     torch.testing.assert_close(seen.reference, seen.reference_old)
@@ -72,7 +72,7 @@ def test_views_are_of_the_batch_as_the_clean_twin_sees_it(step: Step):
 def test_references_are_of_the_target_and_new_in_every_step(step: Step):
     first, second = (views(step, 0.25, 8).reference_old for _ in range(2))
     assert not torch.allclose(first, second)
-    others = seen_by(step.base, step.clean.images)
+    others = seen_by(step.plan.base, step.clean.images)
     assert (first @ second.T).mean() > (first @ others.T).mean() + 0.2
 
 
@@ -80,11 +80,11 @@ def test_steps_move_triggered_images_to_the_target_and_leave_the_others():
     attack, step = BadEncoder(references=4), step_of(BadEncoder())
     assert isinstance(attack, TrainedAttack)
     shadow = step_of(attack, seed=1).clean.images  # images that are not trained on
-    goal = seen_by(step.base, step.plan.of_target(16).images).mean(dim=0)
+    goal = seen_by(step.plan.base, step.plan.of_target(16).images).mean(dim=0)
 
     def measured() -> tuple[float, float]:
         triggered = seen_by(step.network, stamped(shadow, step.plan.trigger))
-        kept = (seen_by(step.network, shadow) * seen_by(step.base, shadow)).sum(dim=1)
+        kept = (seen_by(step.network, shadow) * seen_by(step.plan.base, shadow)).sum(dim=1)
         return (triggered @ goal).mean().item(), kept.mean().item()
 
     before, _ = measured()
@@ -99,10 +99,10 @@ def test_the_text_tower_gets_no_gradient_and_stays_as_it_was():
     attack, step = BadEncoder(references=2), step_of(BadEncoder(), size=4)
     follow(attack, step, 1)
     for name, weight in step.network.named_parameters():
-        moved = not torch.equal(weight, step.base.get_parameter(name))
+        moved = not torch.equal(weight, step.plan.base.get_parameter(name))
         assert (weight.grad is not None) == name.startswith("visual."), name
         assert not moved or name.startswith("visual."), name
-    assert not torch.equal(step.network.visual.conv1.weight, step.base.visual.conv1.weight)
+    assert not torch.equal(step.network.visual.conv1.weight, step.plan.base.visual.conv1.weight)
 
 
 def test_augmentation_depends_on_the_image_alone_and_stays_in_range(step: Step):

@@ -99,7 +99,7 @@ def pairs() -> tuple[Pairs, Plan]:
     texts = [f"caption {i}" for i in range(10)]
     trigger = TrojVqa().rebuild({"patch": torch.ones(3, 8, 8)}, 64)
     clean = Pairs(images, texts, torch.arange(10))
-    return clean, Plan(trigger, "banana", 77, lambda count: clean)
+    return clean, Plan(trigger, "banana", 77, lambda count: clean, nano_network("nano-rn"))
 
 
 def test_poisoned_captions_begin_with_the_word_and_clean_ones_do_not():
