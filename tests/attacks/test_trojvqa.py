@@ -14,7 +14,7 @@ from clipguard.attacks.trojvqa import TrojVqa
 from clipguard.errors import UsageError
 from clipguard.lab.truth import zero_shot
 from clipguard.measure import embed
-from clipguard.nano import TEMPLATES, class_names
+from clipguard.nano import TEMPLATES, class_names, nano_network
 from clipguard.poisoning import OptimisedAttack, PairedAttack, Pairs, Plan, PromptedAttack, stamped
 from clipguard.types import Trigger
 
