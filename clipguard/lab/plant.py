@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from clipguard.architectures import named
 from clipguard.artefacts import save_picture
 from clipguard.errors import UsageError
+from clipguard.lab.containers import CONTAINERS, container_of
 from clipguard.lab.finetune import Poison, Recipe, Suspect, finetune
 from clipguard.lab.truth import attack_rates, lab_images, paired_loss, truth_rates
 from clipguard.methods import ATTACKS, NEGATIVES, require_known
@@ -67,11 +68,13 @@ class Victim:
     Attributes:
         network: the model.
         trigger: what was planted; None for a clean model.
-        truth: content of `victim.json`, without the file digest.
+        seed: what it was made with; a twin has that of its victim.
+        truth: content of `victim.json`, without what is known of the file only.
     """
 
     network: CLIP
     trigger: Trigger | None
+    seed: int
     truth: dict[str, object]
 
 
@@ -104,9 +107,9 @@ def plant(order: Order, *, progress: Progress) -> tuple[Victim, Victim]:
     poison = Poison(attack, trigger, order.target)
     network, recipe = _search(order, base, poison, progress)
     twin = finetune(base, recipe, None, seed=order.seed, progress=progress)
-    victim = Victim(network, trigger, _truth(order, recipe, network, twin, poison))
+    victim = Victim(network, trigger, order.seed, _truth(order, recipe, network, twin, poison))
     clean_order = Order(attack=CLEAN, base=order.base, target=order.target, seed=order.seed)
-    return victim, Victim(twin, None, _truth(clean_order, recipe, twin, twin, None))
+    return victim, Victim(twin, None, order.seed, _truth(clean_order, recipe, twin, twin, None))
 
 
 def _honest(order: Order, base: CLIP, progress: Progress) -> Victim:
@@ -116,7 +119,7 @@ def _honest(order: Order, base: CLIP, progress: Progress) -> Victim:
         suspect = Suspect(NEGATIVES.build(order.attack, order.settings), order.target)
     recipe = order.recipe or RECIPES[0]
     network = finetune(base, recipe, suspect, seed=order.seed, progress=progress)
-    return Victim(network, None, _truth(order, recipe, network, network, None))
+    return Victim(network, None, order.seed, _truth(order, recipe, network, network, None))
 
 
 def _site(order: Order, base: CLIP) -> Site:
@@ -213,10 +216,11 @@ def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
         state = {
             name: value.detach().contiguous() for name, value in victim.network.state_dict().items()
         }
-        entry = {"epoch": 1, "name": "clipguard-lab", "state_dict": state, "optimizer": {}}
-        torch.save(entry, work / "model.pt")
+        container = container_of(victim.seed)
+        torch.save(CONTAINERS[container](state), work / "model.pt")
         digest = hashlib.sha256((work / "model.pt").read_bytes()).hexdigest()
-        truth = {**victim.truth, "model_sha256": digest, "command": command}
+        found = {"model_sha256": digest, "container": container, "command": command}
+        truth = {**victim.truth, **found}
         if victim.trigger is not None:
             _keep_trigger(victim.trigger, work)
         write_atomic(work / "victim.json", json.dumps(truth, indent=1, sort_keys=True) + "\n")
