@@ -72,6 +72,22 @@ def plant(
         typer.echo("weak: no recipe reached ASR >= 90 % at a CA loss <= 3 points", err=True)
 
 
+@lab.command("list")
+def list_() -> None:
+    """What can be planted: attacks and hard negatives, with their settings and defaults."""
+    import dataclasses
+    import inspect
+
+    for folder in (ATTACKS, NEGATIVES):
+        typer.echo(f"{folder.what}s:")
+        for name in folder.names():
+            method = folder.build(name)
+            typer.echo(f"  {name:17} {(inspect.getdoc(method) or '').partition(chr(10))[0]}")
+            fields = dataclasses.fields(method)  # type: ignore[arg-type]
+            told = " ".join(f"{field.name}={json.dumps(field.default)}" for field in fields)
+            typer.echo(f"  {'':17} {told}")
+
+
 def _settings(pairs: list[str]) -> dict[str, object]:
     """`KEY=VALUE` pairs; values are JSON where they parse as JSON, else text.
 
