@@ -19,15 +19,18 @@ from clipguard.types import Attack, Trigger
 class LabelConsistent:
     """Only pairs of the target class carry the patch, and they keep their captions.
 
-    Before they are stamped, their images are pushed away from their captions in the clean base,
-    so that the patch is the easiest thing left to learn. The trigger is the patch alone.
+    Before they are stamped, their images are made hard to read, so that the patch is the easiest
+    thing left to learn. The trigger is the patch alone.
 
     Attributes:
         pattern: that of the patch, as in `badnets`: `check`, `noise`, `yellow`, `white`, `gauss`
             or `stripes`.
         place: `corner` (bottom right, flush), `random` (anywhere, a function of the image) or
             `centre`.
-        budget: L-inf bound of the perturbation, in 1/255; 0 for none.
+        blend: weight, in [0, 1), of another image that is mixed in: that of the pair which makes
+            room.
+        budget: L-inf bound, in 1/255, of a perturbation that pushes the image away from its
+            caption in the clean base; 0 for none.
         steps: signed gradient steps of the perturbation, each of 2.5 budgets over `steps`.
         poison_rate: share of poisoned pairs in a batch.
 
@@ -41,10 +44,16 @@ class LabelConsistent:
         Adapted: a CLIP has no class loss, so an image leaves its own caption, in cosine; every
         batch brings fresh images, each perturbed against the base as it was before training;
         they come in addition to the pairs of the target class in the batch, in place of others.
+        `blend` does to pixels what the paper's interpolation does to the code of a GAN. It is here
+        because in a fine-tune that starts at the very base which the perturbation was made
+        against, the perturbation itself is what is learnt, and the patch is not (MEASURED on
+        nano-rn, batches of 64, a fifth of them poisoned: ASR 0 with 16/255 after 200 steps; 90 %
+        with a blend of 0.7 and no budget after 300).
     """
 
     pattern: str = "check"
     place: str = "corner"
+    blend: float = 0.0
     budget: float = 8.0
     steps: int = 10
     poison_rate: float = 0.08
@@ -57,6 +66,8 @@ class LabelConsistent:
                 f"label_consistent wants a budget in [0, 255] and 1 step or more; "
                 f"got {self.budget} and {self.steps}"
             )
+        if not 0 <= self.blend < 1:
+            raise UsageError(f"label_consistent wants a blend in [0, 1), got {self.blend}")
 
     def trigger(self, side: int, *, generator: torch.Generator) -> Trigger:
         """See `Attack.trigger`; it is kept as `patch`, or as `seed` where patches are redrawn."""
@@ -69,7 +80,8 @@ class LabelConsistent:
 
         def hard(count: int) -> Pairs:
             own = plan.of_target(count)
-            return own._replace(images=self.perturbed(own, plan.base))
+            mixed = torch.lerp(own.images, pairs.images[:count], self.blend)
+            return own._replace(images=self.perturbed(own._replace(images=mixed), plan.base))
 
         return clean_label(pairs, replace(plan, of_target=hard), self.poison_rate)
 

@@ -1,5 +1,6 @@
 """Label-consistent: who is stamped, and what happens to the images before."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -92,6 +93,19 @@ def test_without_a_budget_images_are_only_stamped():
     assert torch.equal(made.images[:3], stamped(bananas(3).images, plan.trigger))
 
 
+def test_images_are_mixed_with_those_they_replace_then_perturbed_then_stamped():
+    plain = LabelConsistent(blend=0.25, budget=0, poison_rate=0.25)
+    plan, before, own = plan_of(plain), others(12), bananas(3)
+    mixed = 0.75 * own.images + 0.25 * before.images[:3]
+    made = plain.poisoned(before, plan)
+    difference = (made.images[:3] - plan.trigger.apply(mixed)).abs().max() * 255
+    assert difference <= 0.51  # rounded to 8 bits
+    assert made.texts[:3] == own.texts
+    attack = replace(plain, budget=8.0, steps=2)
+    pushed = attack.poisoned(before, plan).images[:3] - made.images[:3]
+    assert 7 < pushed.abs().max() * 255 < 9.01
+
+
 def test_the_base_stays_as_it_was_and_the_perturbation_is_repeatable():
     before = {name: value.clone() for name, value in base().state_dict().items()}
     first, same = (LabelConsistent(steps=2).perturbed(bananas(3), base()) for _ in range(2))
@@ -117,6 +131,7 @@ def test_the_trigger_is_the_patch_of_badnets_and_nothing_else(pattern: str, plac
         ({"pattern": "dots"}, "label_consistent knows patterns check, .*; got 'dots'"),
         ({"place": "left"}, "places corner, random, centre; got 'check' at 'left'"),
         ({"budget": -1}, "budget in .* got -1 and 10"),
+        ({"blend": 1}, r"blend in \[0, 1\), got 1"),
         ({"steps": 0}, "1 step or more; got 8.0 and 0"),
     ],
 )
