@@ -37,7 +37,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 
-BASES = {"nano-rn": "nano-rn"}
+BASES = {"nano-rn": "nano-rn", "nano-vit": "nano-vit"}
 """Bundled model to its architecture: models of one architecture differ by their training seed."""
 
 TEMPLATES = (
