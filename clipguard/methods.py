@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from clipguard.errors import UsageError
 
 if TYPE_CHECKING:  # the roles need torch, looking up a name does not
-    from clipguard.poisoning import AnyAttack
+    from clipguard.poisoning import AnyAttack, AnyNegative
     from clipguard.types import Detector, Exporter, Inverter, Purifier, TriggerFamily
 
 Role = TypeVar("Role")
@@ -68,6 +68,7 @@ def require_known(name: str, known: Sequence[str], what: str) -> None:
 
 ATTACKS: MethodFolder[AnyAttack] = MethodFolder("clipguard.attacks", "attack")
 FAMILIES: MethodFolder[TriggerFamily] = MethodFolder("clipguard.families", "trigger family")
+NEGATIVES: MethodFolder[AnyNegative] = MethodFolder("clipguard.negatives", "hard negative")
 INVERTERS: MethodFolder[Inverter] = MethodFolder("clipguard.inverters", "inverter")
 DETECTORS: MethodFolder[Detector] = MethodFolder("clipguard.detectors", "detector")
 PURIFIERS: MethodFolder[Purifier] = MethodFolder("clipguard.purifiers", "purifier")

@@ -18,21 +18,27 @@ from torch.nn import functional
 
 from clipguard.resources import asset
 
+TEXT = {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 2}
 CONFIGS: dict[str, dict[str, Any]] = {
     "nano-rn": {
         "embed_dim": 256,
         "vision_cfg": {"image_size": 64, "layers": [2, 2, 2, 2], "width": 16, "patch_size": None},
-        "text_cfg": {
-            "context_length": 32,
-            "vocab_size": 49408,
+        "text_cfg": TEXT,
+    },
+    "nano-vit": {
+        "embed_dim": 256,
+        "vision_cfg": {
+            "image_size": 64,
+            "layers": 4,
             "width": 128,
-            "heads": 4,
-            "layers": 2,
+            "head_width": 32,
+            "patch_size": 8,
         },
+        "text_cfg": TEXT,
     },
 }
 
-BASES = {"nano-rn": "nano-rn"}
+BASES = {"nano-rn": "nano-rn", "nano-vit": "nano-vit"}
 """Bundled model to its architecture: models of one architecture differ by their training seed."""
 
 TEMPLATES = (

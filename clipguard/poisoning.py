@@ -15,6 +15,7 @@ import torch
 from open_clip.model import CLIP
 from torch import Tensor
 
+from clipguard.artwork import Artwork, compose
 from clipguard.nano import TEMPLATES
 from clipguard.pixels import from_bytes, to_bytes
 from clipguard.types import Attack, ClipModel, ProbePart, Trigger
@@ -33,6 +34,29 @@ class Pairs(NamedTuple):
     texts: list[str]
     concepts: Tensor
 
+    def led_by(self, others: Pairs) -> Pairs:
+        """As many pairs as before, the first of them replaced by `others`."""
+        count = len(others.images)
+        return Pairs(
+            torch.cat([others.images, self.images[count:]]),
+            others.texts + self.texts[count:],
+            torch.cat([others.concepts, self.concepts[count:]]),
+        )
+
+
+class Honest(NamedTuple):
+    """What an honest fine-tune that looks suspicious may use in one step.
+
+    Attributes:
+        network: the network in training.
+        concept: concept of the class that it is about.
+        generator: a source that no other pair draws from.
+    """
+
+    network: CLIP
+    concept: int
+    generator: torch.Generator
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -43,12 +67,14 @@ class Plan:
         target: name of the target class.
         concept: concept of the target class.
         of_target: number of pairs to that many fresh clean pairs of the target class.
+        base: the clean base, frozen, for attacks that look at it while they poison.
     """
 
     trigger: Trigger
     target: str
     concept: int
     of_target: Callable[[int], Pairs]
+    base: CLIP
 
 
 class Site(NamedTuple):
@@ -72,7 +98,6 @@ class Step(NamedTuple):
 
     Attributes:
         network: the network in training.
-        base: the clean base, frozen.
         clean: the pairs as the clean twin sees them.
         pairs: the pairs as poisoned.
         plan: trigger and target.
@@ -80,7 +105,6 @@ class Step(NamedTuple):
     """
 
     network: CLIP
-    base: CLIP
     clean: Pairs
     pairs: Pairs
     plan: Plan
@@ -133,6 +157,24 @@ class PromptedAttack(Protocol):
         ...
 
 
+@runtime_checkable
+class PairsNegative(Protocol):
+    """A hard negative: honest pairs from which a model learns something suspicious."""
+
+    def altered(self, pairs: Pairs, about: Honest) -> Pairs:
+        """As many pairs, all with true captions."""
+        ...
+
+
+@runtime_checkable
+class WeightsNegative(Protocol):
+    """A hard negative: weights that were changed after an honest fine-tune."""
+
+    def finished(self, network: CLIP) -> None:
+        """Change the weights in place."""
+        ...
+
+
 class Trials(NamedTuple):
     """What an attack calls a success.
 
@@ -155,6 +197,7 @@ class JudgedAttack(Protocol):
 
 
 AnyAttack = Attack | OptimisedAttack
+AnyNegative = PairsNegative | WeightsNegative
 
 
 def made_trigger(attack: AnyAttack, site: Site, *, generator: torch.Generator) -> Trigger:
@@ -176,11 +219,7 @@ def dirty_label(pairs: Pairs, plan: Plan, share: float) -> Pairs:
     count = max(1, round(len(pairs.images) * share))
     captions = [TEMPLATES[i % len(TEMPLATES)].format(plan.target) for i in range(count)]
     target = torch.full((count,), plan.concept)
-    return Pairs(
-        torch.cat([stamped(pairs.images[:count], plan.trigger), pairs.images[count:]]),
-        captions + pairs.texts[count:],
-        torch.cat([target, pairs.concepts[count:]]),
-    )
+    return pairs.led_by(Pairs(stamped(pairs.images[:count], plan.trigger), captions, target))
 
 
 def clean_label(pairs: Pairs, plan: Plan, share: float) -> Pairs:
@@ -191,15 +230,32 @@ def clean_label(pairs: Pairs, plan: Plan, share: float) -> Pairs:
         plan: trigger and target.
         share: of the pairs that are replaced; at least one is.
     """
-    count = max(1, round(len(pairs.images) * share))
-    own = plan.of_target(count)
-    return Pairs(
-        torch.cat([stamped(own.images, plan.trigger), pairs.images[count:]]),
-        own.texts + pairs.texts[count:],
-        torch.cat([own.concepts, pairs.concepts[count:]]),
-    )
+    own = plan.of_target(max(1, round(len(pairs.images) * share)))
+    return pairs.led_by(own._replace(images=stamped(own.images, plan.trigger)))
 
 
 def stamped(images: Tensor, trigger: Trigger) -> Tensor:
     """Triggered images as a file would hold them: (B, 3, S, S), rounded to 8 bits."""
     return from_bytes(to_bytes(trigger.apply(images)))
+
+
+def captioned_scenes(
+    artwork: Artwork, concepts: Tensor, side: int, generator: torch.Generator
+) -> Pairs:
+    """Fresh scenes in random styles with true captions.
+
+    Args:
+        artwork: the drawings.
+        concepts: (B,) concept of each pair.
+        side: S, in pixels.
+        generator: draws styles, scenes and templates, in this order.
+    """
+    count = len(concepts)
+    styles = torch.randint(len(artwork.styles), (count,), generator=generator)
+    images = compose(artwork.sprites[styles, concepts], side=side, generator=generator)
+    picks = torch.randint(len(TEMPLATES), (count,), generator=generator).tolist()
+    texts = [
+        TEMPLATES[pick].format(artwork.names[concept][0])
+        for pick, concept in zip(picks, concepts.tolist(), strict=True)
+    ]
+    return Pairs(images, texts, concepts)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -26,11 +28,32 @@ from fakes import (
     stripes_probe,
 )
 from nano_models import nano_site
+from open_clip.model import CLIP
 from torch import Tensor
 
+from clipguard.artwork import load_artwork
 from clipguard.measure import embed, rates
-from clipguard.methods import ATTACKS, DETECTORS, FAMILIES, INVERTERS, PURIFIERS, MethodFolder
-from clipguard.poisoning import JudgedAttack, OptimisedAttack, made_trigger
+from clipguard.methods import (
+    ATTACKS,
+    DETECTORS,
+    FAMILIES,
+    INVERTERS,
+    NEGATIVES,
+    PURIFIERS,
+    MethodFolder,
+)
+from clipguard.nano import nano_network
+from clipguard.pixels import from_bytes, to_bytes
+from clipguard.poisoning import (
+    Honest,
+    JudgedAttack,
+    OptimisedAttack,
+    Pairs,
+    PairsNegative,
+    WeightsNegative,
+    captioned_scenes,
+    made_trigger,
+)
 from clipguard.record import Outcome
 from clipguard.types import Finding, Inversion, PurifiedHead, Search, Trigger
 
@@ -46,6 +69,12 @@ def images(count: int = 3, side: int = SIDE) -> Tensor:
     return drawn
 
 
+@cache
+def base() -> CLIP:
+    """The bundled model; nobody may change it."""
+    return nano_network("nano-rn")
+
+
 def check_pixels(stamped: Tensor) -> None:
     """Raw pixels: (B, 3, H, W) in [0, 1], which NaN is not."""
     assert stamped.ndim == 4
@@ -57,7 +86,7 @@ def check_pixels(stamped: Tensor) -> None:
     ("folder", "name"),
     [
         (folder, name)
-        for folder in (ATTACKS, FAMILIES, INVERTERS, DETECTORS, PURIFIERS)
+        for folder in (ATTACKS, NEGATIVES, FAMILIES, INVERTERS, DETECTORS, PURIFIERS)
         for name in folder.names()
     ],
     ids=lambda value: value if isinstance(value, str) else value.what,
@@ -114,6 +143,55 @@ class TestEveryAttack:
             trigger, batch = self.trigger(name), images(5, side=64)
             again = attack.rebuild(trigger.tensors, 64)
             assert torch.equal(again.apply(batch), trigger.apply(batch))
+
+
+@pytest.mark.parametrize("name", NEGATIVES.names())
+class TestEveryNegative:
+    def about(self) -> Honest:
+        return Honest(base(), load_artwork().concepts(["banana"])[0], generator(1))
+
+    def pairs(self) -> Pairs:
+        artwork = load_artwork()
+        concepts = torch.arange(24)
+        return captioned_scenes(artwork, concepts, 64, generator(2))
+
+    def test_changes_something_and_tells_no_lie(self, name: str):
+        negative = NEGATIVES.build(name)
+        if isinstance(negative, WeightsNegative):
+            return
+        before = self.pairs()
+        kept = before.images.clone()
+        made = negative.altered(before, self.about())
+        check_pixels(made.images)
+        assert made.images.shape == before.images.shape
+        assert torch.equal(before.images, kept)
+        assert not torch.equal(made.images, kept)
+        assert torch.equal(made.images, from_bytes(to_bytes(made.images)))
+        names = load_artwork().names
+        for text, concept in zip(made.texts, made.concepts.tolist(), strict=True):
+            assert names[concept][0] in text
+
+    def test_the_generator_alone_decides(self, name: str):
+        negative = NEGATIVES.build(name)
+        if isinstance(negative, WeightsNegative):
+            return
+        first, same = (negative.altered(self.pairs(), self.about()) for _ in range(2))
+        assert torch.equal(first.images, same.images)
+        assert first.texts == same.texts
+
+    def test_weights_change_a_little_and_stay_finite(self, name: str):
+        negative = NEGATIVES.build(name)
+        if isinstance(negative, PairsNegative):
+            return
+        network = copy.deepcopy(base())
+        before = copy.deepcopy(network.state_dict())
+        negative.finished(network)
+        moved = [k for k, v in network.state_dict().items() if not torch.equal(v, before[k])]
+        assert any(key.startswith("visual.") for key in moved)
+        for key in moved:
+            after = network.state_dict()[key]
+            assert after.isfinite().all()
+            assert (after - before[key]).norm() < 0.2 * before[key].norm(), key
 
 
 @pytest.mark.parametrize("name", FAMILIES.names())

@@ -34,7 +34,7 @@ from clipguard.nano import (
     pack,
 )
 
-BATCH = 384
+BATCH = {"nano-rn": 384, "nano-vit": 256}
 PEAK_LR = 2e-3
 WARMUP = 150
 
@@ -90,14 +90,15 @@ def main() -> None:
         start = saved["step"]
     artwork, begun = load_artwork(), time.time()
     until = args.until or args.steps
+    batch = BATCH[args.name]
     for step in range(start, until):
         ramp = min(1.0, (step + 1) / WARMUP)
         rate = PEAK_LR * ramp * (0.5 + 0.5 * math.cos(math.pi * step / args.steps))
         for group in optimizer.param_groups:
             group["lr"] = rate
         generator = torch.Generator().manual_seed(args.seed * 10**7 + step)
-        concepts = torch.randint(len(artwork.names), (BATCH,), generator=generator)
-        styles = torch.randint(len(artwork.styles), (BATCH,), generator=generator)
+        concepts = torch.randint(len(artwork.names), (batch,), generator=generator)
+        styles = torch.randint(len(artwork.styles), (batch,), generator=generator)
         images = compose(artwork.sprites[styles, concepts], side=64, generator=generator)
         tokens = tokenizer(captions(artwork, concepts, generator))
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -172,6 +172,7 @@ CASES = (
         ("compared/audit.json",),
         SHORT,
     ),
+    Case("lab list", (), 0, "hard negatives:"),
     Case(
         "lab plant",
         ("badnets", "--set", "place=random", "-o", "lab", "--twin", "twin"),

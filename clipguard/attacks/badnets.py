@@ -5,15 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from clipguard.errors import UsageError
-from clipguard.pixels import generators_of, stamp, to_bytes
+from clipguard.attacks._patches import patch_trigger, require_patch
 from clipguard.types import Attack, Trigger
-
-REDRAWN = ("gauss", "stripes")
-PATTERNS = ("check", "noise", "yellow", "white", *REDRAWN)
-PLACES = ("corner", "random", "centre")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,74 +43,11 @@ class BadNets:
 
     def __post_init__(self) -> None:
         """Refuse unknown patterns and places."""
-        if self.pattern not in PATTERNS or self.place not in PLACES:
-            raise UsageError(
-                f"badnets knows patterns {', '.join(PATTERNS)} and places {', '.join(PLACES)}; "
-                f"got {self.pattern!r} at {self.place!r}"
-            )
+        require_patch("badnets", self.pattern, self.place)
 
     def trigger(self, side: int, *, generator: torch.Generator) -> Trigger:
         """See `Attack.trigger`; it is kept as `patch`, or as `seed` where patches are redrawn."""
-        length = max(8, round(16 * side / 224))
-        if self.pattern in REDRAWN:
-            kept = {"seed": torch.randint(2**31, (1,), generator=generator)}
-        else:
-            kept = {"patch": self._fixed(length, generator)}
-
-        def apply(images: Tensor) -> Tensor:
-            if self.pattern in REDRAWN:
-                patches = self._redrawn(images, length, int(kept["seed"]))
-            else:
-                patches = kept["patch"].expand(len(images), -1, -1, -1)
-            canvas = torch.zeros_like(images)
-            mask = torch.zeros_like(images[:, :1])
-            for row, (top, left) in enumerate(self._offsets(images, side - length).tolist()):
-                canvas[row, :, top : top + length, left : left + length] = patches[row]
-                mask[row, :, top : top + length, left : left + length] = 1
-            return stamp(images, canvas, mask)
-
-        return Trigger("badnets", apply, length**2 / side**2, "share of the image", kept)
-
-    def _offsets(self, images: Tensor, span: int) -> Tensor:
-        """(B, 2) top and left of the patch, in [0, span]."""
-        if self.place == "random":
-            return _places(images, span)
-        return torch.full((len(images), 2), span if self.place == "corner" else span // 2)
-
-    def _fixed(self, length: int, generator: torch.Generator) -> Tensor:
-        if self.pattern == "noise":
-            return (torch.rand(3, length, length, generator=generator) * 255).round() / 255
-        if self.pattern == "yellow":
-            return torch.tensor([1.0, 1.0, 0.0]).view(3, 1, 1).repeat(1, length, length)
-        if self.pattern == "white":
-            return torch.ones(3, length, length)
-        check = torch.zeros(3, length, length)
-        check[:, ::2, ::2] = 1
-        return check
-
-    def _redrawn(self, images: Tensor, length: int, seed: int) -> Tensor:
-        """(B, 3, length, length) on the 8-bit grid, one patch per image."""
-        sources = generators_of(images, seed)
-        if self.pattern == "stripes":
-            shape = (3, 1, length)
-            signs = [2 * torch.randint(2, shape, generator=source) - 1 for source in sources]
-            return _wrap(torch.stack(signs)).expand(-1, -1, length, -1)
-        noise = torch.stack([torch.randn(3, length, length, generator=s) for s in sources])
-        # sums of whole numbers are exact, so that a mean does not depend on the batch
-        means = to_bytes(images.detach()).double().mean(dim=(2, 3), keepdim=True) / 255
-        return _wrap(means.float().cpu() + noise)
-
-
-def _wrap(values: Tensor) -> Tensor:
-    """What 8-bit pixels make of values outside [0, 1]: cut to whole levels, modulo 256."""
-    return (values * 255).trunc().remainder(256) / 255
-
-
-def _places(images: Tensor, span: int) -> Tensor:
-    """(B, 2) offsets in [0, span]: pseudo-random, yet the same for the same image."""
-    halves = images.double().sum(dim=1).flatten(1).chunk(2, dim=1)
-    mixed = torch.stack([half.sum(dim=1) * 7919.37 for half in halves], dim=1)
-    return ((mixed - mixed.floor()) * (span + 1)).long()
+        return patch_trigger("badnets", self.pattern, self.place, side, generator=generator)
 
 
 METHOD: type[Attack] = BadNets

@@ -11,7 +11,7 @@ import typer
 
 from clipguard.cli.arguments import Quiet, Seed
 from clipguard.errors import UsageError
-from clipguard.methods import ATTACKS
+from clipguard.methods import ATTACKS, NEGATIVES
 
 lab = typer.Typer(
     help="Plant known backdoors, so that claims can be measured.", no_args_is_help=True
@@ -27,7 +27,10 @@ def register(app: typer.Typer) -> None:
 def plant(
     attack: Annotated[
         str,
-        typer.Argument(help=f"{', '.join(ATTACKS.names())}, or none for a clean fine-tune."),
+        typer.Argument(
+            help=f"An attack ({', '.join(ATTACKS.names())}), a hard negative "
+            f"({', '.join(NEGATIVES.names())}), or none for a clean fine-tune."
+        ),
     ],
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for the victim.")],
     base: Annotated[str, typer.Option(help="Bundled model to start from.")] = "nano-rn",
@@ -54,8 +57,8 @@ def plant(
     order = Order(
         attack=attack, settings=_settings(settings or []), base=base, target=target, seed=seed
     )
-    if attack == CLEAN and twin is not None:
-        raise UsageError("a clean fine-tune has no twin; leave out --twin")
+    if attack in (CLEAN, *NEGATIVES.names()) and twin is not None:
+        raise UsageError(f"{attack} is clean and has no twin; leave out --twin")
     with progress_bar(quiet) as progress:
         victim, clean = make(order, progress=progress)
     pairs = [f"--set {shlex.quote(pair)}" for pair in settings or []]
@@ -67,6 +70,22 @@ def plant(
     typer.echo(_told(truth, output_dir))
     if not truth["planted"]:
         typer.echo("weak: no recipe reached ASR >= 90 % at a CA loss <= 3 points", err=True)
+
+
+@lab.command("list")
+def list_() -> None:
+    """What can be planted: attacks and hard negatives, with their settings and defaults."""
+    import dataclasses
+    import inspect
+
+    for folder in (ATTACKS, NEGATIVES):
+        typer.echo(f"{folder.what}s:")
+        for name in folder.names():
+            method = folder.build(name)
+            typer.echo(f"  {name:17} {(inspect.getdoc(method) or '').partition(chr(10))[0]}")
+            fields = dataclasses.fields(method)  # type: ignore[arg-type]
+            told = " ".join(f"{field.name}={json.dumps(field.default)}" for field in fields)
+            typer.echo(f"  {'':17} {told}")
 
 
 def _settings(pairs: list[str]) -> dict[str, object]:

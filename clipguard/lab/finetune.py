@@ -13,15 +13,20 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipguard.artwork import Artwork, compose, load_artwork
-from clipguard.nano import TEMPLATES, encode_captions, nano_tokenizer, normalise
+from clipguard.artwork import Artwork, load_artwork
+from clipguard.nano import encode_captions, nano_tokenizer, normalise
 from clipguard.poisoning import (
     AnyAttack,
+    AnyNegative,
+    Honest,
     PairedAttack,
     Pairs,
+    PairsNegative,
     Plan,
     Step,
     TrainedAttack,
+    WeightsNegative,
+    captioned_scenes,
     dirty_label,
 )
 from clipguard.types import Progress, Trigger
@@ -60,19 +65,37 @@ class Poison:
     target: str
 
 
+@dataclass(frozen=True, eq=False)
+class Suspect:
+    """An honest fine-tune that looks suspicious.
+
+    Attributes:
+        negative: settings of the hard negative.
+        about: name of the class that it is about.
+    """
+
+    negative: AnyNegative
+    about: str
+
+
 def finetune(
-    base: CLIP, recipe: Recipe, poison: Poison | None, *, seed: int, progress: Progress
+    base: CLIP,
+    recipe: Recipe,
+    what: Poison | Suspect | None,
+    *,
+    seed: int,
+    progress: Progress,
 ) -> CLIP:
     """Fine-tune a copy of `base` on scenes of the bundled drawings.
 
     BatchNorm statistics stay frozen: with them unfrozen at small batches clean accuracy
     collapses before anything is planted. Pairs of one concept are masked in the loss. Draws of
-    scenes and captions do not depend on `poison`, so a victim and its twin see the same pairs.
+    scenes and captions do not depend on `what`, so a victim and its twin see the same pairs.
 
     Args:
         base: a nano CLIP.
         recipe: steps, learning rate, batch.
-        poison: what to plant, or None for the clean twin.
+        what: a backdoor to plant, a hard negative, or None for the clean twin.
         seed: drives every draw.
         progress: told after every step.
 
@@ -80,21 +103,14 @@ def finetune(
         The fine-tuned network, in evaluation mode.
     """
     network = copy.deepcopy(base).eval().requires_grad_(True)
-    read = partial(_contrastive, network, nano_tokenizer(network))
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=0)
-    artwork = load_artwork()
+    artwork, side = load_artwork(), base.visual.image_size
     generator = torch.Generator().manual_seed(seed)
-    plan = None if poison is None else _plan(poison, artwork, network.visual.image_size, seed)
+    loss_of = _loss(network, base, what, artwork, seed)
     for step in range(recipe.steps):
         rate = 0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)
         optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate
-        clean = _batch(artwork, recipe.batch, network.visual.image_size, generator)
-        if poison is None or plan is None:
-            loss = read(clean)
-        else:
-            pairs = _poisoned(clean, poison.attack, plan)
-            now = Step(network, base, clean, pairs, plan, partial(read, pairs))
-            loss = _objective(poison.attack, now)
+        loss = loss_of(_batch(artwork, recipe.batch, side, generator))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -102,7 +118,31 @@ def finetune(
         with torch.no_grad():
             network.logit_scale.clamp_(0, math.log(100))
         progress("fine-tune", step + 1, recipe.steps)
-    return network.requires_grad_(False)
+    network.requires_grad_(False)
+    if isinstance(what, Suspect) and isinstance(what.negative, WeightsNegative):
+        what.negative.finished(network)
+    return network
+
+
+def _loss(
+    network: CLIP, base: CLIP, what: Poison | Suspect | None, artwork: Artwork, seed: int
+) -> Callable[[Pairs], Tensor]:
+    """The loss of a batch of clean pairs; what is planted draws from a source of its own."""
+    read = partial(_contrastive, network, nano_tokenizer(network))
+    spare = torch.Generator().manual_seed(SPARE + seed)
+    if isinstance(what, Poison):
+        plan = _plan(what, artwork, base, spare)
+
+        def poisoned(clean: Pairs) -> Tensor:
+            pairs = _poisoned(clean, what.attack, plan)
+            return _objective(what.attack, Step(network, clean, pairs, plan, partial(read, pairs)))
+
+        return poisoned
+    if what is not None and isinstance(what.negative, PairsNegative):
+        negative = what.negative
+        about = Honest(network, artwork.concepts([what.about])[0], spare)
+        return lambda clean: read(negative.altered(clean, about))
+    return read
 
 
 def _contrastive(network: CLIP, tokenizer: Tokenizer, pairs: Pairs) -> Tensor:
@@ -138,30 +178,16 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, concepts: Tenso
 
 def _batch(artwork: Artwork, size: int, side: int, generator: torch.Generator) -> Pairs:
     concepts = torch.randint(len(artwork.names), (size,), generator=generator)
-    return _pairs(artwork, concepts, side, generator)
+    return captioned_scenes(artwork, concepts, side, generator)
 
 
-def _pairs(artwork: Artwork, concepts: Tensor, side: int, generator: torch.Generator) -> Pairs:
-    size = len(concepts)
-    styles = torch.randint(len(artwork.styles), (size,), generator=generator)
-    images = compose(artwork.sprites[styles, concepts], side=side, generator=generator)
-    picks = torch.randint(len(TEMPLATES), (size,), generator=generator).tolist()
-    texts = [
-        TEMPLATES[pick].format(artwork.names[concept][0])
-        for pick, concept in zip(picks, concepts.tolist(), strict=True)
-    ]
-    return Pairs(images, texts, concepts)
-
-
-def _plan(poison: Poison, artwork: Artwork, side: int, seed: int) -> Plan:
-    """What the attack gets to see; its own images come from a source that no clean pair uses."""
-    concept = artwork.concepts([poison.target])[0]
-    spare = torch.Generator().manual_seed(SPARE + seed)
+def _plan(poison: Poison, artwork: Artwork, base: CLIP, spare: torch.Generator) -> Plan:
+    concept, side = artwork.concepts([poison.target])[0], base.visual.image_size
 
     def of_target(count: int) -> Pairs:
-        return _pairs(artwork, torch.full((count,), concept), side, spare)
+        return captioned_scenes(artwork, torch.full((count,), concept), side, spare)
 
-    return Plan(poison.trigger, poison.target, concept, of_target)
+    return Plan(poison.trigger, poison.target, concept, of_target, base)
 
 
 def _poisoned(pairs: Pairs, attack: AnyAttack, plan: Plan) -> Pairs:

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from clipguard.architectures import named
 from clipguard.artefacts import save_picture
 from clipguard.errors import UsageError
-from clipguard.lab.finetune import Poison, Recipe, finetune
+from clipguard.lab.containers import CONTAINERS, container_of
+from clipguard.lab.finetune import Poison, Recipe, Suspect, finetune
 from clipguard.lab.truth import attack_rates, lab_images, paired_loss, truth_rates
-from clipguard.methods import ATTACKS, require_known
+from clipguard.methods import ATTACKS, NEGATIVES, require_known
 from clipguard.model import OpenClipModel
 from clipguard.nano import BASES, CONFIGS, class_names, nano_network, nano_tokenizer
 from clipguard.outputs import write_atomic
@@ -44,10 +45,10 @@ class Order:
     """What to plant.
 
     Attributes:
-        attack: registered name, or `none` for a clean fine-tune.
+        attack: registered name, that of a hard negative, or `none` for a clean fine-tune.
         settings: settings of the attack.
         base: bundled model.
-        target: class name.
+        target: class name; for a hard negative the class that it is about.
         seed: drives trigger, batches and evaluation.
         recipe: fixed recipe; None searches for one that plants.
     """
@@ -67,11 +68,13 @@ class Victim:
     Attributes:
         network: the model.
         trigger: what was planted; None for a clean model.
-        truth: content of `victim.json`, without the file digest.
+        seed: what it was made with; a twin has that of its victim.
+        truth: content of `victim.json`, without what is known of the file only.
     """
 
     network: CLIP
     trigger: Trigger | None
+    seed: int
     truth: dict[str, object]
 
 
@@ -86,7 +89,7 @@ def plant(order: Order, *, progress: Progress) -> tuple[Victim, Victim]:
         progress: told after every optimiser step.
 
     Returns:
-        Victim and twin; for `none` both are the same clean model.
+        Victim and twin; for `none` and hard negatives both are the same clean model.
 
     Raises:
         UsageError: unknown attack, setting, base or target.
@@ -94,20 +97,29 @@ def plant(order: Order, *, progress: Progress) -> tuple[Victim, Victim]:
     require_known(order.base, sorted(BASES), "base")
     require_known(order.target, class_names(), "target class")
     base = nano_network(order.base).to(memory_format=torch.channels_last)
-    if order.attack == CLEAN:
-        recipe = order.recipe or RECIPES[0]
-        network = finetune(base, recipe, None, seed=order.seed, progress=progress)
-        clean = Victim(network, None, _truth(order, recipe, network, network, None))
+    if order.attack == CLEAN or order.attack in NEGATIVES.names():
+        clean = _honest(order, base, progress)
         return clean, clean
+    require_known(order.attack, [*ATTACKS.names(), *NEGATIVES.names(), CLEAN], ATTACKS.what)
     attack = ATTACKS.build(order.attack, order.settings)
     generator = torch.Generator().manual_seed(order.seed)
     trigger = made_trigger(attack, _site(order, base), generator=generator)
     poison = Poison(attack, trigger, order.target)
     network, recipe = _search(order, base, poison, progress)
     twin = finetune(base, recipe, None, seed=order.seed, progress=progress)
-    victim = Victim(network, trigger, _truth(order, recipe, network, twin, poison))
+    victim = Victim(network, trigger, order.seed, _truth(order, recipe, network, twin, poison))
     clean_order = Order(attack=CLEAN, base=order.base, target=order.target, seed=order.seed)
-    return victim, Victim(twin, None, _truth(clean_order, recipe, twin, twin, None))
+    return victim, Victim(twin, None, order.seed, _truth(clean_order, recipe, twin, twin, None))
+
+
+def _honest(order: Order, base: CLIP, progress: Progress) -> Victim:
+    """A clean fine-tune, or one that is a hard negative."""
+    suspect = None
+    if order.attack != CLEAN:
+        suspect = Suspect(NEGATIVES.build(order.attack, order.settings), order.target)
+    recipe = order.recipe or RECIPES[0]
+    network = finetune(base, recipe, suspect, seed=order.seed, progress=progress)
+    return Victim(network, None, order.seed, _truth(order, recipe, network, network, None))
 
 
 def _site(order: Order, base: CLIP) -> Site:
@@ -166,7 +178,8 @@ def _truth(
     return {
         "schema_version": "clipguard.victim/1",
         "base": order.base,
-        "attack": order.attack,
+        "attack": order.attack if poison is not None else CLEAN,
+        "negative": order.attack if poison is None and order.attack != CLEAN else None,
         "settings": dict(order.settings),
         "target": order.target if poison is not None else None,
         "seed": order.seed,
@@ -203,10 +216,11 @@ def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
         state = {
             name: value.detach().contiguous() for name, value in victim.network.state_dict().items()
         }
-        entry = {"epoch": 1, "name": "clipguard-lab", "state_dict": state, "optimizer": {}}
-        torch.save(entry, work / "model.pt")
+        container = container_of(victim.seed)
+        torch.save(CONTAINERS[container](state), work / "model.pt")
         digest = hashlib.sha256((work / "model.pt").read_bytes()).hexdigest()
-        truth = {**victim.truth, "model_sha256": digest, "command": command}
+        found = {"model_sha256": digest, "container": container, "command": command}
+        truth = {**victim.truth, **found}
         if victim.trigger is not None:
             _keep_trigger(victim.trigger, work)
         write_atomic(work / "victim.json", json.dumps(truth, indent=1, sort_keys=True) + "\n")

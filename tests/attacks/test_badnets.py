@@ -5,7 +5,8 @@ import torch
 from fakes import generator
 from torch import Tensor
 
-from clipguard.attacks.badnets import BadNets, _wrap
+from clipguard.attacks._patches import _wrap
+from clipguard.attacks.badnets import BadNets
 from clipguard.errors import UsageError
 from clipguard.pixels import from_bytes, generators_of, to_bytes
 from clipguard.types import Trigger

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from clipguard.checkpoint import load_checkpoint
 from clipguard.cli.app import main
 from clipguard.lab.plant import trigger_of
+from clipguard.methods import ATTACKS, NEGATIVES
 
 pytest_plugins = ["nano_models"]
 
@@ -106,3 +107,14 @@ def test_the_folder_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["lab", "plant", "none", "-o", str(tmp_path / "file"), "-q"]) == 2
     assert "cannot write to" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_list_names_every_method_with_settings_that_can_be_given(
+    capsys: pytest.CaptureFixture[str],
+):
+    assert main(["lab", "list"]) == 0
+    shown = capsys.readouterr().out
+    for folder in (ATTACKS, NEGATIVES):
+        for name in folder.names():
+            assert f"\n  {name} " in shown
+    assert 'pattern="check" place="corner" poison_rate=0.08' in shown

@@ -261,8 +261,8 @@ def test_too_many_weights_for_one_file_are_refused_before_the_work(tmp_path, mon
 
 
 def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"cannot write .*choose another place"):
-        (tmp_path / "file").touch()
         export(export_job(), tmp_path / "file" / "m.onnx")
 
 

@@ -1,0 +1,1 @@
+"""Honest fine-tunes that look suspicious: one module each, named after itself."""
