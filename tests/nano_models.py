@@ -7,22 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 from clipguard import calibration, profiles
-from clipguard.architectures import named
 from clipguard.calibration import Band, Calibration, CleanModel
 from clipguard.cli.app import main
 from clipguard.lab import plant
 from clipguard.lab.finetune import Recipe
-from clipguard.lab.truth import lab_images
-from clipguard.model import OpenClipModel
-from clipguard.nano import class_names, load_state, nano_network, nano_tokenizer
-from clipguard.poisoning import Site
+from clipguard.nano import load_state
 from clipguard.probe import Scenes
 
 FAMILIES = {"patch": {}, "additive": {}}
@@ -52,15 +47,6 @@ def save_checkpoint(path: Path, state: dict[str, torch.Tensor]) -> Path:
     """Write `state` the way open_clip's training does."""
     torch.save({"epoch": 1, "name": "x", "state_dict": state, "optimizer": {}}, path)
     return path
-
-
-@cache
-def nano_site(target: str = "banana") -> Site:
-    """The bundled model before an attack, and an image of every drawing of its classes."""
-    network = nano_network("nano-rn")
-    model = OpenClipModel(network, named("nano-rn"), nano_tokenizer(network))
-    images = lab_images(held_out=False, seed=3, scenes=1)
-    return Site(model, images, class_names(), class_names().index(target))
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from fakes import (
     sealed,
     stripes_probe,
 )
-from nano_models import nano_site
+from nano_sites import nano_site
 from open_clip.model import CLIP
 from torch import Tensor
 

@@ -2,7 +2,7 @@
 
 import torch
 from fakes import generator
-from nano_models import nano_site
+from nano_sites import nano_site
 from torch import Tensor
 
 from clipguard.attacks._fitting import fitted, pull

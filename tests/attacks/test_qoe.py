@@ -3,7 +3,7 @@
 import pytest
 import torch
 from fakes import generator
-from nano_models import nano_site
+from nano_sites import nano_site
 from torch import Tensor
 
 from clipguard.attacks._fitting import pull

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 from fakes import generator
-from nano_models import nano_site
+from nano_sites import nano_site
 from torch import Tensor
 
 from clipguard.attacks import siba

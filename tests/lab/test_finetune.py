@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from fakes import generator, no_progress
-from nano_models import nano_site
+from nano_sites import nano_site
 from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional

@@ -1,0 +1,20 @@
+"""The bundled model as an attacker finds it. Apart from the fixtures: a plugin is not imported."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from clipguard.architectures import named
+from clipguard.lab.truth import lab_images
+from clipguard.model import OpenClipModel
+from clipguard.nano import class_names, nano_network, nano_tokenizer
+from clipguard.poisoning import Site
+
+
+@cache
+def nano_site(target: str = "banana") -> Site:
+    """The bundled model before an attack, and an image of every drawing of its classes."""
+    network = nano_network("nano-rn")
+    model = OpenClipModel(network, named("nano-rn"), nano_tokenizer(network))
+    images = lab_images(held_out=False, seed=3, scenes=1)
+    return Site(model, images, class_names(), class_names().index(target))
