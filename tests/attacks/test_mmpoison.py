@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from fakes import generator
-from nano_models import nano_site
+from nano_sites import nano_site
 from open_clip.model import CLIP
 from torch import Tensor
 

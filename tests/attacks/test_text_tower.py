@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from fakes import generator
-from nano_models import nano_site
+from nano_sites import nano_site
 from open_clip.model import CLIP
 from torch import Tensor
 
