@@ -1,0 +1,90 @@
+"""Draw what the triggers of the lab look like, into one picture.
+
+    python tools/contact_sheet.py docs/attacks.png
+
+A row per attack that needs no optimisation and has a trigger in the image, with its defaults: four
+scenes, each clean, triggered, and the difference of the two, amplified around grey by a factor that
+is written beside the row. Seeds are fixed, so the picture is the same on every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from clipguard.artwork import load_artwork
+from clipguard.methods import ATTACKS
+from clipguard.pixels import to_bytes
+from clipguard.poisoning import JudgedAttack, OptimisedAttack, captioned_scenes, stamped
+from clipguard.types import Trigger
+
+SIDE, GAP, MARGIN = 64, 2, 10
+SHOWN = ("cactus", "rabbit", "hamburger", "airplane")
+LABEL, HEAD = 132, 34
+INK, PAPER = "black", "white"
+SCENES, TRIGGERS = 7, 3  # seeds; with this one the scenes show every one of several triggers
+FACTORS = (1, 2, 4, 8)
+"""Amplifications; the largest is taken that cuts off little of what changed."""
+
+
+def scenes() -> Tensor:
+    artwork, generator = load_artwork(), torch.Generator().manual_seed(SCENES)
+    concepts = torch.tensor(artwork.concepts(SHOWN))
+    return captioned_scenes(artwork, concepts, SIDE, generator).images
+
+
+def triggers() -> dict[str, Trigger]:
+    found = {}
+    for name in ATTACKS.names():
+        attack = ATTACKS.build(name)
+        if not isinstance(attack, (OptimisedAttack, JudgedAttack)):
+            found[name] = attack.trigger(SIDE, generator=torch.Generator().manual_seed(TRIGGERS))
+    return found
+
+
+def amplified(difference: Tensor) -> tuple[Tensor, int]:
+    """(B, 3, S, S) differences around grey, and by how much they were enlarged."""
+    typical = difference[difference != 0].abs().mean().item()
+    factor = max(f for f in FACTORS if f == 1 or f * typical <= 0.3)
+    return (0.5 + factor * difference).clamp(0, 1), factor
+
+
+def picture(image: Tensor) -> Image.Image:
+    return Image.fromarray(to_bytes(image).permute(1, 2, 0).contiguous().numpy(), "RGB")
+
+
+def sheet() -> Image.Image:
+    clean, drawn = scenes(), triggers()
+    group = 3 * (SIDE + GAP) + MARGIN
+    width, height = LABEL + len(clean) * group, HEAD + len(drawn) * (SIDE + MARGIN)
+    page = Image.new("RGB", (width, height), PAPER)
+    pen, large, small = ImageDraw.Draw(page), ImageFont.load_default(14), ImageFont.load_default(11)
+    for column in range(len(clean)):
+        for i, word in enumerate(("clean", "triggered", "difference")):
+            middle = LABEL + column * group + i * (SIDE + GAP) + SIDE // 2
+            pen.text((middle, HEAD - 8), word, INK, small, anchor="ms")
+    for row, (name, trigger) in enumerate(drawn.items()):
+        top, shown = HEAD + row * (SIDE + MARGIN), stamped(clean, trigger)
+        difference, factor = amplified(shown - clean)
+        pen.text((MARGIN, top + SIDE // 2 - 2), name, INK, large, anchor="ls")
+        pen.text((MARGIN, top + SIDE // 2 + 14), f"difference x {factor}", INK, small, anchor="ls")
+        for column, images in enumerate(zip(clean, shown, difference, strict=True)):
+            for i, image in enumerate(images):
+                page.paste(picture(image), (LABEL + column * group + i * (SIDE + GAP), top))
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("to", type=Path)
+    to = parser.parse_args().to
+    sheet().save(to, optimize=True)
+    print(f"{to}: {to.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
