@@ -70,7 +70,7 @@ def test_triggered_images_end_more_spread_out_than_with_badencoder():
     width = {}
     for attack in (BadEncoder(), Drupe(weight=1.0)):
         step = step_of(attack)
-        follow(attack, step, 8)
+        follow(attack, step, 16)
         triggered = seen_by(step.network, stamped(step.clean.images, step.plan.trigger))
         width[type(attack)] = 1 - triggered.mean(dim=0).square().sum().item()
     assert width[Drupe] > width[BadEncoder] + 0.1

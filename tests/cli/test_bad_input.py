@@ -102,7 +102,7 @@ MODELS: dict[str, tuple[Callable[[Path, Path], object], int, str]] = {
 }
 
 OPTIONS: dict[str, tuple[Callable[[Path], list[object]], str]] = {
-    "unknown architecture": (lambda folder: ["--arch", "nano-rm"], "did you mean nano-rn?"),
+    "unknown architecture": (lambda folder: ["--arch", "nano-rm"], "did you mean nano-rn"),
     "architecture that does not fit": (lambda folder: ["--arch", "RN50"], "do not fit RN50"),
     "missing probe folder": (
         lambda folder: ["--probe-data", folder / "none"],
