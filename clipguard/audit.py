@@ -273,7 +273,10 @@ class Run:
             record = finding.record.model_copy(update={"candidates": candidates})
             self.update(detectors=(record,))
             if head is not None and self.record.checkpoint is not None:
-                save_head(head, probe, self.record.checkpoint, work / "head.safetensors")
+                bare = judge(self.options.policy, self.finished(complete=True), excuse=False)
+                path = work / "head.safetensors"
+                caveat = missed_limits(bare)
+                save_head(head, probe, self.record.checkpoint, path, caveat=caveat)
 
     def fail(self, stage: str, error: Exception) -> None:
         """Put the failure of one stage into the record; it cannot outrank what was found."""

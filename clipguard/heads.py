@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -17,10 +18,30 @@ from clipguard.text_safety import safe_text
 from clipguard.types import ProbeSet, PurifiedHead
 
 SCHEMA_VERSION = "clipguard.head/1"
+CAVEAT = 1000
+
+
+class LoadedHead(NamedTuple):
+    """A purified head from a file.
+
+    Attributes:
+        classes: (C, D) unit class embeddings.
+        names: C class names.
+        caveat: what the audit that made it had to say against it.
+    """
+
+    classes: Tensor
+    names: tuple[str, ...]
+    caveat: str
 
 
 def save_head(
-    head: PurifiedHead, probe: ProbeSet, checkpoint: CheckpointRecord, path: Path
+    head: PurifiedHead,
+    probe: ProbeSet,
+    checkpoint: CheckpointRecord,
+    path: Path,
+    *,
+    caveat: str = "",
 ) -> None:
     """Write prompts and class embeddings with everything needed to know what they are for.
 
@@ -29,6 +50,7 @@ def save_head(
         probe: for the class names.
         checkpoint: the model it was tuned on; it fits no other.
         path: safetensors file.
+        caveat: what every file that carries this head must say against it.
     """
     metadata = {
         "schema_version": SCHEMA_VERSION,
@@ -37,6 +59,7 @@ def save_head(
         "class_names": probe.class_names,
         "template": "[SOS] context name . [EOS]",
         "scope": HEAD_SCOPE,
+        "caveat": caveat,
     }
     tensors = {"context": head.context.cpu(), "classes": head.classes.cpu()}
     save_file(
@@ -47,8 +70,8 @@ def save_head(
     )
 
 
-def load_head(path: Path, checkpoint_sha256: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Class embeddings (C, D) of unit norm and their names.
+def load_head(path: Path, checkpoint_sha256: str) -> LoadedHead:
+    """Read a purified head.
 
     Args:
         path: a file that `save_head` wrote, perhaps changed by a stranger since.
@@ -67,6 +90,7 @@ def load_head(path: Path, checkpoint_sha256: str) -> tuple[Tensor, tuple[str, ..
             metadata = json.loads(file.metadata()["clipguard"])
             names = tuple(_strings(metadata["class_names"]))
             made_for = str(metadata["checkpoint_sha256"])
+            caveat = safe_text(metadata.get("caveat", ""), CAVEAT)
             classes = file.get_tensor("classes").float()
         except Exception as error:
             raise RefusedError(f"{shown}: not a purified head; make one with `scan`") from error
@@ -80,7 +104,7 @@ def load_head(path: Path, checkpoint_sha256: str) -> tuple[Tensor, tuple[str, ..
     distinct = len(set(names)) == len(names) == len(classes) > 0
     if not distinct or not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
         raise RefusedError(f"{shown}: expected one unit row per distinct class name")
-    return classes, names
+    return LoadedHead(classes, names, caveat)
 
 
 def _strings(value: object) -> list[str]:

@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_head_survives_the_way_to_disk_and_back(file: Path):
-    classes, names = load_head(file, DIGEST)
+    classes, names, _ = load_head(file, DIGEST)
     torch.testing.assert_close(classes, head().classes)
     assert names == NAMES
 
@@ -71,6 +71,12 @@ def test_a_head_with_odd_strides_is_written_all_the_same(tmp_path: Path):
     )
     save_head(odd, stripes_probe(), CHECKPOINT, tmp_path / "h.safetensors")
     assert torch.equal(load_head(tmp_path / "h.safetensors", DIGEST)[0], made.classes)
+
+
+def test_what_speaks_against_a_head_travels_with_it(tmp_path: Path):
+    path = tmp_path / "head.safetensors"
+    save_head(head(), stripes_probe(), CHECKPOINT, path, caveat="NOT shown\x1b[2J")
+    assert load_head(path, DIGEST).caveat == "NOT shown\\u{1b}[2J"
 
 
 def test_a_head_of_another_checkpoint_is_refused(file: Path):
@@ -152,7 +158,7 @@ def test_flipped_header_bits_are_refused_or_harmless(file: Path):
         flipped[place] ^= 0x04
         file.write_bytes(flipped)
         try:
-            classes, names = load_head(file, DIGEST)
+            classes, names, _ = load_head(file, DIGEST)
         except (RefusedError, UsageError):
             continue
         assert classes.shape == (len(names), WIDTH)

@@ -44,7 +44,7 @@ def export(
     import torch
 
     from clipguard.checkpoint import load_checkpoint
-    from clipguard.heads import load_head
+    from clipguard.heads import LoadedHead, load_head
     from clipguard.methods import EXPORTERS
     from clipguard.model import build_model
     from clipguard.probe import ProbeSource, Scenes, load_probe
@@ -58,17 +58,19 @@ def export(
     source = ProbeSource(images=probe_data, class_names=classnames, templates=templates)
     probe = load_probe(network, source, Scenes(), seed=seed)
     if head is None:
-        classes, names = class_embeddings(network, probe.class_names, probe.templates), None
+        zero_shot = class_embeddings(network, probe.class_names, probe.templates)
+        chosen = LoadedHead(zero_shot, probe.class_names, "")
     else:
-        classes, names = load_head(head, checkpoint.record.sha256)
+        chosen = load_head(head, checkpoint.record.sha256)
     job = ExportJob(
         model=network,
-        classes=classes,
-        class_names=names or probe.class_names,
+        classes=chosen.classes,
+        class_names=chosen.names,
         head="zero-shot" if head is None else "purified",
         checkpoint_sha256=checkpoint.record.sha256,
         probe=probe,
         provider=require_ep.value if require_ep else None,
+        caveat=chosen.caveat,
     )
     generator = torch.Generator().manual_seed(seed)
     made = EXPORTERS.build("onnx").export(job, output, generator=generator)

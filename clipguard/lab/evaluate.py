@@ -44,10 +44,10 @@ def evaluate_head(
     """
     names = class_names()
     checkpoint = load_checkpoint(victim / "model.pt")
-    classes, head_names = load_head(head, checkpoint.record.sha256)
-    if head_names != names:
+    loaded = load_head(head, checkpoint.record.sha256)
+    if loaded.names != names:
         raise UsageError(f"{head.name} was tuned for another class list than the bundled one")
-    return evaluate_classes(victim, twin, classes, seed=seed)
+    return evaluate_classes(victim, twin, loaded.classes, seed=seed)
 
 
 def evaluate_classes(

@@ -76,7 +76,7 @@ def test_limits_that_are_met_exit_0_and_leave_head_classifier_and_report(
         assert all(name in line for name in ("ASR", "CA", "PA"))
     assert "image tower" in statement
     assert shown.err == f"report: {out / 'report.html'}\n"
-    classes, names = load_head(out / "head.safetensors", sha256_of(nano))
+    classes, names, _ = load_head(out / "head.safetensors", sha256_of(nano))
     assert classes.shape == (100, 256)
     assert len(names) == 100
     record = read_record(out / "audit.json")
