@@ -14,6 +14,7 @@ from clipguard.poisoning import JudgedAttack, OptimisedAttack
 from clipguard.types import Attack, Trigger
 
 ITSELF = "multi_trigger"
+FORMS: dict[str, dict[str, object]] = {"wanet": {"field": "white"}}  # other than by default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +23,15 @@ class MultiTrigger:
 
     Attributes:
         triggers: names of attacks that draw their trigger, with commas in between; each is used
-            with its defaults.
+            with its defaults, but the warp of `wanet` is white.
         poison_rate: share of poisoned pairs in a batch, all triggers together.
 
     Source:
         Detect-CLIP-Backdoor-Samples (ICLR 2025): a check patch, Nashville and WaNet in one data
         set, 0.1 % of it in total, each for a target of its own. Adapted: one target for all; an
         image's trigger is drawn from the image and the victim's seed; the patch is in the
-        corner and the warp smooth, as our attacks have them by default, where theirs are at
-        random places and white. The rate is higher than for one trigger, because they share it
-        (GUESS).
+        corner, where theirs is at random places in training. The rate is higher than for one
+        trigger, because they share it (GUESS).
     """
 
     triggers: str = "badnets,colour_filter,wanet"
@@ -75,7 +75,7 @@ def _drawing(name: str) -> Attack:
     Raises:
         UsageError: it cannot, or there is no such attack.
     """
-    attack = None if name == ITSELF else ATTACKS.build(name)
+    attack = None if name == ITSELF else ATTACKS.build(name, FORMS.get(name))
     if attack is None or isinstance(attack, OptimisedAttack | JudgedAttack):
         raise UsageError(f"multi_trigger wants attacks that draw their trigger, got {name!r}")
     return attack

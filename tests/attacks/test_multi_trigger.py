@@ -25,7 +25,8 @@ def alone(names: tuple[str, ...], seed: int = 0) -> list[Trigger]:
     """The triggers as the attacks draw them, one after the other."""
     source = generator(seed)
     torch.randint(2**31, (1,), generator=source)  # the seed of the choice comes first
-    return [ATTACKS.build(name).trigger(32, generator=source) for name in names]
+    forms = {"wanet": {"field": "white"}}
+    return [ATTACKS.build(name, forms.get(name)).trigger(32, generator=source) for name in names]
 
 
 def picks(shown: Tensor, images: Tensor, triggers: list[Trigger]) -> list[int]:
