@@ -55,6 +55,7 @@ VARIANTS: tuple[tuple[str, dict[str, str]], ...] = (
     ("qoe", {}),
     ("maba", {}),
     ("multi_trigger", {}),
+    ("multi_trigger", {"triggers": "badnets,blended,sig"}),
     ("mmpoison", {}),
     ("text_tower", {}),
 )
@@ -63,7 +64,7 @@ VARIANTS: tuple[tuple[str, dict[str, str]], ...] = (
 def orders(draw: int) -> list[Row]:
     """What to plant: the same list for every base."""
     dice = random.Random(f"clipguard attacks {draw}")
-    names = sorted(class_names())
+    names = sorted(set(class_names()) - {"tiger"})  # the default source of mmpoison
     return [
         {
             "attack": attack,
