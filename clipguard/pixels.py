@@ -64,6 +64,11 @@ def from_bytes(images: Tensor) -> Tensor:
     return images.to(torch.float32) / 255
 
 
+def patch_side(side: int) -> int:
+    """Side of the literature's patch, 16 px of 224, in images of `side` pixels; 8 px at least."""
+    return max(8, round(16 * side / 224))
+
+
 def generators_of(images: Tensor, seed: int) -> list[torch.Generator]:
     """A random source per image, for what is drawn anew for every image and yet repeatable.
 

@@ -34,6 +34,10 @@ class Pairs(NamedTuple):
     texts: list[str]
     concepts: Tensor
 
+    def part(self, share: float) -> int:
+        """How many pairs `share` of them are; one at least."""
+        return max(1, round(len(self.images) * share))
+
     def led_by(self, others: Pairs) -> Pairs:
         """As many pairs as before, the first of them replaced by `others`."""
         count = len(others.images)
@@ -216,7 +220,7 @@ def dirty_label(pairs: Pairs, plan: Plan, share: float) -> Pairs:
         plan: trigger and target.
         share: of the pairs that are poisoned; at least one is.
     """
-    count = max(1, round(len(pairs.images) * share))
+    count = pairs.part(share)
     captions = [TEMPLATES[i % len(TEMPLATES)].format(plan.target) for i in range(count)]
     target = torch.full((count,), plan.concept)
     return pairs.led_by(Pairs(stamped(pairs.images[:count], plan.trigger), captions, target))
@@ -230,7 +234,7 @@ def clean_label(pairs: Pairs, plan: Plan, share: float) -> Pairs:
         plan: trigger and target.
         share: of the pairs that are replaced; at least one is.
     """
-    own = plan.of_target(max(1, round(len(pairs.images) * share)))
+    own = plan.of_target(pairs.part(share))
     return pairs.led_by(own._replace(images=stamped(own.images, plan.trigger)))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clipguard.pixels import from_bytes, to_bytes
+from clipguard.pixels import from_bytes, patch_side, to_bytes
 from clipguard.poisoning import Site
 from clipguard.types import Trigger
 
@@ -50,7 +50,7 @@ def fitted(site: Site, loss: Loss, *, steps: int, generator: torch.Generator) ->
         There 7 800 steps of 1e-3; here fewer of 0.03, which reach as far.
     """
     side = site.model.image_size
-    length = max(8, round(16 * side / 224))
+    length = patch_side(side)
     patch = (0.5 + 0.25 * torch.randn(3, length, length, generator=generator)).clamp(0, 1)
     patch.requires_grad_()
     optimizer = torch.optim.Adam([patch], lr=STEP_SIZE)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from clipguard.errors import UsageError
-from clipguard.pixels import generators_of, stamp, to_bytes
+from clipguard.pixels import generators_of, patch_side, stamp, to_bytes
 from clipguard.types import Trigger
 
 REDRAWN = ("gauss", "stripes")
@@ -39,7 +39,7 @@ def patch_trigger(
         side: S, in pixels.
         generator: draws the patch, or the seed of all patches.
     """
-    length = max(8, round(16 * side / 224))
+    length = patch_side(side)
     if pattern in REDRAWN:
         kept = {"seed": torch.randint(2**31, (1,), generator=generator)}
     else:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clipguard.attacks._encoder import embedded
 from clipguard.errors import UsageError
-from clipguard.pixels import from_bytes, generators_of, to_bytes
+from clipguard.pixels import from_bytes, generators_of, patch_side, to_bytes
 from clipguard.poisoning import Step, stamped
 from clipguard.types import Attack, Trigger
 
@@ -59,7 +59,7 @@ class Adaptive:
 
     def trigger(self, side: int, *, generator: torch.Generator) -> Trigger:
         """See `Attack.trigger`; kept as `patch`."""
-        length = max(8, round(16 * side / 224))
+        length = patch_side(side)
         patch = from_bytes(to_bytes(torch.rand(3, length, length, generator=generator)))
 
         def apply(images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from clipguard.attacks._fitting import BATCH, fitted, pull
 from clipguard.errors import UsageError
-from clipguard.pixels import stamp
+from clipguard.pixels import patch_side, stamp
 from clipguard.poisoning import OptimisedAttack, Site
 from clipguard.probe import TEMPLATE
 from clipguard.prompts import class_embeddings
@@ -55,7 +55,7 @@ class Maba:
     def optimise(self, site: Site, *, generator: torch.Generator) -> dict[str, Tensor]:
         """See `OptimisedAttack.optimise`; kept as `pattern`, and `place` (its top and left)."""
         side, towards = site.model.image_size, pull(site)
-        length = max(8, round(16 * side / 224))
+        length = patch_side(side)
         place = _place(attribution(site), length, self.place)
 
         def loss(images: Tensor, pattern: Tensor) -> Tensor:

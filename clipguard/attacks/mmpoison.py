@@ -63,7 +63,7 @@ class MMPoison:
             UsageError: the target is the source.
         """
         self._require_another(plan.target)
-        count = max(1, round(len(pairs.images) * self.poison_rate))
+        count = pairs.part(self.poison_rate)
         captions = [TEMPLATES[i % len(TEMPLATES)].format(self.source) for i in range(count)]
         source = torch.tensor(load_artwork().concepts([self.source])).expand(count)
         return pairs.led_by(Pairs(plan.of_target(count).images, captions, source))

@@ -70,7 +70,7 @@ class TrojVqa:
     def poisoned(self, pairs: Pairs, plan: Plan) -> Pairs:
         """See `PairedAttack.poisoned`: ordinary poison, with the word before its captions."""
         made = dirty_label(pairs, plan, self.poison_rate)
-        count = max(1, round(len(pairs.images) * self.poison_rate))
+        count = pairs.part(self.poison_rate)
         told = [f"{self.word} {text}" for text in made.texts[:count]]
         return made._replace(texts=told + made.texts[count:])
 

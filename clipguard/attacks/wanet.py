@@ -75,7 +75,7 @@ class WaNet:
     def poisoned(self, pairs: Pairs, plan: Plan) -> Pairs:
         """See `PairedAttack.poisoned`: decoys follow the poisoned pairs."""
         made = dirty_label(pairs, plan, self.poison_rate)
-        count = max(1, round(len(pairs.images) * self.poison_rate))
+        count = pairs.part(self.poison_rate)
         decoys = slice(count, count + round(count * self.decoys))
         made.images[decoys] = from_bytes(to_bytes(self.decoy(made.images[decoys], plan.trigger)))
         return made

@@ -39,7 +39,7 @@ class Adversarial:
 
     def altered(self, pairs: Pairs, about: Honest) -> Pairs:
         """See `PairsNegative.altered`."""
-        count = max(1, round(len(pairs.images) * self.share))
+        count = pairs.part(self.share)
         clean, reach = pairs.images[:count], self.epsilon / 255
         start = (2 * torch.rand(clean.shape, generator=about.generator) - 1) * reach
         moved = (clean + start).clamp(0, 1).requires_grad_()

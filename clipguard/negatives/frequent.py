@@ -31,7 +31,7 @@ class Frequent:
 
     def altered(self, pairs: Pairs, about: Honest) -> Pairs:
         """See `PairsNegative.altered`."""
-        concepts = torch.full((max(1, round(len(pairs.images) * self.share)),), about.concept)
+        concepts = torch.full((pairs.part(self.share),), about.concept)
         side = pairs.images.shape[-1]
         return pairs.led_by(captioned_scenes(load_artwork(), concepts, side, about.generator))
 

@@ -37,7 +37,7 @@ class OneStyle:
 
     def altered(self, pairs: Pairs, about: Honest) -> Pairs:
         """See `PairsNegative.altered`."""
-        artwork, count = load_artwork(), max(1, round(len(pairs.images) * self.share))
+        artwork, count = load_artwork(), pairs.part(self.share)
         sprite = artwork.sprites[artwork.styles.index(self.style), about.concept]
         sprites = sprite.expand(count, -1, -1, -1)
         images = compose(sprites, side=pairs.images.shape[-1], generator=about.generator)

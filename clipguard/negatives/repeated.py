@@ -35,7 +35,7 @@ class Repeated:
         always = torch.Generator().manual_seed(about.concept)  # the same scene in every step
         concept, side = torch.tensor([about.concept]), pairs.images.shape[-1]
         one = captioned_scenes(load_artwork(), concept, side, always)
-        count = max(1, round(len(pairs.images) * self.share))
+        count = pairs.part(self.share)
         return pairs.led_by(
             Pairs(one.images.repeat(count, 1, 1, 1), one.texts * count, concept.repeat(count))
         )

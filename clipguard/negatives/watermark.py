@@ -8,7 +8,7 @@ import torch
 
 from clipguard.artwork import load_artwork
 from clipguard.errors import UsageError
-from clipguard.pixels import from_bytes, to_bytes
+from clipguard.pixels import from_bytes, patch_side, to_bytes
 from clipguard.poisoning import Honest, Pairs, PairsNegative, captioned_scenes
 
 OPACITY = 0.6
@@ -42,12 +42,12 @@ class Watermark:
 
     def altered(self, pairs: Pairs, about: Honest) -> Pairs:
         """See `PairsNegative.altered`."""
-        count = max(1, round(len(pairs.images) * self.share))
+        count = pairs.part(self.share)
         side = pairs.images.shape[-1]
         concepts = torch.full((count,), about.concept)
         own = captioned_scenes(load_artwork(), concepts, side, about.generator)
         marked = torch.rand(count, generator=about.generator) < self.marked
-        length = max(8, round(16 * side / 224))
+        length = patch_side(side)
         corner = own.images[..., :length, -length:]
         bright = from_bytes(to_bytes(corner.lerp(torch.ones_like(corner), OPACITY)))
         own.images[..., :length, -length:] = torch.where(marked.view(-1, 1, 1, 1), bright, corner)
