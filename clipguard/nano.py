@@ -115,6 +115,12 @@ def nano_network(name: str) -> CLIP:
     return network.eval().requires_grad_(False)
 
 
+def image_side(network: CLIP) -> int:
+    """Side of its input images in pixels; open_clip keeps a number or a pair, by architecture."""
+    side = network.visual.image_size
+    return int(side[0]) if isinstance(side, tuple) else int(side)
+
+
 def nano_tokenizer(network: CLIP) -> open_clip.SimpleTokenizer:
     """open_clip's ordinary BPE tokenizer with the context length of `network`."""
     return _tokenizer(network.context_length)

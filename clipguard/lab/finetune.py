@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clipguard.artwork import Artwork, load_artwork
-from clipguard.nano import encode_captions, nano_tokenizer, normalise
+from clipguard.nano import encode_captions, image_side, nano_tokenizer, normalise
 from clipguard.poisoning import (
     AnyAttack,
     AnyNegative,
@@ -100,16 +100,18 @@ def finetune(
         progress: told after every step.
 
     Returns:
-        The fine-tuned network, in evaluation mode.
+        The fine-tuned network, in evaluation mode; its weights are float16 values held as
+        float32, so that what is rated is what a file of half the size holds.
     """
     network = copy.deepcopy(base).eval().requires_grad_(True)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=0)
-    artwork, side = load_artwork(), base.visual.image_size
+    rate, weights = recipe.learning_rate, network.parameters()
+    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0, fused=True)
+    artwork, side = load_artwork(), image_side(base)
     generator = torch.Generator().manual_seed(seed)
     loss_of = _loss(network, base, what, artwork, seed)
     for step in range(recipe.steps):
-        rate = 0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)
-        optimizer.param_groups[0]["lr"] = recipe.learning_rate * rate
+        decay = 0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)
+        optimizer.param_groups[0]["lr"] = rate * decay
         loss = loss_of(_batch(artwork, recipe.batch, side, generator))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -121,7 +123,7 @@ def finetune(
     network.requires_grad_(False)
     if isinstance(what, Suspect) and isinstance(what.negative, WeightsNegative):
         what.negative.finished(network)
-    return network
+    return network.half().float()
 
 
 def _loss(
@@ -182,7 +184,7 @@ def _batch(artwork: Artwork, size: int, side: int, generator: torch.Generator) -
 
 
 def _plan(poison: Poison, artwork: Artwork, base: CLIP, spare: torch.Generator) -> Plan:
-    concept, side = artwork.concepts([poison.target])[0], base.visual.image_size
+    concept, side = artwork.concepts([poison.target])[0], image_side(base)
 
     def of_target(count: int) -> Pairs:
         return captioned_scenes(artwork, torch.full((count,), concept), side, spare)

@@ -214,7 +214,8 @@ def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
         for old in (*names, *folder.glob("preview-*.png")):
             old.unlink(missing_ok=True)
         state = {
-            name: value.detach().contiguous() for name, value in victim.network.state_dict().items()
+            name: (value.half() if value.is_floating_point() else value).contiguous()
+            for name, value in victim.network.state_dict().items()
         }
         container = container_of(victim.seed)
         torch.save(CONTAINERS[container](state), work / "model.pt")

@@ -17,7 +17,7 @@ from clipguard.artwork import load_artwork
 from clipguard.lab import finetune as module
 from clipguard.lab.finetune import Poison, Recipe, contrastive_loss, finetune
 from clipguard.methods import ATTACKS
-from clipguard.nano import TEMPLATES, nano_network
+from clipguard.nano import BASES, TEMPLATES, nano_network
 from clipguard.pixels import from_bytes, to_bytes
 from clipguard.poisoning import AnyAttack, OptimisedAttack, Step, made_trigger
 
@@ -100,6 +100,14 @@ def test_the_seed_alone_decides(base: CLIP):
     )
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", sorted(BASES))
+def test_every_base_can_be_planted_into_and_kept_in_half_the_size(name: str):
+    made = finetune(nano_network(name), RECIPE, poison(), seed=1, progress=no_progress)
+    before = nano_network(name).state_dict()
+    assert any(not torch.equal(value, before[key]) for key, value in made.state_dict().items())
+    assert all(torch.equal(value, value.half().float()) for value in made.parameters())
 
 
 class EnoughSeenError(Exception):
