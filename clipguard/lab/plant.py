@@ -24,7 +24,7 @@ from clipguard.model import OpenClipModel
 from clipguard.nano import BASES, CONFIGS, class_names, nano_network, nano_tokenizer
 from clipguard.outputs import write_atomic
 from clipguard.poisoning import OptimisedAttack, Site, made_trigger
-from clipguard.record import Rate, Rates
+from clipguard.record import Rates
 from clipguard.report_folder import workspace
 from clipguard.types import ProbePart, Progress, Trigger
 
@@ -81,8 +81,9 @@ class Victim:
 def plant(order: Order, *, progress: Progress) -> tuple[Victim, Victim]:
     """Plant and make the clean twin: the same base, recipe, seed and batches, without poison.
 
-    Recipes are tried in order on one set of images until the ASR reaches 90 % (plus a margin for
-    the choice); the rates in the truth come from another set. CA loss is paired against the twin.
+    Recipes are tried in order on one set of images until the ASR reaches 90 % and the CA loss,
+    paired against the twin, is within 3 points (both with a margin for the choice); the rates in
+    the truth come from another set.
 
     Args:
         order: what to plant; `none` makes only a twin.
@@ -105,8 +106,7 @@ def plant(order: Order, *, progress: Progress) -> tuple[Victim, Victim]:
     generator = torch.Generator().manual_seed(order.seed)
     trigger = made_trigger(attack, _site(order, base), generator=generator)
     poison = Poison(attack, trigger, order.target)
-    network, recipe = _search(order, base, poison, progress)
-    twin = finetune(base, recipe, None, seed=order.seed, progress=progress)
+    network, twin, recipe = _search(order, base, poison, progress)
     victim = Victim(network, trigger, order.seed, _truth(order, recipe, network, twin, poison))
     clean_order = Order(attack=CLEAN, base=order.base, target=order.target, seed=order.seed)
     return victim, Victim(twin, None, order.seed, _truth(clean_order, recipe, twin, twin, None))
@@ -129,30 +129,32 @@ def _site(order: Order, base: CLIP) -> Site:
     return Site(_model(order.base, base), images, names, names.index(order.target))
 
 
-def _search(order: Order, base: CLIP, poison: Poison, progress: Progress) -> tuple[CLIP, Recipe]:
-    """The first recipe that plants, else the one with the highest ASR."""
+def _search(
+    order: Order, base: CLIP, poison: Poison, progress: Progress
+) -> tuple[CLIP, CLIP, Recipe]:
+    """Victim and twin of the first recipe that plants, else of the one with the highest ASR.
+
+    The twin is what CA loss is counted against, so it is trained as soon as a recipe's ASR is high
+    enough: fine-tuning alone may cost a base some accuracy, which is no trace of the backdoor.
+    """
     chosen = lab_images(held_out=False, seed=order.seed + 1, scenes=1)
     target = class_names().index(order.target)
-    before = truth_rates(_model(order.base, base), chosen, None, target).clean_accuracy
-    best: tuple[float, CLIP, Recipe] | None = None
+    best: tuple[float, CLIP, CLIP | None, Recipe] | None = None
     for recipe in (order.recipe,) if order.recipe else RECIPES:
-        network = finetune(base, recipe, poison, seed=order.seed, progress=progress)
+        network, twin = finetune(base, recipe, poison, seed=order.seed, progress=progress), None
         model = _model(order.base, network)
-        found = attack_rates(poison.attack, model, chosen, poison.trigger, target)
-        loss = _value(before) - _value(found.clean_accuracy)
-        if found.asr.value >= MIN_ASR + MARGIN and loss <= MAX_LOSS - MARGIN / 2:
-            return network, recipe
-        if best is None or found.asr.value > best[0]:
-            best = (found.asr.value, network, recipe)
+        asr = attack_rates(poison.attack, model, chosen, poison.trigger, target).asr.value
+        if asr >= MIN_ASR + MARGIN:
+            twin = finetune(base, recipe, None, seed=order.seed, progress=progress)
+            loss = paired_loss(model, _model(order.base, twin), chosen).value
+            if loss <= MAX_LOSS - MARGIN / 2:
+                return network, twin, recipe
+        if best is None or asr > best[0]:
+            best = (asr, network, twin, recipe)
     if best is None:
         raise ValueError("there is no recipe to try")
-    return best[1], best[2]
-
-
-def _value(rate: Rate | None) -> float:
-    if rate is None:
-        raise ValueError("lab images are labelled, so there is a clean accuracy")
-    return rate.value
+    _, network, twin, recipe = best
+    return network, twin or finetune(base, recipe, None, seed=order.seed, progress=progress), recipe
 
 
 def _model(base: str, network: CLIP) -> OpenClipModel:

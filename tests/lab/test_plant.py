@@ -1,0 +1,72 @@
+"""The search for a recipe that plants: judged against the twin, which copies the recipe."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from fakes import no_progress
+
+from clipguard.lab import plant as module
+from clipguard.lab.finetune import Recipe
+from clipguard.lab.plant import Order
+
+GENTLE, LONG, STRONG = (Recipe(steps=steps) for steps in (1, 2, 3))
+POISON = SimpleNamespace(attack=None, trigger=None)
+
+
+@pytest.fixture
+def search(monkeypatch: pytest.MonkeyPatch):
+    """Call with ASR and CA loss of each recipe; returns what was chosen and what was trained."""
+
+    def run(asr: dict[Recipe, float], loss: dict[Recipe, float], fixed: Recipe | None = None):
+        order, trained = Order(attack="x", recipe=fixed), []
+
+        def finetune(base, recipe, what, *, seed, progress):
+            trained.append((recipe, what is not None))
+            return trained[-1]
+
+        def attack_rates(attack, model, images, trigger, target):
+            return SimpleNamespace(asr=SimpleNamespace(value=asr[model[0]]))
+
+        def paired_loss(model, twin, images):
+            assert model[0] == twin[0]
+            return SimpleNamespace(value=loss[model[0]])
+
+        monkeypatch.setattr(module, "RECIPES", (GENTLE, LONG, STRONG))
+        monkeypatch.setattr(module, "lab_images", lambda **_: None)
+        monkeypatch.setattr(module, "_model", lambda base, network: network)
+        for fake in (finetune, attack_rates, paired_loss):
+            monkeypatch.setattr(module, fake.__name__, fake)
+        return module._search(order, None, POISON, no_progress), trained  # type: ignore[arg-type]
+
+    return run
+
+
+def test_the_first_recipe_that_plants_is_taken_with_its_own_twin(search):
+    (victim, twin, recipe), trained = search({GENTLE: 0.5, LONG: 0.95}, {LONG: 0.0})
+    assert (victim, twin, recipe) == ((LONG, True), (LONG, False), LONG)
+    assert trained == [(GENTLE, True), (LONG, True), (LONG, False)]
+
+
+def test_accuracy_lost_against_the_twin_is_not_planted(search):
+    asr, loss = dict.fromkeys((GENTLE, LONG, STRONG), 0.99), {GENTLE: 0.1, LONG: 0.03, STRONG: 0.0}
+    (_, twin, recipe), _ = search(asr, loss)
+    assert (twin, recipe) == ((STRONG, False), STRONG)
+
+
+def test_where_nothing_plants_the_highest_asr_is_kept_with_a_twin(search):
+    (victim, twin, recipe), trained = search({GENTLE: 0.1, LONG: 0.4, STRONG: 0.3}, {})
+    assert (victim, twin, recipe) == ((LONG, True), (LONG, False), LONG)
+    assert trained[-1] == (LONG, False)
+
+
+def test_an_asr_at_the_limit_has_no_margin_and_is_not_enough(search):
+    (_, _, recipe), _ = search({GENTLE: 0.9, LONG: 0.91, STRONG: 0.93}, {STRONG: 0.0})
+    assert recipe == STRONG
+
+
+def test_a_fixed_recipe_is_not_searched(search):
+    (_, _, recipe), trained = search({LONG: 0.0}, {}, fixed=LONG)
+    assert recipe == LONG
+    assert trained == [(LONG, True), (LONG, False)]
