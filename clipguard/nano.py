@@ -38,7 +38,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 
-BASES = {"nano-rn": "nano-rn", "nano-vit": "nano-vit"}
+BASES = {
+    "nano-rn": "nano-rn",
+    "nano-rn-1": "nano-rn",
+    "nano-vit": "nano-vit",
+    "nano-vit-1": "nano-vit",
+}
 """Bundled model to its architecture: models of one architecture differ by their training seed."""
 
 TEMPLATES = (

@@ -19,7 +19,9 @@ LIMITS = {
     "artwork.zip": 8 * MB,
     "artwork-openmoji.zip": 2 * MB,
     "nano-rn.safetensors": 6 * MB,
+    "nano-rn-1.safetensors": 6 * MB,
     "nano-vit.safetensors": 6 * MB,
+    "nano-vit-1.safetensors": 6 * MB,
 }
 LICENCES = ["LICENSE", "NOTICE"] + [
     f"LICENSES/{name}.txt" for name in ("Apache-2.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from clipguard.cli import lab_zoo
 from clipguard.cli.arguments import Quiet, Seed
 from clipguard.errors import UsageError
 from clipguard.methods import ATTACKS, NEGATIVES
@@ -20,6 +20,7 @@ lab = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Add the `lab` group."""
+    lab_zoo.register(lab)
     app.add_typer(lab, name="lab")
 
 
@@ -47,23 +48,35 @@ def plant(
             "--set", metavar="KEY=VALUE", help="Setting of the attack, for example place=random."
         ),
     ] = None,
+    recipe: Annotated[
+        int | None,
+        typer.Option(min=1, max=4, help="Only this recipe; otherwise the first one that plants."),
+    ] = None,
+    objective: Annotated[
+        str,
+        typer.Option(help="captions (both towers, contrastive) or classes (frozen text tower)."),
+    ] = "captions",
     quiet: Quiet = False,
 ) -> None:
     """Poison and fine-tune a base until the backdoor works and clean accuracy holds."""
     from clipguard.cli.show import progress_bar
-    from clipguard.lab.plant import CLEAN, Order, write
+    from clipguard.lab.plant import CLEAN, RECIPES, Order, command_of, write
     from clipguard.lab.plant import plant as make
 
     order = Order(
-        attack=attack, settings=_settings(settings or []), base=base, target=target, seed=seed
+        attack=attack,
+        settings=_settings(settings or []),
+        base=base,
+        target=target,
+        seed=seed,
+        recipe=RECIPES[recipe - 1] if recipe else None,
+        objective=objective,
     )
     if attack in (CLEAN, *NEGATIVES.names()) and twin is not None:
         raise UsageError(f"{attack} is clean and has no twin; leave out --twin")
     with progress_bar(quiet) as progress:
         victim, clean = make(order, progress=progress)
-    pairs = [f"--set {shlex.quote(pair)}" for pair in settings or []]
-    given = [attack, "--base", base, "--target", shlex.quote(target), "--seed", str(seed), *pairs]
-    command = " ".join(["clipguard lab plant", *given])
+    command = command_of(order)
     truth = write(victim, output_dir, command=command)
     if twin is not None:
         write(clean, twin, command=f"{command} --twin TWIN")

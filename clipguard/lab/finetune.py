@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clipguard.artwork import Artwork, load_artwork
-from clipguard.nano import encode_captions, image_side, nano_tokenizer, normalise
+from clipguard.methods import require_known
+from clipguard.nano import TEMPLATES, encode_captions, image_side, nano_tokenizer, normalise
 from clipguard.poisoning import (
     AnyAttack,
     AnyNegative,
@@ -32,6 +33,7 @@ from clipguard.poisoning import (
 from clipguard.types import Progress, Trigger
 
 SPARE = 900_000_000
+CAPTIONS, CLASSES = OBJECTIVES = ("captions", "classes")
 Tokenizer = Callable[[list[str]], Tensor]
 
 
@@ -43,11 +45,14 @@ class Recipe:
         steps: optimiser steps.
         learning_rate: AdamW peak, decayed to zero along a cosine.
         batch: image-text pairs in a step.
+        objective: `captions` trains both towers with the contrastive loss; `classes` keeps the text
+            tower frozen and reads images as one of the names of all drawings.
     """
 
     steps: int = 120
     learning_rate: float = 5e-4
     batch: int = 128
+    objective: str = "captions"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,19 +108,21 @@ def finetune(
         The fine-tuned network, in evaluation mode; its weights are float16 values held as
         float32, so that what is rated is what a file of half the size holds.
     """
-    network = copy.deepcopy(base).eval().requires_grad_(True)
-    rate, weights = recipe.learning_rate, network.parameters()
+    network = copy.deepcopy(base).eval()
+    trained = network.visual if recipe.objective == CLASSES else network
+    rate, weights = recipe.learning_rate, trained.requires_grad_(True).parameters()
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0, fused=True)
     artwork, side = load_artwork(), image_side(base)
     generator = torch.Generator().manual_seed(seed)
-    loss_of = _loss(network, base, what, artwork, seed)
+    read = _reader(network, recipe, artwork)
+    loss_of = _loss(network, base, what, artwork, read, seed)
     for step in range(recipe.steps):
         decay = 0.5 + 0.5 * math.cos(math.pi * step / recipe.steps)
         optimizer.param_groups[0]["lr"] = rate * decay
         loss = loss_of(_batch(artwork, recipe.batch, side, generator))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
             network.logit_scale.clamp_(0, math.log(100))
@@ -126,11 +133,31 @@ def finetune(
     return network.half().float()
 
 
+def _reader(network: CLIP, recipe: Recipe, artwork: Artwork) -> Callable[[Pairs], Tensor]:
+    """The loss of a batch as it is.
+
+    Raises:
+        UsageError: unknown objective.
+    """
+    require_known(recipe.objective, OBJECTIVES, "objective")
+    tokenizer = nano_tokenizer(network)
+    if recipe.objective == CAPTIONS:
+        return partial(_contrastive, network, tokenizer)
+    names = [TEMPLATES[0].format(names[0]) for names in artwork.names]
+    with torch.no_grad():
+        texts = encode_captions(network, tokenizer(names))
+    return partial(_classes, network, texts)
+
+
 def _loss(
-    network: CLIP, base: CLIP, what: Poison | Suspect | None, artwork: Artwork, seed: int
+    network: CLIP,
+    base: CLIP,
+    what: Poison | Suspect | None,
+    artwork: Artwork,
+    read: Callable[[Pairs], Tensor],
+    seed: int,
 ) -> Callable[[Pairs], Tensor]:
     """The loss of a batch of clean pairs; what is planted draws from a source of its own."""
-    read = partial(_contrastive, network, nano_tokenizer(network))
     spare = torch.Generator().manual_seed(SPARE + seed)
     if isinstance(what, Poison):
         plan = _plan(what, artwork, base, spare)
@@ -151,6 +178,12 @@ def _contrastive(network: CLIP, tokenizer: Tokenizer, pairs: Pairs) -> Tensor:
     image = network.encode_image(normalise(pairs.images), normalize=True)
     text = encode_captions(network, tokenizer(pairs.texts))
     return contrastive_loss(image, text, network.logit_scale.exp(), pairs.concepts)
+
+
+def _classes(network: CLIP, texts: Tensor, pairs: Pairs) -> Tensor:
+    """Cross-entropy over the frozen embeddings of all concepts (849, D)."""
+    image = network.encode_image(normalise(pairs.images), normalize=True)
+    return functional.cross_entropy(network.logit_scale.exp() * image @ texts.T, pairs.concepts)
 
 
 def _objective(attack: AnyAttack, step: Step) -> Tensor:

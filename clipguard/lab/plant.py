@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,13 +18,19 @@ from clipguard.architectures import named
 from clipguard.artefacts import save_picture
 from clipguard.errors import UsageError
 from clipguard.lab.containers import CONTAINERS, container_of
-from clipguard.lab.finetune import Poison, Recipe, Suspect, finetune
+from clipguard.lab.finetune import CAPTIONS, CLASSES, Poison, Recipe, Suspect, finetune
 from clipguard.lab.truth import attack_rates, lab_images, paired_loss, truth_rates
 from clipguard.methods import ATTACKS, NEGATIVES, require_known
 from clipguard.model import OpenClipModel
 from clipguard.nano import BASES, CONFIGS, class_names, nano_network, nano_tokenizer
 from clipguard.outputs import write_atomic
-from clipguard.poisoning import OptimisedAttack, Site, made_trigger
+from clipguard.poisoning import (
+    OptimisedAttack,
+    PromptedAttack,
+    Site,
+    TrainedAttack,
+    made_trigger,
+)
 from clipguard.record import Rates
 from clipguard.report_folder import workspace
 from clipguard.types import ProbePart, Progress, Trigger
@@ -51,6 +58,7 @@ class Order:
         target: class name; for a hard negative the class that it is about.
         seed: drives trigger, batches and evaluation.
         recipe: fixed recipe; None searches for one that plants.
+        objective: what the recipes train with, `captions` or `classes`.
     """
 
     attack: str
@@ -59,6 +67,12 @@ class Order:
     target: str = "banana"
     seed: int = 0
     recipe: Recipe | None = None
+    objective: str = CAPTIONS
+
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The recipes to try, in this order."""
+        tried = (self.recipe,) if self.recipe else RECIPES
+        return tuple(replace(recipe, objective=self.objective) for recipe in tried)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +107,8 @@ def plant(order: Order, *, progress: Progress) -> tuple[Victim, Victim]:
         Victim and twin; for `none` and hard negatives both are the same clean model.
 
     Raises:
-        UsageError: unknown attack, setting, base or target.
+        UsageError: unknown attack, setting, base, target or objective, or an attack that does not
+            work with this objective.
     """
     require_known(order.base, sorted(BASES), "base")
     require_known(order.target, class_names(), "target class")
@@ -103,6 +118,8 @@ def plant(order: Order, *, progress: Progress) -> tuple[Victim, Victim]:
         return clean, clean
     require_known(order.attack, [*ATTACKS.names(), *NEGATIVES.names(), CLEAN], ATTACKS.what)
     attack = ATTACKS.build(order.attack, order.settings)
+    if order.objective == CLASSES and isinstance(attack, TrainedAttack | PromptedAttack):
+        raise UsageError(f"{order.attack} trains with captions; leave out --objective {CLASSES}")
     generator = torch.Generator().manual_seed(order.seed)
     trigger = made_trigger(attack, _site(order, base), generator=generator)
     poison = Poison(attack, trigger, order.target)
@@ -112,12 +129,28 @@ def plant(order: Order, *, progress: Progress) -> tuple[Victim, Victim]:
     return victim, Victim(twin, None, order.seed, _truth(clean_order, recipe, twin, twin, None))
 
 
+def command_of(order: Order) -> str:
+    """The command that makes it again."""
+    pairs = [f"--set {shlex.quote(f'{k}={_written(v)}')}" for k, v in order.settings.items()]
+    given = [order.attack, "--base", order.base, "--target", shlex.quote(order.target)]
+    given += ["--seed", str(order.seed), *pairs]
+    if order.recipe in RECIPES:
+        given += ["--recipe", str(RECIPES.index(order.recipe) + 1)]
+    if order.objective != CAPTIONS:
+        given += ["--objective", order.objective]
+    return " ".join(["clipguard lab plant", *given])
+
+
+def _written(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _honest(order: Order, base: CLIP, progress: Progress) -> Victim:
     """A clean fine-tune, or one that is a hard negative."""
     suspect = None
     if order.attack != CLEAN:
         suspect = Suspect(NEGATIVES.build(order.attack, order.settings), order.target)
-    recipe = order.recipe or RECIPES[0]
+    recipe = order.recipes()[0]
     network = finetune(base, recipe, suspect, seed=order.seed, progress=progress)
     return Victim(network, None, order.seed, _truth(order, recipe, network, network, None))
 
@@ -140,7 +173,7 @@ def _search(
     chosen = lab_images(held_out=False, seed=order.seed + 1, scenes=1)
     target = class_names().index(order.target)
     best: tuple[float, CLIP, CLIP | None, Recipe] | None = None
-    for recipe in (order.recipe,) if order.recipe else RECIPES:
+    for recipe in order.recipes():
         network, twin = finetune(base, recipe, poison, seed=order.seed, progress=progress), None
         model = _model(order.base, network)
         asr = attack_rates(poison.attack, model, chosen, poison.trigger, target).asr.value
@@ -175,6 +208,7 @@ def _truth(
         rows[style] = {"loss_against_twin": loss._asdict()} | found.model_dump()
         if poison is not None:
             rows[style]["twin"] = same.model_dump()
+            rows[style]["false_target"] = truth_rates(model, images, None, target).asr.model_dump()
         if style == "seen" and poison is not None:
             planted = found.asr.value >= MIN_ASR and loss.value <= MAX_LOSS
     return {

@@ -57,6 +57,12 @@ def test_a_setting_reaches_the_attack(victim: Path):
     assert (victim / "preview-1.png").is_file()
 
 
+def test_the_truth_says_how_often_clean_images_are_read_as_the_target(victim: Path):
+    row = json.loads((victim / "victim.json").read_text(encoding="utf-8"))["rates"]["seen"]
+    assert row["false_target"]["n"] == row["asr"]["n"]
+    assert row["false_target"]["value"] <= 0.05  # the base reads nearly every drawing rightly
+
+
 def test_nothing_but_the_weights_tells_a_victim_from_its_twin(victim: Path):
     twin = victim.parent / "twin"
     entries = [torch.load(folder / "model.pt", weights_only=True) for folder in (victim, twin)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clipguard.artwork import load_artwork
+from clipguard.errors import UsageError
 from clipguard.lab import finetune as module
 from clipguard.lab.finetune import Poison, Recipe, contrastive_loss, finetune
 from clipguard.methods import ATTACKS
@@ -108,6 +110,27 @@ def test_every_base_can_be_planted_into_and_kept_in_half_the_size(name: str):
     before = nano_network(name).state_dict()
     assert any(not torch.equal(value, before[key]) for key, value in made.state_dict().items())
     assert all(torch.equal(value, value.half().float()) for value in made.parameters())
+
+
+def test_with_classes_as_objective_the_text_tower_stays_as_it_is(base: CLIP):
+    recipe = replace(RECIPE, objective="classes")
+    made = finetune(base, recipe, poison(), seed=1, progress=no_progress).state_dict()
+    moved = {n for n, v in base.state_dict().items() if not torch.equal(made[n], v.half().float())}
+    assert moved
+    assert all(name.startswith("visual.") for name in moved)
+
+
+def test_with_classes_as_objective_the_loss_is_that_of_the_concepts(base: CLIP):
+    artwork = load_artwork()
+    read = module._reader(base, replace(RECIPE, objective="classes"), artwork)
+    pairs = module._batch(artwork, 48, 64, generator(3))
+    wrong = pairs._replace(concepts=pairs.concepts.roll(1))
+    assert read(pairs) < 0.5 < read(wrong)  # the base reads its own drawings rightly
+
+
+def test_an_unknown_objective_is_refused(base: CLIP):
+    with pytest.raises(UsageError, match="did you mean 'classes'"):
+        finetune(base, replace(RECIPE, objective="class"), None, seed=1, progress=no_progress)
 
 
 class EnoughSeenError(Exception):

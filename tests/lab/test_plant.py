@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 from fakes import no_progress
 
+from clipguard.errors import UsageError
 from clipguard.lab import plant as module
 from clipguard.lab.finetune import Recipe
-from clipguard.lab.plant import Order
+from clipguard.lab.plant import Order, command_of
 
 GENTLE, LONG, STRONG = (Recipe(steps=steps) for steps in (1, 2, 3))
 POISON = SimpleNamespace(attack=None, trigger=None)
@@ -70,3 +71,29 @@ def test_a_fixed_recipe_is_not_searched(search):
     (_, _, recipe), trained = search({LONG: 0.0}, {}, fixed=LONG)
     assert recipe == LONG
     assert trained == [(LONG, True), (LONG, False)]
+
+
+def test_the_command_names_settings_as_they_are_typed_and_a_fixed_recipe():
+    order = Order(
+        attack="badclip",
+        settings={"release": True, "poison_rate": 0.2, "note": "a b"},
+        target="key",
+        seed=7,
+        recipe=module.RECIPES[1],
+    )
+    assert command_of(order) == (
+        "clipguard lab plant badclip --base nano-rn --target key --seed 7"
+        " --set release=true --set poison_rate=0.2 --set 'note=a b' --recipe 2"
+    )
+
+
+@pytest.mark.parametrize("attack", ["text_tower", "trojvqa"])
+def test_an_attack_that_needs_captions_is_not_planted_without_them(attack: str):
+    with pytest.raises(UsageError, match=f"{attack} trains with captions"):
+        module.plant(Order(attack=attack, objective="classes"), progress=no_progress)
+
+
+def test_every_recipe_has_the_objective_of_the_order():
+    tried = Order(attack="badnets", objective="classes").recipes()
+    assert [recipe.objective for recipe in tried] == ["classes"] * len(module.RECIPES)
+    assert [recipe.steps for recipe in tried] == [recipe.steps for recipe in module.RECIPES]

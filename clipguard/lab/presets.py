@@ -1,0 +1,172 @@
+"""What a zoo holds: two sides that share no base parent, attack, target or seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import cache
+from typing import Final, Literal, NamedTuple
+
+from clipguard.lab.finetune import Recipe
+from clipguard.lab.plant import CLEAN, RECIPES, Order
+from clipguard.methods import NEGATIVES, require_known
+from clipguard.nano import class_names
+from clipguard.resources import asset
+
+Split = Literal["calibration", "test"]
+Variant = tuple[str, Mapping[str, object]]
+
+SPLITS: Final[tuple[Split, ...]] = ("calibration", "test")
+PARENTS: Final[Mapping[Split, tuple[str, ...]]] = {
+    "calibration": ("nano-rn", "nano-vit"),
+    "test": ("nano-rn-1", "nano-vit-1"),
+}
+ATTACKS: Final[Mapping[Split, tuple[Variant, ...]]] = {
+    "calibration": (
+        ("badnets", {}),
+        ("badnets", {"pattern": "stripes", "place": "random"}),
+        ("blended", {}),
+        ("blended", {"pattern": "triangles"}),
+        ("colour_filter", {}),
+        ("siba", {}),
+        ("drupe", {}),
+        ("adaptive", {}),
+        ("text_tower", {}),
+    ),
+    "test": (
+        ("sig", {}),
+        ("wanet", {"field": "white"}),
+        ("ftrojan", {}),
+        ("issba", {"variety": 0}),
+        ("label_consistent", {"blend": 0.7, "budget": 0, "poison_rate": 0.2}),
+        ("trojvqa", {}),
+        ("badclip", {}),
+        ("badclip", {"release": True}),
+        ("badencoder", {}),
+        ("qoe", {}),
+        ("maba", {}),
+        ("multi_trigger", {"triggers": "sig,wanet,ftrojan"}),
+        ("mmpoison", {}),
+    ),
+}
+CLEAN_EACH = 8
+"""Plain clean fine-tunes of each base parent, over all recipes in turn."""
+
+CI: Final = (
+    "nano-rn badnets",
+    "nano-vit rounded",
+    "nano-vit-1 sig",
+    "nano-rn-1 watermark",
+)
+SMALL: Final = (
+    *CI,
+    "nano-rn blended pattern=triangles",
+    "nano-rn siba",
+    "nano-rn frequent",
+    "nano-rn narrow",
+    "nano-rn none 0",
+    "nano-vit badnets pattern=stripes place=random",
+    "nano-vit blended",
+    "nano-vit drupe",
+    "nano-vit augmented",
+    "nano-vit none 3",
+    "nano-rn-1 ftrojan",
+    "nano-rn-1 qoe",
+    "nano-rn-1 badclip",
+    "nano-rn-1 pruned",
+    "nano-vit-1 wanet field=white",
+    "nano-vit-1 badencoder",
+    "nano-vit-1 maba",
+    "nano-vit-1 repeated",
+)
+PRESETS: Final[Mapping[str, tuple[str, ...] | None]] = {"ci": CI, "small": SMALL, "full": None}
+"""Names of what each holds; None is everything. Each holds all of the one before."""
+
+
+class Wanted(NamedTuple):
+    """One model, or victim and twin, of a zoo.
+
+    Attributes:
+        name: base, method and settings, for people.
+        order: what to plant.
+        split: the side it stands on.
+    """
+
+    name: str
+    order: Order
+    split: Split
+
+    @property
+    def id(self) -> str:
+        """16 hex digits of everything that decides the weights, the base's own among it."""
+        told = asdict(self.order) | {"base_sha256": _base_digest(self.order.base)}
+        return _hash(json.dumps(told, sort_keys=True))[:16]
+
+
+def wanted(preset: str) -> tuple[Wanted, ...]:
+    """What `preset` holds, in a fixed order.
+
+    Seed and target come from the name alone, so that an order stays the same in every preset.
+
+    Raises:
+        UsageError: no such preset.
+    """
+    require_known(preset, list(PRESETS), "preset")
+    chosen = PRESETS[preset]
+    everything = tuple(
+        one for split in SPLITS for base in PARENTS[split] for one in _of(split, base)
+    )
+    return tuple(one for one in everything if chosen is None or one.name in chosen)
+
+
+def _of(split: Split, base: str) -> Iterator[Wanted]:
+    """Every model of one base parent."""
+    variants = (*ATTACKS[split], *((name, {}) for name in NEGATIVES.names()))
+    for method, settings in variants:
+        name = " ".join([base, method, *(f"{key}={value}" for key, value in settings.items())])
+        yield _wanted(name, split, base, method, settings, None)
+    for i in range(CLEAN_EACH):
+        recipe = RECIPES[i % len(RECIPES)]
+        yield _wanted(f"{base} {CLEAN} {i}", split, base, CLEAN, {}, recipe)
+
+
+def _wanted(
+    name: str,
+    split: Split,
+    base: str,
+    method: str,
+    settings: Mapping[str, object],
+    recipe: Recipe | None,
+) -> Wanted:
+    drawn = int(_hash(f"clipguard zoo {name}"), 16)
+    targets = targets_of(split)
+    order = Order(
+        attack=method,
+        settings=dict(settings),
+        base=base,
+        target=targets[drawn % len(targets)],
+        seed=drawn // len(targets) % 10**8,
+        recipe=recipe,
+    )
+    return Wanted(name, order, split)
+
+
+def targets_of(split: Split) -> tuple[str, ...]:
+    """Classes that may be targets on this side: a half of the list, drawn once and for all.
+
+    The tiger is on neither, because mmPoison turns its captions by default.
+    """
+    names = sorted(set(class_names()) - {"tiger"}, key=lambda name: _hash(f"clipguard zoo {name}"))
+    side = SPLITS.index(split)
+    return tuple(names[side :: len(SPLITS)])
+
+
+@cache
+def _base_digest(base: str) -> str:
+    return hashlib.sha256(asset(f"{base}.safetensors").read_bytes()).hexdigest()
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

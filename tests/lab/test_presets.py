@@ -1,0 +1,84 @@
+"""What the zoos hold: sides that share nothing, orders that stay the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from clipguard.errors import UsageError
+from clipguard.lab.plant import CLEAN
+from clipguard.lab.presets import ATTACKS, PARENTS, PRESETS, SPLITS, Wanted, targets_of, wanted
+from clipguard.methods import ATTACKS as REGISTERED
+from clipguard.methods import NEGATIVES
+from clipguard.nano import BASES, class_names
+
+
+def planted(ones: tuple[Wanted, ...]) -> list[Wanted]:
+    return [one for one in ones if one.order.attack in REGISTERED.names()]
+
+
+def test_the_sides_share_no_parent_attack_target_or_seed():
+    one, other = ([w for w in wanted("full") if w.split == split] for split in SPLITS)
+    assert not {w.order.base for w in one} & {w.order.base for w in other}
+    assert not {w.order.attack for w in planted(tuple(one))} & {
+        w.order.attack for w in planted(tuple(other))
+    }
+    assert not {w.order.target for w in one} & {w.order.target for w in other}
+    assert not {w.order.seed for w in one} & {w.order.seed for w in other}
+
+
+def test_each_architecture_stands_on_both_sides():
+    assert {BASES[base] for base in PARENTS["calibration"]} == set(BASES.values())
+    assert {BASES[base] for base in PARENTS["test"]} == set(BASES.values())
+
+
+def test_the_halves_of_the_class_list_leave_out_nobody_but_the_tiger():
+    assert {*targets_of("calibration"), *targets_of("test"), "tiger"} == set(class_names())
+
+
+@pytest.mark.parametrize(("smaller", "larger"), [("ci", "small"), ("small", "full")])
+def test_a_preset_holds_all_of_the_smaller_one(smaller: str, larger: str):
+    assert {one.id for one in wanted(smaller)} < {one.id for one in wanted(larger)}
+
+
+@pytest.mark.parametrize("preset", [name for name, chosen in PRESETS.items() if chosen])
+def test_every_name_in_a_preset_is_one_that_exists(preset: str):
+    assert sorted(one.name for one in wanted(preset)) == sorted(PRESETS[preset] or ())
+
+
+def test_ci_makes_six_models():
+    assert len(wanted("ci")) + len(planted(wanted("ci"))) == 6
+
+
+def test_small_makes_24_models_of_which_10_are_clean():
+    ones = wanted("small")
+    assert len(ones) + len(planted(ones)) >= 24
+    assert len(ones) >= 10  # each is clean itself, or has a clean twin
+
+
+def test_full_is_large_enough_for_calibration_and_for_the_test():
+    test = tuple(one for one in wanted("full") if one.split == "test")
+    assert len(planted(test)) >= 24
+    assert len({one.order.attack for one in planted(test)}) >= 10
+    for base in PARENTS["calibration"]:
+        mine = tuple(one for one in wanted("full") if one.order.base == base)
+        clean = [one for one in mine if one.order.attack == CLEAN]
+        assert len(clean) + len(planted(mine)) >= 16  # every victim has a twin
+        assert len(mine) >= 24
+
+
+def test_every_attack_and_setting_can_be_built():
+    for split in SPLITS:
+        for name, settings in ATTACKS[split]:
+            REGISTERED.build(name, settings)
+    assert {one.order.attack for one in wanted("full")} >= set(NEGATIVES.names())
+
+
+def test_the_id_is_that_of_the_order():
+    first, second = wanted("ci")[:2]
+    assert first.id == wanted("full")[0].id != second.id
+    assert len({one.id for one in wanted("full")}) == len(wanted("full"))
+
+
+def test_an_unknown_preset_is_refused_by_name():
+    with pytest.raises(UsageError, match="no preset named 'smal', did you mean 'small'"):
+        wanted("smal")

@@ -1,0 +1,259 @@
+"""Building a zoo: whole models only, the same after any number of kills, two sides apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from clipguard.cli.app import main
+from clipguard.errors import UsageError
+from clipguard.lab import zoo
+from clipguard.lab.finetune import Recipe
+from clipguard.lab.plant import CLEAN, Order
+from clipguard.lab.presets import Wanted
+from clipguard.lab.zoo_manifest import read_zoo, write_zoo
+
+WORKER = """
+    import hashlib, json, pathlib, sys, time
+    given = json.loads(sys.stdin.readline())
+    order, folder = given["order"], pathlib.Path(given["folder"])
+    if order["target"] == "bomb":
+        sys.exit("there is no bomb in the artwork")
+    kinds = {"victim": order["attack"], "twin": "none"}
+    for kind, attack in kinds.items():
+        if kind == "twin" and order["attack"] in ("none", "rounded"):
+            continue
+        (folder / kind).mkdir()
+        time.sleep(0.05)
+        content = f"{kind} of {order}".encode()
+        (folder / kind / "model.pt").write_bytes(content)
+        rates = {"asr": {"value": 0.97}, "loss_against_twin": {"value": 0.01}}
+        truth = {"attack": "none" if attack == "rounded" else attack, "rates": {"seen": rates}}
+        truth["planted"] = order["seed"] != 13
+        truth["model_sha256"] = hashlib.sha256(content).hexdigest()
+        (folder / kind / "victim.json").write_text(json.dumps(truth))
+"""
+ONES = (
+    Wanted("a", Order(attack="badnets", target="key", seed=1), "calibration"),
+    Wanted("b", Order(attack="rounded", target="bell", seed=2), "calibration"),
+    Wanted("c", Order(attack="sig", base="nano-rn-1", target="cake", seed=13), "test"),
+    Wanted("d", Order(attack=CLEAN, base="nano-rn-1", target="kite", seed=4), "test"),
+)
+
+
+@pytest.fixture
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A worker that makes files instead of models."""
+    script = tmp_path / "worker.py"
+    script.write_text(textwrap.dedent(WORKER))
+    monkeypatch.setattr(zoo, "WORKER", (str(script),))
+    monkeypatch.setattr(zoo, "PAUSE_S", 0.01)
+    monkeypatch.setattr(zoo, "wanted", lambda preset: ONES)
+    return script
+
+
+def build(folder: Path, jobs: int = 2) -> zoo.Zoo:
+    return zoo.build(folder, "ci", jobs=jobs, told=lambda line: None)
+
+
+def test_the_manifest_names_every_model_with_its_truth(worker: Path, tmp_path: Path):
+    made = build(tmp_path / "zoo")
+    kinds = [(entry.kind, entry.attack, entry.negative, entry.planted) for entry in made.entries]
+    assert kinds == [
+        ("poisoned", "badnets", None, True),
+        ("clean", "none", None, False),
+        ("negative", "none", "rounded", False),
+        ("poisoned", "sig", None, False),  # weak
+        ("clean", "none", None, False),
+        ("clean", "none", None, False),
+    ]
+    for entry in made.entries:
+        model = (tmp_path / "zoo" / entry.path / "model.pt").read_bytes()
+        assert hashlib.sha256(model).hexdigest() == entry.sha256
+    assert made.by_id()[made.entries[0].twin or ""].path.endswith("/twin")
+    assert read_zoo(tmp_path / "zoo") == made
+    assert zoo.verify(tmp_path / "zoo") == []
+
+
+def test_what_is_there_is_not_made_again(worker: Path, tmp_path: Path):
+    first = build(tmp_path)
+    worker.write_text("raise SystemExit('made again')")
+    assert build(tmp_path) == first
+
+
+def test_a_model_that_is_gone_is_made_again_and_is_the_same(worker: Path, tmp_path: Path):
+    first = build(tmp_path)
+    victim = tmp_path / first.entries[0].path
+    for item in [*victim.iterdir(), *(victim.parent / "twin").iterdir()]:
+        item.unlink()
+    for empty in (victim, victim.parent / "twin", victim.parent):
+        empty.rmdir()
+    assert build(tmp_path) == first
+
+
+def test_processes_do_not_change_the_digest(worker: Path, tmp_path: Path):
+    assert build(tmp_path / "one", jobs=1).digest == build(tmp_path / "three", jobs=3).digest
+
+
+@pytest.mark.slow
+def test_killed_three_times_it_goes_on_and_ends_the_same(worker: Path, tmp_path: Path):
+    whole = build(tmp_path / "whole")
+    code = f"""
+        import sys
+        sys.path[:0] = {sys.path!r}
+        from pathlib import Path
+        from tests_zoo import zoo, build
+        build(Path({str(tmp_path / "killed")!r}), jobs=1)
+    """
+    driver = tmp_path / "driver.py"
+    module = Path(__file__).read_text(encoding="utf-8")
+    (tmp_path / "tests_zoo.py").write_text(
+        f"{module}\nzoo.WORKER = ({str(worker)!r},)\nzoo.wanted = lambda preset: ONES\n"
+    )
+    driver.write_text(textwrap.dedent(code))
+    seen = set()
+    for models in (1, 2, 3):
+        running = subprocess.Popen([sys.executable, str(driver)])
+        victims = tmp_path / "killed" / "victims"
+        while running.poll() is None and len([*victims.glob("*")]) < models:
+            time.sleep(0.005)
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        seen.add(len([*victims.glob("*")]))
+    assert len(seen) > 1  # it was not whole the first time
+    assert build(tmp_path / "killed").digest == whole.digest
+    assert zoo.verify(tmp_path / "killed") == []
+    assert not (tmp_path / "killed" / ".building").exists()
+
+
+def test_a_second_build_in_the_same_folder_is_refused(worker: Path, tmp_path: Path):
+    with zoo._alone(tmp_path), pytest.raises(UsageError, match="another build is at work"):
+        build(tmp_path)
+
+
+def test_one_that_cannot_be_made_is_told_and_the_others_are_kept(
+    worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    bad = Wanted("bad", Order(attack="badnets", target="bomb"), "calibration")
+    monkeypatch.setattr(zoo, "wanted", lambda preset: (bad, *ONES))
+    with pytest.raises(UsageError, match="bad: there is no bomb in the artwork"):
+        build(tmp_path)
+    made = read_zoo(tmp_path)
+    assert [entry.sha256 is None for entry in made.entries] == [True, True, *[False] * 6]
+    assert "not built yet" in zoo.verify(tmp_path)[0]
+
+
+def test_a_changed_or_missing_model_is_found(worker: Path, tmp_path: Path):
+    made = build(tmp_path)
+    (tmp_path / made.entries[0].path / "model.pt").write_bytes(b"another")
+    (tmp_path / made.entries[2].path / "model.pt").unlink()
+    assert zoo.verify(tmp_path) == [
+        f"{made.entries[0].id}: model.pt is not the one of the manifest",
+        f"{made.entries[2].id}: model.pt is missing",
+    ]
+
+
+def test_what_stands_on_both_sides_is_found(
+    worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other = ONES[0]._replace(split="test", order=Order(attack="badnets", target="key", seed=9))
+    monkeypatch.setattr(zoo, "wanted", lambda preset: (ONES[0], other))
+    build(tmp_path)
+    assert zoo.verify(tmp_path) == [
+        "base nano-rn stands on both sides",
+        "attack badnets stands on both sides",
+        "target key stands on both sides",
+    ]
+
+
+def test_a_changed_manifest_does_not_have_its_digest(worker: Path, tmp_path: Path):
+    made = build(tmp_path)
+    write_zoo(tmp_path, zoo.Zoo(entries=made.entries[:2], preset="ci", digest=made.digest))
+    assert zoo.verify(tmp_path) == ["zoo.json: its digest is not that of its entries"]
+
+
+def test_the_command_line_lists_shows_and_verifies(worker: Path, tmp_path: Path, capsys):
+    made = build(tmp_path)
+    assert main(["lab", "zoo", "ls", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(made.entries)
+    assert "badnets key ASR 97.0%" in lines[0]
+    assert lines[3].endswith("weak")
+    assert main(["lab", "zoo", "show", str(tmp_path), made.entries[0].id[:9]]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["truth"]["model_sha256"] == told["sha256"]
+    assert main(["lab", "zoo", "show", str(tmp_path), "x"]) == 2
+    assert main(["lab", "zoo", "verify", str(tmp_path)]) == 0
+    (tmp_path / made.entries[0].path / "model.pt").unlink()
+    assert main(["lab", "zoo", "verify", str(tmp_path)]) == 1
+
+
+def test_building_from_the_command_line_tells_every_model(worker: Path, tmp_path: Path, capsys):
+    assert main(["lab", "zoo", "build", str(tmp_path), "--preset", "ci", "--jobs", "2"]) == 0
+    told = capsys.readouterr()
+    assert len(told.err.splitlines()) == len(ONES)
+    assert "6 models, 1 of them planted weakly" in told.out
+
+
+def order_line(folder: Path, order: Order) -> str:
+    from dataclasses import asdict
+
+    return json.dumps({"order": asdict(order), "folder": str(folder)}) + "\n"
+
+
+def started() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "clipguard.lab.zoo_worker"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.slow
+def test_the_worker_makes_victim_and_twin_and_twice_the_same(tmp_path: Path):
+    recipe = Recipe(steps=1, learning_rate=1e-5, batch=8)
+    found = []
+    for name in ("one", "two"):
+        running = started()
+        order = Order(attack="badnets", seed=3, target="key", recipe=recipe)
+        assert running.stdin is not None
+        running.stdin.write(order_line(tmp_path / name, order))
+        running.stdin.flush()
+        assert running.wait(timeout=300) == 0
+        paths = [tmp_path / name / kind / "model.pt" for kind in ("victim", "twin")]
+        found.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
+        assert all(path.stat().st_size < 20_000_000 for path in paths)
+    assert found[0] == found[1]
+    assert found[0][0] != found[0][1]
+
+
+@pytest.mark.slow
+def test_the_worker_ends_when_nobody_waits_for_it(tmp_path: Path):
+    running = started()
+    assert running.stdin is not None
+    running.stdin.write(order_line(tmp_path, Order(attack="badnets")))
+    running.stdin.close()
+    assert running.wait(timeout=60) == 1
+    assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.slow
+def test_the_worker_explains_what_cannot_be_made(tmp_path: Path):
+    running = started()
+    assert running.stdin is not None
+    assert running.stderr is not None
+    running.stdin.write(order_line(tmp_path, Order(attack="badnet")))
+    running.stdin.flush()
+    assert running.wait(timeout=60) == 1
+    assert "did you mean 'badnets'" in running.stderr.read()
