@@ -18,13 +18,13 @@ from clipguard.artefacts import save_picture
 from clipguard.errors import UsageError
 from clipguard.lab.containers import CONTAINERS, container_of
 from clipguard.lab.finetune import Poison, Recipe, Suspect, finetune
-from clipguard.lab.truth import attack_rates, lab_images, paired_loss, truth_rates
+from clipguard.lab.truth import attack_rates, known, lab_images, paired_loss, truth_rates
 from clipguard.methods import ATTACKS, NEGATIVES, require_known
 from clipguard.model import OpenClipModel
 from clipguard.nano import BASES, CONFIGS, class_names, nano_network, nano_tokenizer
 from clipguard.outputs import write_atomic
 from clipguard.poisoning import OptimisedAttack, Site, made_trigger
-from clipguard.record import Rate, Rates
+from clipguard.record import Rates
 from clipguard.report_folder import workspace
 from clipguard.types import ProbePart, Progress, Trigger
 
@@ -139,7 +139,7 @@ def _search(order: Order, base: CLIP, poison: Poison, progress: Progress) -> tup
         network = finetune(base, recipe, poison, seed=order.seed, progress=progress)
         model = _model(order.base, network)
         found = attack_rates(poison.attack, model, chosen, poison.trigger, target)
-        loss = _value(before) - _value(found.clean_accuracy)
+        loss = known(before) - known(found.clean_accuracy)
         if found.asr.value >= MIN_ASR + MARGIN and loss <= MAX_LOSS - MARGIN / 2:
             return network, recipe
         if best is None or found.asr.value > best[0]:
@@ -147,12 +147,6 @@ def _search(order: Order, base: CLIP, poison: Poison, progress: Progress) -> tup
     if best is None:
         raise ValueError("there is no recipe to try")
     return best[1], best[2]
-
-
-def _value(rate: Rate | None) -> float:
-    if rate is None:
-        raise ValueError("lab images are labelled, so there is a clean accuracy")
-    return rate.value
 
 
 def _model(base: str, network: CLIP) -> OpenClipModel:
