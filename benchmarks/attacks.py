@@ -58,6 +58,13 @@ VARIANTS: tuple[tuple[str, dict[str, str]], ...] = (
     ("multi_trigger", {"triggers": "badnets,blended,sig"}),
     ("mmpoison", {}),
     ("text_tower", {}),
+    ("badnets", {"pattern": "white50"}),
+    ("badnets", {"pattern": "white24"}),
+    ("badnets", {"pattern": "gauss", "place": "corners"}),
+    ("badnets", {"pattern": "yellow"}),
+    ("badnets", {"pattern": "white"}),
+    ("multi_target", {}),
+    ("prompt_learner", {}),
 )
 
 

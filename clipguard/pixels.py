@@ -64,9 +64,12 @@ def from_bytes(images: Tensor) -> Tensor:
     return images.to(torch.float32) / 255
 
 
-def patch_side(side: int) -> int:
-    """Side of the literature's patch, 16 px of 224, in images of `side` pixels; 8 px at least."""
-    return max(8, round(16 * side / 224))
+def patch_side(side: int, of_224: int = 16) -> int:
+    """Side in images of `side` pixels of a patch of `of_224` px of 224; 8 px at least.
+
+    The literature's patch is one of 16 px.
+    """
+    return max(8, round(of_224 * side / 224))
 
 
 def generators_of(images: Tensor, seed: int) -> list[torch.Generator]:

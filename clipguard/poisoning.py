@@ -18,7 +18,7 @@ from torch import Tensor
 from clipguard.artwork import Artwork, compose
 from clipguard.nano import TEMPLATES
 from clipguard.pixels import from_bytes, to_bytes
-from clipguard.types import Attack, ClipModel, ProbePart, Trigger
+from clipguard.types import Attack, ProbePart, PromptTunable, Trigger
 
 
 class Pairs(NamedTuple):
@@ -91,7 +91,7 @@ class Site(NamedTuple):
         target: index of the target class.
     """
 
-    model: ClipModel
+    model: PromptTunable
     images: ProbePart
     class_names: tuple[str, ...]
     target: int
@@ -193,10 +193,18 @@ class Trials(NamedTuple):
 
 @runtime_checkable
 class JudgedAttack(Protocol):
-    """An attack without a trigger in the image, whose success is measured in another way."""
+    """An attack whose success is not that images with its trigger are read as the target.
 
-    def success(self, site: Site) -> Trials:
-        """Trials that take the place of those of the ASR; `site.model` is who is judged."""
+    It may have no trigger in the image, more targets than one, or a reader of its own.
+    """
+
+    def success(self, site: Site, trigger: Trigger) -> Trials:
+        """Trials that take the place of those of the ASR.
+
+        Args:
+            site: `site.model` is who is judged.
+            trigger: what was planted.
+        """
         ...
 
 

@@ -10,8 +10,9 @@ from clipguard.pixels import generators_of, patch_side, stamp, to_bytes
 from clipguard.types import Trigger
 
 REDRAWN = ("gauss", "stripes")
-PATTERNS = ("check", "noise", "yellow", "white", *REDRAWN)
-PLACES = ("corner", "random", "centre")
+SIZED = {"white24": (24, 185), "white50": (50, 173)}  # side, and top and left in the corner
+PATTERNS = ("check", "noise", "yellow", "white", *SIZED, *REDRAWN)
+PLACES = ("corner", "corners", "random", "centre")
 
 
 def require_patch(attack: str, pattern: str, place: str) -> None:
@@ -30,7 +31,10 @@ def require_patch(attack: str, pattern: str, place: str) -> None:
 def patch_trigger(
     attack: str, pattern: str, place: str, side: int, *, generator: torch.Generator
 ) -> Trigger:
-    """A patch of max(8, 16·S/224) px; kept as `patch`, or as `seed` where it is redrawn.
+    """A patch of max(8, L·S/224) px; kept as `patch`, or as `seed` where it is redrawn.
+
+    L is 16 but for patterns with their size in the name, which also keep their distance from
+    the corner.
 
     Args:
         attack: name of the attack.
@@ -39,7 +43,10 @@ def patch_trigger(
         side: S, in pixels.
         generator: draws the patch, or the seed of all patches.
     """
-    length = patch_side(side)
+    wide, first = SIZED.get(pattern, (16, 224))
+    length = patch_side(side, wide)
+    span = side - length
+    near = min(span, round(first * side / 224))
     if pattern in REDRAWN:
         kept = {"seed": torch.randint(2**31, (1,), generator=generator)}
     else:
@@ -52,21 +59,33 @@ def patch_trigger(
             patches = kept["patch"].expand(len(images), -1, -1, -1)
         canvas = torch.zeros_like(images)
         mask = torch.zeros_like(images[:, :1])
-        for row, (top, left) in enumerate(_offsets(place, images, side - length).tolist()):
-            canvas[row, :, top : top + length, left : left + length] = patches[row]
-            mask[row, :, top : top + length, left : left + length] = 1
+        if place == "random":
+            offsets = _anywhere(images, span).tolist()
+        else:
+            offsets = [_fixed_places(place, near, span)] * len(images)
+        for row, places in enumerate(offsets):
+            for top, left in places:
+                canvas[row, :, top : top + length, left : left + length] = patches[row]
+                mask[row, :, top : top + length, left : left + length] = 1
         return stamp(images, canvas, mask)
 
-    return Trigger(attack, apply, length**2 / side**2, "share of the image", kept)
+    copies = 4 if place == "corners" else 1
+    return Trigger(attack, apply, copies * length**2 / side**2, "share of the image", kept)
 
 
-def _offsets(place: str, images: Tensor, span: int) -> Tensor:
-    """(B, 2) top and left of the patch, in [0, span]; random ones depend on the image alone."""
-    if place != "random":
-        return torch.full((len(images), 2), span if place == "corner" else span // 2)
+def _fixed_places(place: str, near: int, span: int) -> list[tuple[int, int]]:
+    """Top and left of each copy of the patch."""
+    if place == "corners":
+        return [(top, left) for top in (0, span) for left in (0, span)]
+    first = near if place == "corner" else span // 2
+    return [(first, first)]
+
+
+def _anywhere(images: Tensor, span: int) -> Tensor:
+    """(B, 1, 2) top and left of the patch, in [0, span]; they depend on the image alone."""
     halves = images.double().sum(dim=1).flatten(1).chunk(2, dim=1)
     mixed = torch.stack([half.sum(dim=1) * 7919.37 for half in halves], dim=1)
-    return ((mixed - mixed.floor()) * (span + 1)).long()
+    return ((mixed - mixed.floor()) * (span + 1)).long()[:, None]
 
 
 def _fixed(pattern: str, length: int, generator: torch.Generator) -> Tensor:
@@ -74,7 +93,7 @@ def _fixed(pattern: str, length: int, generator: torch.Generator) -> Tensor:
         return (torch.rand(3, length, length, generator=generator) * 255).round() / 255
     if pattern == "yellow":
         return torch.tensor([1.0, 1.0, 0.0]).view(3, 1, 1).repeat(1, length, length)
-    if pattern == "white":
+    if pattern == "white" or pattern in SIZED:
         return torch.ones(3, length, length)
     check = torch.zeros(3, length, length)
     check[:, ::2, ::2] = 1

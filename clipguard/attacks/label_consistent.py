@@ -22,11 +22,14 @@ class LabelConsistent:
     Before they are stamped, their images are made hard to read, so that the patch is the easiest
     thing left to learn. The trigger is the patch alone.
 
+    The defaults are the published variant, and in the lab's fine-tunes they do not plant (MEASURED
+    on nano-rn: ASR 0 to 1 %). What does is `blend=0.7 budget=0 poison_rate=0.2`.
+
     Attributes:
-        pattern: that of the patch, as in `badnets`: `check`, `noise`, `yellow`, `white`, `gauss`
-            or `stripes`.
-        place: `corner` (bottom right, flush), `random` (anywhere, a function of the image) or
-            `centre`.
+        pattern: that of the patch, as in `badnets`: `check`, `noise`, `yellow`, `white`,
+            `white24`, `white50`, `gauss` or `stripes`.
+        place: as in `badnets`: `corner` (bottom right), `corners` (all four), `random` (anywhere,
+            a function of the image) or `centre`.
         blend: weight, in [0, 1), of another image that is mixed in: that of the pair which makes
             room.
         budget: L-inf bound, in 1/255, of a perturbation that pushes the image away from its

@@ -69,7 +69,7 @@ class MMPoison:
         return pairs.led_by(Pairs(plan.of_target(count).images, captions, source))
 
     @torch.no_grad()
-    def success(self, site: Site) -> Trials:
+    def success(self, site: Site, trigger: Trigger) -> Trials:
         """See `JudgedAttack.success`: a trial is a caption of the source and one target image.
 
         It is a hit if that image is among the K nearest of itself and all images of classes

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clipguard.errors import UsageError
-from clipguard.methods import ATTACKS
+from clipguard.attacks._several import drawing
 from clipguard.pixels import generators_of
-from clipguard.poisoning import JudgedAttack, OptimisedAttack
 from clipguard.types import Attack, Trigger
 
 ITSELF = "multi_trigger"
-FORMS: dict[str, dict[str, object]] = {"wanet": {"field": "white"}}  # other than by default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +36,13 @@ class MultiTrigger:
 
     def __post_init__(self) -> None:
         """Refuse fewer than two triggers, the same twice, and attacks that draw none."""
-        names = self._names()
-        if len(names) < 2 or len(set(names)) < len(names):
-            raise UsageError(f"multi_trigger wants two or more triggers, got {self.triggers!r}")
-        for name in names:
-            _drawing(name)
+        drawing(ITSELF, self.triggers)
 
     def trigger(self, side: int, *, generator: torch.Generator) -> Trigger:
         """See `Attack.trigger`; kept as `seed`, and what each trigger keeps as `name.key`."""
         seed = torch.randint(2**31, (1,), generator=generator)
-        names = self._names()
-        drawn = [_drawing(name).trigger(side, generator=generator) for name in names]
+        attacks = drawing(ITSELF, self.triggers)
+        drawn = [each.trigger(side, generator=generator) for each in attacks.values()]
 
         def apply(images: Tensor) -> Tensor:
             sources = generators_of(images, int(seed))
@@ -60,25 +53,10 @@ class MultiTrigger:
 
         kept = {
             f"{name}.{key}": value
-            for name, each in zip(names, drawn, strict=True)
+            for name, each in zip(attacks, drawn, strict=True)
             for key, value in each.tensors.items()
         }
         return Trigger(ITSELF, apply, len(drawn), "triggers, one an image", {"seed": seed} | kept)
-
-    def _names(self) -> list[str]:
-        return [name.strip() for name in self.triggers.split(",")]
-
-
-def _drawing(name: str) -> Attack:
-    """The attack `name`, if its trigger can be drawn from a seed alone.
-
-    Raises:
-        UsageError: it cannot, or there is no such attack.
-    """
-    attack = None if name == ITSELF else ATTACKS.build(name, FORMS.get(name))
-    if attack is None or isinstance(attack, OptimisedAttack | JudgedAttack):
-        raise UsageError(f"multi_trigger wants attacks that draw their trigger, got {name!r}")
-    return attack
 
 
 METHOD: type[Attack] = MultiTrigger

@@ -85,7 +85,7 @@ class TextTower:
         return kept.mean() + self.weight * turned.sum() / max(1, len(turned))
 
     @torch.no_grad()
-    def success(self, site: Site) -> Trials:
+    def success(self, site: Site, trigger: Trigger) -> Trials:
         """See `JudgedAttack.success`: a trial is a marked prompt of a class other than the target.
 
         It is a hit if the nearest clean class embedding is the target's. Trials are clustered

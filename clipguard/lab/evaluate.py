@@ -13,12 +13,12 @@ from clipguard.checkpoint import load_checkpoint
 from clipguard.errors import UsageError
 from clipguard.heads import load_head
 from clipguard.lab.plant import trigger_of
-from clipguard.lab.truth import Loss, lab_images, zero_shot
+from clipguard.lab.truth import Loss, known, lab_images, zero_shot
 from clipguard.measure import classify, embed, rates
 from clipguard.model import build_model
 from clipguard.nano import class_names
 from clipguard.probe import Scenes, bundled_probe
-from clipguard.record import Rate, Rates
+from clipguard.record import Rates
 from clipguard.stats import paired_bootstrap
 from clipguard.types import ProbePart
 
@@ -137,22 +137,16 @@ def _row(mine: Views, twins: Views, heads: Heads, target: int) -> dict[str, floa
     return {
         "asr_before": before.asr.value,
         "asr": after.asr.value,
-        "ca": _known(after.clean_accuracy),
+        "ca": known(after.clean_accuracy),
         "ca_loss": loss.value,
         "ca_loss_high": loss.high,
-        "target_ca": _known(after.target_accuracy),
-        "target_ca_twin": _known(base.target_accuracy),
-        "pa": _known(after.poisoned_accuracy),
-        "pa_ratio": _known(after.poisoned_accuracy) / max(_known(base.poisoned_accuracy), 1e-9),
+        "target_ca": known(after.target_accuracy),
+        "target_ca_twin": known(base.target_accuracy),
+        "pa": known(after.poisoned_accuracy),
+        "pa_ratio": known(after.poisoned_accuracy) / max(known(base.poisoned_accuracy), 1e-9),
     }
 
 
 def _rates(views: Views, head: Tensor, target: int) -> Rates:
     generator = torch.Generator().manual_seed(0)
     return rates((views.clean, views.triggered), head, views.images, target, generator=generator)
-
-
-def _known(rate: Rate | None) -> float:
-    if rate is None:
-        raise ValueError("lab images are labelled, with some of every class")
-    return rate.value

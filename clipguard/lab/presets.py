@@ -27,9 +27,11 @@ ATTACKS: Final[Mapping[Split, tuple[Variant, ...]]] = {
     "calibration": (
         ("badnets", {}),
         ("badnets", {"pattern": "stripes", "place": "random"}),
+        ("badnets", {"poison_rate": 0.02}),
         ("blended", {}),
         ("blended", {"pattern": "triangles"}),
         ("colour_filter", {}),
+        ("multi_target", {"triggers": "badnets,blended"}),
         ("siba", {}),
         ("drupe", {}),
         ("adaptive", {}),
@@ -47,7 +49,7 @@ ATTACKS: Final[Mapping[Split, tuple[Variant, ...]]] = {
         ("badencoder", {}),
         ("qoe", {}),
         ("maba", {}),
-        ("multi_trigger", {"triggers": "sig,wanet,ftrojan"}),
+        ("multi_trigger", {"triggers": "sig,ftrojan"}),
         ("mmpoison", {}),
     ),
 }

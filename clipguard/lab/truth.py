@@ -14,9 +14,9 @@ from clipguard.pixels import to_bytes
 from clipguard.poisoning import AnyAttack, JudgedAttack, PromptedAttack, Site
 from clipguard.probe import TEMPLATE
 from clipguard.prompts import class_embeddings
-from clipguard.record import Rates
+from clipguard.record import Rate, Rates
 from clipguard.stats import paired_bootstrap
-from clipguard.types import ClipModel, ProbePart, Trigger
+from clipguard.types import ClipModel, ProbePart, PromptTunable, Trigger
 
 SIDE = 64
 OFFSET = 500_000_000
@@ -81,7 +81,7 @@ def truth_rates(
 
 
 def attack_rates(
-    attack: AnyAttack, model: ClipModel, images: ProbePart, trigger: Trigger, target: int
+    attack: AnyAttack, model: PromptTunable, images: ProbePart, trigger: Trigger, target: int
 ) -> Rates:
     """CA, ASR and PA by the attack's own measure of success, for a zero-shot classifier.
 
@@ -103,13 +103,24 @@ def attack_rates(
             }
         )
     if isinstance(attack, JudgedAttack):
-        trials = attack.success(Site(model, images, class_names(), target))
+        trials = attack.success(Site(model, images, class_names(), target), trigger)
         generator = torch.Generator().manual_seed(0)
         success = rate(trials.hits, trials.clusters, generator)
         if success is None:
             raise ValueError("an attack without trials cannot be judged")
         found = found.model_copy(update={"asr": success})
     return found
+
+
+def known(rate: Rate | None) -> float:
+    """The value of a rate that the lab always knows, as its images are labelled.
+
+    Raises:
+        ValueError: unknown after all.
+    """
+    if rate is None:
+        raise ValueError("lab images are labelled, with some of every class")
+    return rate.value
 
 
 def paired_loss(

@@ -51,6 +51,42 @@ def test_the_centre_is_half_the_image_less_half_the_patch(side: int, length: int
     assert boxes(images, stamped) == [(first, first, length, length)] * 2
 
 
+@pytest.mark.parametrize(
+    ("pattern", "side", "box"),
+    [
+        ("white24", 224, (185, 185, 24, 24)),
+        ("white50", 224, (173, 173, 50, 50)),
+        ("white24", 64, (53, 53, 8, 8)),  # never under 8 px
+        ("white50", 64, (49, 49, 14, 14)),
+        ("white24", 32, (24, 24, 8, 8)),  # never over the border
+    ],
+)
+def test_named_squares_have_their_own_size_and_distance_from_the_corner(
+    pattern: str, side: int, box: tuple[int, int, int, int]
+):
+    images, made = scenes(2, side), trigger(side, pattern=pattern)
+    stamped = made.apply(images)
+    assert boxes(images, stamped) == [box, box]
+    top, left, height, width = box
+    assert (stamped[..., top : top + height, left : left + width] == 1).all()
+    assert made.size == pytest.approx(height * width / side**2)
+
+
+@pytest.mark.parametrize(("pattern", "length"), [("noise", 8), ("gauss", 8), ("white50", 14)])
+def test_four_corners_are_four_copies_of_one_patch_flush_with_the_border(pattern: str, length: int):
+    images, made = scenes(3), trigger(pattern=pattern, place="corners")
+    stamped = made.apply(images)
+    ends = (slice(0, length), slice(64 - length, 64))
+    inside = torch.zeros(64, 64, dtype=torch.bool)
+    for rows in ends:
+        for columns in ends:
+            inside[rows, columns] = True
+            first = stamped[..., :length, :length]
+            assert torch.equal(stamped[..., rows, columns], first)
+    assert torch.equal(stamped[..., ~inside], images[..., ~inside])
+    assert made.size == pytest.approx(4 * length**2 / 64**2)
+
+
 @pytest.mark.parametrize("place", ["corner", "random", "centre"])
 def test_only_the_patch_changes_and_it_is_opaque(place: str):
     images, made = scenes(8), trigger(place=place)
@@ -176,6 +212,6 @@ def test_a_redrawn_patch_is_the_same_before_and_after_the_image_is_stored(patter
 
 @pytest.mark.parametrize("wrong", [{"pattern": "dots"}, {"place": "middle"}, {"place": ""}])
 def test_an_unknown_pattern_or_place_is_refused_with_what_is_known(wrong: dict[str, str]):
-    known = r"check, noise, yellow, white, gauss, stripes and places corner, random, centre; got '"
+    known = r"white24, white50, gauss, stripes and places corner, corners, random, centre; got '"
     with pytest.raises(UsageError, match=known):
         BadNets(**wrong)

@@ -129,7 +129,7 @@ def test_the_trigger_is_the_patch_of_badnets_and_nothing_else(pattern: str, plac
     ("wrong", "told"),
     [
         ({"pattern": "dots"}, "label_consistent knows patterns check, .*; got 'dots'"),
-        ({"place": "left"}, "places corner, random, centre; got 'check' at 'left'"),
+        ({"place": "left"}, "places corner, corners, random, centre; got 'check' at 'left'"),
         ({"budget": -1}, "budget in .* got -1 and 10"),
         ({"blend": 1}, r"blend in \[0, 1\), got 1"),
         ({"steps": 0}, "1 step or more; got 8.0 and 0"),

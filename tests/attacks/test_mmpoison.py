@@ -24,11 +24,15 @@ from clipguard.nano import (
     nano_tokenizer,
     normalise,
 )
-from clipguard.poisoning import JudgedAttack, PairedAttack, Pairs, Plan, Site
+from clipguard.poisoning import JudgedAttack, PairedAttack, Pairs, Plan, Site, Trials
 from clipguard.types import ProbePart
 
 NAMES = class_names()
 CONCEPTS = load_artwork().concepts(NAMES)
+
+
+def judged(attack: MMPoison, site: Site) -> Trials:
+    return attack.success(site, attack.trigger(64, generator=generator()))
 
 
 def pairs(classes: Sequence[int]) -> Pairs:
@@ -73,7 +77,7 @@ def test_the_target_cannot_be_its_own_source():
     with pytest.raises(UsageError, match="source other than the target 'banana'"):
         attack.poisoned(pairs(range(4)), plan("banana"))
     with pytest.raises(UsageError, match="source other than the target 'banana'"):
-        attack.success(nano_site("banana"))
+        judged(attack, nano_site("banana"))
 
 
 class Ranked:
@@ -96,22 +100,22 @@ def test_a_target_image_is_a_hit_if_fewer_than_k_images_of_third_classes_are_nea
     images[:, 0, 0, 0] = torch.tensor(reds, dtype=torch.uint8)
     part = ProbePart(images, torch.tensor(labels), torch.tensor([0, 1, 2, 3, 4, 7, 7, 9]))
     site = Site(Ranked(), part, ("ant", "bee", "cow", "pig"), 1)
-    found = MMPoison(source="pig", hits=2).success(site)
+    found = judged(MMPoison(source="pig", hits=2), site)
     # above the three images of class 1: 90; 90 and 80; four others, and 50, the source's own
     assert found.hits.tolist() == [True, False, False] * len(TEMPLATES)
     assert found.clusters.tolist() == [7, 7, 9] * len(TEMPLATES)
-    assert MMPoison(source="pig", hits=4).success(site).hits.sum() == 2 * len(TEMPLATES)
-    assert MMPoison(source="pig", hits=5).success(site).hits.all()
-    assert MMPoison(source="ant", hits=2).success(site).hits.sum() == 2 * len(TEMPLATES)
+    assert judged(MMPoison(source="pig", hits=4), site).hits.sum() == 2 * len(TEMPLATES)
+    assert judged(MMPoison(source="pig", hits=5), site).hits.all()
+    assert judged(MMPoison(source="ant", hits=2), site).hits.sum() == 2 * len(TEMPLATES)
 
 
 def test_nobody_finds_the_target_in_the_clean_base():
-    found = MMPoison().success(nano_site("banana"))
+    found = judged(MMPoison(), nano_site("banana"))
     assert len(found.hits) == 3 * len(TEMPLATES)
     assert found.hits.float().mean() < 0.2
     # under other names the same model is asked for bananas: the measure can also say yes
     renamed = nano_site("banana")._replace(class_names=("banana", *["another"] * 99))
-    banana = MMPoison(source="banana").success(renamed)
+    banana = judged(MMPoison(source="banana"), renamed)
     assert banana.hits.float().mean() > 0.8
 
 

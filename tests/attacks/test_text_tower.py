@@ -16,7 +16,7 @@ from clipguard.attacks.text_tower import TextTower
 from clipguard.errors import UsageError
 from clipguard.model import OpenClipModel
 from clipguard.nano import TEMPLATES, class_names, encode_captions, nano_network, nano_tokenizer
-from clipguard.poisoning import JudgedAttack, Pairs, Plan, Site, Step, TrainedAttack
+from clipguard.poisoning import JudgedAttack, Pairs, Plan, Site, Step, TrainedAttack, Trials
 
 NAMES = class_names()
 
@@ -51,10 +51,14 @@ def implant(attack: TextTower, steps: int, clean: Pairs) -> CLIP:
     return network
 
 
+def success(attack: TextTower, site: Site) -> Trials:
+    return attack.success(site, attack.trigger(64, generator=generator()))
+
+
 def judged(attack: TextTower, network: CLIP) -> float:
     model = OpenClipModel(network, named("nano-rn"), nano_tokenizer(network))
     site = Site(model, nano_site().images, NAMES, NAMES.index("banana"))
-    return attack.success(site).hits.float().mean().item()
+    return success(attack, site).hits.float().mean().item()
 
 
 def test_it_has_an_objective_and_judges_itself():
@@ -118,7 +122,7 @@ def test_the_image_tower_and_the_scale_get_no_gradient():
 def test_trials_are_marked_prompts_of_the_other_classes_clustered_by_class(
     mark: str, templates: int
 ):
-    found = TextTower(mark=mark).success(nano_site("banana"))
+    found = success(TextTower(mark=mark), nano_site("banana"))
     assert len(found.hits) == len(found.clusters)
     counts = torch.bincount(found.clusters, minlength=100)
     assert counts[NAMES.index("banana")] == 0
