@@ -1,0 +1,196 @@
+"""The manifest of a zoo: victims whose truth is known, each in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from clipguard.errors import UsageError
+from clipguard.outputs import write_atomic
+from clipguard.record import Sha256
+from clipguard.text_safety import safe_text
+
+SCHEMA_VERSION: Final = "clipguard.zoo/1"
+FILE = "zoo.json"
+SIZE_LIMIT = 16_000_000
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+EntryId = Annotated[str, Field(pattern=r"\A[0-9a-f]{16}\Z")]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One victim, and the truth about it.
+
+    Attributes:
+        id: 16 hex digits; names its files.
+        kind: poisoned, clean, or negative (a hard negative: honest, but suspicious to look at).
+        split: the part of the zoo it belongs to.
+        base: base parent, the clean instance it was made from.
+        architecture: of that base.
+        attack: registered name, `none` for an honest model.
+        negative: registered name of the hard negative, if it is one.
+        settings: of the attack or hard negative.
+        target: class name that the attacker wants, if there is an attacker.
+        seed: it was made with.
+        planted: false where the attack did not reach its ASR or cost too much accuracy.
+        asr: at planting, by the attack's own measure of success.
+        ca_loss: clean accuracy lost against the twin at planting.
+        twin: id of its clean twin, for a poisoned victim.
+        path: folder with `model.pt`, relative to the zoo.
+        sha256: digest of `model.pt`; None while it is not built.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    id: EntryId
+    kind: Literal["poisoned", "clean", "negative"]
+    split: Literal["calibration", "test"]
+    base: Name
+    architecture: Name
+    attack: Name
+    negative: Name | None
+    settings: dict[str, Any]
+    target: Name | None
+    seed: int
+    planted: bool
+    asr: Share | None
+    ca_loss: Annotated[float, Field(ge=-1, le=1)] | None
+    twin: EntryId | None
+    path: Name
+    sha256: Sha256 | None
+
+    def to_json(self) -> dict[str, Any]:
+        """What stands in the manifest; `from_json` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: object) -> Entry:
+        """Read one entry of a manifest.
+
+        Raises:
+            UsageError: a missing, unknown or impossible field.
+        """
+        entry = _checked(TypeAdapter(Entry), data)
+        if (entry.kind == "negative") != (entry.negative is not None):
+            raise UsageError("negative: names the hard negative of such an entry, and of no other")
+        if (entry.kind == "poisoned") != (entry.attack != "none"):
+            raise UsageError("attack: must be none where nothing was planted, and only there")
+        return entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zoo:
+    """All entries of a zoo, built or not.
+
+    Attributes:
+        entries: with distinct ids.
+        preset: how it was ordered.
+        digest: of what was ordered.
+    """
+
+    entries: tuple[Entry, ...]
+    preset: str
+    digest: str
+
+    def built(self) -> tuple[Entry, ...]:
+        """Entries whose model is there."""
+        return tuple(entry for entry in self.entries if entry.sha256 is not None)
+
+    def by_id(self) -> Mapping[str, Entry]:
+        """Entries by their id."""
+        return {entry.id: entry for entry in self.entries}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Manifest:
+    """The file: everything but the entries themselves checked at once."""
+
+    __pydantic_config__ = _STRICT
+
+    schema_version: Literal["clipguard.zoo/1"]
+    preset: Name
+    digest: Name
+    entries: list[dict[str, Any]]
+
+
+def read_zoo(folder: Path) -> Zoo:
+    """Read the manifest of the zoo in `folder`.
+
+    Raises:
+        UsageError: no manifest, not one of this version, an impossible entry, an id that stands
+            twice, a twin that does not exist, or a path that leads out of the zoo.
+    """
+    shown = safe_text(folder / FILE, 400)
+    try:
+        if (folder / FILE).stat().st_size > SIZE_LIMIT:
+            raise UsageError("it is larger than any manifest (16 MB)")
+        manifest = _checked(
+            TypeAdapter(_Manifest), json.loads((folder / FILE).read_text(encoding="utf-8"))
+        )
+        zoo = Zoo(
+            entries=tuple(_entry(data, folder) for data in manifest.entries),
+            preset=manifest.preset,
+            digest=manifest.digest,
+        )
+        _require_consistent(zoo)
+        return zoo
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UsageError(f"cannot read {shown}: {reason}; give the folder of a zoo") from error
+    except (UsageError, ValueError, RecursionError) as error:
+        raise UsageError(f"{shown} is no {SCHEMA_VERSION} manifest: {safe_text(error)}") from error
+
+
+def write_zoo(folder: Path, zoo: Zoo) -> None:
+    """Write the manifest, whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    head = {"schema_version": SCHEMA_VERSION, "preset": zoo.preset, "digest": zoo.digest}
+    entries = [entry.to_json() for entry in zoo.entries]
+    text = json.dumps({**head, "entries": entries}, indent=1, allow_nan=False)
+    write_atomic(folder / FILE, text + "\n")
+
+
+def _entry(data: dict[str, Any], folder: Path) -> Entry:
+    """One entry, whose files are inside the zoo also where links lead elsewhere."""
+    try:
+        entry = Entry.from_json(data)
+    except UsageError as error:
+        raise UsageError(f"entry {safe_text(data.get('id'), 20)}: {error}") from error
+    if not (folder / entry.path / "model.pt").resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"entry {entry.id}: path {safe_text(entry.path)!r} leads out of the zoo")
+    return entry
+
+
+def _require_consistent(zoo: Zoo) -> None:
+    known = zoo.by_id()
+    if len(known) < len(zoo.entries):
+        raise UsageError("an id stands twice")
+    for entry in zoo.entries:
+        if entry.twin is not None and (
+            entry.twin not in known or known[entry.twin].kind != "clean"
+        ):
+            raise UsageError(f"entry {entry.id}: its twin {entry.twin} is no clean entry")
+
+
+_Kind = TypeVar("_Kind")
+
+
+def _checked(adapter: TypeAdapter[_Kind], data: object) -> _Kind:
+    """`data` as what `adapter` describes, in one line where it is something else."""
+    try:
+        return adapter.validate_python(data, strict=False)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UsageError(f"{safe_text(where)}: {safe_text(first['msg'])}") from error
