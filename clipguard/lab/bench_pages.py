@@ -54,7 +54,7 @@ def gaps(bench: Bench) -> list[str]:
         found.append(f"Not whole: {bench.not_run} of {bench.cells} cells are not run.")
     if bench.broken:
         what = "inconclusive" if bench.kind == "detect" else "not repaired"
-        found.append(f"Something broke in {bench.broken} cells; they count as {what}.")
+        found.append(f"Broken cells: {bench.broken} of {bench.cells}; they count as {what}.")
     if bench.unbuilt:
         found.append(f"{bench.unbuilt} entries of this split are not built, and not in the table.")
     return found

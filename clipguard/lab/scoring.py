@@ -119,6 +119,24 @@ def auroc_interval(
     if value is None:
         return None
     bad, good = _split(scores, truths)
+    drawn = _resampled(scores, truths, groups, generator, draws)
+    low, high = _ends(drawn) if len(drawn) else (0.0, 1.0)
+    if value in (0.0, 1.0):
+        fewest = min(len(bad), len(good))
+        edge = wilson(fewest if value else 0, fewest)
+        low, high = min(low, edge.low), max(high, edge.high)
+    return Interval(value, low, high, len(scores))
+
+
+def _resampled(
+    scores: Sequence[float],
+    truths: Sequence[bool],
+    groups: Sequence[Hashable],
+    generator: torch.Generator,
+    draws: int,
+) -> Tensor:
+    """(K,) AUROC of every resample with both kinds, K <= draws."""
+    bad, good = _split(scores, truths)
     index = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     mine, others = _split([float(index[group]) for group in groups], truths)
     # A model drawn k times wins k times as often, so resampling is weighting of one matrix.
@@ -129,13 +147,7 @@ def auroc_interval(
     right = counts[:, torch.tensor(others).long()]
     pairs = left.sum(dim=1) * right.sum(dim=1)
     wins = ((left @ _win_matrix(bad, good)) * right).sum(dim=1)
-    drawn = wins[pairs > 0] / pairs[pairs > 0]
-    low, high = _ends(drawn) if len(drawn) else (0.0, 1.0)
-    if value in (0.0, 1.0):
-        fewest = min(len(bad), len(good))
-        edge = wilson(fewest if value else 0, fewest)
-        low, high = min(low, edge.low), max(high, edge.high)
-    return Interval(value, low, high, len(scores))
+    return wins[pairs > 0] / pairs[pairs > 0]
 
 
 def detection_at_no_false_alarm(scores: Sequence[float], truths: Sequence[bool]) -> Interval | None:
