@@ -38,7 +38,7 @@ PURIFIED_STYLES = (("seen", "seen styles"), ("held_out", "held-out style"))
 
 
 class SheetCell(NamedTuple):
-    """Text, and how dark it is shown, from 0 to `LEVELS`; None for plain."""
+    """Text, and how strongly it is coloured, from 0 to `LEVELS`; None for plain."""
 
     text: str
     level: int | None = None
@@ -106,7 +106,7 @@ def _heats(bench: Bench, shown: Shown, what: str = "Share decided rightly") -> l
         rows.append((name, STAND_APART.get(kind, kind), shades))
     note = (
         "Attack by method and base parent, with 95 % intervals over victims (of one victim alone, "
-        "over drawings where that is known). Darker is larger."
+        "over drawings where that is known). A stronger colour is a larger number."
     )
     head = ("Victims", *(f"{method}, {base}" for method, base in columns))
     return [Sheet(what, note, head, tuple(rows))]
@@ -236,7 +236,7 @@ def _all_rows(bench: Bench, head: tuple[str, ...], texts: Callable[[Row], list[s
 
 
 def level(value: float) -> int:
-    """How dark a share is shown."""
+    """How strongly a share is coloured."""
     return round(LEVELS * min(max(value, 0.0), 1.0))
 
 

@@ -101,9 +101,9 @@ def auroc_interval(
 ) -> Interval | None:
     """AUROC with a 95 % percentile bootstrap interval that resamples whole groups.
 
-    Resamples without both kinds say nothing and are left out. Where no resample differs from a
-    perfect ranking there is no spread to read, which is luck and not certainty; the end is then
-    Wilson's for the rarer kind of model.
+    Resamples without both kinds say nothing and are left out. Where all others agree, as they do
+    on a perfect ranking, there is no spread to read, which is luck and not certainty; the ends
+    are then Wilson's for the rarer kind of model.
 
     Args:
         scores: one a model.
@@ -121,9 +121,9 @@ def auroc_interval(
     bad, good = _split(scores, truths)
     drawn = _resampled(scores, truths, groups, generator, draws)
     low, high = _ends(drawn) if len(drawn) else (0.0, 1.0)
-    if value in (0.0, 1.0):
+    if low == high:
         fewest = min(len(bad), len(good))
-        edge = wilson(fewest if value else 0, fewest)
+        edge = wilson(round(value * fewest), fewest)
         low, high = min(low, edge.low), max(high, edge.high)
     return Interval(value, low, high, len(scores))
 

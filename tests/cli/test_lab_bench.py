@@ -160,3 +160,18 @@ def test_a_real_victim_is_scanned_and_purified(
     )
     assert 0 < cell.labels <= cell.images
     capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_processes_of_their_own_make_the_same_cells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    cells = []
+    for jobs in ("1", "2"):
+        out = tmp_path / jobs
+        zoo = make_zoo(tmp_path / "zoo", ENTRIES[2:4])  # without their models
+        assert main([*DETECT, "--zoo", str(zoo), "-o", str(out), "-q", "--jobs", jobs]) == 5
+        assert "Broken cells: 2 of 2" in capsys.readouterr().out
+        cells.append([row.cell.error for row in made(out).rows if row.cell])
+    assert cells[0] == cells[1]
+    assert "UsageError" in str(cells[0][0])

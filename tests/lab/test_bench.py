@@ -13,6 +13,7 @@ import torch
 from samples import HOSTILE
 from zoo_samples import ENTRIES, Runner, entry, honest, in_test_split, make_zoo
 
+import clipguard.detectors
 from clipguard.errors import UsageError
 from clipguard.lab import bench, bench_cells, bench_run
 from clipguard.lab.bench import Plan, Split, chosen, make_plan, run
@@ -22,6 +23,7 @@ from clipguard.lab.bench_record import Bench, category
 from clipguard.lab.bench_run import Job, Tower, run_job
 from clipguard.lab.looks import count_looks
 from clipguard.lab.zoo_manifest import Entry, Zoo
+from clipguard.record import Decision, Outcome
 
 pytest_plugins = ["nano_models"]
 
@@ -338,6 +340,44 @@ def test_a_detector_that_breaks_on_a_victim_is_a_result(
     assert {"load", "probe"} <= cell.seconds.keys()
 
 
+SILENT = """
+from dataclasses import dataclass
+from clipguard.record import DetectorRecord, Outcome
+from clipguard.types import Finding
+
+@dataclass(frozen=True, kw_only=True)
+class Silent:
+    level: float = 0.25
+
+    def fingerprint(self):
+        return repr(self)
+
+    def detect(self, model, probe, null, *, generator, progress):
+        assert null is None
+        model.encode_image(probe.measure.pixels(slice(0, 3)))
+        told = DetectorRecord(name="silent", outcome=Outcome.BACKDOORED, reason="so", score=0.25)
+        return Finding(told, ())
+
+METHOD = Silent
+"""
+
+
+def test_a_detector_plugs_in_by_the_name_of_its_file(
+    tmp_path: Path, nano_entry: Entry, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "silent.py").write_text(SILENT)
+    path = [*clipguard.detectors.__path__, str(folder)]
+    monkeypatch.setattr(clipguard.detectors, "__path__", path)
+    cell = detect_once(tmp_path, nano_entry, "silent")
+    assert (cell.error, cell.score, cell.outcome) == (None, 0.25, Outcome.BACKDOORED)
+    assert cell.decision is Decision.FAIL
+    assert (cell.passes.forward, cell.passes.backward) == (3, 0)
+    order = Order(kind="detect", methods=("silent", "inversion"))
+    assert bench_cells.fingerprint(order, "silent") != bench_cells.fingerprint(order, "inversion")
+
+
 @pytest.fixture
 def nano_entry(tmp_path: Path, nano: Path) -> Entry:
     """The bundled model as the only entry of a zoo."""
@@ -349,8 +389,8 @@ def nano_entry(tmp_path: Path, nano: Path) -> Entry:
     return honest(1, path="victims/1", sha256=digest)
 
 
-def detect_once(folder: Path, entry: Entry) -> DetectCell:
-    order = Order(kind="detect", methods=("inversion",))
+def detect_once(folder: Path, entry: Entry, method: str = "inversion") -> DetectCell:
+    order = Order(kind="detect", methods=(method,))
     run_job(Job(order=order, zoo=folder, out=folder, entry=entry, twin=None, methods=order.methods))
-    path = folder / "cells" / "inversion" / f"{entry.id}.json"
+    path = folder / "cells" / method / f"{entry.id}.json"
     return DetectCell.model_validate_json(path.read_text())
