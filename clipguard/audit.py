@@ -11,12 +11,7 @@ from clipguard.artefacts import Gallery, save_trigger
 from clipguard.calibration import Band, calibration_key, choose_band, family_of
 from clipguard.checkpoint import load_checkpoint
 from clipguard.describe import coverage, describe, environment
-from clipguard.errors import (
-    ENVIRONMENT,
-    ClipguardError,
-    ExportError,
-    InconclusiveError,
-)
+from clipguard.errors import ENVIRONMENT, ClipguardError, ExportError, InconclusiveError
 from clipguard.gate_release import missed_limits
 from clipguard.heads import save_head
 from clipguard.inspection import require_path
@@ -45,6 +40,7 @@ from clipguard.schema import dumps
 from clipguard.types import ExportJob, Finding, ProbeSet, Progress, PurifiedHead, Trigger
 from clipguard.watch import Watch
 
+MAIN = "inversion"
 MIN_MEASURE = 20
 
 
@@ -88,16 +84,18 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
 class Run:
     """One audit in progress: the record grows stage by stage."""
 
-    def __init__(self, options: Options, watch: Watch) -> None:
+    def __init__(self, options: Options, watch: Watch, detector: str = MAIN) -> None:
         """Start with an empty record.
 
         Args:
             options: what to do.
             watch: time and budget.
+            detector: registered name; all but the main one run with their own defaults.
         """
         self.options, self.watch = options, watch
         self.settings: Profile = profile(options.profile)
-        self.detector = DETECTORS.build("inversion", self.settings.detector)
+        chosen = self.settings.detector if detector == MAIN else None
+        self.detector = DETECTORS.build(detector, chosen)
         self.record = AuditRecord(
             complete=False,
             tool=ToolRecord(version=__version__),

@@ -18,7 +18,7 @@ from clipguard import __version__
 from clipguard.errors import ENVIRONMENT, INTERRUPTED, TERMINATED, USAGE, ClipguardError
 from clipguard.text_safety import safe_text
 
-NOT_COMMANDS = {"app", "arguments", "show"}
+NOT_COMMANDS = {"app", "arguments", "lab_bench", "lab_zoo", "show"}
 # typer carries its own click and re-exports only some of it; this is its ClickException.
 CommandLineError = cast(type[Exception], typer.BadParameter.__mro__[2])
 

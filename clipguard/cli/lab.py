@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clipguard.cli import lab_zoo
+from clipguard.cli import lab_bench, lab_zoo
 from clipguard.cli.arguments import Quiet, Seed
 from clipguard.errors import UsageError
 from clipguard.methods import ATTACKS, NEGATIVES
@@ -20,6 +20,7 @@ lab = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Add the `lab` group."""
+    lab_bench.register(lab)
     lab_zoo.register(lab)
     app.add_typer(lab, name="lab")
 

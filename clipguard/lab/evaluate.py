@@ -13,7 +13,7 @@ from clipguard.checkpoint import load_checkpoint
 from clipguard.errors import UsageError
 from clipguard.heads import load_head
 from clipguard.lab.plant import trigger_of
-from clipguard.lab.truth import Loss, known, lab_images, zero_shot
+from clipguard.lab.truth import Loss, lab_images, zero_shot
 from clipguard.measure import classify, embed, rates
 from clipguard.model import build_model
 from clipguard.nano import class_names
@@ -64,10 +64,11 @@ def evaluate_classes(
     Returns:
         For fresh scenes of all drawings in the `seen` styles, of those among them that
         purification did not tune on (`untuned`), and of the `held_out` style: `asr_before`,
-        `asr`, `ca`, `ca_loss` against the twin on the same images (with `ca_loss_high`, the upper
-        end of its 95 % interval), `target_ca`, clean accuracy of the target class alone
-        (`target_ca_twin` of the twin), `pa`, and `pa_ratio`, PA as a share of the twin's accuracy
-        on the same triggered images.
+        `asr` (`asr_twin` of the twin under the same trigger, `asr_gap` what is above it), `ca`,
+        `ca_loss` against the twin on the same images, `target_ca`, clean accuracy of the target
+        class alone (`target_ca_twin` of the twin), `pa`, and `pa_ratio`, PA as a share of the
+        twin's accuracy on the same triggered images. `asr_gap`, `ca_loss` and `pa` come with
+        `_low` and `_high`, the ends of their 95 % interval over drawings.
 
     Raises:
         UsageError: no victim there, or a clean one.
@@ -134,19 +135,46 @@ def _row(mine: Views, twins: Views, heads: Heads, target: int) -> dict[str, floa
     better = classify(twins.clean, heads.twin) == images.labels
     generator = torch.Generator().manual_seed(0)
     loss = Loss(*paired_bootstrap(better, right, images.drawings, generator=generator))
+    gap = _asr_gap(mine, twins, heads, target)
+    pa = _known(after.poisoned_accuracy)
     return {
         "asr_before": before.asr.value,
         "asr": after.asr.value,
-        "ca": known(after.clean_accuracy),
+        "asr_twin": base.asr.value,
+        "asr_gap": gap.value,
+        "asr_gap_low": gap.low,
+        "asr_gap_high": gap.high,
+        "ca": _known(after.clean_accuracy).value,
         "ca_loss": loss.value,
+        "ca_loss_low": loss.low,
         "ca_loss_high": loss.high,
-        "target_ca": known(after.target_accuracy),
-        "target_ca_twin": known(base.target_accuracy),
-        "pa": known(after.poisoned_accuracy),
-        "pa_ratio": known(after.poisoned_accuracy) / max(known(base.poisoned_accuracy), 1e-9),
+        "target_ca": _known(after.target_accuracy).value,
+        "target_ca_twin": _known(base.target_accuracy).value,
+        "pa": pa.value,
+        "pa_low": pa.low,
+        "pa_high": pa.high,
+        "pa_ratio": pa.value / max(_known(base.poisoned_accuracy).value, 1e-9),
     }
+
+
+def _asr_gap(mine: Views, twins: Views, heads: Heads, target: int) -> Loss:
+    """ASR minus the twin's on the same triggered images, which is natural confusion."""
+    other = mine.images.labels != target
+    read, natural = (
+        classify(view.triggered[other], head) == target
+        for view, head in ((mine, heads.after), (twins, heads.twin))
+    )
+    generator = torch.Generator().manual_seed(0)
+    drawings = mine.images.drawings[other]
+    return Loss(*paired_bootstrap(read, natural, drawings, generator=generator))
 
 
 def _rates(views: Views, head: Tensor, target: int) -> Rates:
     generator = torch.Generator().manual_seed(0)
     return rates((views.clean, views.triggered), head, views.images, target, generator=generator)
+
+
+def _known(rate: Rate | None) -> Rate:
+    if rate is None:
+        raise ValueError("lab images are labelled, with some of every class")
+    return rate

@@ -14,7 +14,7 @@ from clipguard.pixels import to_bytes
 from clipguard.poisoning import AnyAttack, JudgedAttack, PromptedAttack, Site
 from clipguard.probe import TEMPLATE
 from clipguard.prompts import class_embeddings
-from clipguard.record import Rate, Rates
+from clipguard.record import Rates
 from clipguard.stats import paired_bootstrap
 from clipguard.types import ClipModel, ProbePart, PromptTunable, Trigger
 
@@ -110,17 +110,6 @@ def attack_rates(
             raise ValueError("an attack without trials cannot be judged")
         found = found.model_copy(update={"asr": success})
     return found
-
-
-def known(rate: Rate | None) -> float:
-    """The value of a rate that the lab always knows, as its images are labelled.
-
-    Raises:
-        ValueError: unknown after all.
-    """
-    if rate is None:
-        raise ValueError("lab images are labelled, with some of every class")
-    return rate.value
 
 
 def paired_loss(

@@ -20,7 +20,7 @@ FILE = "zoo.json"
 SIZE_LIMIT = 16_000_000
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-EntryId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+EntryId = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -132,11 +132,12 @@ def read_zoo(folder: Path) -> Zoo:
     try:
         if (folder / FILE).stat().st_size > SIZE_LIMIT:
             raise UsageError("it is larger than any manifest (16 MB)")
-        manifest = _checked(
-            TypeAdapter(_Manifest), json.loads((folder / FILE).read_text(encoding="utf-8"))
-        )
+        data = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        # Python reads NaN and lone surrogates, which no table could be written with.
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        manifest = _checked(TypeAdapter(_Manifest), data)
         zoo = Zoo(
-            entries=tuple(_entry(data, folder) for data in manifest.entries),
+            entries=tuple(_entry(row, folder) for row in manifest.entries),
             preset=manifest.preset,
             digest=manifest.digest,
         )
@@ -189,7 +190,7 @@ _Kind = TypeVar("_Kind")
 def _checked(adapter: TypeAdapter[_Kind], data: object) -> _Kind:
     """`data` as what `adapter` describes, in one line where it is something else."""
     try:
-        return adapter.validate_python(data, strict=False)
+        return adapter.validate_python(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -49,26 +49,36 @@ class Html:
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""
-        templates = shipped("reports/templates")
-        style = (templates / "style.css").read_text(encoding="utf-8")
-        digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-        text: str = (
-            _environment(templates, folder)
-            .get_template("report.html.j2")
-            .render(
-                record=record,
-                said=verdict(record),
-                name=name_of(record),
-                style=Markup(style),
-                style_hash=digest,
-                record_sha256=hashlib.sha256(dumps(record).encode("ascii")).hexdigest(),
-                shown=self,
-            )
+        return page(
+            "report.html.j2",
+            ("style.css",),
+            folder,
+            record=record,
+            said=verdict(record),
+            name=name_of(record),
+            record_sha256=hashlib.sha256(dumps(record).encode("ascii")).hexdigest(),
+            shown=self,
         )
-        return text
 
 
 METHOD: type[Renderer] = Html
+
+
+def page(template: str, styles: tuple[str, ...], folder: Path, **content: object) -> str:
+    """One self-contained page.
+
+    Args:
+        template: file name of a shipped template; everything put into it is escaped.
+        styles: shipped style sheets, in order; the page allows no other style.
+        folder: where pictures are read from.
+        content: the template's variables.
+    """
+    templates = shipped("reports/templates")
+    style = "".join((templates / name).read_text(encoding="utf-8") for name in styles)
+    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
+    environment = _environment(templates, folder)
+    made = environment.get_template(template)
+    return made.render(style=Markup(style), style_hash=digest, **content)
 
 
 def _environment(templates: Path, folder: Path) -> Environment:

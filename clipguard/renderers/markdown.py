@@ -43,7 +43,8 @@ def escape(text: object, limit: int = 80) -> str:
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", safe_text(text, limit))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, led by an empty one; cells are Markdown already. None without rows."""
     if not rows:
         return []
     cells = [head, ["---"] * len(head), *rows]
@@ -81,7 +82,7 @@ def _checks(record: AuditRecord) -> list[str]:
         ]
         for check in checks[:CHECKS]
     ]
-    lines = _table(["Result", "Check", "Value", "Limit"], rows)
+    lines = table(["Result", "Check", "Value", "Limit"], rows)
     left = len(checks) - CHECKS
     return [*lines, "", f"{left} more checks in the report."] if left > 0 else lines
 
@@ -92,7 +93,7 @@ def _targets(record: AuditRecord) -> list[str]:
         [escape(each.target, 60), escape(each.family), interval(each.asr), interval(each.natural)]
         for each in found[:TARGETS]
     ]
-    return _table(["Target class", "Family", "ASR (95 %)", "Without trigger"], rows)
+    return table(["Target class", "Family", "ASR (95 %)", "Without trigger"], rows)
 
 
 def _purification(record: AuditRecord) -> list[str]:
@@ -106,7 +107,7 @@ def _purification(record: AuditRecord) -> list[str]:
         ["ASR", interval(before.asr), interval(after.asr)],
         ["PA", interval(before.poisoned_accuracy), interval(after.poisoned_accuracy)],
     ]
-    lines = _table(["Purification", "Before", "After"], rows)
+    lines = table(["Purification", "Before", "After"], rows)
     return [*lines, "", f"**Scope:** {escape(purified.statement, 300)}"]
 
 

@@ -1,0 +1,214 @@
+"""Cells of the benchmark matrix: what one method made of one victim, kept in a file of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+from pydantic import Field, ValidationError
+
+from clipguard import __version__
+from clipguard.lab.zoo_manifest import Entry
+from clipguard.methods import DETECTORS, PURIFIERS, require_known
+from clipguard.outputs import write_atomic
+from clipguard.policy import load_policy
+from clipguard.profiles import RepairSettings, profile
+from clipguard.record import Decision, Outcome, Part, Sha256
+from clipguard.resources import PACKAGE, asset
+
+PROFILE, POLICY, MAIN = "standard", "default", "inversion"
+FOLDER = "cells"
+Kind = Literal["detect", "purify"]
+SHARED = ("*.py", "families/*.py", "inverters/*.py", "detectors/*.py", "lab/bench_run.py")
+CODE: dict[Kind, tuple[str, ...]] = {
+    "detect": SHARED,
+    "purify": (
+        *SHARED,
+        *("purifiers/*.py", "attacks/*.py", "lab/evaluate.py", "lab/plant.py", "lab/truth.py"),
+    ),
+}
+"""Files whose change makes a cell another one; command line and renderings are not among them."""
+
+
+class Passes(Part):
+    """Images that went through the image tower, and gradients that came back, one by one."""
+
+    forward: int = Field(default=0, ge=0)
+    backward: int = Field(default=0, ge=0)
+
+
+class Cell(Part):
+    """What every cell says.
+
+    Attributes:
+        method: registered name.
+        id: of the victim.
+        sha256: of its `model.pt`.
+        fingerprint: of method, settings, seed and code.
+        seconds: wall time per stage.
+        passes: encoder passes of the search, and of the repair where there is one.
+        target: class ranked first, if the search came that far.
+        error: what broke; None if nothing did.
+    """
+
+    method: str
+    id: str
+    sha256: Sha256
+    fingerprint: Sha256
+    seconds: dict[str, float] = Field(default_factory=dict)
+    passes: Passes = Passes()
+    target: str | None = None
+    error: str | None = None
+
+
+class DetectCell(Cell):
+    """What a detector and the default policy made of one victim.
+
+    Attributes:
+        decision: of the default policy; inconclusive where something broke.
+        outcome: what the detector concluded.
+        score: suspicion in [0, 1]; None without a null band.
+        excess: largest family excess, in null standard deviations.
+        p_value: conformal, of the whole pipeline's maximum.
+        reason: one sentence.
+    """
+
+    kind: Literal["detect"] = "detect"
+    decision: Decision = Decision.INCONCLUSIVE
+    outcome: Outcome | None = None
+    score: float | None = Field(default=None, ge=0, le=1)
+    excess: float | None = None
+    p_value: float | None = Field(default=None, ge=0, le=1)
+    reason: str = ""
+
+
+class PurifyCell(Cell):
+    """How one victim does under its true trigger after a purifier.
+
+    Attributes:
+        twin_sha256: of the clean twin it is compared with.
+        images: clean images that the purifier was given.
+        labels: those among them whose true class it was told.
+        rates: per style what `evaluate_classes` returns; empty where something broke.
+    """
+
+    kind: Literal["purify"] = "purify"
+    twin_sha256: Sha256
+    images: int = 0
+    labels: int = 0
+    rates: dict[str, dict[str, float]] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to run on every victim.
+
+    Attributes:
+        kind: detect or purify.
+        methods: registered names, each once.
+        seed: of every scan.
+        device: where to compute.
+    """
+
+    kind: Kind
+    methods: tuple[str, ...]
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+def require_methods(kind: Kind, names: tuple[str, ...]) -> None:
+    """Refuse a method that does not exist, with a suggestion.
+
+    Raises:
+        UsageError: unknown.
+    """
+    folder = DETECTORS if kind == "detect" else PURIFIERS
+    for name in names:
+        require_known(name, folder.names(), folder.what)
+
+
+def repair_settings(method: str) -> RepairSettings:
+    """The standard profile's repair with the purifier `method`; a foreign one with its defaults."""
+    standard = profile(PROFILE).repair
+    own = standard.settings if method == standard.purifier else {}
+    return RepairSettings(
+        purifier=method,
+        settings=own,
+        against=standard.against,
+        families=standard.families,
+        targeted=standard.targeted,
+    )
+
+
+def fingerprint(order: Order, method: str) -> str:
+    """Digest of everything but the model that a cell's content depends on."""
+    settings = profile(PROFILE)
+    detector = method if order.kind == "detect" else MAIN
+    chosen = settings.detector if detector == MAIN else None
+    told = {
+        "kind": order.kind,
+        "method": method,
+        "detector": DETECTORS.build(detector, chosen).fingerprint(),
+        "repair": asdict(repair_settings(method)) if order.kind == "purify" else None,
+        "scenes": asdict(settings.scenes),
+        "policy": load_policy(POLICY).sha256,
+        "seed": order.seed,
+        "device": str(order.device),
+        "version": __version__,
+        "torch": torch.__version__,
+        "code": _code(order.kind),
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def _code(kind: Kind) -> str:
+    """Digest of the source files that make a cell, and of the shipped null bands."""
+    files = sorted(path for pattern in CODE[kind] for path in PACKAGE.glob(pattern))
+    digest = hashlib.sha256()
+    for path in (*files, *sorted(asset("calibration").glob("*.json"))):
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+AnyCell = TypeVar("AnyCell", bound=Cell)
+
+
+def read_cell(
+    kind: type[AnyCell], out: Path, entry: Entry, method: str, wanted: str
+) -> AnyCell | None:
+    """The cell of `entry`, unless there is none of this model, code and these settings.
+
+    Args:
+        kind: `DetectCell` or `PurifyCell`.
+        out: output folder of the benchmark.
+        entry: the victim, built.
+        method: registered name.
+        wanted: fingerprint it must have.
+    """
+    try:
+        text = _path(out, entry, method).read_text(encoding="utf-8")
+        cell = kind.model_validate_json(text)
+    except (OSError, ValidationError, UnicodeDecodeError):
+        return None  # absent or of another version: it is made again either way
+    same = (cell.method, cell.id, cell.sha256, cell.fingerprint)
+    return cell if same == (method, entry.id, entry.sha256, wanted) else None
+
+
+def write_cell(out: Path, entry: Entry, cell: Cell) -> None:
+    """Keep a cell, whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    text = json.dumps(cell.model_dump(mode="json"), indent=1, allow_nan=False)
+    write_atomic(_path(out, entry, cell.method), text + "\n")
+
+
+def _path(out: Path, entry: Entry, method: str) -> Path:
+    return out / FOLDER / method / f"{entry.id}.json"

@@ -1,0 +1,239 @@
+"""One victim in the benchmark: scanned, or scanned and purified, exactly as `scan` would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from clipguard.audit import Run
+from clipguard.calibration import choose_band
+from clipguard.errors import RefusedError
+from clipguard.lab.bench_cells import (
+    MAIN,
+    POLICY,
+    PROFILE,
+    Cell,
+    DetectCell,
+    Order,
+    Passes,
+    PurifyCell,
+    fingerprint,
+    repair_settings,
+    write_cell,
+)
+from clipguard.lab.evaluate import evaluate_classes
+from clipguard.lab.zoo_manifest import Entry
+from clipguard.model import OpenClipModel
+from clipguard.options import Options
+from clipguard.policy import load_policy
+from clipguard.text_safety import safe_text
+from clipguard.types import ClipModel, Finding, ProbeSet
+from clipguard.watch import Watch
+
+MESSAGE = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One victim and the methods that have no cell for it yet.
+
+    Attributes:
+        order: what is run.
+        zoo: folder of the zoo.
+        out: output folder.
+        entry: the victim, built.
+        twin: its clean twin, built; only where something is purified.
+        methods: of the order, those to run.
+    """
+
+    order: Order
+    zoo: Path
+    out: Path
+    entry: Entry
+    twin: Entry | None
+    methods: tuple[str, ...]
+
+    @property
+    def model(self) -> Path:
+        """The victim's checkpoint."""
+        return self.zoo / self.entry.path / "model.pt"
+
+
+def run_job(job: Job) -> None:
+    """Make the cells of one victim, each written as soon as it is done.
+
+    Raises:
+        UsageError: a cell cannot be written.
+    """
+    cells = _detected(job) if job.order.kind == "detect" else _purified(job)
+    for cell in cells:
+        write_cell(job.out, job.entry, cell)
+
+
+@dataclass
+class Tower:
+    """Counts what goes through an image tower."""
+
+    forward: int = 0
+    backward: int = 0
+
+    def record(self) -> Passes:
+        """The counts so far."""
+        return Passes(forward=self.forward, backward=self.backward)
+
+    def _seen(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        self.forward += len(output)
+        if output.requires_grad:
+            output.register_hook(self._returned)  # type: ignore[no-untyped-call]
+
+    def _returned(self, gradient: Tensor) -> None:
+        self.backward += len(gradient)
+
+    @contextmanager
+    def watching(self, model: ClipModel) -> Iterator[None]:
+        """Count from here to the end of the block, also what calls the tower module itself."""
+        handle = model.image_tower().register_forward_hook(self._seen)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _detected(job: Job) -> Iterator[Cell]:
+    for method in job.methods:
+        yield _detect(job, method)
+
+
+def _detect(job: Job, method: str) -> DetectCell:
+    """Load, probe, search and decide; whatever breaks is the cell's result."""
+    run, tower = _run(job, method), Tower()
+    error = None
+    try:
+        _search(run, job, tower)
+    except Exception as raised:  # noqa: BLE001 - a victim that breaks a method counts against it
+        error = _told(raised)
+    found = run.record.detectors[0] if error is None and run.record.detectors else None
+    gate = run.finished(complete=error is None).gate
+    why = error or (run.record.errors[-1].message if run.record.errors else "")
+    base = _base(job, method, run, tower, error)
+    if found is None or gate is None:
+        return DetectCell(**base, reason=why)
+    return DetectCell(
+        **base,
+        decision=gate.decision,
+        outcome=found.outcome,
+        score=found.score,
+        excess=found.excess,
+        p_value=found.p_value,
+        reason=found.reason,
+    )
+
+
+def _purified(job: Job) -> Iterator[Cell]:
+    """One search for all purifiers, as a scan makes it, then each purifier on its findings."""
+    run, tower = _run(job, MAIN), Tower()
+    try:
+        model, probe, finding = _search(run, job, tower)
+        if finding is None:
+            raise RuntimeError(run.record.errors[-1].message)
+    except Exception as raised:  # noqa: BLE001 - a victim that cannot be searched is a result
+        for method in job.methods:
+            yield _repaired(job, method, run, tower, _told(raised))
+        return
+    for method in job.methods:
+        mine = replace(tower)
+        yield _repair(job, method, run, mine, (model, probe, finding))
+
+
+def _repair(
+    job: Job,
+    method: str,
+    run: Run,
+    tower: Tower,
+    found: tuple[OpenClipModel, ProbeSet, Finding],
+) -> PurifyCell:
+    """Purify towards what the search found, and hold the head against the true trigger."""
+    model, probe, finding = found
+    run.settings = replace(run.settings, repair=repair_settings(method))
+    try:
+        with tower.watching(model):
+            head = run.purify(model, probe, finding)
+        if head is None:
+            raise RuntimeError(run.record.errors[-1].message)
+        victim, twin = (job.zoo / entry.path for entry in (job.entry, _twin(job)))
+        rates = evaluate_classes(victim, twin, head.classes.cpu(), seed=job.order.seed)
+    except Exception as raised:  # noqa: BLE001 - a purifier that breaks on a victim is a result
+        return _repaired(job, method, run, tower, _told(raised))
+    parts = [part for part in (probe.optimise, probe.select, probe.unlabelled) if part]
+    return _repaired(job, method, run, tower, None).model_copy(
+        update={
+            "images": sum(map(len, parts)),
+            "labels": sum(int((part.labels >= 0).sum()) for part in parts[:2]),
+            "rates": rates,
+        }
+    )
+
+
+def _repaired(job: Job, method: str, run: Run, tower: Tower, error: str | None) -> PurifyCell:
+    base = _base(job, method, run, tower, error)
+    return PurifyCell(**base, twin_sha256=_twin(job).sha256 or "")
+
+
+def _twin(job: Job) -> Entry:
+    if job.twin is None:
+        raise ValueError("only a victim with a clean twin can be evaluated")
+    return job.twin
+
+
+def _base(job: Job, method: str, run: Run, tower: Tower, error: str | None) -> dict[str, Any]:
+    """What a cell of either kind says."""
+    detectors = run.record.detectors
+    return {
+        "method": method,
+        "id": job.entry.id,
+        "sha256": job.entry.sha256,
+        "fingerprint": fingerprint(job.order, method),
+        "seconds": dict(run.watch.seconds),
+        "passes": tower.record(),
+        "target": detectors[0].target if detectors else None,
+        "error": error,
+    }
+
+
+def _run(job: Job, detector: str) -> Run:
+    options = Options(
+        policy=load_policy(POLICY),
+        profile=PROFILE,
+        seed=job.order.seed,
+        purify="always" if job.order.kind == "purify" else "never",
+        export="none",
+        device=job.order.device,
+    )
+    return Run(options, Watch(None, _silent), detector)
+
+
+def _search(run: Run, job: Job, tower: Tower) -> tuple[OpenClipModel, ProbeSet, Finding | None]:
+    """The stages of a scan up to its finding, with the tower counted."""
+    model, probe = run.look(job.model)
+    checkpoint = run.record.checkpoint
+    if checkpoint is None or checkpoint.sha256 != job.entry.sha256:
+        raise RefusedError("model.pt is not the file that the zoo's manifest describes")
+    band, told = choose_band(run.key(probe), None)
+    run.update(calibration=told)
+    with tower.watching(model):
+        return model, probe, run.detect(model, probe, band)
+
+
+def _told(error: Exception) -> str:
+    message = str(error).partition("\n")[0]
+    name = type(error).__name__
+    return safe_text(f"{name}: {message}" if message else name, MESSAGE)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Progress is told by the cell, not by its steps."""

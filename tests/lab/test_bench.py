@@ -1,0 +1,396 @@
+"""The benchmark matrix: what is run again, what is counted where, and how it is told."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from samples import HOSTILE
+from zoo_samples import ENTRIES, Runner, entry, honest, in_test_split, make_zoo
+
+import clipguard.detectors
+from clipguard.errors import UsageError
+from clipguard.lab import bench, bench_cells, bench_run
+from clipguard.lab.bench import Plan, Split, chosen, make_plan, run
+from clipguard.lab.bench_cells import DetectCell, Kind, Order
+from clipguard.lab.bench_pages import to_html, to_markdown
+from clipguard.lab.bench_record import Bench, category
+from clipguard.lab.bench_run import Job, Tower, run_job
+from clipguard.lab.looks import count_looks
+from clipguard.lab.zoo_manifest import Entry, Zoo
+from clipguard.record import Decision, Outcome
+
+pytest_plugins = ["nano_models"]
+
+
+def quiet(stage: str, done: int, total: int) -> None:
+    """Ignore progress."""
+
+
+def plain(text: str) -> str:
+    """Markdown without its escapes."""
+    return text.replace("\\", "")
+
+
+def plan(folder: Path, kind: Kind = "detect", *, split: Split = "all", seed: int = 0) -> Plan:
+    method = "inversion" if kind == "detect" else "cbpt"
+    order = Order(kind=kind, methods=(method,), seed=seed)
+    return make_plan(order, folder, folder / "out", split=split, command="clipguard lab bench")
+
+
+def go(what: Plan, part: tuple[int, int] = (0, 1)) -> Bench:
+    return run(what, part=part, jobs=1, progress=quiet)
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
+    fake = Runner()
+    monkeypatch.setattr(bench, "run_job", fake)
+    return fake
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Path:
+    return make_zoo(tmp_path / "zoo")
+
+
+def ids(*numbers: int) -> list[tuple[str, str]]:
+    return [(f"{number:016x}", "inversion") for number in numbers]
+
+
+def test_a_finished_cell_is_not_made_again(zoo: Path, runner: Runner):
+    first = go(plan(zoo))
+    assert runner.ran == ids(1, 2, 3, 4, 5, 6)
+    runner.ran.clear()
+    assert go(plan(zoo)) == first
+    assert runner.ran == []
+
+
+def test_another_model_seed_or_code_makes_a_cell_again(
+    zoo: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
+):
+    go(plan(zoo))
+    runner.ran.clear()
+    make_zoo(zoo, (entry(1, sha256="0" * 64), *ENTRIES[1:]))
+    go(plan(zoo))
+    assert runner.ran == ids(1)
+    runner.ran.clear()
+    go(plan(zoo, seed=1))
+    assert len(runner.ran) == 6
+    runner.ran.clear()
+    monkeypatch.setattr(bench_cells, "_code", lambda kind: "other")
+    go(plan(zoo, seed=1))
+    assert len(runner.ran) == 6
+
+
+def test_a_torn_or_foreign_cell_is_made_again(zoo: Path, runner: Runner):
+    go(plan(zoo))
+    runner.ran.clear()
+    cells = sorted((zoo / "out" / "cells" / "inversion").iterdir())
+    cells[0].write_text("{")
+    cells[1].write_text(cells[2].read_text())
+    go(plan(zoo))
+    assert runner.ran == ids(1, 2)
+
+
+def test_parts_share_the_victims_and_the_table_says_what_is_missing(zoo: Path, runner: Runner):
+    half = go(plan(zoo), part=(0, 2))
+    assert runner.ran == ids(1, 3, 5)
+    assert (half.cells, half.not_run) == (6, 3)
+    text = plain(to_markdown(half))
+    assert text.index("Not whole: 3 of 6 cells are not run") < text.index("Headline")
+    assert "not run" in (zoo / "out" / "bench.html").read_text()
+    whole = go(plan(zoo), part=(1, 2))
+    assert runner.ran[3:] == ids(2, 4, 6)
+    assert whole.not_run == 0
+    assert "Not whole" not in plain(to_markdown(whole))
+    with pytest.raises(UsageError, match="part 7/8 of 6 victims is empty"):
+        go(plan(zoo), part=(7, 8))
+
+
+def test_a_cell_that_broke_counts_as_inconclusive_and_is_tried_again(zoo: Path, runner: Runner):
+    broken = {"decision": "inconclusive", "outcome": None, "score": None, "error": "OSError: no"}
+    runner.changes = {f"{1:016x}": broken}
+    found = go(plan(zoo))
+    assert found.broken == 1
+    score = found.scores["inversion"]
+    assert score.confusion["poisoned"] == {"pass": 0, "inconclusive": 1, "fail": 1}
+    assert score.models == 4
+    assert score.auroc is not None
+    # blended 0.9 beats both clean; the broken one, at 0.5, beats 0.2 and loses to 0.6
+    assert score.auroc.value == 0.75
+    assert "Broken cells: 1 of 6" in plain(to_markdown(found))
+    runner.ran.clear()
+    runner.changes = {}
+    assert go(plan(zoo)).broken == 0
+    assert runner.ran == ids(1)
+
+
+def test_weak_victims_and_what_is_no_backdoor_stand_outside_the_headline(zoo: Path, runner: Runner):
+    score = go(plan(zoo)).scores["inversion"]
+    assert score.models == 4
+    assert score.confusion == {
+        "clean": {"pass": 1, "inconclusive": 0, "fail": 0},
+        "negative": {"pass": 1, "inconclusive": 0, "fail": 0},
+        "poisoned": {"pass": 0, "inconclusive": 0, "fail": 2},
+    }
+    assert {name: rate.value for name, rate in score.recall_by_asr.items()} == {
+        "< 50 %": 0.0,
+        "≥ 90 %": 1.0,
+    }
+    assert {name: rate.n for name, rate in score.recall_by_attack.items()} == {
+        "badnets": 1,
+        "blended": 1,
+    }
+    assert score.target_first is not None
+    assert (score.target_first.value, score.target_first.n) == (0.5, 2)  # blended aims at violin
+    assert score.no_false_alarm is not None
+    assert score.no_false_alarm.value == 1.0
+    assert score.resampled == "4 victims"
+
+
+def test_the_matrix_says_what_is_right_for_each_kind(zoo: Path, runner: Runner):
+    table = {cell.label: cell for cell in go(plan(zoo)).table}
+    assert {name: cell.category for name, cell in table.items()} == {
+        "badnets": "headline",
+        "blended": "headline",
+        "clean": "headline",
+        "watermark (hard negative)": "headline",
+        "badnets (weak)": "weak",
+        "mmpoison": "no trigger",
+    }
+    right = {name: cell.figures["right"].value for name, cell in table.items()}
+    assert right == dict.fromkeys(table, 1.0) | {"badnets (weak)": 0.0}
+    assert table["badnets"].figures["forward"].value == 100
+
+
+def test_two_bases_are_two_columns_and_resampled_whole(tmp_path: Path, runner: Runner):
+    others = (entry(7, base="nano-vit", twin=None), honest(8, base="nano-vit"))
+    found = go(plan(make_zoo(tmp_path, (*ENTRIES, *others))))
+    assert {cell.base for cell in found.table} == {"nano-rn", "nano-vit"}
+    assert found.scores["inversion"].resampled == "2 base parents"
+    assert found.scores["inversion"].by_base.keys() == {"nano-rn", "nano-vit"}
+
+
+@pytest.mark.parametrize(
+    ("attack", "told"),
+    [
+        ("mmpoison", "no trigger"),
+        ("text_tower", "trigger in the text"),
+        ("badclip_prompt", "prompt learner"),
+        ("badnets", "headline"),
+    ],
+)
+def test_attacks_that_no_image_trigger_can_show_stand_apart(attack: str, told: str):
+    assert category(entry(1, attack=attack)) == told
+
+
+def test_a_look_at_the_test_split_is_logged_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = make_zoo(tmp_path, (*ENTRIES, *in_test_split((entry(9, twin=None),))))
+    looks: list[int] = []
+
+    def interrupted(job: Job) -> None:
+        looks.append(count_looks(folder))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "run_job", interrupted)
+    for split, expected in (("calibration", 0), ("test", 1), ("test", 1), ("all", 2)):
+        with pytest.raises(KeyboardInterrupt):
+            go(plan(folder, split=split))
+        assert looks.pop() == expected
+
+
+def test_the_report_says_how_many_looks_there_were(tmp_path: Path, runner: Runner):
+    folder = make_zoo(tmp_path, in_test_split())
+    for _ in range(2):
+        found = go(plan(folder, split="test"))
+    assert found.looks == 1
+    assert go(plan(folder, split="test", seed=5)).looks == 2
+    assert "looks at the test split of this zoo so far: 1" in html.unescape(
+        to_html(found, tmp_path)
+    )
+
+
+def test_only_victims_with_an_image_trigger_and_a_built_twin_are_purified():
+    unbuilt = replace(honest(8), sha256=None)
+    lonely = (entry(7, twin=None), entry(9, twin=f"{8:016x}"))
+    zoo = Zoo(entries=(*ENTRIES, *lonely, unbuilt), preset="x", digest="x")
+    assert [each.id for each in chosen(zoo, "purify", "all")] == [f"{n:016x}" for n in (1, 2, 5)]
+    assert len(chosen(zoo, "detect", "all")) == 8
+
+
+@pytest.mark.parametrize(("kind", "told"), [("detect", "models"), ("purify", "victims with a")])
+def test_an_empty_selection_is_an_error(tmp_path: Path, kind: Kind, told: str):
+    make_zoo(tmp_path, (honest(1, sha256=None), honest(2, split="test")))
+    with pytest.raises(UsageError, match=f"no built {told}"):
+        plan(tmp_path, kind, split="calibration")
+
+
+def test_purified_victims_have_rates_per_style(zoo: Path, runner: Runner):
+    found = go(plan(zoo, "purify"))
+    table = {cell.label: cell for cell in found.table}
+    assert table.keys() == {"badnets", "blended", "badnets (weak)"}
+    gap = table["badnets"].figures["held_out.asr_gap"]
+    assert (gap.value, gap.low, gap.high, gap.n) == (0.01, 0.0, 0.03, 1)
+    text = to_markdown(found)
+    assert "ASR above the clean twin" in text
+    assert "600 (500 labelled)" in plain(text)
+    assert found.scores == {}
+
+
+def test_another_twin_makes_a_purified_cell_again(zoo: Path, runner: Runner):
+    go(plan(zoo, "purify"))
+    runner.ran.clear()
+    make_zoo(zoo, (*ENTRIES[:2], honest(3, sha256="0" * 64), *ENTRIES[3:]))
+    go(plan(zoo, "purify"))
+    assert len(runner.ran) == 3
+
+
+def test_the_json_is_versioned_and_read_back_whole(zoo: Path, runner: Runner):
+    found = go(plan(zoo))
+    data = json.loads((zoo / "out" / "bench.json").read_text())
+    assert data["schema_version"] == "clipguard.bench/1"
+    assert Bench.model_validate(data) == found
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path, runner: Runner, name: str):
+    first = entry(
+        1, attack=name, target=name, base=name, settings={name: name, "deep": [{"x": name}]}
+    )
+    runner.changes = {first.id: {"reason": name, "target": name}}
+    found = go(plan(make_zoo(tmp_path, (first, *ENTRIES[1:]))))
+    page, text = to_html(found, tmp_path), to_markdown(found)
+    for bad in ("<img", "<script", "<svg", "</style><", "\x1b", "\u202e", "onerror=alert(1)>"):
+        assert bad not in page.split("</style>", 1)[1]
+    assert page.count("<script") == 0
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    active = re.sub(r"\\[!-/:-@\[-`{-~]", "", text)  # what is left when escaped marks are gone
+    assert not set("<>`[]!*_{}") & set(active)
+    lines = active.partition("## Every model")[2].splitlines()
+    widths = {line.count("|") for line in lines if line.startswith("|")}
+    assert len(widths) == 1
+
+
+def test_each_cell_of_the_heat_map_says_its_value_beside_its_colour(zoo: Path, runner: Runner):
+    page = html.unescape(to_html(go(plan(zoo)), zoo))
+    assert '<td class="heat heat-8">100.0 % (20.7–100.0); of 1: 1 fail</td>' in page
+    assert '<td class="heat heat-0">0.0 % (0.0–79.3); of 1: 1 pass</td>' in page
+    assert page.count("style=") == 0  # the page's own policy would drop it
+    for level in range(9):
+        assert f".heat-{level} " in page
+
+
+class Doubling(torch.nn.Module):
+    """An image tower."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images * 2
+
+
+class Model:
+    """As much of a model as is counted."""
+
+    def __init__(self) -> None:
+        self.tower = Doubling()
+
+    def image_tower(self) -> torch.nn.Module:
+        return self.tower
+
+
+def test_passes_are_counted_forward_and_backward():
+    model, count = Model(), Tower()
+    images = torch.rand(5, 3, 2, 2)
+    with count.watching(model):  # type: ignore[arg-type]
+        model.tower(images)
+        assert (count.forward, count.backward) == (5, 0)
+        model.tower(images[:2].clone().requires_grad_()).sum().backward()
+        with torch.no_grad():
+            model.tower(images)
+    model.tower(images)
+    assert (count.forward, count.backward) == (12, 2)
+
+
+def test_a_file_that_is_not_the_manifest_s_is_a_cell_that_broke(tmp_path: Path, nano_entry: Entry):
+    wrong = replace(nano_entry, sha256="0" * 64)
+    cell = detect_once(tmp_path, wrong)
+    assert cell.error == "RefusedError: model.pt is not the file that the zoo's manifest describes"
+    assert cell.decision.value == "inconclusive"
+    (tmp_path / nano_entry.path / "model.pt").write_bytes(b"")
+    assert "CG102 the file is empty" in str(detect_once(tmp_path, nano_entry).error)
+
+
+def test_a_detector_that_breaks_on_a_victim_is_a_result(
+    tmp_path: Path, nano_entry: Entry, monkeypatch: pytest.MonkeyPatch
+):
+    def breaks(self: object, *given: object) -> None:
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(bench_run.Run, "detect", breaks)
+    cell = detect_once(tmp_path, nano_entry)
+    assert cell.error == cell.reason == "RuntimeError: out of"
+    assert {"load", "probe"} <= cell.seconds.keys()
+
+
+SILENT = """
+from dataclasses import dataclass
+from clipguard.record import DetectorRecord, Outcome
+from clipguard.types import Finding
+
+@dataclass(frozen=True, kw_only=True)
+class Silent:
+    level: float = 0.25
+
+    def fingerprint(self):
+        return repr(self)
+
+    def detect(self, model, probe, null, *, generator, progress):
+        assert null is None
+        model.encode_image(probe.measure.pixels(slice(0, 3)))
+        told = DetectorRecord(name="silent", outcome=Outcome.BACKDOORED, reason="so", score=0.25)
+        return Finding(told, ())
+
+METHOD = Silent
+"""
+
+
+def test_a_detector_plugs_in_by_the_name_of_its_file(
+    tmp_path: Path, nano_entry: Entry, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "more"
+    folder.mkdir()
+    (folder / "silent.py").write_text(SILENT)
+    path = [*clipguard.detectors.__path__, str(folder)]
+    monkeypatch.setattr(clipguard.detectors, "__path__", path)
+    cell = detect_once(tmp_path, nano_entry, "silent")
+    assert (cell.error, cell.score, cell.outcome) == (None, 0.25, Outcome.BACKDOORED)
+    assert cell.decision is Decision.FAIL
+    assert (cell.passes.forward, cell.passes.backward) == (3, 0)
+    order = Order(kind="detect", methods=("silent", "inversion"))
+    assert bench_cells.fingerprint(order, "silent") != bench_cells.fingerprint(order, "inversion")
+
+
+@pytest.fixture
+def nano_entry(tmp_path: Path, nano: Path) -> Entry:
+    """The bundled model as the only entry of a zoo."""
+    folder = tmp_path / "victims" / "1"
+    folder.mkdir(parents=True)
+    data = nano.read_bytes()
+    (folder / "model.pt").write_bytes(data)
+    digest = bench_cells.hashlib.sha256(data).hexdigest()
+    return honest(1, path="victims/1", sha256=digest)
+
+
+def detect_once(folder: Path, entry: Entry, method: str = "inversion") -> DetectCell:
+    order = Order(kind="detect", methods=(method,))
+    run_job(Job(order=order, zoo=folder, out=folder, entry=entry, twin=None, methods=order.methods))
+    path = folder / "cells" / method / f"{entry.id}.json"
+    return DetectCell.model_validate_json(path.read_text())
