@@ -18,7 +18,7 @@ from clipguard.measure import classify, embed, rates
 from clipguard.model import build_model
 from clipguard.nano import class_names
 from clipguard.probe import Scenes, bundled_probe
-from clipguard.record import Rates
+from clipguard.record import Rate, Rates
 from clipguard.stats import paired_bootstrap
 from clipguard.types import ProbePart
 
