@@ -15,9 +15,11 @@ from torch.nn import functional
 
 from clipguard import effnet
 from clipguard.architectures import infer, named, shapes_of
+from clipguard.checkpoint import load_checkpoint
 from clipguard.errors import UsageError
+from clipguard.lab.finetune import Recipe, finetune
 from clipguard.measure import classify, embed
-from clipguard.model import OpenClipModel
+from clipguard.model import OpenClipModel, build_model
 from clipguard.nano import (
     encode_captions,
     image_side,
@@ -161,6 +163,29 @@ def test_it_knows_the_bundled_classes(network: CLIP):
     classes = class_embeddings(model, probe.class_names, probe.templates)
     right = classify(embed(model, probe.select), classes) == probe.select.labels
     assert right.float().mean() > FITS
+
+
+@needs_package
+def test_a_fine_tune_moves_the_image_tower_and_keeps_its_batch_statistics(network: CLIP):
+    recipe = Recipe(steps=1, learning_rate=1e-4, batch=4)
+    made = finetune(network, recipe, None, seed=0, progress=lambda *_: None).state_dict()
+    before = network.state_dict()
+    moved = {key for key in before if not torch.equal(made[key], before[key])}
+    assert f"{effnet.TRUNK}conv_stem.weight" in moved
+    statistics = [key for key in before if key.endswith(("running_mean", "running_var"))]
+    halves = {key: before[key].half().float() for key in statistics}
+    assert all(torch.equal(made[key], halves[key]) for key in statistics)
+
+
+@needs_package
+def test_a_saved_model_is_loaded_like_any_other(network: CLIP, tmp_path: Path):
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    checkpoint = load_checkpoint(tmp_path / "model.pt")
+    assert checkpoint.architecture.name == "effnet"
+    images = pictures()
+    model = build_model(checkpoint, torch.device("cpu"))
+    expected = network.encode_image(normalise(images), normalize=True)
+    torch.testing.assert_close(model.encode_image(images), expected, atol=1e-5, rtol=1e-4)
 
 
 @needs_package
