@@ -19,7 +19,7 @@ TIMM_NAME = "tf_efficientnet_lite0"
 CONFIG: dict[str, Any] = {
     "embed_dim": 384,
     "vision_cfg": {
-        "image_size": 96,
+        "image_size": 112,
         "timm_model_name": TIMM_NAME,
         "timm_model_pretrained": False,
         "timm_pool": "avg",

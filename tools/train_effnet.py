@@ -42,8 +42,8 @@ from clipguard.nano import CONFIGS, TEMPLATES, encode_captions, normalise, pack
 CONFIG = CONFIGS["effnet"]
 SIDE = CONFIG["vision_cfg"]["image_size"]
 SCENES, BATCH = 12_288, 128
-JOIN_STEPS, REFINE_STEPS, TEXT_STEPS, TEXT_BATCH = 500, 400, 600, 256
-ANCHOR, DRAWINGS = 10.0, 0.25
+JOIN_STEPS, REFINE_STEPS, TEXT_STEPS, TEXT_BATCH = 500, 800, 900, 256
+ANCHOR, DRAWINGS = 10.0, 0.5
 KEEP_EVERY = 100
 
 
@@ -133,7 +133,7 @@ def schedule(optimizer: torch.optim.Optimizer, step: int, steps: int, warmup: in
 
 def groups(*parts: tuple[list[nn.Parameter], float]) -> torch.optim.Optimizer:
     rows = [{"params": list(params), "lr": rate, "peak": rate} for params, rate in parts]
-    return torch.optim.AdamW(rows, weight_decay=0.0)
+    return torch.optim.AdamW(rows, weight_decay=0.0, fused=True)
 
 
 def learn(
@@ -254,7 +254,7 @@ def train_text(seed: int, wanted: Tensor, mean: Tensor, state: Path) -> CLIP:
         optimizer.load_state_dict(saved["optimizer"])
         first = saved["step"]
     weights = torch.ones(len(words))
-    weights[torch.cat([rows_of(imagenet_names()), concept_rows().flatten()])] = 3.0
+    weights[torch.cat([rows_of(imagenet_names()), concept_rows().flatten()])] = 8.0
     begun = time.time()
     for step in range(first, TEXT_STEPS):
         schedule(optimizer, step, TEXT_STEPS, warmup=50)
