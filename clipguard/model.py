@@ -9,6 +9,7 @@ from typing import Any, cast
 import open_clip
 import torch
 from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -191,7 +192,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device) -> OpenClipModel:
         network = network_of(architecture)
     network.load_state_dict(checkpoint.state, strict=True)
     network.eval().requires_grad_(False).to(device)
-    if device.type == "cpu" and isinstance(network.visual, ModifiedResNet):
+    if device.type == "cpu" and isinstance(network.visual, ModifiedResNet | TimmModel):
         # convolutions are faster this way; only weights change their layout, never values
         network.visual.to(memory_format=torch.channels_last)
     return OpenClipModel(network, architecture, tokenizer)

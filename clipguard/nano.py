@@ -1,4 +1,4 @@
-"""The bundled nano CLIPs: ordinary open_clip models, small enough to ship in the wheel."""
+"""The bundled CLIPs: ordinary open_clip models, small enough to ship in the wheel."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from clipguard import effnet
 from clipguard.resources import asset
 
 TEXT = {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 2}
@@ -36,9 +37,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
         "text_cfg": TEXT,
     },
+    "effnet": effnet.CONFIG,
 }
 
 BASES = {
+    "effnet": "effnet",
     "nano-rn": "nano-rn",
     "nano-rn-1": "nano-rn",
     "nano-vit": "nano-vit",
@@ -73,7 +76,9 @@ def _untrained_rows(count: int, width: int, seed: int) -> Tensor:
 
 
 def pack(state: dict[str, Tensor], vocabulary: list[int], name: str, seed: int, to: Path) -> None:
-    """Write a trained nano model: float16 weights, only the token rows in `vocabulary`.
+    """Write a trained model: float16 weights, only the token rows in `vocabulary`.
+
+    The image tower of effnet is left out: it is never trained here, and comes from its package.
 
     Args:
         state: the network's state dict.
@@ -82,6 +87,8 @@ def pack(state: dict[str, Tensor], vocabulary: list[int], name: str, seed: int, 
         seed: training seed; also regenerates the other token rows.
         to: safetensors file to write.
     """
+    if name == "effnet":
+        state = {k: v for k, v in state.items() if not k.startswith(effnet.TRUNK)}
     tensors = {key: value.half().contiguous() for key, value in state.items() if key != ROWS}
     tensors |= {k: v for k, v in state.items() if not v.is_floating_point()}
     tensors[ROWS] = state[ROWS][vocabulary].half()
@@ -97,8 +104,10 @@ def load_state(name: str) -> dict[str, Tensor]:
 
     Raises:
         KeyError: no such model.
+        UsageError: the package with effnet's image tower is missing.
     """
     config = CONFIGS[BASES[name]]
+    trunk = effnet.trunk_state() if BASES[name] == "effnet" else {}
     with safe_open(asset(f"{name}.safetensors"), framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         seed = int(file.metadata()["seed"])
@@ -106,7 +115,7 @@ def load_state(name: str) -> dict[str, Tensor]:
     text = config["text_cfg"]
     rows = _untrained_rows(text["vocab_size"], text["width"], seed)
     rows[state.pop("token_ids").long()] = state[ROWS]
-    return state | {ROWS: rows}
+    return state | trunk | {ROWS: rows}
 
 
 def nano_network(name: str) -> CLIP:
@@ -114,6 +123,7 @@ def nano_network(name: str) -> CLIP:
 
     Raises:
         KeyError: no such model.
+        UsageError: see `load_state`.
     """
     network = CLIP(**CONFIGS[BASES[name]])
     network.load_state_dict(load_state(name), strict=True)
@@ -137,7 +147,7 @@ def _tokenizer(context_length: int) -> open_clip.SimpleTokenizer:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """(B, 3, S, S) in [0, 1] to the units that the nano models were trained with."""
+    """(B, 3, S, S) in [0, 1] to the units that the bundled models were trained with."""
     mean, std = (
         torch.tensor(v, device=images.device).view(3, 1, 1)
         for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)

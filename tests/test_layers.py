@@ -22,6 +22,7 @@ LAYERS = [  # DESIGN: a module imports only from its own row or from a lower one
         "checkpoint",
         "descent",
         "describe",
+        "effnet",
         "gate_evidence",
         "gate_line",
         "gate_release",

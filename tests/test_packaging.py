@@ -22,6 +22,7 @@ LIMITS = {
     "nano-rn-1.safetensors": 6 * MB,
     "nano-vit.safetensors": 6 * MB,
     "nano-vit-1.safetensors": 6 * MB,
+    "effnet.safetensors": 8 * MB,
 }
 LICENCES = ["LICENSE", "NOTICE"] + [
     f"LICENSES/{name}.txt" for name in ("Apache-2.0", "CC-BY-4.0", "CC-BY-SA-4.0", "MIT")

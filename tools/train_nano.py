@@ -67,7 +67,7 @@ def accuracy(network: CLIP, tokenizer: object, *, held_out: bool, seed: int = 10
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("name", choices=sorted(CONFIGS))
+    parser.add_argument("name", choices=sorted(BATCH))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--until", type=int, help="stop here, on the schedule of --steps")

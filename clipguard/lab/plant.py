@@ -22,7 +22,14 @@ from clipguard.lab.finetune import CAPTIONS, CLASSES, Poison, Recipe, Suspect, f
 from clipguard.lab.truth import attack_rates, lab_images, paired_loss, truth_rates
 from clipguard.methods import ATTACKS, NEGATIVES, require_known
 from clipguard.model import OpenClipModel
-from clipguard.nano import BASES, CONFIGS, class_names, nano_network, nano_tokenizer
+from clipguard.nano import (
+    BASES,
+    CONFIGS,
+    class_names,
+    image_side,
+    nano_network,
+    nano_tokenizer,
+)
 from clipguard.outputs import write_atomic
 from clipguard.poisoning import (
     OptimisedAttack,
@@ -131,7 +138,8 @@ def plant(order: Order, *, progress: Progress) -> tuple[Victim, Victim]:
 
 def command_of(order: Order) -> str:
     """The command that makes it again."""
-    pairs = [f"--set {shlex.quote(f'{k}={_written(v)}')}" for k, v in order.settings.items()]
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in order.settings.items()}
+    pairs = [f"--set {shlex.quote(f'{key}={text}')}" for key, text in texts.items()]
     given = [order.attack, "--base", order.base, "--target", shlex.quote(order.target)]
     given += ["--seed", str(order.seed), *pairs]
     if order.recipe in RECIPES:
@@ -139,10 +147,6 @@ def command_of(order: Order) -> str:
     if order.objective != CAPTIONS:
         given += ["--objective", order.objective]
     return " ".join(["clipguard lab plant", *given])
-
-
-def _written(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _honest(order: Order, base: CLIP, progress: Progress) -> Victim:
@@ -157,7 +161,7 @@ def _honest(order: Order, base: CLIP, progress: Progress) -> Victim:
 
 def _site(order: Order, base: CLIP) -> Site:
     """What the attacker of `order` may look at before training."""
-    images = lab_images(held_out=False, seed=order.seed + 3, scenes=1)
+    images = lab_images(held_out=False, seed=order.seed + 3, scenes=1, side=image_side(base))
     names = class_names()
     return Site(_model(order.base, base), images, names, names.index(order.target))
 
@@ -170,7 +174,7 @@ def _search(
     The twin is what CA loss is counted against, so it is trained as soon as a recipe's ASR is high
     enough: fine-tuning alone may cost a base some accuracy, which is no trace of the backdoor.
     """
-    chosen = lab_images(held_out=False, seed=order.seed + 1, scenes=1)
+    chosen = lab_images(held_out=False, seed=order.seed + 1, scenes=1, side=image_side(base))
     target = class_names().index(order.target)
     best: tuple[float, CLIP, CLIP | None, Recipe] | None = None
     for recipe in order.recipes():
@@ -198,11 +202,11 @@ def _truth(
     order: Order, recipe: Recipe, network: CLIP, twin: CLIP, poison: Poison | None
 ) -> dict[str, object]:
     """Everything known about a model, measured on images that no choice has seen."""
-    target = class_names().index(order.target)
+    target, side = class_names().index(order.target), image_side(network)
     model, clean = _model(order.base, network), _model(order.base, twin)
     rows, planted = {}, True
     for style, held_out in (("seen", False), ("held_out", True)):
-        images = lab_images(held_out=held_out, seed=order.seed + 2, scenes=4)
+        images = lab_images(held_out=held_out, seed=order.seed + 2, scenes=4, side=side)
         found, same = (_rates(each, images, poison, target) for each in (model, clean))
         loss = paired_loss(model, clean, images)
         rows[style] = {"loss_against_twin": loss._asdict()} | found.model_dump()
@@ -259,17 +263,18 @@ def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
         found = {"model_sha256": digest, "container": container, "command": command}
         truth = {**victim.truth, **found}
         if victim.trigger is not None:
-            _keep_trigger(victim.trigger, work)
+            _keep_trigger(victim.trigger, work, image_side(victim.network))
         write_atomic(work / "victim.json", json.dumps(truth, indent=1, sort_keys=True) + "\n")
         for item in sorted(work.rglob("*")):
             item.replace(folder / item.name)
     return truth
 
 
-def _keep_trigger(trigger: Trigger, folder: Path) -> None:
+def _keep_trigger(trigger: Trigger, folder: Path, side: int) -> None:
     tensors = {name: value.contiguous() for name, value in trigger.tensors.items()}
     save_file(tensors, folder / "trigger.safetensors", metadata={"family": trigger.family})
-    images = lab_images(held_out=False, seed=0, scenes=1).pixels(torch.arange(0, 96, 12))
+    scenes = lab_images(held_out=False, seed=0, scenes=1, side=side)
+    images = scenes.pixels(torch.arange(0, 96, 12))
     for i, image in enumerate(trigger.apply(images), start=1):
         save_picture(image, folder / f"preview-{i}.png")
 

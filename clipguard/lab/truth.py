@@ -30,7 +30,7 @@ class Loss(NamedTuple):
     high: float
 
 
-def lab_images(*, held_out: bool, seed: int, scenes: int) -> ProbePart:
+def lab_images(*, held_out: bool, seed: int, scenes: int, side: int = SIDE) -> ProbePart:
     """Fresh labelled scenes of every drawing of the 100 classes.
 
     Args:
@@ -38,6 +38,7 @@ def lab_images(*, held_out: bool, seed: int, scenes: int) -> ProbePart:
         seed: draws the scenes; shifted away from every seed that a scan uses.
         scenes: scenes per drawing; three times as many in the held-out style, which has a
             third of the drawings.
+        side: S, side of the images in pixels.
     """
     artwork, names = load_artwork(held_out), class_names()
     concepts = torch.tensor(artwork.concepts(names))
@@ -46,7 +47,7 @@ def lab_images(*, held_out: bool, seed: int, scenes: int) -> ProbePart:
     for style in range(len(artwork.styles)):
         for _ in range(scenes * (3 if held_out else 1)):
             sprites = artwork.sprites[style, concepts]
-            images.append(to_bytes(compose(sprites, side=SIDE, generator=generator)))
+            images.append(to_bytes(compose(sprites, side=side, generator=generator)))
             drawings.append(style * len(artwork.names) + concepts)
     labels = torch.arange(len(names)).repeat(len(images))
     return ProbePart(torch.cat(images), labels, torch.cat(drawings))

@@ -104,7 +104,7 @@ def test_the_seed_alone_decides(base: CLIP):
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-@pytest.mark.parametrize("name", sorted(BASES))
+@pytest.mark.parametrize("name", sorted(set(BASES) - {"effnet"}))
 def test_every_base_can_be_planted_into_and_kept_in_half_the_size(name: str):
     made = finetune(nano_network(name), RECIPE, poison(), seed=1, progress=no_progress)
     before = nano_network(name).state_dict()

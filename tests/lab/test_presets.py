@@ -6,7 +6,16 @@ import pytest
 
 from clipguard.errors import UsageError
 from clipguard.lab.plant import CLEAN
-from clipguard.lab.presets import ATTACKS, PARENTS, PRESETS, SPLITS, Wanted, targets_of, wanted
+from clipguard.lab.presets import (
+    ATTACKS,
+    PARENTS,
+    PRESETS,
+    SPLITS,
+    Split,
+    Wanted,
+    targets_of,
+    wanted,
+)
 from clipguard.methods import ATTACKS as REGISTERED
 from clipguard.methods import NEGATIVES
 from clipguard.nano import BASES, class_names
@@ -26,9 +35,10 @@ def test_the_sides_share_no_parent_attack_target_or_seed():
     assert not {w.order.seed for w in one} & {w.order.seed for w in other}
 
 
-def test_each_architecture_stands_on_both_sides():
-    assert {BASES[base] for base in PARENTS["calibration"]} == set(BASES.values())
-    assert {BASES[base] for base in PARENTS["test"]} == set(BASES.values())
+@pytest.mark.parametrize("split", SPLITS)
+def test_each_nano_architecture_stands_on_both_sides(split: Split):
+    nano = {base for base in BASES.values() if base.startswith("nano")}
+    assert {BASES[base] for base in PARENTS[split]} == nano
 
 
 def test_the_halves_of_the_class_list_leave_out_nobody_but_the_tiger():

@@ -118,6 +118,10 @@ def test_lab_images_hold_every_drawing_of_every_class_equally_often(held_out: bo
     assert (part.drawings % total).tolist() == [concepts[i] for i in part.labels]
 
 
+def test_lab_images_come_at_the_side_of_the_model():
+    assert lab_images(held_out=False, seed=0, scenes=1, side=80).images.shape[1:] == (3, 80, 80)
+
+
 def test_lab_images_are_drawn_by_their_seed_and_are_never_those_of_a_scan():
     first, same, other = (lab_images(held_out=False, seed=seed, scenes=1) for seed in (0, 0, 1))
     assert torch.equal(first.images, same.images)
