@@ -36,6 +36,7 @@ def search(monkeypatch: pytest.MonkeyPatch):
 
         monkeypatch.setattr(module, "RECIPES", (GENTLE, LONG, STRONG))
         monkeypatch.setattr(module, "lab_images", lambda **_: None)
+        monkeypatch.setattr(module, "image_side", lambda network: 64)
         monkeypatch.setattr(module, "_model", lambda base, network: network)
         for fake in (finetune, attack_rates, paired_loss):
             monkeypatch.setattr(module, fake.__name__, fake)
