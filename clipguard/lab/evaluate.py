@@ -84,8 +84,8 @@ def evaluate_classes(
     heads = Heads(zero_shot(model), classes, zero_shot(other))
     rows = {}
     for held_out in (False, True):
-        seed = truth["seed"] + OFFSET
-        images = lab_images(held_out=held_out, seed=seed, scenes=4, side=model.image_size)
+        drawn = truth["seed"] + OFFSET
+        images = lab_images(held_out=held_out, seed=drawn, scenes=4, side=model.image_size)
         views = [
             Views(images, embed(each, images), embed(each, images, trigger.apply))
             for each in (model, other)

@@ -76,6 +76,8 @@ def log_look(folder: Path, look: Look) -> None:
     """
     path = folder / FILE
     try:
+        if path.is_symlink():  # a zoo from elsewhere must not choose which file is appended to
+            raise OSError(None, "it is a link")
         lines = _lines(path)
         if any(_identity(line) == (look.zoo, look.fingerprint) for line in lines):
             return

@@ -75,8 +75,9 @@ def build(folder: Path, preset: str, *, jobs: int, told: Told) -> Zoo:
     with _alone(folder):
         missing = [one for one in ordered if not (folder / VICTIMS / one.id).exists()]
         shutil.rmtree(folder / BUILDING, ignore_errors=True)
-        (folder / BUILDING).mkdir()
+        (folder / BUILDING).mkdir(exist_ok=True)
         (folder / VICTIMS).mkdir(exist_ok=True)
+        write_zoo(folder, _as_built(folder, preset, ordered))
         try:
             failed = _make(missing, folder, jobs, told)
         finally:

@@ -72,6 +72,21 @@ def test_untuned_drawings_are_those_that_the_scan_measured_on():
     assert not torch.isin(drawings, tuned).any()
 
 
+def test_untuned_follows_the_seed_of_the_scan_and_not_that_of_the_victim(
+    folder: Path, classes: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+    split = module._seen
+
+    def seen(images, side, seed):
+        asked.append(seed)
+        return split(images, side, seed)
+
+    monkeypatch.setattr(module, "_seen", seen)
+    evaluate_classes(folder, folder, classes, seed=11)
+    assert asked == [11]
+
+
 def test_a_clean_model_has_nothing_to_evaluate(folder: Path, tmp_path: Path, classes: torch.Tensor):
     truth = json.loads((folder / "victim.json").read_text()) | {"attack": "none"}
     (tmp_path / "victim.json").write_text(json.dumps(truth))

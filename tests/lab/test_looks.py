@@ -65,3 +65,11 @@ def test_without_its_log_nothing_may_run(look: Look, tmp_path: Path):
         log_look(tmp_path, look)
     with pytest.raises(UsageError, match="cannot read"):
         count_looks(tmp_path)
+
+
+def test_a_log_that_links_elsewhere_is_not_written(look: Look, tmp_path: Path):
+    (tmp_path / "elsewhere").write_text("mine\n")
+    (tmp_path / FILE).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="it is a link; without its log nothing is run"):
+        log_look(tmp_path, look)
+    assert (tmp_path / "elsewhere").read_text() == "mine\n"

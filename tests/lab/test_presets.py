@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from clipguard.errors import UsageError
@@ -63,6 +65,15 @@ def test_small_makes_24_models_of_which_10_are_clean():
     ones = wanted("small")
     assert len(ones) + len(planted(ones)) >= 24
     assert len(ones) >= 10  # each is clean itself, or has a clean twin
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_lab_page_counts_what_a_preset_holds(preset: str):
+    ones = wanted(preset)
+    poisoned = len(planted(ones))
+    cells = (len(ones) + poisoned, poisoned, poisoned, len(ones) - poisoned)
+    page = (Path(__file__).parents[2] / "docs" / "lab.md").read_text(encoding="utf-8")
+    assert f"| `{preset}` | {' | '.join(map(str, cells))} |" in page
 
 
 def test_full_is_large_enough_for_calibration_and_for_the_test():
