@@ -223,14 +223,14 @@ def started() -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_the_worker_makes_victim_and_twin_and_twice_the_same(tmp_path: Path):
     recipe = Recipe(steps=1, learning_rate=1e-5, batch=8)
+    order = Order(attack="badnets", seed=3, target="key", recipe=recipe)
     found = []
     for name in ("one", "two"):
-        running = started()
-        order = Order(attack="badnets", seed=3, target="key", recipe=recipe)
-        assert running.stdin is not None
-        running.stdin.write(order_line(tmp_path / name, order))
-        running.stdin.flush()
-        assert running.wait(timeout=300) == 0
+        with started() as running:
+            assert running.stdin is not None
+            running.stdin.write(order_line(tmp_path / name, order))
+            running.stdin.flush()
+            assert running.wait(timeout=300) == 0
         paths = [tmp_path / name / kind / "model.pt" for kind in ("victim", "twin")]
         found.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
         assert all(path.stat().st_size < 20_000_000 for path in paths)
@@ -240,20 +240,20 @@ def test_the_worker_makes_victim_and_twin_and_twice_the_same(tmp_path: Path):
 
 @pytest.mark.slow
 def test_the_worker_ends_when_nobody_waits_for_it(tmp_path: Path):
-    running = started()
-    assert running.stdin is not None
-    running.stdin.write(order_line(tmp_path, Order(attack="badnets")))
-    running.stdin.close()
-    assert running.wait(timeout=60) == 1
+    with started() as running:
+        assert running.stdin is not None
+        running.stdin.write(order_line(tmp_path, Order(attack="badnets")))
+        running.stdin.close()
+        assert running.wait(timeout=60) == 1
     assert not (tmp_path / "victim").exists()
 
 
 @pytest.mark.slow
 def test_the_worker_explains_what_cannot_be_made(tmp_path: Path):
-    running = started()
-    assert running.stdin is not None
-    assert running.stderr is not None
-    running.stdin.write(order_line(tmp_path, Order(attack="badnet")))
-    running.stdin.flush()
-    assert running.wait(timeout=60) == 1
-    assert "did you mean 'badnets'" in running.stderr.read()
+    with started() as running:
+        assert running.stdin is not None
+        assert running.stderr is not None
+        running.stdin.write(order_line(tmp_path, Order(attack="badnet")))
+        running.stdin.flush()
+        assert running.wait(timeout=60) == 1
+        assert "did you mean 'badnets'" in running.stderr.read()
