@@ -25,7 +25,7 @@ from typer.core import TyperGroup
 
 from clipguard import __version__
 from clipguard.cli.app import build
-from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, PURIFY_MISSED
+from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, PURIFY_MISSED, USAGE
 from clipguard.nano import load_state
 from clipguard.record import (
     AuditRecord,
@@ -43,7 +43,7 @@ NO_TORCH = f"import sys; sys.modules['torch'] = None; {PLAIN}"
 SHORT = f"""
 from dataclasses import replace
 from clipguard import profiles
-from clipguard.lab import plant
+from clipguard.lab import plant, presets, zoo
 from clipguard.probe import Scenes
 
 search = {{"steps": 2, "batch": 4}}
@@ -64,6 +64,9 @@ for name, whole in list(profiles.PROFILES.items()):
 images = plant.lab_images
 plant.lab_images = lambda **given: images(**{{**given, "scenes": 1}})
 plant.RECIPES = (replace(plant.RECIPES[0], steps=1, batch=8),)
+first = presets.wanted("ci")[0]
+order = replace(first.order, recipe=plant.RECIPES[0])
+zoo.wanted = lambda preset: (first._replace(order=order),)
 {PLAIN}
 """
 
@@ -179,6 +182,26 @@ CASES = (
         0,
         "badnets -> banana",
         PLANTED,
+        SHORT,
+    ),
+    Case("lab zoo build", ("zoo", "--jobs", "1"), 0, "2 models", ("zoo/zoo.json",), SHORT),
+    Case("lab zoo ls", ("zoo",), 0, "badnets"),
+    Case("lab zoo show", ("zoo", "none"), USAGE, "no model with an id that begins with 'none'"),
+    Case("lab zoo verify", ("zoo",), 0, "2 models are those of the manifest"),
+    Case(
+        "lab bench detect",
+        ("--zoo", "zoo", "-o", "found"),
+        0,
+        "",
+        ("found/bench.json", "found/bench.md", "found/bench.html"),
+        SHORT,
+    ),
+    Case(
+        "lab bench purify",
+        ("--zoo", "zoo", "-o", "repaired"),
+        0,
+        "",
+        ("repaired/bench.json", "repaired/bench.md", "repaired/bench.html"),
         SHORT,
     ),
     Case(
