@@ -260,7 +260,7 @@ def test_every_command_that_loads_a_model_refuses_it_alike(
         (["lab", "plant", "badnets", "--target", "banan"], "did you mean 'banana'"),
         (["lab", "plant", "badnets", "--base", "nano-rm"], "did you mean 'nano-rn'"),
         (["lab", "plant", "badnets", "--set", "plaec=random"], "did you mean 'place'"),
-        (["lab", "plant", "badnets", "--set", "place=left"], "places corner, random"),
+        (["lab", "plant", "badnets", "--set", "place=left"], "places corner, corners, random"),
         (["lab", "plant", "badnets", "--set", "place"], "expected --set KEY=VALUE"),
         (["lab", "plant", "none", "--twin", "t"], "has no twin"),
         (["demo", "--attack", "badnet"], "did you mean 'badnets'"),
