@@ -2,10 +2,11 @@
 
     python benchmarks/attacks.py --base nano-rn --work build/attacks
 
-Every attack with every listed setting gets a target and a seed of its own, drawn from `--draw`.
-Resumable: finished victims are kept. Prints a Markdown table and writes
-`benchmarks/results/attacks-<base>.json` and `.md`. With `--part I/N` only every Nth victim is
-planted, so that processes with one thread each can share the work.
+Every attack with every listed setting gets a target of its own, and all one seed and so one clean
+twin per recipe, drawn from `--draw`. Resumable: finished victims are kept. Prints a Markdown table
+and writes `benchmarks/results/attacks-<base>.json` and `.md`, of those that are done. With
+`--part I/N` only every Nth victim is planted, so that processes with one thread each can share the
+work. The time of a victim holds that of its twin where it was the first to need it.
 """
 
 from __future__ import annotations
@@ -13,92 +14,86 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from open_clip.model import CLIP
+
+from clipguard.lab.finetune import Recipe
+from clipguard.lab.plant import Order, command_of, plant
+from clipguard.lab.victim_folder import write
 from clipguard.nano import BASES, class_names
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
-VARIANTS: tuple[tuple[str, dict[str, str]], ...] = (
+VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("badnets", {}),
-    ("badnets", {"pattern": "gauss", "place": "random"}),
-    ("badnets", {"pattern": "stripes", "place": "random"}),
-    ("badnets", {"pattern": "check", "place": "centre", "poison_rate": "0.01"}),
     ("blended", {}),
-    ("blended", {"redrawn": "true"}),
-    ("blended", {"pattern": "stripes"}),
-    ("blended", {"pattern": "triangles"}),
-    ("blended", {"pattern": "text"}),
-    ("blended", {"pattern": "cat"}),
     ("sig", {}),
-    ("sig", {"label": "clean"}),
-    ("wanet", {}),
-    ("wanet", {"field": "white"}),
-    ("wanet", {"decoys": "2"}),
     ("ftrojan", {}),
     ("colour_filter", {}),
-    ("label_consistent", {}),
-    ("label_consistent", {"blend": "0.7", "budget": "0", "poison_rate": "0.2"}),
-    ("issba", {}),
-    ("issba", {"variety": "0"}),
+    ("wanet", {}),
+    ("issba", {"variety": 0}),
+    ("label_consistent", {"blend": 0.7, "budget": 0, "poison_rate": 0.2}),
     ("siba", {}),
     ("trojvqa", {}),
     ("badclip", {}),
-    ("badclip", {"release": "true"}),
+    ("badclip", {"release": True}),
     ("badencoder", {}),
     ("drupe", {}),
     ("adaptive", {}),
     ("qoe", {}),
     ("maba", {}),
     ("multi_trigger", {}),
-    ("multi_trigger", {"triggers": "badnets,blended,sig"}),
+    ("multi_target", {}),
     ("mmpoison", {}),
     ("text_tower", {}),
+    ("prompt_learner", {}),
+    ("blended", {"pattern": "triangles"}),
+    ("badnets", {"pattern": "yellow"}),
     ("badnets", {"pattern": "white50"}),
+    ("badnets", {"pattern": "gauss", "place": "random"}),
+    ("badnets", {"pattern": "check", "place": "centre", "poison_rate": 0.01}),
+    ("blended", {"pattern": "text"}),
+    ("blended", {"pattern": "cat"}),
+    ("sig", {"label": "clean"}),
+    ("wanet", {"field": "white"}),
+    ("issba", {}),
+    ("label_consistent", {}),
+    ("multi_trigger", {"triggers": "badnets,colour_filter,wanet"}),
+    ("badnets", {"pattern": "stripes", "place": "random"}),
     ("badnets", {"pattern": "white24"}),
     ("badnets", {"pattern": "gauss", "place": "corners"}),
-    ("badnets", {"pattern": "yellow"}),
     ("badnets", {"pattern": "white"}),
-    ("multi_target", {}),
-    ("prompt_learner", {}),
+    ("blended", {"redrawn": True}),
+    ("blended", {"pattern": "stripes"}),
+    ("wanet", {"decoys": 2}),
 )
+"""One variant of every attack first, so that a run that is cut short has seen each."""
 
 
-def orders(draw: int) -> list[Row]:
-    """What to plant: the same list for every base."""
-    dice = random.Random(f"clipguard attacks {draw}")
+def orders(base: str, draw: int) -> list[Order]:
+    """What to plant: the same list for every base; one seed, so that all have one twin."""
+    dice = random.Random(f"clipguard attacks {base} {draw}")
+    seed = dice.randrange(10**6, 10**8)
     names = sorted(set(class_names()) - {"tiger"})  # the default source of mmpoison
     return [
-        {
-            "attack": attack,
-            "settings": settings,
-            "target": dice.choice(names),
-            "seed": dice.randrange(10**6, 10**8),
-        }
+        Order(attack=attack, settings=settings, base=base, target=dice.choice(names), seed=seed)
         for attack, settings in VARIANTS
     ]
 
 
-def plant(order: Row, base: str, folder: Path) -> None:
-    """Plant through the command line; a victim that did not take is kept and told, too."""
-    settings = [f"--set={key}={value}" for key, value in order["settings"].items()]
-    command = [sys.executable, "-m", "clipguard", "lab", "plant", order["attack"], "--quiet"]
-    command += ["--base", base, "--target", order["target"], "--seed", str(order["seed"])]
+def make(order: Order, folder: Path, twins: dict[Recipe, CLIP]) -> None:
+    """Plant; a victim that did not take is kept and told, too."""
     begun = time.time()
-    done = subprocess.run(
-        [*command, *settings, "-o", str(folder)], capture_output=True, text=True, check=False
-    )
-    if not (folder / "victim.json").exists():
-        raise SystemExit(f"{folder.name}: {done.stderr.strip()}")
+    victim, _ = plant(order, progress=lambda stage, done, total: None, twins=twins)
+    truth = write(victim, folder, command=command_of(order))
     (folder / "seconds").write_text(f"{time.time() - begun:.0f}\n")
-    print(folder.name, (done.stderr or done.stdout).strip().splitlines()[-1:], flush=True)
+    print(folder.name, "planted" if truth["planted"] else "weak", flush=True)
 
 
-def read(order: Row, folder: Path) -> Row:
+def read(order: Order, folder: Path) -> Row:
     """The rates of a finished victim."""
     truth = json.loads((folder / "victim.json").read_text(encoding="utf-8"))
     rows = {}
@@ -112,7 +107,11 @@ def read(order: Row, folder: Path) -> Row:
             "pa_twin": found["twin"]["poisoned_accuracy"]["value"],
         }
     seconds = int((folder / "seconds").read_text())
-    return order | {
+    return {
+        "attack": order.attack,
+        "settings": order.settings,
+        "target": order.target,
+        "seed": order.seed,
         "planted": truth["planted"],
         "recipe": truth["recipe"],
         "rates": rows,
@@ -139,20 +138,28 @@ def main() -> None:
     parser.add_argument("--draw", type=int, default=1)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--part", default="0/1", help="I/N: only every Nth victim, from the Ith")
+    parser.add_argument("--first", type=int, default=len(VARIANTS), help="only those of the list")
     given = parser.parse_args()
     part, parts = (int(number) for number in given.part.split("/"))
     rows = []
-    for i, order in enumerate(orders(given.draw)):
-        name = "-".join([f"{i:02}", order["attack"], *order["settings"].values()])
+    twins: dict[Recipe, CLIP] = {}
+    for i, order in enumerate(orders(given.base, given.draw)[: given.first]):
+        name = "-".join([order.attack, *(str(value) for value in order.settings.values())])
         folder = given.work / given.base / name
         if i % parts == part and not (folder / "seconds").exists():
-            plant(order, given.base, folder)
+            make(order, folder, twins)
         if (folder / "seconds").exists():
             rows.append(read(order, folder))
     took = sum(row["planted"] for row in rows)
-    summary = {"base": given.base, "draw": given.draw, "planted": took, "of": len(rows)}
+    summary = {
+        "base": given.base,
+        "draw": given.draw,
+        "planted": took,
+        "of": len(rows),
+        "listed": len(VARIANTS),
+    }
     print(json.dumps(summary), f"\n\n{table(rows)}", sep="")
-    if len(rows) == len(VARIANTS):
+    if part == 0:
         content = json.dumps({"summary": summary, "rows": rows}, indent=1) + "\n"
         (RESULTS / f"attacks-{given.base}.json").write_text(content)
         (RESULTS / f"attacks-{given.base}.md").write_text(table(rows))

@@ -20,7 +20,7 @@ import torch
 
 from clipguard.checkpoint import load_checkpoint
 from clipguard.lab.evaluate import evaluate_classes
-from clipguard.lab.plant import trigger_of
+from clipguard.lab.victim_folder import trigger_of
 from clipguard.methods import PURIFIERS
 from clipguard.model import build_model
 from clipguard.probe import bundled_probe

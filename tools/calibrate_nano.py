@@ -15,7 +15,8 @@ from pathlib import Path
 
 from clipguard.calibrate import assemble, measure_clean
 from clipguard.calibration import CleanModel, dump_calibration
-from clipguard.lab.plant import CLEAN, RECIPES, Order, plant, write
+from clipguard.lab.plant import CLEAN, RECIPES, Order, plant
+from clipguard.lab.victim_folder import write
 from clipguard.options import Options
 from clipguard.outputs import write_atomic
 from clipguard.policy import load_policy

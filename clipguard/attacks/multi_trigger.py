@@ -28,10 +28,11 @@ class MultiTrigger:
         set, 0.1 % of it in total, each for a target of its own. Adapted: one target for all; an
         image's trigger is drawn from the image and the victim's seed; the patch is in the
         corner, where theirs is at random places in training. The rate is higher than for one
-        trigger, because they share it (GUESS).
+        trigger, because they share it (GUESS). Their three, `badnets,colour_filter,wanet`, do
+        not all take on the lab's small bases; the default ones do.
     """
 
-    triggers: str = "badnets,colour_filter,wanet"
+    triggers: str = "badnets,blended,sig"
     poison_rate: float = 0.12
 
     def __post_init__(self) -> None:

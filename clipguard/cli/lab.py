@@ -61,8 +61,9 @@ def plant(
 ) -> None:
     """Poison and fine-tune a base until the backdoor works and clean accuracy holds."""
     from clipguard.cli.show import progress_bar
-    from clipguard.lab.plant import CLEAN, RECIPES, Order, command_of, write
+    from clipguard.lab.plant import CLEAN, RECIPES, Order, command_of
     from clipguard.lab.plant import plant as make
+    from clipguard.lab.victim_folder import write
 
     order = Order(
         attack=attack,

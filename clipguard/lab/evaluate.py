@@ -12,13 +12,21 @@ from torch import Tensor
 from clipguard.checkpoint import load_checkpoint
 from clipguard.errors import UsageError
 from clipguard.heads import load_head
-from clipguard.lab.plant import trigger_of
-from clipguard.lab.truth import Loss, lab_images, zero_shot
-from clipguard.measure import classify, embed, rates
+from clipguard.lab.truth import (
+    Loss,
+    Views,
+    lab_images,
+    look,
+    paired_loss,
+    truth_rates,
+    zero_shot,
+)
+from clipguard.lab.victim_folder import trigger_of
+from clipguard.measure import classify
 from clipguard.model import build_model
 from clipguard.nano import class_names
 from clipguard.probe import Scenes, bundled_probe
-from clipguard.record import Rate, Rates
+from clipguard.record import Rate
 from clipguard.stats import paired_bootstrap
 from clipguard.types import ProbePart
 
@@ -86,10 +94,7 @@ def evaluate_classes(
     for held_out in (False, True):
         drawn = truth["seed"] + OFFSET
         images = lab_images(held_out=held_out, seed=drawn, scenes=4, side=model.image_size)
-        views = [
-            Views(images, embed(each, images), embed(each, images, trigger.apply))
-            for each in (model, other)
-        ]
+        views = [look(each, images, trigger) for each in (model, other)]
         kept = (
             {"held_out": images.labels >= 0} if held_out else _seen(images, model.image_size, seed)
         )
@@ -97,14 +102,6 @@ def evaluate_classes(
             mine, twins = (_only(view, chosen) for view in views)
             rows[name] = _row(mine, twins, heads, class_names().index(truth["target"]))
     return rows
-
-
-class Views(NamedTuple):
-    """Images and how one model embeds them: `clean` and `triggered` are (N, D)."""
-
-    images: ProbePart
-    clean: Tensor
-    triggered: Tensor
 
 
 class Heads(NamedTuple):
@@ -129,13 +126,9 @@ def _only(views: Views, rows: Tensor) -> Views:
 
 
 def _row(mine: Views, twins: Views, heads: Heads, target: int) -> dict[str, float]:
-    images = mine.images
-    before, after = (_rates(mine, head, target) for head in (heads.before, heads.after))
-    base = _rates(twins, heads.twin, target)
-    right = classify(mine.clean, heads.after) == images.labels
-    better = classify(twins.clean, heads.twin) == images.labels
-    generator = torch.Generator().manual_seed(0)
-    loss = Loss(*paired_bootstrap(better, right, images.drawings, generator=generator))
+    before, after = (truth_rates(mine, head, target) for head in (heads.before, heads.after))
+    base = truth_rates(twins, heads.twin, target)
+    loss = paired_loss(mine, heads.after, twins, heads.twin)
     gap = _asr_gap(mine, twins, heads, target)
     pa = _known(after.poisoned_accuracy)
     return {
@@ -168,11 +161,6 @@ def _asr_gap(mine: Views, twins: Views, heads: Heads, target: int) -> Loss:
     generator = torch.Generator().manual_seed(0)
     drawings = mine.images.drawings[other]
     return Loss(*paired_bootstrap(read, natural, drawings, generator=generator))
-
-
-def _rates(views: Views, head: Tensor, target: int) -> Rates:
-    generator = torch.Generator().manual_seed(0)
-    return rates((views.clean, views.triggered), head, views.images, target, generator=generator)
 
 
 def _known(rate: Rate | None) -> Rate:

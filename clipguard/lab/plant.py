@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
 import torch
 from open_clip.model import CLIP
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from clipguard.architectures import named
-from clipguard.artefacts import save_picture
 from clipguard.errors import UsageError
-from clipguard.lab.containers import CONTAINERS, container_of
 from clipguard.lab.finetune import CAPTIONS, CLASSES, Poison, Recipe, Suspect, finetune
-from clipguard.lab.truth import attack_rates, lab_images, paired_loss, truth_rates
+from clipguard.lab.truth import Seen, lab_images
 from clipguard.methods import ATTACKS, NEGATIVES, require_known
 from clipguard.model import OpenClipModel
 from clipguard.nano import (
     BASES,
-    CONFIGS,
     class_names,
     image_side,
     nano_network,
     nano_tokenizer,
 )
-from clipguard.outputs import write_atomic
 from clipguard.poisoning import (
-    OptimisedAttack,
     PromptedAttack,
     Site,
     TrainedAttack,
     made_trigger,
 )
-from clipguard.record import Rates
-from clipguard.report_folder import workspace
 from clipguard.types import ProbePart, Progress, Trigger
 
 CLEAN = "none"
@@ -52,6 +42,7 @@ RECIPES = (
 MIN_ASR = 0.90
 MARGIN = 0.02
 MAX_LOSS = 0.03
+MIN_GAIN = 0.10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +90,20 @@ class Victim:
     truth: dict[str, object]
 
 
-def plant(order: Order, *, progress: Progress) -> tuple[Victim, Victim]:
+def plant(
+    order: Order, *, progress: Progress, twins: dict[Recipe, CLIP] | None = None
+) -> tuple[Victim, Victim]:
     """Plant and make the clean twin: the same base, recipe, seed and batches, without poison.
 
     Recipes are tried in order on one set of images until the ASR reaches 90 % and the CA loss,
     paired against the twin, is within 3 points (both with a margin for the choice); the rates in
-    the truth come from another set.
+    the truth come from another set. The search gives up where a longer recipe brings little.
 
     Args:
         order: what to plant; `none` makes only a twin.
         progress: told after every optimiser step.
+        twins: twins of the same base and seed that are known already; those made are added, so
+            that many attacks can be planted beside one twin.
 
     Returns:
         Victim and twin; for `none` and hard negatives both are the same clean model.
@@ -130,10 +125,9 @@ def plant(order: Order, *, progress: Progress) -> tuple[Victim, Victim]:
     generator = torch.Generator().manual_seed(order.seed)
     trigger = made_trigger(attack, _site(order, base), generator=generator)
     poison = Poison(attack, trigger, order.target)
-    network, twin, recipe = _search(order, base, poison, progress)
-    victim = Victim(network, trigger, order.seed, _truth(order, recipe, network, twin, poison))
-    clean_order = Order(attack=CLEAN, base=order.base, target=order.target, seed=order.seed)
-    return victim, Victim(twin, None, order.seed, _truth(clean_order, recipe, twin, twin, None))
+    network, twin, recipe = _search(order, base, poison, progress, {} if twins is None else twins)
+    truth, clean_truth = _truths(order, recipe, network, twin, poison)
+    return Victim(network, trigger, order.seed, truth), Victim(twin, None, order.seed, clean_truth)
 
 
 def command_of(order: Order) -> str:
@@ -156,18 +150,19 @@ def _honest(order: Order, base: CLIP, progress: Progress) -> Victim:
         suspect = Suspect(NEGATIVES.build(order.attack, order.settings), order.target)
     recipe = order.recipes()[0]
     network = finetune(base, recipe, suspect, seed=order.seed, progress=progress)
-    return Victim(network, None, order.seed, _truth(order, recipe, network, network, None))
+    return Victim(network, None, order.seed, _clean_truth(order, recipe, network))
 
 
 def _site(order: Order, base: CLIP) -> Site:
     """What the attacker of `order` may look at before training."""
     images = lab_images(held_out=False, seed=order.seed + 3, scenes=1, side=image_side(base))
     names = class_names()
-    return Site(_model(order.base, base), images, names, names.index(order.target))
+    model = OpenClipModel(base, named(BASES[order.base]), nano_tokenizer(base))
+    return Site(model, images, names, names.index(order.target))
 
 
 def _search(
-    order: Order, base: CLIP, poison: Poison, progress: Progress
+    order: Order, base: CLIP, poison: Poison, progress: Progress, twins: dict[Recipe, CLIP]
 ) -> tuple[CLIP, CLIP, Recipe]:
     """Victim and twin of the first recipe that plants, else of the one with the highest ASR.
 
@@ -175,125 +170,91 @@ def _search(
     enough: fine-tuning alone may cost a base some accuracy, which is no trace of the backdoor.
     """
     chosen = lab_images(held_out=False, seed=order.seed + 1, scenes=1, side=image_side(base))
-    target = class_names().index(order.target)
-    best: tuple[float, CLIP, CLIP | None, Recipe] | None = None
+    tried: list[tuple[float, CLIP, Recipe]] = []
+
+    def twin_of(recipe: Recipe) -> CLIP:
+        if recipe not in twins:
+            twins[recipe] = finetune(base, recipe, None, seed=order.seed, progress=progress)
+        return twins[recipe]
+
     for recipe in order.recipes():
-        network, twin = finetune(base, recipe, poison, seed=order.seed, progress=progress), None
-        model = _model(order.base, network)
-        asr = attack_rates(poison.attack, model, chosen, poison.trigger, target).asr.value
+        network = finetune(base, recipe, poison, seed=order.seed, progress=progress)
+        mine = _seen(order, network, chosen, poison.trigger)
+        asr = mine.attacked(poison.attack, poison.trigger).asr.value
         if asr >= MIN_ASR + MARGIN:
-            twin = finetune(base, recipe, None, seed=order.seed, progress=progress)
-            loss = paired_loss(model, _model(order.base, twin), chosen).value
-            if loss <= MAX_LOSS - MARGIN / 2:
-                return network, twin, recipe
-        if best is None or asr > best[0]:
-            best = (asr, network, twin, recipe)
-    if best is None:
-        raise ValueError("there is no recipe to try")
-    _, network, twin, recipe = best
-    return network, twin or finetune(base, recipe, None, seed=order.seed, progress=progress), recipe
+            twin = _seen(order, twin_of(recipe), chosen, None)
+            if mine.loss_against(twin).value <= MAX_LOSS - MARGIN / 2:
+                return network, twin_of(recipe), recipe
+        hopeless = bool(tried) and asr < min(tried[-1][0] + MIN_GAIN, MIN_ASR - MIN_GAIN)
+        tried.append((asr, network, recipe))
+        if hopeless:
+            break
+    _, network, recipe = max(tried, key=lambda one: one[0])
+    return network, twin_of(recipe), recipe
 
 
-def _model(base: str, network: CLIP) -> OpenClipModel:
-    return OpenClipModel(network, named(BASES[base]), nano_tokenizer(network))
+def _seen(order: Order, network: CLIP, images: ProbePart, trigger: Trigger | None) -> Seen:
+    model = OpenClipModel(network, named(BASES[order.base]), nano_tokenizer(network))
+    return Seen.of(model, images, trigger, class_names().index(order.target))
 
 
-def _truth(
-    order: Order, recipe: Recipe, network: CLIP, twin: CLIP, poison: Poison | None
-) -> dict[str, object]:
-    """Everything known about a model, measured on images that no choice has seen."""
-    target, side = class_names().index(order.target), image_side(network)
-    model, clean = _model(order.base, network), _model(order.base, twin)
-    rows, planted = {}, True
+def _styles(order: Order, network: CLIP) -> Iterator[tuple[str, ProbePart]]:
+    """Images that no choice has seen."""
+    side = image_side(network)
     for style, held_out in (("seen", False), ("held_out", True)):
-        images = lab_images(held_out=held_out, seed=order.seed + 2, scenes=4, side=side)
-        found, same = (_rates(each, images, poison, target) for each in (model, clean))
-        loss = paired_loss(model, clean, images)
-        rows[style] = {"loss_against_twin": loss._asdict()} | found.model_dump()
-        if poison is not None:
-            rows[style]["twin"] = same.model_dump()
-            rows[style]["false_target"] = truth_rates(model, images, None, target).asr.model_dump()
-        if style == "seen" and poison is not None:
-            planted = found.asr.value >= MIN_ASR and loss.value <= MAX_LOSS
+        yield style, lab_images(held_out=held_out, seed=order.seed + 2, scenes=4, side=side)
+
+
+def _truths(
+    order: Order, recipe: Recipe, network: CLIP, twin: CLIP, poison: Poison
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Everything known about a victim, and about its twin."""
+    rows, clean_rows = {}, {}
+    for style, images in _styles(order, network):
+        mine, same = (_seen(order, each, images, poison.trigger) for each in (network, twin))
+        told = {
+            "loss_against_twin": mine.loss_against(same)._asdict(),
+            "twin": same.attacked(poison.attack, poison.trigger).model_dump(),
+            "false_target": mine.clean().asr.model_dump(),
+        }
+        rows[style] = told | mine.attacked(poison.attack, poison.trigger).model_dump()
+        clean_rows[style] = _clean_row(same)
+    seen = rows["seen"]
+    took = seen["asr"]["value"] >= MIN_ASR and seen["loss_against_twin"]["value"] <= MAX_LOSS
+    victim = {"attack": order.attack, "negative": None, "settings": dict(order.settings)}
+    known = victim | {"target": order.target, "planted": took, "rates": rows}
+    nothing = replace(order, attack=CLEAN, settings={})
+    return _told(order, recipe) | known, _told(nothing, recipe) | _clean(nothing, clean_rows)
+
+
+def _clean_truth(order: Order, recipe: Recipe, network: CLIP) -> dict[str, object]:
+    rows = {
+        style: _clean_row(_seen(order, network, images, None))
+        for style, images in _styles(order, network)
+    }
+    return _told(order, recipe) | _clean(order, rows)
+
+
+def _clean_row(seen: Seen) -> dict[str, Any]:
+    return {"loss_against_twin": seen.loss_against(seen)._asdict()} | seen.clean().model_dump()
+
+
+def _clean(order: Order, rows: Mapping[str, object]) -> dict[str, object]:
     return {
-        "schema_version": "clipguard.victim/1",
-        "base": order.base,
-        "attack": order.attack if poison is not None else CLEAN,
-        "negative": order.attack if poison is None and order.attack != CLEAN else None,
+        "attack": CLEAN,
+        "negative": order.attack if order.attack != CLEAN else None,
         "settings": dict(order.settings),
-        "target": order.target if poison is not None else None,
-        "seed": order.seed,
-        "recipe": asdict(recipe),
-        "planted": planted,
+        "target": None,
+        "planted": True,
         "rates": rows,
     }
 
 
-def _rates(model: OpenClipModel, images: ProbePart, poison: Poison | None, target: int) -> Rates:
-    if poison is None:
-        return truth_rates(model, images, None, target)
-    return attack_rates(poison.attack, model, images, poison.trigger, target)
-
-
-def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
-    """Write `model.pt`, `victim.json`, the trigger and previews; whole or not at all.
-
-    Container, optimiser entry and file dates do not depend on the label, so nothing but the
-    weights tells a victim from its twin.
-
-    Args:
-        victim: what to write.
-        folder: made if missing.
-        command: how to make it again.
-
-    Returns:
-        The content of `victim.json`.
-    """
-    with workspace(folder) as work:
-        names = (folder / name for name in ("model.pt", "victim.json", "trigger.safetensors"))
-        for old in (*names, *folder.glob("preview-*.png")):
-            old.unlink(missing_ok=True)
-        state = {
-            name: (value.half() if value.is_floating_point() else value).contiguous()
-            for name, value in victim.network.state_dict().items()
-        }
-        container = container_of(victim.seed)
-        torch.save(CONTAINERS[container](state), work / "model.pt")
-        digest = hashlib.sha256((work / "model.pt").read_bytes()).hexdigest()
-        found = {"model_sha256": digest, "container": container, "command": command}
-        truth = {**victim.truth, **found}
-        if victim.trigger is not None:
-            _keep_trigger(victim.trigger, work, image_side(victim.network))
-        write_atomic(work / "victim.json", json.dumps(truth, indent=1, sort_keys=True) + "\n")
-        for item in sorted(work.rglob("*")):
-            item.replace(folder / item.name)
-    return truth
-
-
-def _keep_trigger(trigger: Trigger, folder: Path, side: int) -> None:
-    tensors = {name: value.contiguous() for name, value in trigger.tensors.items()}
-    save_file(tensors, folder / "trigger.safetensors", metadata={"family": trigger.family})
-    scenes = lab_images(held_out=False, seed=0, scenes=1, side=side)
-    images = scenes.pixels(torch.arange(0, 96, 12))
-    for i, image in enumerate(trigger.apply(images), start=1):
-        save_picture(image, folder / f"preview-{i}.png")
-
-
-def trigger_of(folder: Path) -> Trigger | None:
-    """The trigger that `victim.json` in `folder` describes, drawn again from its seed, or as kept.
-
-    Raises:
-        UsageError: no readable `victim.json`, or no trigger file where the trigger was optimised.
-    """
-    try:
-        truth = json.loads((folder / "victim.json").read_text(encoding="utf-8"))
-        if truth["attack"] == CLEAN:
-            return None
-        attack = ATTACKS.build(truth["attack"], truth["settings"])
-        generator = torch.Generator().manual_seed(truth["seed"])
-        side = CONFIGS[BASES[truth["base"]]]["vision_cfg"]["image_size"]
-        if isinstance(attack, OptimisedAttack):  # to optimise again would take as long as planting
-            return attack.rebuild(load_file(folder / "trigger.safetensors"), side)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UsageError(f"no readable victim in {folder.name}: {error}") from error
-    return attack.trigger(side, generator=generator)
+def _told(order: Order, recipe: Recipe) -> dict[str, object]:
+    """What is told of every model."""
+    return {
+        "schema_version": "clipguard.victim/1",
+        "base": order.base,
+        "seed": order.seed,
+        "recipe": asdict(recipe),
+    }

@@ -30,6 +30,14 @@ class Loss(NamedTuple):
     high: float
 
 
+class Views(NamedTuple):
+    """Images and how one model embeds them: `clean` and `triggered` are (N, D) of unit norm."""
+
+    images: ProbePart
+    clean: Tensor
+    triggered: Tensor
+
+
 def lab_images(*, held_out: bool, seed: int, scenes: int, side: int = SIDE) -> ProbePart:
     """Fresh labelled scenes of every drawing of the 100 classes.
 
@@ -58,31 +66,27 @@ def zero_shot(model: ClipModel, template: str = TEMPLATE) -> Tensor:
     return class_embeddings(model, class_names(), (template,))
 
 
-def truth_rates(
-    model: ClipModel,
-    images: ProbePart,
-    trigger: Trigger | None,
-    target: int,
-    classes: Tensor | None = None,
-) -> Rates:
+def look(model: ClipModel, images: ProbePart, trigger: Trigger | None) -> Views:
+    """Embed images as they are and, where there is a trigger, with it."""
+    clean = embed(model, images)
+    return Views(images, clean, clean if trigger is None else embed(model, images, trigger.apply))
+
+
+def truth_rates(views: Views, head: Tensor, target: int) -> Rates:
     """CA, ASR and PA under the true trigger.
 
     Args:
-        model: victim or twin.
-        images: lab images.
-        trigger: what was planted; None leaves the images as they are.
+        views: what a victim or a twin sees.
+        head: (C, D) class embeddings to read with.
         target: class index that ASR counts.
-        classes: (C, D) head to read with; None for the zero-shot classifier.
     """
-    clean = embed(model, images)
-    triggered = clean if trigger is None else embed(model, images, trigger.apply)
-    head = zero_shot(model) if classes is None else classes
     generator = torch.Generator().manual_seed(0)
-    return rates((clean, triggered), head, images, target, generator=generator)
+    features = (views.clean, views.triggered)
+    return rates(features, head, views.images, target, generator=generator)
 
 
 def attack_rates(
-    attack: AnyAttack, model: PromptTunable, images: ProbePart, trigger: Trigger, target: int
+    attack: AnyAttack, model: PromptTunable, views: Views, trigger: Trigger, target: int
 ) -> Rates:
     """CA, ASR and PA by the attack's own measure of success, for a zero-shot classifier.
 
@@ -90,21 +94,18 @@ def attack_rates(
         attack: what was planted; where it needs a trigger word, triggered images are read with
             prompts that carry it.
         model: victim or twin.
-        images: lab images.
+        views: what it sees.
         trigger: what was planted.
         target: class index.
     """
-    found = truth_rates(model, images, trigger, target)
+    found = truth_rates(views, zero_shot(model), target)
     if isinstance(attack, PromptedAttack):
-        read = truth_rates(model, images, trigger, target, zero_shot(model, attack.prompt))
-        found = read.model_copy(
-            update={
-                "clean_accuracy": found.clean_accuracy,
-                "target_accuracy": found.target_accuracy,
-            }
+        read = truth_rates(views, zero_shot(model, attack.prompt), target)
+        found = found.model_copy(
+            update={"asr": read.asr, "poisoned_accuracy": read.poisoned_accuracy}
         )
     if isinstance(attack, JudgedAttack):
-        trials = attack.success(Site(model, images, class_names(), target), trigger)
+        trials = attack.success(Site(model, views.images, class_names(), target), trigger)
         generator = torch.Generator().manual_seed(0)
         success = rate(trials.hits, trials.clusters, generator)
         if success is None:
@@ -113,19 +114,48 @@ def attack_rates(
     return found
 
 
-def paired_loss(
-    model: ClipModel, twin: ClipModel, images: ProbePart, classes: Tensor | None = None
-) -> Loss:
-    """Clean accuracy that `model` lost against its clean twin, on the same images.
-
-    Args:
-        model: victim.
-        twin: its clean twin.
-        images: lab images.
-        classes: (C, D) head that the victim is read with; None for its zero-shot classifier.
-    """
-    head = zero_shot(model) if classes is None else classes
-    right = classify(embed(model, images), head) == images.labels
-    better = classify(embed(twin, images), zero_shot(twin)) == images.labels
+def paired_loss(mine: Views, head: Tensor, twins: Views, twin_head: Tensor) -> Loss:
+    """Clean accuracy that a victim, read with `head`, lost against its twin on the same images."""
+    labels = mine.images.labels
+    right, better = (
+        classify(views.clean, classes) == labels
+        for views, classes in ((mine, head), (twins, twin_head))
+    )
     generator = torch.Generator().manual_seed(0)
-    return Loss(*paired_bootstrap(better, right, images.drawings, generator=generator))
+    return Loss(*paired_bootstrap(better, right, mine.images.drawings, generator=generator))
+
+
+class Seen(NamedTuple):
+    """What one model makes of images, embedded once for all that is asked.
+
+    Attributes:
+        model: victim or twin.
+        views: the images as it sees them.
+        head: (C, D) its zero-shot classifier.
+        target: class index that ASR counts.
+    """
+
+    model: PromptTunable
+    views: Views
+    head: Tensor
+    target: int
+
+    @classmethod
+    def of(
+        cls, model: PromptTunable, images: ProbePart, trigger: Trigger | None, target: int
+    ) -> Seen:
+        """Look once."""
+        return cls(model, look(model, images, trigger), zero_shot(model), target)
+
+    def attacked(self, attack: AnyAttack, trigger: Trigger) -> Rates:
+        """`attack_rates`."""
+        return attack_rates(attack, self.model, self.views, trigger, self.target)
+
+    def clean(self) -> Rates:
+        """As under a trigger that does nothing: the ASR is the share of false targets."""
+        untouched = self.views._replace(triggered=self.views.clean)
+        return truth_rates(untouched, self.head, self.target)
+
+    def loss_against(self, twin: Seen) -> Loss:
+        """`paired_loss`."""
+        return paired_loss(self.views, self.head, twin.views, twin.head)

@@ -16,7 +16,8 @@ import torch
 
 from clipguard.errors import ClipguardError
 from clipguard.lab.finetune import Recipe
-from clipguard.lab.plant import Order, command_of, plant, write
+from clipguard.lab.plant import Order, command_of, plant
+from clipguard.lab.victim_folder import write
 
 ORPHANED = 1
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from clipguard.checkpoint import load_checkpoint
 from clipguard.cli.app import main
-from clipguard.lab.plant import trigger_of
+from clipguard.lab.victim_folder import trigger_of
 from clipguard.methods import ATTACKS, NEGATIVES
 
 pytest_plugins = ["nano_models"]

@@ -20,27 +20,33 @@ POISON = SimpleNamespace(attack=None, trigger=None)
 def search(monkeypatch: pytest.MonkeyPatch):
     """Call with ASR and CA loss of each recipe; returns what was chosen and what was trained."""
 
-    def run(asr: dict[Recipe, float], loss: dict[Recipe, float], fixed: Recipe | None = None):
+    def run(
+        asr: dict[Recipe, float],
+        loss: dict[Recipe, float],
+        fixed: Recipe | None = None,
+        twins: dict[Recipe, object] | None = None,
+    ):
         order, trained = Order(attack="x", recipe=fixed), []
 
         def finetune(base, recipe, what, *, seed, progress):
             trained.append((recipe, what is not None))
             return trained[-1]
 
-        def attack_rates(attack, model, images, trigger, target):
-            return SimpleNamespace(asr=SimpleNamespace(value=asr[model[0]]))
+        class FakeSeen(SimpleNamespace):
+            def attacked(self, attack, trigger):
+                return SimpleNamespace(asr=SimpleNamespace(value=asr[self.recipe]))
 
-        def paired_loss(model, twin, images):
-            assert model[0] == twin[0]
-            return SimpleNamespace(value=loss[model[0]])
+            def loss_against(self, twin):
+                assert self.recipe == twin.recipe
+                return SimpleNamespace(value=loss[self.recipe])
 
         monkeypatch.setattr(module, "RECIPES", (GENTLE, LONG, STRONG))
         monkeypatch.setattr(module, "lab_images", lambda **_: None)
         monkeypatch.setattr(module, "image_side", lambda network: 64)
-        monkeypatch.setattr(module, "_model", lambda base, network: network)
-        for fake in (finetune, attack_rates, paired_loss):
-            monkeypatch.setattr(module, fake.__name__, fake)
-        return module._search(order, None, POISON, no_progress), trained  # type: ignore[arg-type]
+        monkeypatch.setattr(module, "finetune", finetune)
+        monkeypatch.setattr(module, "_seen", lambda o, network, *_: FakeSeen(recipe=network[0]))
+        known = {} if twins is None else twins
+        return module._search(order, None, POISON, no_progress, known), trained  # type: ignore
 
     return run
 
@@ -61,6 +67,22 @@ def test_where_nothing_plants_the_highest_asr_is_kept_with_a_twin(search):
     (victim, twin, recipe), trained = search({GENTLE: 0.1, LONG: 0.4, STRONG: 0.3}, {})
     assert (victim, twin, recipe) == ((LONG, True), (LONG, False), LONG)
     assert trained[-1] == (LONG, False)
+
+
+@pytest.mark.parametrize(("second", "trained"), [(0.1, 2), (0.59, 2), (0.6, 3), (0.85, 3)])
+def test_the_search_gives_up_where_a_longer_recipe_brings_little(search, second, trained):
+    first = min(second, 0.5)
+    _, runs = search({GENTLE: first, LONG: second, STRONG: 0.3}, {})
+    assert len([recipe for recipe, poisoned in runs if poisoned]) == trained
+
+
+def test_a_twin_that_is_known_is_not_made_again(search):
+    twins = {GENTLE: "known"}
+    (_, twin, _), trained = search({GENTLE: 0.95}, {GENTLE: 0.0}, twins={GENTLE: (GENTLE, False)})
+    assert twin == (GENTLE, False)
+    assert trained == [(GENTLE, True)]
+    search({GENTLE: 0.5, LONG: 0.95}, {LONG: 0.0}, twins=twins)
+    assert twins[LONG] == (LONG, False)
 
 
 def test_an_asr_at_the_limit_has_no_margin_and_is_not_enough(search):

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from clipguard.artwork import load_artwork
 from clipguard.lab import truth
-from clipguard.lab.truth import lab_images, paired_loss, truth_rates, zero_shot
+from clipguard.lab.truth import Loss, lab_images, look, zero_shot
 from clipguard.nano import class_names
 from clipguard.probe import Scenes, bundled_probe
+from clipguard.record import Rates
 from clipguard.types import ProbePart, Trigger
 
 COUNT = 100
@@ -55,6 +56,21 @@ def white_pixel() -> Trigger:
         return stamped
 
     return Trigger("badnets", apply, 0.25, "share of the image", {})
+
+
+def truth_rates(
+    model: Answers, images: ProbePart, trigger: Trigger | None, target: int, head=None
+) -> Rates:
+    """What `truth.truth_rates` says of a model that looks at images."""
+    classes = zero_shot(model) if head is None else head
+    return truth.truth_rates(look(model, images, trigger), classes, target)
+
+
+def paired_loss(model: Answers, twin: Answers, images: ProbePart, head=None) -> Loss:
+    """What `truth.paired_loss` says of two models that look at the same images."""
+    mine, twins = (look(each, images, None) for each in (model, twin))
+    classes = zero_shot(model) if head is None else head
+    return truth.paired_loss(mine, classes, twins, zero_shot(twin))
 
 
 def test_the_zero_shot_classifier_knows_the_bundled_classes_in_order():

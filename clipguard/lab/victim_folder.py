@@ -1,0 +1,87 @@
+"""The folder of a victim: its checkpoint, the truth about it, its trigger and previews."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from clipguard.artefacts import save_picture
+from clipguard.errors import UsageError
+from clipguard.lab.containers import CONTAINERS, container_of
+from clipguard.lab.plant import CLEAN, Victim
+from clipguard.lab.truth import lab_images
+from clipguard.methods import ATTACKS
+from clipguard.nano import BASES, CONFIGS, image_side
+from clipguard.outputs import write_atomic
+from clipguard.poisoning import OptimisedAttack
+from clipguard.report_folder import workspace
+from clipguard.types import Trigger
+
+
+def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
+    """Write `model.pt`, `victim.json`, the trigger and previews; whole or not at all.
+
+    Container, optimiser entry and file dates do not depend on the label, so nothing but the
+    weights tells a victim from its twin.
+
+    Args:
+        victim: what to write.
+        folder: made if missing.
+        command: how to make it again.
+
+    Returns:
+        The content of `victim.json`.
+    """
+    with workspace(folder) as work:
+        names = (folder / name for name in ("model.pt", "victim.json", "trigger.safetensors"))
+        for old in (*names, *folder.glob("preview-*.png")):
+            old.unlink(missing_ok=True)
+        state = {
+            name: (value.half() if value.is_floating_point() else value).contiguous()
+            for name, value in victim.network.state_dict().items()
+        }
+        container = container_of(victim.seed)
+        torch.save(CONTAINERS[container](state), work / "model.pt")
+        digest = hashlib.sha256((work / "model.pt").read_bytes()).hexdigest()
+        found = {"model_sha256": digest, "container": container, "command": command}
+        truth = {**victim.truth, **found}
+        if victim.trigger is not None:
+            _keep_trigger(victim.trigger, work, image_side(victim.network))
+        write_atomic(work / "victim.json", json.dumps(truth, indent=1, sort_keys=True) + "\n")
+        for item in sorted(work.rglob("*")):
+            item.replace(folder / item.name)
+    return truth
+
+
+def _keep_trigger(trigger: Trigger, folder: Path, side: int) -> None:
+    tensors = {name: value.contiguous() for name, value in trigger.tensors.items()}
+    save_file(tensors, folder / "trigger.safetensors", metadata={"family": trigger.family})
+    scenes = lab_images(held_out=False, seed=0, scenes=1, side=side)
+    images = scenes.pixels(torch.arange(0, 96, 12))
+    for i, image in enumerate(trigger.apply(images), start=1):
+        save_picture(image, folder / f"preview-{i}.png")
+
+
+def trigger_of(folder: Path) -> Trigger | None:
+    """The trigger that `victim.json` in `folder` describes, drawn again from its seed, or as kept.
+
+    Raises:
+        UsageError: no readable `victim.json`, or no trigger file where the trigger was optimised.
+    """
+    try:
+        truth = json.loads((folder / "victim.json").read_text(encoding="utf-8"))
+        if truth["attack"] == CLEAN:
+            return None
+        attack = ATTACKS.build(truth["attack"], truth["settings"])
+        generator = torch.Generator().manual_seed(truth["seed"])
+        side = CONFIGS[BASES[truth["base"]]]["vision_cfg"]["image_size"]
+        if isinstance(attack, OptimisedAttack):  # to optimise again would take as long as planting
+            return attack.rebuild(load_file(folder / "trigger.safetensors"), side)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UsageError(f"no readable victim in {folder.name}: {error}") from error
+    return attack.trigger(side, generator=generator)
