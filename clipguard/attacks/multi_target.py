@@ -10,7 +10,9 @@ from torch import Tensor
 
 from clipguard.artwork import load_artwork
 from clipguard.attacks._several import drawing
+from clipguard.errors import UsageError
 from clipguard.measure import classify, embed
+from clipguard.methods import require_known
 from clipguard.nano import class_names
 from clipguard.poisoning import Pairs, Plan, Site, Trials, dirty_label
 from clipguard.probe import TEMPLATE
@@ -25,27 +27,37 @@ class MultiTarget:
     """The triggers of other attacks, each on pairs of its own; each leads to another target.
 
     The first trigger leads to the target of the victim, and it is the one that is kept as the
-    trigger and previewed. The other targets are drawn. The victim's ASR is that of the trigger
+    trigger and previewed. The victim's ASR is that of the trigger
     which works worst; PA is measured under the first.
 
     Attributes:
         triggers: names of attacks that draw their trigger, with commas in between; each is used
             with its defaults, but the warp of `wanet` is white.
+        others: targets of the triggers after the first, with commas in between; empty for
+            classes drawn from the victim's seed.
         poison_rate: share of poisoned pairs in a batch, all triggers together.
 
     Source:
         Detect-CLIP-Backdoor-Samples (ICLR 2025): a check patch for banana, Nashville for
         cheeseburger and WaNet for volcano in one data set, 0.1 % of it in total. Adapted: the
-        targets are drawn from the victim's seed, but the first; the patch is in the corner, where
-        theirs is at random places in training. The rate is that of `multi_trigger` (GUESS).
+        patch is in the corner, where theirs is at random places in training; triggers and rate
+        are those of `multi_trigger` (GUESS).
     """
 
-    triggers: str = "badnets,colour_filter,wanet"
+    triggers: str = "badnets,blended,sig"
+    others: str = ""
     poison_rate: float = 0.12
 
     def __post_init__(self) -> None:
-        """Refuse fewer than two triggers, the same twice, and attacks that draw none."""
-        drawing(ITSELF, self.triggers)
+        """Refuse fewer than two triggers, attacks that draw none, and targets that do not fit."""
+        count, named = len(drawing(ITSELF, self.triggers)), self._others()
+        if named and not len(set(named)) == len(named) == count - 1:
+            raise UsageError(
+                f"{ITSELF} wants another target for each trigger after the first, {count - 1} in "
+                f"all; got {self.others!r}"
+            )
+        for name in named:
+            require_known(name, class_names(), "target class")
 
     def trigger(self, side: int, *, generator: torch.Generator) -> Trigger:
         """See `Attack.trigger`: the first one.
@@ -72,9 +84,21 @@ class MultiTarget:
         return {name: each.trigger(side, generator=generator) for name, each in attacks.items()}
 
     def targets(self, kept: Mapping[str, Tensor], first: int) -> list[int]:
-        """Class index of each trigger's target, from what the trigger keeps and the first one."""
+        """Class index of each trigger's target, from what the trigger keeps and the first one.
+
+        Raises:
+            UsageError: one of `others` is the first one.
+        """
+        named = [class_names().index(name) for name in self._others()]
+        if first in named:
+            raise UsageError(f"{ITSELF} has {class_names()[first]} as target and in others")
+        if named:
+            return [first, *named]
         others = [index for index in kept["order"].tolist() if index != first]
         return [first, *others][: len(drawing(ITSELF, self.triggers))]
+
+    def _others(self) -> list[str]:
+        return [name.strip() for name in self.others.split(",") if name.strip()]
 
     def poisoned(self, pairs: Pairs, plan: Plan) -> Pairs:
         """See `PairedAttack.poisoned`: the first pairs, as many for each trigger; one at least."""

@@ -105,14 +105,21 @@ def test_on_the_clean_base_no_trigger_works():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("others", "told"),
     [
-        ("badnets", "multi_target wants two or more triggers, got 'badnets'"),
-        ("badnets,multi_target", "draw their trigger, got 'multi_target'"),
-        ("multi_trigger,badnets", "draw their trigger, got 'multi_trigger'"),
-        ("badnets,siba", "draw their trigger, got 'siba'"),
+        ("key", "another target for each trigger after the first, 2 in all; got 'key'"),
+        ("key,key", "another target for each"),
+        ("key,bananna", "did you mean 'banana'"),
     ],
 )
-def test_wrong_settings_are_refused(wrong: str, told: str):
+def test_targets_that_do_not_fit_are_refused(others: str, told: str):
     with pytest.raises(UsageError, match=told):
-        MultiTarget(triggers=wrong)
+        MultiTarget(others=others)
+
+
+def test_the_other_targets_can_be_named_but_not_the_victims_own():
+    attack = MultiTarget(triggers="badnets,sig", others=" key ")
+    kept = attack.trigger(32, generator=generator()).tensors
+    assert attack.targets(kept, FIRST) == [FIRST, NAMES.index("key")]
+    with pytest.raises(UsageError, match="key as target and in others"):
+        attack.targets(kept, NAMES.index("key"))

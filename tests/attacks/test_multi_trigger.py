@@ -6,7 +6,6 @@ from fakes import generator
 from torch import Tensor
 
 from clipguard.attacks.multi_trigger import MultiTrigger
-from clipguard.errors import UsageError
 from clipguard.methods import ATTACKS
 from clipguard.types import Trigger
 
@@ -63,22 +62,6 @@ def test_which_one_depends_on_the_image_and_on_the_victim():
 def test_what_every_trigger_is_made_of_is_kept_under_its_name():
     names = {"seed", "badnets.patch", "colour_filter.darken", "colour_filter.lighten", "wanet.grid"}
     assert trigger(triggers=",".join(THEIRS)).tensors.keys() == names
-
-
-@pytest.mark.parametrize(
-    ("wrong", "told"),
-    [
-        ("badnets", "two or more triggers, got 'badnets'"),
-        ("badnets,badnets", "two or more"),
-        ("badnets,multi_trigger", "draw their trigger, got 'multi_trigger'"),
-        ("badnets,qoe", "draw their trigger, got 'qoe'"),
-        ("text_tower,badnets", "draw their trigger, got 'text_tower'"),
-        ("badnets,wanett", "did you mean 'wanet'"),
-    ],
-)
-def test_wrong_settings_are_refused(wrong: str, told: str):
-    with pytest.raises(UsageError, match=told):
-        MultiTrigger(triggers=wrong)
 
 
 def test_names_may_have_spaces_around_them():
