@@ -1,15 +1,18 @@
 """Draw what the triggers of the lab look like, into one picture.
 
     python tools/contact_sheet.py docs/attacks.png
+    python tools/contact_sheet.py docs/attacks-planted.png --victims build/attacks/nano-rn
 
-A row per attack that needs no optimisation and has a trigger in the image, with its defaults: four
-scenes, each clean, triggered, and the difference of the two, amplified around grey by a factor that
-is written beside the row. Seeds are fixed, so the picture is the same on every run.
+A row per attack that needs no optimisation and has a trigger in the image, with its defaults, or
+one per victim that `benchmarks/attacks.py` planted: four scenes, each clean, triggered, and the
+difference of the two, amplified around grey by a factor that is written beside the row. Seeds are
+fixed, so the first picture is the same on every run.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -17,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from clipguard.artwork import load_artwork
+from clipguard.lab.victim_folder import trigger_of
 from clipguard.methods import ATTACKS
 from clipguard.pixels import to_bytes
 from clipguard.poisoning import JudgedAttack, OptimisedAttack, captioned_scenes, stamped
@@ -46,6 +50,18 @@ def triggers() -> dict[str, Trigger]:
     return found
 
 
+def planted(folder: Path) -> dict[str, Trigger]:
+    """The triggers of victims by what was ordered; those that leave images alone are left out."""
+    found, clean = {}, scenes()
+    for truth in sorted(folder.glob("*/victim.json")):
+        told = json.loads(truth.read_text(encoding="utf-8"))
+        settings = (f"{key} {value}" for key, value in told["settings"].items())
+        trigger = trigger_of(truth.parent)
+        if trigger is not None and not torch.equal(stamped(clean, trigger), clean):
+            found["\n".join([told["attack"], *settings])] = trigger
+    return found
+
+
 def amplified(difference: Tensor) -> tuple[Tensor, int]:
     """(B, 3, S, S) differences around grey, and by how much they were enlarged."""
     typical = difference[difference != 0].abs().mean().item()
@@ -57,8 +73,8 @@ def picture(image: Tensor) -> Image.Image:
     return Image.fromarray(to_bytes(image).permute(1, 2, 0).contiguous().numpy(), "RGB")
 
 
-def sheet() -> Image.Image:
-    clean, drawn = scenes(), triggers()
+def sheet(drawn: dict[str, Trigger]) -> Image.Image:
+    clean = scenes()
     group = 3 * (SIDE + GAP) + MARGIN
     width, height = LABEL + len(clean) * group, HEAD + len(drawn) * (SIDE + MARGIN)
     page = Image.new("RGB", (width, height), PAPER)
@@ -70,8 +86,10 @@ def sheet() -> Image.Image:
     for row, (name, trigger) in enumerate(drawn.items()):
         top, shown = HEAD + row * (SIDE + MARGIN), stamped(clean, trigger)
         difference, factor = amplified(shown - clean)
-        pen.text((MARGIN, top + SIDE // 2 - 2), name, INK, large, anchor="ls")
-        pen.text((MARGIN, top + SIDE // 2 + 14), f"difference x {factor}", INK, small, anchor="ls")
+        title, *settings = name.split("\n")
+        pen.text((MARGIN, top + 2), title, INK, large, anchor="lt")
+        for line, text in enumerate([*settings, f"difference x {factor}"]):
+            pen.text((MARGIN, top + 18 + 12 * line), text, INK, small, anchor="lt")
         for column, images in enumerate(zip(clean, shown, difference, strict=True)):
             for i, image in enumerate(images):
                 page.paste(picture(image), (LABEL + column * group + i * (SIDE + GAP), top))
@@ -81,8 +99,10 @@ def sheet() -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("to", type=Path)
-    to = parser.parse_args().to
-    sheet().save(to, optimize=True)
+    parser.add_argument("--victims", type=Path)
+    given = parser.parse_args()
+    to = given.to
+    sheet(planted(given.victims) if given.victims else triggers()).save(to, optimize=True)
     print(f"{to}: {to.stat().st_size / 1000:.0f} kB")
 
 
