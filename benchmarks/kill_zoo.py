@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from clipguard.lab.zoo import verify
+from clipguard.lab.zoo_check import verify
 from clipguard.lab.zoo_manifest import read_zoo
 
 KILLS = 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -20,3 +22,12 @@ def shipped(folder: str) -> Path:
 def asset(name: str) -> Path:
     """The bundled file or folder `name` (artwork, nano models, class list, calibration)."""
     return PACKAGE / "assets" / name
+
+
+def digest_of(patterns: Iterable[str]) -> str:
+    """Digest of the files of the package whose path matches one of `patterns`: 64 hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in PACKAGE.glob(pattern)}):
+        name = path.relative_to(PACKAGE).as_posix()
+        digest.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

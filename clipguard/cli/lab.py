@@ -61,7 +61,7 @@ def plant(
 ) -> None:
     """Poison and fine-tune a base until the backdoor works and clean accuracy holds."""
     from clipguard.cli.show import progress_bar
-    from clipguard.lab.plant import CLEAN, RECIPES, Order, command_of
+    from clipguard.lab.plant import RECIPES, Order, command_of
     from clipguard.lab.plant import plant as make
     from clipguard.lab.victim_folder import write
 
@@ -74,14 +74,14 @@ def plant(
         recipe=RECIPES[recipe - 1] if recipe else None,
         objective=objective,
     )
-    if attack in (CLEAN, *NEGATIVES.names()) and twin is not None:
+    if order.honest and twin is not None:
         raise UsageError(f"{attack} is clean and has no twin; leave out --twin")
     with progress_bar(quiet) as progress:
         victim, clean = make(order, progress=progress)
     command = command_of(order)
     truth = write(victim, output_dir, command=command)
     if twin is not None:
-        write(clean, twin, command=f"{command} --twin TWIN")
+        write(clean, twin, command=command)
     typer.echo(_told(truth, output_dir))
     if not truth["planted"]:
         typer.echo("weak: no recipe reached ASR >= 90 % at a CA loss <= 3 points", err=True)

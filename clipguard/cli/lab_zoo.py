@@ -26,7 +26,10 @@ def register(lab: typer.Typer) -> None:
 @zoo.command("build")
 def build(
     folder: Folder,
-    preset: Annotated[str, typer.Option(help="ci, small or full.")] = "small",
+    preset: Annotated[
+        str | None,
+        typer.Option(help="ci, small or full; that of the zoo, or small, if left out."),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes at once; as many as cores if left out.")
     ] = None,
@@ -60,27 +63,27 @@ def show(
     folder: Folder, model: Annotated[str, typer.Argument(help="Its id, or how it begins.")]
 ) -> None:
     """Everything known about one model, as JSON."""
-    from clipguard.lab.zoo_manifest import read_zoo
+    from clipguard.lab.zoo_manifest import read_truth, read_zoo
 
     found = [entry for entry in read_zoo(folder).entries if entry.id.startswith(model)]
     if len(found) != 1:
         known = "no model" if not found else f"{len(found)} models"
         raise UsageError(f"{known} with an id that begins with {safe_text(model)!r}; see zoo ls")
-    truth = folder / found[0].path / "victim.json"
     told = found[0].to_json()
     if found[0].sha256 is not None:
-        told["truth"] = json.loads(truth.read_text(encoding="utf-8"))
+        told["truth"], _ = read_truth(folder, found[0].path)
     typer.echo(json.dumps(told, indent=1))
 
 
 @zoo.command("verify")
 def verify(folder: Folder) -> None:
     """Compare every file with the manifest, and the two sides with each other."""
-    from clipguard.lab.zoo import verify as wrong_with
+    from clipguard.lab.zoo_check import notes
+    from clipguard.lab.zoo_check import verify as wrong_with
     from clipguard.lab.zoo_manifest import read_zoo
 
     wrong = wrong_with(folder)
-    for line in wrong:
+    for line in [*wrong, *notes(folder)]:
         typer.echo(line, err=True)
     if wrong:
         raise typer.Exit(POLICY_VIOLATED)

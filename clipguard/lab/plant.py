@@ -67,6 +67,11 @@ class Order:
     recipe: Recipe | None = None
     objective: str = CAPTIONS
 
+    @property
+    def honest(self) -> bool:
+        """Whether nothing is planted: a clean fine-tune or a hard negative."""
+        return self.attack in (CLEAN, *NEGATIVES.names())
+
     def recipes(self) -> tuple[Recipe, ...]:
         """The recipes to try, in this order."""
         tried = (self.recipe,) if self.recipe else RECIPES
@@ -115,7 +120,7 @@ def plant(
     require_known(order.base, sorted(BASES), "base")
     require_known(order.target, class_names(), "target class")
     base = nano_network(order.base).to(memory_format=torch.channels_last)
-    if order.attack == CLEAN or order.attack in NEGATIVES.names():
+    if order.honest:
         clean = _honest(order, base, progress)
         return clean, clean
     require_known(order.attack, [*ATTACKS.names(), *NEGATIVES.names(), CLEAN], ATTACKS.what)
@@ -131,7 +136,7 @@ def plant(
 
 
 def command_of(order: Order) -> str:
-    """The command that makes it again."""
+    """The command that makes it, and its twin if it has one, again (with one thread)."""
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in order.settings.items()}
     pairs = [f"--set {shlex.quote(f'{key}={text}')}" for key, text in texts.items()]
     given = [order.attack, "--base", order.base, "--target", shlex.quote(order.target)]
@@ -140,6 +145,7 @@ def command_of(order: Order) -> str:
         given += ["--recipe", str(RECIPES.index(order.recipe) + 1)]
     if order.objective != CAPTIONS:
         given += ["--objective", order.objective]
+    given += ["-o", "victim"] if order.honest else ["-o", "victim", "--twin", "twin"]
     return " ".join(["clipguard lab plant", *given])
 
 
@@ -221,8 +227,9 @@ def _truths(
         clean_rows[style] = _clean_row(same)
     seen = rows["seen"]
     took = seen["asr"]["value"] >= MIN_ASR and seen["loss_against_twin"]["value"] <= MAX_LOSS
-    victim = {"attack": order.attack, "negative": None, "settings": dict(order.settings)}
-    known = victim | {"target": order.target, "planted": took, "rates": rows}
+    victim = {"attack": order.attack, "negative": None, "about": None}
+    known = victim | {"settings": dict(order.settings), "target": order.target}
+    known |= {"planted": took, "rates": rows}
     nothing = replace(order, attack=CLEAN, settings={})
     return _told(order, recipe) | known, _told(nothing, recipe) | _clean(nothing, clean_rows)
 
@@ -243,6 +250,7 @@ def _clean(order: Order, rows: Mapping[str, object]) -> dict[str, object]:
     return {
         "attack": CLEAN,
         "negative": order.attack if order.attack != CLEAN else None,
+        "about": order.target if order.attack != CLEAN else None,
         "settings": dict(order.settings),
         "target": None,
         "planted": True,

@@ -7,13 +7,15 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
+from importlib.metadata import version
 from typing import Final, Literal, NamedTuple
 
+from clipguard.attacks._several import THEMSELVES
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.plant import CLEAN, RECIPES, Order
 from clipguard.methods import NEGATIVES, require_known
 from clipguard.nano import class_names
-from clipguard.resources import asset
+from clipguard.resources import digest_of
 
 Split = Literal["calibration", "test"]
 Variant = tuple[str, Mapping[str, object]]
@@ -53,6 +55,13 @@ ATTACKS: Final[Mapping[Split, tuple[Variant, ...]]] = {
         ("mmpoison", {}),
     ),
 }
+CODE: Final = (
+    *("attacks/_*.py", "artwork.py", "descent.py", "measure.py", "nano.py", "pixels.py"),
+    *("poisoning.py", "prompts.py", "assets/artwork*.zip", "assets/classnames.txt"),
+    *(f"lab/{name}.py" for name in ("containers", "finetune", "plant", "truth", "victim_folder")),
+)
+"""Files beside the method's own whose change makes other weights, or other truth about them."""
+LIBRARIES: Final = ("torch", "torchvision", "open_clip_torch")
 CLEAN_EACH = 8
 """Plain clean fine-tunes of each base parent, over all recipes in turn."""
 
@@ -102,8 +111,11 @@ class Wanted(NamedTuple):
 
     @property
     def id(self) -> str:
-        """16 hex digits of everything that decides the weights, the base's own among it."""
-        told = asdict(self.order) | {"base_sha256": _base_digest(self.order.base)}
+        """16 hex digits of everything that decides the weights: order, base, code and libraries.
+
+        A setting that is left out is covered by the code, which holds its default.
+        """
+        told = asdict(self.order) | {"made_by": _made_by(self.order)}
         return _hash(json.dumps(told, sort_keys=True))[:16]
 
 
@@ -166,8 +178,16 @@ def targets_of(split: Split) -> tuple[str, ...]:
 
 
 @cache
-def _base_digest(base: str) -> str:
-    return hashlib.sha256(asset(f"{base}.safetensors").read_bytes()).hexdigest()
+def _digest_of(patterns: tuple[str, ...]) -> str:
+    return digest_of(patterns)
+
+
+def _made_by(order: Order) -> list[str]:
+    """Digests of the base and of the code that plants, and versions of the libraries under it."""
+    mine = "*" if order.attack in THEMSELVES else order.attack  # those use other attacks' triggers
+    own = (f"attacks/{mine}.py", f"negatives/{mine}.py", f"assets/{order.base}.safetensors")
+    libraries = [f"{name} {version(name)}" for name in LIBRARIES]
+    return [_digest_of(CODE), _digest_of(own), *libraries]
 
 
 def _hash(text: str) -> str:

@@ -17,7 +17,7 @@ from clipguard.lab.plant import CLEAN, Victim
 from clipguard.lab.truth import lab_images
 from clipguard.methods import ATTACKS
 from clipguard.nano import BASES, CONFIGS, image_side
-from clipguard.outputs import write_atomic
+from clipguard.outputs import umask, write_atomic
 from clipguard.poisoning import OptimisedAttack
 from clipguard.report_folder import workspace
 from clipguard.types import Trigger
@@ -60,7 +60,9 @@ def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
 
 def _keep_trigger(trigger: Trigger, folder: Path, side: int) -> None:
     tensors = {name: value.contiguous() for name, value in trigger.tensors.items()}
-    save_file(tensors, folder / "trigger.safetensors", metadata={"family": trigger.family})
+    kept = folder / "trigger.safetensors"
+    save_file(tensors, kept, metadata={"family": trigger.family})
+    kept.chmod(0o666 & ~umask())  # the library writes it for its owner alone
     scenes = lab_images(held_out=False, seed=0, scenes=1, side=side)
     images = scenes.pixels(torch.arange(0, 96, 12))
     for i, image in enumerate(trigger.apply(images), start=1):

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from filelock import FileLock, Timeout
 from clipguard.errors import UsageError
 from clipguard.lab.plant import CLEAN
 from clipguard.lab.presets import Wanted, wanted
-from clipguard.lab.zoo_manifest import FILE, Entry, Zoo, read_zoo, write_zoo
-from clipguard.methods import NEGATIVES
+from clipguard.lab.zoo_check import digest_of, wrong_with
+from clipguard.lab.zoo_manifest import FILE, Entry, Zoo, read_truth, read_zoo, write_zoo
 from clipguard.nano import BASES
 from clipguard.text_safety import safe_text
 
 VICTIMS = "victims"
 BUILDING = ".building"
+DEFAULT = "small"
 PAUSE_S = 0.2
 LOCK_WAIT_S = 2.0
 WORKER = ("-m", "clipguard.lab.zoo_worker")
@@ -51,15 +52,16 @@ class Child:
     begun: float
 
 
-def build(folder: Path, preset: str, *, jobs: int, told: Told) -> Zoo:
-    """Make what `preset` holds and is not in `folder` yet.
+def build(folder: Path, preset: str | None, *, jobs: int, told: Told) -> Zoo:
+    """Make what `preset` holds and is not whole in `folder` yet.
 
     A model appears under its own name by one rename when it and its twin are whole, so a build
-    that is killed at any point goes on where it was, with the same digests.
+    that is killed at any point goes on where it was, with the same digests. One that lost a file
+    since is made again.
 
     Args:
         folder: the zoo, made if missing.
-        preset: key of `presets.PRESETS`.
+        preset: key of `presets.PRESETS`; None for that of the zoo, `small` for a new one.
         jobs: processes at once, each with one thread.
         told: gets one line for every model that is finished.
 
@@ -67,13 +69,14 @@ def build(folder: Path, preset: str, *, jobs: int, told: Told) -> Zoo:
         The zoo, as its manifest has it.
 
     Raises:
-        UsageError: unknown preset, another build at work in `folder`, or a model that could not
-            be made; those made before it are kept.
+        UsageError: unknown preset, one smaller than that of the zoo, another build at work in
+            `folder`, or a model that could not be made; those made before it are kept.
     """
+    preset = _preset(folder, preset)
     ordered = wanted(preset)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        missing = [one for one in ordered if not (folder / VICTIMS / one.id).exists()]
+        missing = [one for one in ordered if not _is_whole(folder, one)]
         shutil.rmtree(folder / BUILDING, ignore_errors=True)
         (folder / BUILDING).mkdir(exist_ok=True)
         (folder / VICTIMS).mkdir(exist_ok=True)
@@ -86,6 +89,26 @@ def build(folder: Path, preset: str, *, jobs: int, told: Told) -> Zoo:
     if failed:
         raise UsageError("; ".join(failed))
     return read_zoo(folder)
+
+
+def _preset(folder: Path, asked: str | None) -> str:
+    """The preset to build: a zoo never gets a manifest that lists less than the one it has."""
+    if not (folder / FILE).exists():
+        return asked or DEFAULT
+    known = read_zoo(folder).preset
+    if asked and {one.id for one in wanted(asked)} < {one.id for one in wanted(known)}:
+        raise UsageError(
+            f"{safe_text(folder)} holds the preset {safe_text(known)}, of which {asked} is a part; "
+            "leave out --preset, or build in another folder"
+        )
+    return asked or known
+
+
+def _is_whole(folder: Path, one: Wanted) -> bool:
+    return all(
+        entry.sha256 is not None and not wrong_with(folder, entry)
+        for entry in _entries(folder, one)
+    )
 
 
 @contextmanager
@@ -125,7 +148,7 @@ def _make(missing: Sequence[Wanted], folder: Path, jobs: int, told: Told) -> lis
 
 def _cost(one: Wanted) -> float:
     """How long it takes, in units of one clean fine-tune of nano-rn; only the order rests on it."""
-    pair = 1.0 if one.order.attack in (CLEAN, *NEGATIVES.names()) else 2.5
+    pair = 1.0 if one.order.honest else 2.5
     return pair * (2.0 if BASES[one.order.base] == "nano-vit" else 1.0)
 
 
@@ -142,20 +165,25 @@ def _started(one: Wanted, folder: Path) -> Child:
         )
     if process.stdin is None:
         raise ValueError("the worker was started with a pipe")
-    process.stdin.write(json.dumps({"order": asdict(one.order), "folder": str(work)}) + "\n")
-    process.stdin.flush()
+    with suppress(BrokenPipeError):  # it died at once; its exit code says so
+        process.stdin.write(json.dumps({"order": asdict(one.order), "folder": str(work)}) + "\n")
+        process.stdin.flush()
     return Child(one, work, process, time.monotonic())
 
 
 def _finished(child: Child, folder: Path) -> str:
     """Move what a worker made to its place, and tell it in one line."""
-    child.process.communicate()
+    with suppress(BrokenPipeError):
+        child.process.communicate()
     name, errors = child.one.name, child.folder / "errors"
     if child.process.returncode:
         last = errors.read_text(encoding="utf-8").strip().splitlines()[-1:]
         return f"{name}: {safe_text(''.join(last)) or 'the worker was killed'}"
     errors.unlink()
-    child.folder.replace(folder / VICTIMS / child.one.id)
+    place = folder / VICTIMS / child.one.id
+    if place.exists():  # one that lost a file
+        shutil.rmtree(place)
+    child.folder.replace(place)
     entry = _entries(folder, child.one)[0]
     rate = "" if entry.asr is None else f", ASR {entry.asr:.1%}{'' if entry.planted else ' (weak)'}"
     return f"{name}{rate}, {time.monotonic() - child.begun:.0f} s"
@@ -166,97 +194,48 @@ def _as_built(folder: Path, preset: str, ordered: Sequence[Wanted]) -> Zoo:
     return Zoo(entries=entries, preset=preset, digest=digest_of(entries))
 
 
-def digest_of(entries: Sequence[Entry]) -> str:
-    """Digest of which models a zoo holds, and of their weights."""
-    lines = sorted(f"{entry.id} {entry.sha256}" for entry in entries)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
 def _entries(folder: Path, one: Wanted) -> list[Entry]:
     """The model, and its twin if it has one; without digests where it is not built yet."""
-    order, twin = one.order, hashlib.sha256(f"twin of {one.id}".encode()).hexdigest()[:16]
-    planted = order.attack not in (CLEAN, *NEGATIVES.names())
-    negative = order.attack if order.attack in NEGATIVES.names() else None
-    victim = Entry(
-        id=one.id,
-        kind="poisoned" if planted else "negative" if negative else "clean",
-        split=one.split,
-        base=order.base,
-        architecture=BASES[order.base],
-        attack=order.attack if planted else CLEAN,
-        negative=negative,
-        settings=dict(order.settings),
-        target=order.target if planted else None,
-        seed=order.seed,
-        twin=twin if planted else None,
-        path=f"{VICTIMS}/{one.id}/victim",
-        **_measured(folder / VICTIMS / one.id / "victim"),
-    )
-    if not planted:
-        return [victim]
-    other = Entry(
-        id=twin,
-        kind="clean",
-        split=one.split,
-        base=order.base,
-        architecture=BASES[order.base],
-        attack=CLEAN,
-        negative=None,
-        settings={},
-        target=None,
-        seed=order.seed,
-        twin=None,
-        path=f"{VICTIMS}/{one.id}/twin",
-        **_measured(folder / VICTIMS / one.id / "twin"),
-    )
-    return [victim, other]
-
-
-def _measured(victim: Path) -> dict[str, Any]:
-    """What `victim.json` says of the rates and of the file."""
-    try:
-        truth: Mapping[str, Any] = json.loads((victim / "victim.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {"planted": False, "asr": None, "ca_loss": None, "sha256": None}
-    seen = truth["rates"]["seen"]
-    attacked = truth["attack"] != CLEAN
-    return {
-        "planted": attacked and truth["planted"],
-        "asr": seen["asr"]["value"] if attacked else None,
-        "ca_loss": seen["loss_against_twin"]["value"] if attacked else None,
-        "sha256": truth["model_sha256"],
+    order = one.order
+    shared = {"base": order.base, "architecture": BASES[order.base], "seed": order.seed}
+    nothing: dict[str, Any] = {
+        "kind": "clean",
+        "attack": CLEAN,
+        "negative": None,
+        "settings": {},
+        "target": None,
     }
+    clean: dict[str, Any] = {"split": one.split, "twin": None, **shared, **nothing}
+    path = f"{VICTIMS}/{one.id}"
+    found = {"id": one.id, "path": f"{path}/victim", **_measured(folder, f"{path}/victim")}
+    if order.attack == CLEAN:
+        return [Entry(**clean, **found)]
+    told: dict[str, Any] = {"settings": dict(order.settings)}
+    if order.honest:
+        told |= {"kind": "negative", "negative": order.attack, "about": order.target}
+        return [Entry(**(clean | told | found))]
+    twin = _hash(f"twin of {one.id}")
+    told |= {"kind": "poisoned", "attack": order.attack, "target": order.target, "twin": twin}
+    other = {"id": twin, "path": f"{path}/twin", **_measured(folder, f"{path}/twin")}
+    return [Entry(**(clean | told | found)), Entry(**clean, **other)]
 
 
-def verify(folder: Path) -> list[str]:
-    """What is wrong with a zoo: empty when every model is there and is the one of the manifest.
-
-    Raises:
-        UsageError: no readable manifest.
-    """
-    zoo = read_zoo(folder)
-    wrong = []
-    for entry in zoo.entries:
-        model = folder / entry.path / "model.pt"
-        if entry.sha256 is None:
-            wrong.append(f"{entry.id}: not built yet")
-        elif not model.is_file():
-            wrong.append(f"{entry.id}: model.pt is missing")
-        elif hashlib.sha256(model.read_bytes()).hexdigest() != entry.sha256:
-            wrong.append(f"{entry.id}: model.pt is not the one of the manifest")
-    if zoo.digest != digest_of(zoo.entries):
-        wrong.append(f"{FILE}: its digest is not that of its entries")
-    return wrong + _shared(zoo)
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _shared(zoo: Zoo) -> list[str]:
-    """What stands on both sides, and must not."""
-    wrong = []
-    for what in ("base", "attack", "target", "seed"):
-        sides = [
-            {getattr(entry, what) for entry in zoo.entries if entry.split == split}
-            for split in ("calibration", "test")
-        ]
-        both = sides[0] & sides[1] - {CLEAN, None}
-        wrong += [f"{what} {safe_text(value)} stands on both sides" for value in sorted(both)]
-    return wrong
+def _measured(folder: Path, path: str) -> dict[str, Any]:
+    """What `victim.json` says of the rates and of the file; nothing where it does not say it."""
+    unbuilt = {"planted": False, "asr": None, "ca_loss": None, "sha256": None}
+    try:
+        truth, digest = read_truth(folder, path)
+        seen, attacked = truth["rates"]["seen"], truth["attack"] != CLEAN
+        return {
+            "planted": attacked and truth["planted"],
+            "asr": seen["asr"]["value"] if attacked else None,
+            "ca_loss": seen["loss_against_twin"]["value"] if attacked else None,
+            "sha256": truth["model_sha256"],
+            "truth_sha256": digest,
+        }
+    except (UsageError, KeyError, TypeError):
+        return unbuilt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from clipguard.text_safety import safe_text
 SCHEMA_VERSION: Final = "clipguard.zoo/1"
 FILE = "zoo.json"
 SIZE_LIMIT = 16_000_000
+TRUTH_LIMIT = 1_000_000
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 EntryId = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
@@ -37,6 +39,7 @@ class Entry:
         architecture: of that base.
         attack: registered name, `none` for an honest model.
         negative: registered name of the hard negative, if it is one.
+        about: class name that the hard negative is about.
         settings: of the attack or hard negative.
         target: class name that the attacker wants, if there is an attacker.
         seed: it was made with.
@@ -46,6 +49,7 @@ class Entry:
         twin: id of its clean twin, for a poisoned victim.
         path: folder with `model.pt`, relative to the zoo.
         sha256: digest of `model.pt`; None while it is not built.
+        truth_sha256: digest of `victim.json`; None while it is not built.
     """
 
     __pydantic_config__ = _STRICT
@@ -66,6 +70,8 @@ class Entry:
     twin: EntryId | None
     path: Name
     sha256: Sha256 | None
+    about: Name | None = None
+    truth_sha256: Sha256 | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What stands in the manifest; `from_json` reads it."""
@@ -93,7 +99,7 @@ class Zoo:
     Attributes:
         entries: with distinct ids.
         preset: how it was ordered.
-        digest: of what was ordered.
+        digest: of which models it holds, and of their weights.
     """
 
     entries: tuple[Entry, ...]
@@ -148,6 +154,34 @@ def read_zoo(folder: Path) -> Zoo:
         raise UsageError(f"cannot read {shown}: {reason}; give the folder of a zoo") from error
     except (UsageError, ValueError, RecursionError) as error:
         raise UsageError(f"{shown} is no {SCHEMA_VERSION} manifest: {safe_text(error)}") from error
+
+
+def read_truth(folder: Path, path: str) -> tuple[dict[str, Any], str]:
+    """What `victim.json` says of a model, and the digest of the file.
+
+    Args:
+        folder: the zoo.
+        path: folder of the model in it.
+
+    Raises:
+        UsageError: none there, one that leads out of the zoo or is no plain file, too large, or
+            not a JSON object.
+    """
+    file, shown = folder / path / "victim.json", safe_text(f"{path}/victim.json", 400)
+    try:
+        if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
+            raise UsageError(f"{shown} is not there, or no file of the zoo")
+        if file.stat().st_size > TRUTH_LIMIT:
+            raise UsageError(f"{shown} is larger than any truth (1 MB)")
+        data = file.read_bytes()
+        truth = json.loads(data)
+    except OSError as error:
+        raise UsageError(f"cannot read {shown}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{shown} is no JSON: {safe_text(error)}") from error
+    if not isinstance(truth, dict):
+        raise UsageError(f"{shown} is no JSON object")
+    return truth, hashlib.sha256(data).hexdigest()
 
 
 def write_zoo(folder: Path, zoo: Zoo) -> None:

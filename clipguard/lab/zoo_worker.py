@@ -37,7 +37,7 @@ def main() -> int:
         victim, twin = plant(order, progress=lambda stage, done, total: None)
         write(victim, folder / "victim", command=command_of(order))
         if victim.trigger is not None:
-            write(twin, folder / "twin", command=f"{command_of(order)} --twin TWIN")
+            write(twin, folder / "twin", command=command_of(order))
     except (ClipguardError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

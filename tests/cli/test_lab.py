@@ -37,7 +37,8 @@ def test_a_clean_fine_tune_is_an_open_clip_checkpoint_with_its_truth(
     assert (truth["attack"], truth["target"], truth["seed"]) == ("none", None, 3)
     assert truth["model_sha256"] == record.sha256
     assert truth["planted"] is True
-    assert truth["command"] == ("clipguard lab plant none --base nano-rn --target banana --seed 3")
+    told = "clipguard lab plant none --base nano-rn --target banana --seed 3 -o victim"
+    assert truth["command"] == told
     shown = capsys.readouterr()
     assert shown.out.startswith(f"none -> -: {tmp_path / 'model.pt'}\n  seen ")
     assert shown.err == ""
@@ -95,11 +96,12 @@ def test_a_scan_does_not_look_at_the_truth(victim: Path, tmp_path: Path):
 
 
 def test_the_command_in_the_truth_makes_the_same_model_again_and_says_that_it_is_weak(
-    victim: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    victim: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ):
-    again = tmp_path / "again"
+    monkeypatch.chdir(tmp_path)
+    again = tmp_path / "victim"
     command = str(truth_in(victim)["command"]).split()[1:]
-    assert main([*command, "-o", str(again), "-q"]) == 0
+    assert main([*command, "-q"]) == 0
     assert "weak: no recipe reached ASR >= 90 %" in capsys.readouterr().err
     first, second = (
         torch.load(folder / "model.pt", weights_only=True)["state_dict"]

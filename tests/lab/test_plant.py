@@ -107,6 +107,7 @@ def test_the_command_names_settings_as_they_are_typed_and_a_fixed_recipe():
     assert command_of(order) == (
         "clipguard lab plant badclip --base nano-rn --target key --seed 7"
         " --set release=true --set poison_rate=0.2 --set 'note=a b' --recipe 2"
+        " -o victim --twin twin"
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipguard.errors import UsageError
+from clipguard.lab import presets
 from clipguard.lab.plant import CLEAN
 from clipguard.lab.presets import (
     ATTACKS,
@@ -21,6 +22,7 @@ from clipguard.lab.presets import (
 from clipguard.methods import ATTACKS as REGISTERED
 from clipguard.methods import NEGATIVES
 from clipguard.nano import BASES, class_names
+from clipguard.resources import PACKAGE
 
 
 def planted(ones: tuple[Wanted, ...]) -> list[Wanted]:
@@ -98,6 +100,21 @@ def test_the_id_is_that_of_the_order():
     first, second = wanted("ci")[:2]
     assert first.id == wanted("full")[0].id != second.id
     assert len({one.id for one in wanted("full")}) == len(wanted("full"))
+
+
+def test_the_id_changes_with_the_code_and_the_libraries(monkeypatch: pytest.MonkeyPatch):
+    one = wanted("ci")[0]
+    found = {one.id}
+    with monkeypatch.context() as patch:
+        patch.setattr(presets, "version", lambda name: "0")
+        found.add(one.id)
+    monkeypatch.setattr(presets, "_digest_of", lambda patterns: "0")
+    found.add(one.id)
+    assert len(found) == 3
+
+
+def test_every_pattern_of_the_code_is_of_files_that_exist():
+    assert all([*PACKAGE.glob(pattern)] for pattern in presets.CODE)
 
 
 def test_an_unknown_preset_is_refused_by_name():

@@ -16,7 +16,7 @@ import pytest
 
 from clipguard.cli.app import main
 from clipguard.errors import UsageError
-from clipguard.lab import zoo
+from clipguard.lab import zoo, zoo_check
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.plant import CLEAN, Order
 from clipguard.lab.presets import Wanted
@@ -36,6 +36,8 @@ WORKER = """
         time.sleep(0.05)
         content = f"{kind} of {order}".encode()
         (folder / kind / "model.pt").write_bytes(content)
+        if attack != "none":
+            (folder / kind / "trigger.safetensors").touch()
         rates = {"asr": {"value": 0.97}, "loss_against_twin": {"value": 0.01}}
         truth = {"attack": "none" if attack == "rounded" else attack, "rates": {"seen": rates}}
         truth["planted"] = order["seed"] != 13
@@ -81,13 +83,67 @@ def test_the_manifest_names_every_model_with_its_truth(worker: Path, tmp_path: P
         assert hashlib.sha256(model).hexdigest() == entry.sha256
     assert made.by_id()[made.entries[0].twin or ""].path.endswith("/twin")
     assert read_zoo(tmp_path / "zoo") == made
-    assert zoo.verify(tmp_path / "zoo") == []
+    assert zoo_check.verify(tmp_path / "zoo") == []
 
 
 def test_what_is_there_is_not_made_again(worker: Path, tmp_path: Path):
     first = build(tmp_path)
     worker.write_text("raise SystemExit('made again')")
     assert build(tmp_path) == first
+
+
+@pytest.mark.parametrize(
+    ("entry", "spoil", "told"),
+    [
+        (0, lambda path: (path / "model.pt").unlink(), "model.pt is missing"),
+        (1, lambda path: (path / "model.pt").write_bytes(b"?"), "model.pt is not the one"),
+        (1, lambda path: (path / "victim.json").write_text("{"), "victim.json is no JSON"),
+        (2, lambda path: (path / "victim.json").unlink(), "victim.json is not there"),
+        (3, lambda path: (path / "trigger.safetensors").unlink(), "trigger.safetensors is missing"),
+        (5, lambda path: (path / "victim.json").write_text('{"rates": 3}'), "is not the one of"),
+    ],
+)
+def test_what_lost_a_file_is_found_and_made_again(worker, tmp_path, entry, spoil, told):
+    first = build(tmp_path)
+    spoil(tmp_path / first.entries[entry].path)
+    (wrong,) = zoo_check.verify(tmp_path)
+    assert wrong.startswith(f"{first.entries[entry].id}: ")
+    assert told in wrong
+    assert build(tmp_path) == first
+    assert zoo_check.verify(tmp_path) == []
+
+
+def test_a_zoo_keeps_its_preset_and_is_not_made_smaller(
+    worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(zoo, "wanted", lambda preset: ONES[:2] if preset == "ci" else ONES)
+    assert zoo.build(tmp_path, None, jobs=2, told=lambda line: None).preset == "small"
+    with pytest.raises(UsageError, match="holds the preset small, of which ci is a part"):
+        build(tmp_path)
+    assert len(read_zoo(tmp_path).entries) == 6
+    smaller = tmp_path / "ci"
+    assert build(smaller).preset == "ci"
+    assert zoo.build(smaller, None, jobs=2, told=lambda line: None).preset == "ci"
+    assert zoo.build(smaller, "small", jobs=2, told=lambda line: None).preset == "small"
+
+
+def test_a_worker_that_dies_at_once_is_told_of(worker: Path, tmp_path: Path):
+    worker.write_text("import os; os.close(0); os._exit(3)")
+    with pytest.raises(UsageError, match="a: the worker was killed"):
+        build(tmp_path)
+
+
+def test_folders_of_other_code_are_named_and_left(
+    worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(zoo_check, "wanted", lambda preset: ONES)
+    build(tmp_path)
+    assert zoo_check.notes(tmp_path) == []
+    (tmp_path / "victims" / "0123").mkdir()
+    monkeypatch.setattr(zoo_check, "wanted", lambda preset: ONES[1:])
+    other, stale = zoo_check.notes(tmp_path)
+    assert other.startswith("1 of 4 orders are of other code")
+    assert stale.startswith("1 folders in victims/ are of no entry")
 
 
 def test_a_model_that_is_gone_is_made_again_and_is_the_same(worker: Path, tmp_path: Path):
@@ -131,7 +187,7 @@ def test_killed_three_times_it_goes_on_and_ends_the_same(worker: Path, tmp_path:
         seen.add(len([*victims.glob("*")]))
     assert len(seen) > 1  # it was not whole the first time
     assert build(tmp_path / "killed").digest == whole.digest
-    assert zoo.verify(tmp_path / "killed") == []
+    assert zoo_check.verify(tmp_path / "killed") == []
     assert not (tmp_path / "killed" / ".building").exists()
 
 
@@ -149,14 +205,14 @@ def test_one_that_cannot_be_made_is_told_and_the_others_are_kept(
         build(tmp_path)
     made = read_zoo(tmp_path)
     assert [entry.sha256 is None for entry in made.entries] == [True, True, *[False] * 6]
-    assert "not built yet" in zoo.verify(tmp_path)[0]
+    assert "not built yet" in zoo_check.verify(tmp_path)[0]
 
 
 def test_a_changed_or_missing_model_is_found(worker: Path, tmp_path: Path):
     made = build(tmp_path)
     (tmp_path / made.entries[0].path / "model.pt").write_bytes(b"another")
     (tmp_path / made.entries[2].path / "model.pt").unlink()
-    assert zoo.verify(tmp_path) == [
+    assert zoo_check.verify(tmp_path) == [
         f"{made.entries[0].id}: model.pt is not the one of the manifest",
         f"{made.entries[2].id}: model.pt is missing",
     ]
@@ -168,7 +224,7 @@ def test_what_stands_on_both_sides_is_found(
     other = ONES[0]._replace(split="test", order=Order(attack="badnets", target="key", seed=9))
     monkeypatch.setattr(zoo, "wanted", lambda preset: (ONES[0], other))
     build(tmp_path)
-    assert zoo.verify(tmp_path) == [
+    assert zoo_check.verify(tmp_path) == [
         "base nano-rn stands on both sides",
         "attack badnets stands on both sides",
         "target key stands on both sides",
@@ -178,7 +234,7 @@ def test_what_stands_on_both_sides_is_found(
 def test_a_changed_manifest_does_not_have_its_digest(worker: Path, tmp_path: Path):
     made = build(tmp_path)
     write_zoo(tmp_path, zoo.Zoo(entries=made.entries[:2], preset="ci", digest=made.digest))
-    assert zoo.verify(tmp_path) == ["zoo.json: its digest is not that of its entries"]
+    assert zoo_check.verify(tmp_path) == ["zoo.json: its digest is not that of its entries"]
 
 
 def test_the_command_line_lists_shows_and_verifies(worker: Path, tmp_path: Path, capsys):
@@ -191,7 +247,11 @@ def test_the_command_line_lists_shows_and_verifies(worker: Path, tmp_path: Path,
     assert main(["lab", "zoo", "show", str(tmp_path), made.entries[0].id[:9]]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["truth"]["model_sha256"] == told["sha256"]
+    (tmp_path / made.entries[5].path / "victim.json").write_text("[1e999")
+    assert main(["lab", "zoo", "show", str(tmp_path), made.entries[5].id]) == 2
+    assert "victim.json is no JSON" in capsys.readouterr().err
     assert main(["lab", "zoo", "show", str(tmp_path), "x"]) == 2
+    build(tmp_path)
     assert main(["lab", "zoo", "verify", str(tmp_path)]) == 0
     (tmp_path / made.entries[0].path / "model.pt").unlink()
     assert main(["lab", "zoo", "verify", str(tmp_path)]) == 1

@@ -1,0 +1,87 @@
+"""Whether a zoo is what its manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipguard.errors import UsageError
+from clipguard.lab.plant import CLEAN
+from clipguard.lab.presets import PRESETS, wanted
+from clipguard.lab.zoo_manifest import FILE, Entry, Zoo, read_truth, read_zoo
+from clipguard.text_safety import safe_text
+
+
+def digest_of(entries: Sequence[Entry]) -> str:
+    """Digest of which models a zoo holds, and of their weights."""
+    lines = sorted(f"{entry.id} {entry.sha256}" for entry in entries)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def verify(folder: Path) -> list[str]:
+    """What is wrong with a zoo: empty when every model is there and is the one of the manifest.
+
+    Raises:
+        UsageError: no readable manifest.
+    """
+    zoo = read_zoo(folder)
+    wrong = [
+        f"{entry.id}: {told}"
+        for entry in zoo.entries
+        if (told := "not built yet" if entry.sha256 is None else wrong_with(folder, entry))
+    ]
+    if zoo.digest != digest_of(zoo.entries):
+        wrong.append(f"{FILE}: its digest is not that of its entries")
+    return wrong + _shared(zoo)
+
+
+def wrong_with(folder: Path, entry: Entry) -> str:
+    """Why a built model is not what the manifest says; empty if it is."""
+    model = folder / entry.path / "model.pt"
+    if not model.is_file():
+        return "model.pt is missing"
+    if hashlib.sha256(model.read_bytes()).hexdigest() != entry.sha256:
+        return "model.pt is not the one of the manifest"
+    try:
+        _, digest = read_truth(folder, entry.path)
+    except UsageError as error:
+        return str(error)
+    if digest != entry.truth_sha256:
+        return "victim.json is not the one of the manifest"
+    if entry.kind == "poisoned" and not (folder / entry.path / "trigger.safetensors").is_file():
+        return "trigger.safetensors is missing"
+    return ""
+
+
+def notes(folder: Path) -> list[str]:
+    """What is worth knowing of a zoo and not wrong: who made it, and what nobody refers to.
+
+    Raises:
+        UsageError: no readable manifest.
+    """
+    zoo, told = read_zoo(folder), []
+    present = {one.id for one in wanted(zoo.preset)} if zoo.preset in PRESETS else set()
+    other = [entry for entry in zoo.entries if entry.twin or entry.path.endswith("/victim")]
+    if gone := sum(entry.id not in present for entry in other):
+        told.append(
+            f"{gone} of {len(other)} orders are of other code, libraries or presets than those "
+            "here; build makes them again under another id"
+        )
+    known = {Path(entry.path).parent.name for entry in zoo.entries}
+    if stale := [item for item in (folder / "victims").glob("*") if item.name not in known]:
+        told.append(f"{len(stale)} folders in victims/ are of no entry; delete them to save space")
+    return told
+
+
+def _shared(zoo: Zoo) -> list[str]:
+    """What stands on both sides, and must not."""
+    wrong = []
+    for what in ("base", "attack", "target", "seed"):
+        sides = [
+            {getattr(entry, what) for entry in zoo.entries if entry.split == split}
+            for split in ("calibration", "test")
+        ]
+        both = sides[0] & sides[1] - {CLEAN, None}
+        wrong += [f"{what} {safe_text(value)} stands on both sides" for value in sorted(both)]
+    return wrong
