@@ -10,18 +10,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clipguard.audit import Run
+from clipguard.audit import MAIN, Run
 from clipguard.calibration import choose_band
 from clipguard.errors import RefusedError
-from clipguard.lab.bench_cells import (
-    MAIN,
+from clipguard.lab.bench.cells import (
     POLICY,
     PROFILE,
     Cell,
     DetectCell,
-    Order,
     Passes,
     PurifyCell,
+    Task,
     fingerprint,
     repair_settings,
     write_cell,
@@ -43,15 +42,15 @@ class Job:
     """One victim and the methods that have no cell for it yet.
 
     Attributes:
-        order: what is run.
+        task: what is run.
         zoo: folder of the zoo.
         out: output folder.
         entry: the victim, built.
         twin: its clean twin, built; only where something is purified.
-        methods: of the order, those to run.
+        methods: of the task, those to run.
     """
 
-    order: Order
+    task: Task
     zoo: Path
     out: Path
     entry: Entry
@@ -70,7 +69,7 @@ def run_job(job: Job) -> None:
     Raises:
         UsageError: a cell cannot be written.
     """
-    cells = _detected(job) if job.order.kind == "detect" else _purified(job)
+    cells = _detected(job) if job.task.kind == "detect" else _purified(job)
     for cell in cells:
         write_cell(job.out, job.entry, cell)
 
@@ -166,7 +165,7 @@ def _repair(
         if head is None:
             raise RuntimeError(run.record.errors[-1].message)
         victim, twin = (job.zoo / entry.path for entry in (job.entry, _twin(job)))
-        rates = evaluate_classes(victim, twin, head.classes.cpu(), seed=job.order.seed)
+        rates = evaluate_classes(victim, twin, head.classes.cpu(), seed=job.task.seed)
     except Exception as raised:  # noqa: BLE001 - a purifier that breaks on a victim is a result
         return _repaired(job, method, run, tower, _told(raised))
     parts = [part for part in (probe.optimise, probe.select, probe.unlabelled) if part]
@@ -197,7 +196,7 @@ def _base(job: Job, method: str, run: Run, tower: Tower, error: str | None) -> d
         "method": method,
         "id": job.entry.id,
         "sha256": job.entry.sha256,
-        "fingerprint": fingerprint(job.order, method),
+        "fingerprint": fingerprint(job.task, method),
         "seconds": dict(run.watch.seconds),
         "passes": tower.record(),
         "target": detectors[0].target if detectors else None,
@@ -209,10 +208,10 @@ def _run(job: Job, detector: str) -> Run:
     options = Options(
         policy=load_policy(POLICY),
         profile=PROFILE,
-        seed=job.order.seed,
-        purify="always" if job.order.kind == "purify" else "never",
+        seed=job.task.seed,
+        purify="always" if job.task.kind == "purify" else "never",
         export="none",
-        device=job.order.device,
+        device=job.task.device,
     )
     return Run(options, Watch(None, _silent), detector)
 

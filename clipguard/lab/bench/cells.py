@@ -13,6 +13,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from clipguard import __version__
+from clipguard.audit import MAIN
 from clipguard.lab.zoo_manifest import Entry
 from clipguard.methods import DETECTORS, PURIFIERS, require_known
 from clipguard.outputs import write_atomic
@@ -21,10 +22,10 @@ from clipguard.profiles import RepairSettings, profile
 from clipguard.record import Decision, Outcome, Part, Sha256
 from clipguard.resources import PACKAGE, asset
 
-PROFILE, POLICY, MAIN = "standard", "default", "inversion"
+PROFILE, POLICY = "standard", "default"
 FOLDER = "cells"
 Kind = Literal["detect", "purify"]
-SHARED = ("*.py", "families/*.py", "inverters/*.py", "detectors/*.py", "lab/bench_run.py")
+SHARED = ("*.py", "families/*.py", "inverters/*.py", "detectors/*.py", "lab/bench/job.py")
 CODE: dict[Kind, tuple[str, ...]] = {
     "detect": SHARED,
     "purify": (
@@ -105,7 +106,7 @@ class PurifyCell(Cell):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class Task:
     """What to run on every victim.
 
     Attributes:
@@ -145,23 +146,23 @@ def repair_settings(method: str) -> RepairSettings:
     )
 
 
-def fingerprint(order: Order, method: str) -> str:
+def fingerprint(task: Task, method: str) -> str:
     """Digest of everything but the model that a cell's content depends on."""
     settings = profile(PROFILE)
-    detector = method if order.kind == "detect" else MAIN
+    detector = method if task.kind == "detect" else MAIN
     chosen = settings.detector if detector == MAIN else None
     told = {
-        "kind": order.kind,
+        "kind": task.kind,
         "method": method,
         "detector": DETECTORS.build(detector, chosen).fingerprint(),
-        "repair": asdict(repair_settings(method)) if order.kind == "purify" else None,
+        "repair": asdict(repair_settings(method)) if task.kind == "purify" else None,
         "scenes": asdict(settings.scenes),
         "policy": load_policy(POLICY).sha256,
-        "seed": order.seed,
-        "device": str(order.device),
+        "seed": task.seed,
+        "device": str(task.device),
         "version": __version__,
         "torch": torch.__version__,
-        "code": _code(order.kind),
+        "code": _code(task.kind),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 

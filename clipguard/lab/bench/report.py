@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from clipguard.lab.bench_cells import DetectCell, PurifyCell
-from clipguard.lab.bench_record import (
+from clipguard.lab.bench.cells import DetectCell, PurifyCell
+from clipguard.lab.bench.record import (
     HEADLINE,
     IN_TEXT,
     LEARNER,
@@ -50,7 +50,7 @@ def row_of(entry: Entry, method: str, cell: DetectCell | PurifyCell | None) -> R
     )
 
 
-def matrix(rows: Sequence[Row]) -> tuple[TableCell, ...]:
+def table_of(rows: Sequence[Row]) -> tuple[TableCell, ...]:
     """Label × method × base, in order of first appearance, headline rows first."""
     keys = dict.fromkeys((r.label, r.category, r.method, r.entry["base"]) for r in rows)
     order = (HEADLINE, WEAK, NO_TRIGGER, IN_TEXT, LEARNER)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipguard.lab.bench_record import Bench
-from clipguard.lab.bench_sheets import sheets
+from clipguard.lab.bench.record import Bench
+from clipguard.lab.bench.sheets import sheets
 from clipguard.renderers.html import page
 from clipguard.renderers.markdown import escape, table
 

@@ -13,33 +13,34 @@ from typing import Literal
 
 from clipguard import __version__
 from clipguard.errors import ClipguardError, UsageError
-from clipguard.lab.bench_cells import (
+from clipguard.lab.bench.cells import (
     DetectCell,
     Kind,
-    Order,
     PurifyCell,
+    Task,
     fingerprint,
     read_cell,
     require_methods,
 )
-from clipguard.lab.bench_pages import to_html, to_markdown
-from clipguard.lab.bench_record import HEADLINE, WEAK, Bench, category
-from clipguard.lab.bench_report import matrix, row_of, score
-from clipguard.lab.bench_run import Job, run_job
+from clipguard.lab.bench.job import Job, run_job
+from clipguard.lab.bench.pages import to_html, to_markdown
+from clipguard.lab.bench.record import HEADLINE, WEAK, Bench, category
+from clipguard.lab.bench.report import row_of, score, table_of
 from clipguard.lab.looks import count_looks, log_look, look_at
+from clipguard.lab.presets import Split
 from clipguard.lab.zoo_manifest import Entry, Zoo, read_zoo
 from clipguard.outputs import write_atomic
 from clipguard.types import Progress
 
-Split = Literal["calibration", "test", "all"]
+Which = Literal[Split, "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Matrix:
     """A whole benchmark, of which one process may run a part.
 
     Attributes:
-        order: what is run on every victim.
+        task: what is run on every victim.
         folder: of the zoo.
         zoo: its manifest.
         out: output folder.
@@ -49,41 +50,45 @@ class Plan:
         command: how to make it again, without paths.
     """
 
-    order: Order
+    task: Task
     folder: Path
     zoo: Zoo
     out: Path
-    split: Split
+    split: Which
     entries: tuple[Entry, ...]
     prints: dict[str, str]
     command: str
 
+    def twin_of(self, entry: Entry) -> Entry | None:
+        """The clean twin of `entry`, if it has one."""
+        return None if entry.twin is None else self.zoo.by_id()[entry.twin]
 
-def make_plan(order: Order, folder: Path, out: Path, *, split: Split, command: str) -> Plan:
+
+def make_matrix(task: Task, folder: Path, out: Path, *, split: Which, command: str) -> Matrix:
     """Read the zoo and choose the victims.
 
     Raises:
         UsageError: an unknown method, no readable zoo, nothing to run on, or no place for `out`.
     """
-    require_methods(order.kind, order.methods)
+    require_methods(task.kind, task.methods)
     zoo = read_zoo(folder)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write to {out}: {error.strerror}; choose another -o") from error
-    return Plan(
-        order=order,
+    return Matrix(
+        task=task,
         folder=folder,
         zoo=zoo,
         out=out,
         split=split,
-        entries=chosen(zoo, order.kind, split),
-        prints={method: fingerprint(order, method) for method in order.methods},
+        entries=chosen(zoo, task.kind, split),
+        prints={method: fingerprint(task, method) for method in task.methods},
         command=command,
     )
 
 
-def chosen(zoo: Zoo, kind: Kind, split: Split) -> tuple[Entry, ...]:
+def chosen(zoo: Zoo, kind: Kind, split: Which) -> tuple[Entry, ...]:
     """The built victims of `split`; to purify, those with an image trigger and a built twin.
 
     Raises:
@@ -105,18 +110,18 @@ def chosen(zoo: Zoo, kind: Kind, split: Split) -> tuple[Entry, ...]:
     return tuple(built)
 
 
-def _of(entry: Entry, split: Split) -> bool:
+def _of(entry: Entry, split: Which) -> bool:
     return split in ("all", entry.split)
 
 
-def run(plan: Plan, *, part: tuple[int, int], jobs: int, progress: Progress) -> Bench:
+def run(matrix: Matrix, *, part: tuple[int, int], jobs: int, progress: Progress) -> Bench:
     """Run what is missing of one part, and write the table of all cells that exist.
 
     A cell is made again when model, code or settings are no longer those it was made with, or
     when something broke in it.
 
     Args:
-        plan: the whole benchmark.
+        matrix: the whole benchmark.
         part: index from 0, and number of parts; every such victim is this process's.
         jobs: processes to use.
         progress: told after every victim.
@@ -125,48 +130,42 @@ def run(plan: Plan, *, part: tuple[int, int], jobs: int, progress: Progress) -> 
         UsageError: the part is empty, or something cannot be written.
         ClipguardError: a process was killed.
     """
-    mine = plan.entries[part[0] :: part[1]]
+    mine = matrix.entries[part[0] :: part[1]]
     if not mine:
-        raise UsageError(f"part {part[0]}/{part[1]} of {len(plan.entries)} victims is empty")
-    if any(entry.split == "test" for entry in plan.entries):
-        look = look_at(plan.zoo, plan.order.kind, plan.prints, plan.entries, plan.command)
-        log_look(plan.folder, look)
-    todo = [job for entry in mine if (job := _job(plan, entry)).methods]
+        raise UsageError(f"part {part[0]}/{part[1]} of {len(matrix.entries)} victims is empty")
+    if any(entry.split == "test" for entry in matrix.entries):
+        look = look_at(matrix.zoo, matrix.task.kind, matrix.prints, matrix.entries, matrix.command)
+        log_look(matrix.folder, look)
+    todo = [job for entry in mine if (job := _job(matrix, entry)).methods]
     for done, _ in enumerate(_each(todo, jobs)):
-        progress(f"{plan.order.kind} {', '.join(plan.order.methods)}", done + 1, len(todo))
-    made = report(plan)
+        progress(f"{matrix.task.kind} {', '.join(matrix.task.methods)}", done + 1, len(todo))
+    made = report(matrix)
     data = json.dumps(made.model_dump(mode="json"), indent=1, allow_nan=False)
-    write_atomic(plan.out / "bench.json", data + "\n")
-    write_atomic(plan.out / "bench.md", to_markdown(made))
-    write_atomic(plan.out / "bench.html", to_html(made, plan.out))
+    write_atomic(matrix.out / "bench.json", data + "\n")
+    write_atomic(matrix.out / "bench.md", to_markdown(made))
+    write_atomic(matrix.out / "bench.html", to_html(made, matrix.out))
     return made
 
 
-def _job(plan: Plan, entry: Entry) -> Job:
+def _job(matrix: Matrix, entry: Entry) -> Job:
     """What is missing of one victim."""
-    cells = {method: _cell(plan, entry, method) for method in plan.order.methods}
+    cells = {method: _cell(matrix, entry, method) for method in matrix.task.methods}
     missing = [m for m, cell in cells.items() if cell is None or cell.error is not None]
     return Job(
-        order=plan.order,
-        zoo=plan.folder,
-        out=plan.out,
+        task=matrix.task,
+        zoo=matrix.folder,
+        out=matrix.out,
         entry=entry,
-        twin=_twin(plan, entry),
+        twin=matrix.twin_of(entry),
         methods=tuple(missing),
     )
 
 
-def _twin(plan: Plan, entry: Entry) -> Entry | None:
-    return None if entry.twin is None else plan.zoo.by_id()[entry.twin]
-
-
-def _cell(plan: Plan, entry: Entry, method: str) -> DetectCell | PurifyCell | None:
-    if plan.order.kind == "detect":
-        return read_cell(DetectCell, plan.out, entry, method, plan.prints[method])
-    cell, twin = (
-        read_cell(PurifyCell, plan.out, entry, method, plan.prints[method]),
-        _twin(plan, entry),
-    )
+def _cell(matrix: Matrix, entry: Entry, method: str) -> DetectCell | PurifyCell | None:
+    if matrix.task.kind == "detect":
+        return read_cell(DetectCell, matrix.out, entry, method, matrix.prints[method])
+    cell = read_cell(PurifyCell, matrix.out, entry, method, matrix.prints[method])
+    twin = matrix.twin_of(entry)
     return cell if cell and twin and cell.twin_sha256 == twin.sha256 else None
 
 
@@ -191,34 +190,34 @@ def _each(todo: list[Job], jobs: int) -> Iterator[None]:
         pool.shutdown(cancel_futures=True)
 
 
-def report(plan: Plan) -> Bench:
+def report(matrix: Matrix) -> Bench:
     """The record of all cells that exist, whoever made them.
 
     Raises:
         UsageError: the log of looks cannot be read.
     """
     rows = tuple(
-        row_of(entry, method, _cell(plan, entry, method))
-        for method in plan.order.methods
-        for entry in plan.entries
+        row_of(entry, method, _cell(matrix, entry, method))
+        for method in matrix.task.methods
+        for entry in matrix.entries
     )
-    scores = {m: score([row for row in rows if row.method == m]) for m in plan.order.methods}
-    unbuilt = [e for e in plan.zoo.entries if e.sha256 is None and _of(e, plan.split)]
+    scores = {m: score([row for row in rows if row.method == m]) for m in matrix.task.methods}
+    unbuilt = [e for e in matrix.zoo.entries if e.sha256 is None and _of(e, matrix.split)]
     return Bench(
-        kind=plan.order.kind,
-        preset=plan.zoo.preset,
-        zoo=plan.zoo.digest,
-        split=plan.split,
-        methods=plan.order.methods,
-        seed=plan.order.seed,
-        command=plan.command,
+        kind=matrix.task.kind,
+        preset=matrix.zoo.preset,
+        zoo=matrix.zoo.digest,
+        split=matrix.split,
+        methods=matrix.task.methods,
+        seed=matrix.task.seed,
+        command=matrix.command,
         version=__version__,
-        looks=count_looks(plan.folder),
+        looks=count_looks(matrix.folder),
         cells=len(rows),
         not_run=sum(row.cell is None for row in rows),
         broken=sum(row.cell is not None and row.cell.error is not None for row in rows),
         unbuilt=len(unbuilt),
-        scores=scores if plan.order.kind == "detect" else {},
-        table=matrix(rows),
+        scores=scores if matrix.task.kind == "detect" else {},
+        table=table_of(rows),
         rows=rows,
     )

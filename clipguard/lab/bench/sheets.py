@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from clipguard.lab.bench_cells import DetectCell, PurifyCell
-from clipguard.lab.bench_record import (
+from clipguard.lab.bench.cells import DetectCell, PurifyCell
+from clipguard.lab.bench.record import (
     HEADLINE,
     IN_TEXT,
     LEARNER,
@@ -56,13 +56,12 @@ class Sheet(NamedTuple):
 def sheets(bench: Bench) -> list[Sheet]:
     """All tables, in order."""
     if bench.kind == "detect":
-        made = [_scores(bench), *_heats(bench, _decided), _confusion(bench), _bins(bench)]
+        made = [_scores(bench), _heat(bench, _decided), _confusion(bench), _bins(bench)]
         return [*made, _bases(bench), _cost(bench), _detected(bench)]
     cells = [
-        sheet
+        _heat(bench, _rate(f"{style}.{name}"), f"{what}, {told}")
         for style, told in PURIFIED_STYLES
         for name, what in HEATS
-        for sheet in _heats(bench, _rate(f"{style}.{name}"), f"{what}, {told}")
     ]
     return [*cells, _cost(bench), _repaired(bench)]
 
@@ -94,7 +93,7 @@ def _scores(bench: Bench) -> Sheet:
 Shown = Callable[[TableCell], SheetCell]
 
 
-def _heats(bench: Bench, shown: Shown, what: str = "Share decided rightly") -> list[Sheet]:
+def _heat(bench: Bench, shown: Shown, what: str = "Share decided rightly") -> Sheet:
     """Label by method and base."""
     columns = list(dict.fromkeys((cell.method, cell.base) for cell in bench.table))
     found = {(cell.label, cell.method, cell.base): cell for cell in bench.table}
@@ -109,7 +108,7 @@ def _heats(bench: Bench, shown: Shown, what: str = "Share decided rightly") -> l
         "over drawings where that is known). A stronger colour is a larger number."
     )
     head = ("Victims", *(f"{method}, {base}" for method, base in columns))
-    return [Sheet(what, note, head, tuple(rows))]
+    return Sheet(what, note, head, tuple(rows))
 
 
 def _decided(cell: TableCell) -> SheetCell:
