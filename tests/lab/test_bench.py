@@ -7,6 +7,7 @@ import html
 import json
 import re
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_another_model_seed_or_code_makes_a_cell_again(
     go(planned(zoo, seed=1))
     assert len(runner.ran) == 6
     runner.ran.clear()
-    monkeypatch.setattr(cells, "_code", lambda kind: "other")
+    monkeypatch.setattr(cells, "digest_of", lambda patterns: "other")
     go(planned(zoo, seed=1))
     assert len(runner.ran) == 6
 
@@ -260,6 +261,67 @@ def test_another_twin_makes_a_purified_cell_again(zoo: Path, runner: Runner):
     assert len(runner.ran) == 3
 
 
+@pytest.mark.parametrize("name", ["victim.json", "trigger.safetensors"])
+def test_another_truth_makes_a_purified_cell_again(zoo: Path, runner: Runner, name: str):
+    go(planned(zoo, "purify"))
+    runner.ran.clear()
+    (zoo / ENTRIES[1].path).mkdir(parents=True)
+    (zoo / ENTRIES[1].path / name).write_text("{}")
+    go(planned(zoo, "purify"))
+    assert runner.ran == [(ENTRIES[1].id, "cbpt")]
+
+
+def test_a_cell_says_what_code_it_was_ordered_with(zoo: Path, monkeypatch: pytest.MonkeyPatch):
+    ordered = planned(zoo)
+    monkeypatch.setattr(cells, "digest_of", lambda patterns: "edited meanwhile")
+    for row in go(ordered).rows:
+        assert row.cell is not None
+        assert row.cell.fingerprint == ordered.prints["inversion"]
+    assert planned(zoo).prints != ordered.prints
+
+
+def test_a_file_is_told_by_its_name_and_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cells, "PACKAGE", tmp_path)
+    (tmp_path / "a").mkdir()
+    found = set()
+    for name, text in (("x.py", "1"), ("x.py", "2"), ("y.py", "2"), ("a/y.py", "2")):
+        (tmp_path / name).write_text(text)
+        found.add(cells.digest_of(("*.py", "*/*.py")))
+    assert len(found) == 4
+    assert cells.digest_of(("x.py", "*.py")) == cells.digest_of(("*.py",))
+
+
+def test_another_package_version_makes_another_cell(monkeypatch: pytest.MonkeyPatch):
+    task = Task(kind="detect", methods=("inversion",))
+    known = cells.fingerprint(task, "inversion")
+    for package in cells.PACKAGES:
+        versions = {name: version(name) for name in cells.PACKAGES} | {package: "0"}
+        monkeypatch.setattr(cells, "version", versions.__getitem__)
+        assert cells.fingerprint(task, "inversion") != known
+
+
+def test_models_without_a_score_are_told_as_such(zoo: Path, runner: Runner):
+    runner.changes = {f"{1:016x}": {"score": None, "decision": "inconclusive"}}
+    found = go(planned(zoo))
+    assert (found.scores["inversion"].unscored, found.broken) == (1, 0)
+    told = "inversion: 1 of 4 headline models have no score and count as 0.5 in its figures."
+    assert told in plain(to_markdown(found))
+    assert told in html.unescape(to_html(found, zoo))
+    runner.changes = {}
+    runner.ran.clear()
+    assert "have no score" not in plain(to_markdown(go(planned(zoo, seed=1))))
+
+
+def test_other_code_of_the_figures_is_another_look(
+    tmp_path: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
+):
+    folder = make_zoo(tmp_path, in_test_split())
+    assert go(planned(folder, split="test")).looks == 1
+    monkeypatch.setattr(matrix, "digest_of", lambda patterns: "other")
+    assert go(planned(folder, split="test")).looks == 2
+    assert all(list(PACKAGE.glob(pattern)) for pattern in matrix.FIGURES)
+
+
 def test_the_json_is_versioned_and_read_back_whole(zoo: Path, runner: Runner):
     found = go(planned(zoo))
     data = json.loads((zoo / "out" / "bench.json").read_text())
@@ -398,6 +460,9 @@ def nano_entry(tmp_path: Path, nano: Path) -> Entry:
 
 def detect_once(folder: Path, entry: Entry, method: str = "inversion") -> DetectCell:
     task = Task(kind="detect", methods=(method,))
-    run_job(Job(task=task, zoo=folder, out=folder, entry=entry, twin=None, methods=task.methods))
+    prints = {method: "f" * 64}
+    run_job(
+        Job(task=task, zoo=folder, out=folder, entry=entry, twin=None, truth=None, prints=prints)
+    )
     path = folder / "cells" / method / f"{entry.id}.json"
     return DetectCell.model_validate_json(path.read_text())

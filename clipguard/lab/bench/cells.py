@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -20,20 +20,26 @@ from clipguard.outputs import write_atomic
 from clipguard.policy import load_policy
 from clipguard.profiles import RepairSettings, profile
 from clipguard.record import Decision, Outcome, Part, Sha256
-from clipguard.resources import PACKAGE, asset
+from clipguard.resources import PACKAGE
 
 PROFILE, POLICY = "standard", "default"
 FOLDER = "cells"
 Kind = Literal["detect", "purify"]
-SHARED = ("*.py", "families/*.py", "inverters/*.py", "detectors/*.py", "lab/bench/job.py")
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
+SHARED = (
+    *("*.py", "families/*.py", "inverters/*.py", "detectors/*.py", "lab/bench/job.py"),
+    *("assets/artwork.zip", "assets/classnames.txt", "assets/calibration/*.json"),
+)
 CODE: dict[Kind, tuple[str, ...]] = {
     "detect": SHARED,
     "purify": (
         *SHARED,
         *("purifiers/*.py", "attacks/*.py", "lab/evaluate.py", "lab/plant.py", "lab/truth.py"),
+        "assets/artwork-openmoji.zip",
     ),
 }
-"""Files whose change makes a cell another one; command line and renderings are not among them."""
+"""Files whose change makes a cell another one: code, drawings of the probe set and of the
+evaluation, null bands. Command line and renderings are not among them."""
 
 
 class Passes(Part):
@@ -93,6 +99,7 @@ class PurifyCell(Cell):
 
     Attributes:
         twin_sha256: of the clean twin it is compared with.
+        truth_sha256: what `truth_digest` said of the victim.
         images: clean images that the purifier was given.
         labels: those among them whose true class it was told.
         rates: per style what `evaluate_classes` returns; empty where something broke.
@@ -100,6 +107,7 @@ class PurifyCell(Cell):
 
     kind: Literal["purify"] = "purify"
     twin_sha256: Sha256
+    truth_sha256: Sha256
     images: int = 0
     labels: int = 0
     rates: dict[str, dict[str, float]] = Field(default_factory=dict)
@@ -161,19 +169,36 @@ def fingerprint(task: Task, method: str) -> str:
         "seed": task.seed,
         "device": str(task.device),
         "version": __version__,
-        "torch": torch.__version__,
-        "code": _code(task.kind),
+        "packages": {name: version(name) for name in PACKAGES},
+        "files": digest_of(CODE[task.kind]),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-@cache
-def _code(kind: Kind) -> str:
-    """Digest of the source files that make a cell, and of the shipped null bands."""
-    files = sorted(path for pattern in CODE[kind] for path in PACKAGE.glob(pattern))
+def digest_of(patterns: tuple[str, ...]) -> str:
+    """Digest of the files of this package whose path matches one of `patterns`."""
     digest = hashlib.sha256()
-    for path in (*files, *sorted(asset("calibration").glob("*.json"))):
-        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    for path in sorted({path for pattern in patterns for path in PACKAGE.glob(pattern)}):
+        name = path.relative_to(PACKAGE).as_posix()
+        digest.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def truth_digest(victim: Path) -> str:
+    """Digest of what an evaluation reads beside the weights: the truth, and a kept trigger.
+
+    A file that cannot be read counts as an empty one; the evaluation says what is wrong with it.
+
+    Args:
+        victim: folder that `lab plant` wrote.
+    """
+    digest = hashlib.sha256()
+    for path in (victim / "victim.json", victim / "trigger.safetensors"):
+        try:
+            data = path.read_bytes() if path.is_file() else b""
+        except OSError:
+            data = b""
+        digest.update(hashlib.sha256(data).digest())
     return digest.hexdigest()
 
 

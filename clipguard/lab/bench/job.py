@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,6 @@ from clipguard.lab.bench.cells import (
     Passes,
     PurifyCell,
     Task,
-    fingerprint,
     repair_settings,
     write_cell,
 )
@@ -47,7 +46,9 @@ class Job:
         out: output folder.
         entry: the victim, built.
         twin: its clean twin, built; only where something is purified.
-        methods: of the task, those to run.
+        truth: what `truth_digest` said of the victim; only where something is purified.
+        prints: methods to run, each with the fingerprint that its cell gets. It was taken before
+            the first job ran, so code that is edited meanwhile makes no cell look newer than it is.
     """
 
     task: Task
@@ -55,7 +56,8 @@ class Job:
     out: Path
     entry: Entry
     twin: Entry | None
-    methods: tuple[str, ...]
+    truth: str | None
+    prints: Mapping[str, str]
 
     @property
     def model(self) -> Path:
@@ -104,7 +106,7 @@ class Tower:
 
 
 def _detected(job: Job) -> Iterator[Cell]:
-    for method in job.methods:
+    for method in job.prints:
         yield _detect(job, method)
 
 
@@ -141,10 +143,10 @@ def _purified(job: Job) -> Iterator[Cell]:
         if finding is None:
             raise RuntimeError(run.record.errors[-1].message)
     except Exception as raised:  # noqa: BLE001 - a victim that cannot be searched is a result
-        for method in job.methods:
+        for method in job.prints:
             yield _repaired(job, method, run, tower, _told(raised))
         return
-    for method in job.methods:
+    for method in job.prints:
         mine = replace(tower)
         yield _repair(job, method, run, mine, (model, probe, finding))
 
@@ -180,7 +182,8 @@ def _repair(
 
 def _repaired(job: Job, method: str, run: Run, tower: Tower, error: str | None) -> PurifyCell:
     base = _base(job, method, run, tower, error)
-    return PurifyCell(**base, twin_sha256=_twin(job).sha256 or "")
+    digests = {"twin_sha256": _twin(job).sha256, "truth_sha256": job.truth}
+    return PurifyCell(**base, **digests)
 
 
 def _twin(job: Job) -> Entry:
@@ -196,7 +199,7 @@ def _base(job: Job, method: str, run: Run, tower: Tower, error: str | None) -> d
         "method": method,
         "id": job.entry.id,
         "sha256": job.entry.sha256,
-        "fingerprint": fingerprint(job.task, method),
+        "fingerprint": job.prints[method],
         "seconds": dict(run.watch.seconds),
         "passes": tower.record(),
         "target": detectors[0].target if detectors else None,

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
 from clipguard import __version__
-from clipguard.errors import ClipguardError, UsageError
+from clipguard.errors import UsageError
 from clipguard.lab.bench.cells import (
     DetectCell,
     Kind,
     PurifyCell,
     Task,
+    digest_of,
     fingerprint,
     read_cell,
     require_methods,
+    truth_digest,
 )
 from clipguard.lab.bench.job import Job, run_job
 from clipguard.lab.bench.pages import to_html, to_markdown
 from clipguard.lab.bench.record import HEADLINE, WEAK, Bench, category
 from clipguard.lab.bench.report import row_of, score, table_of
-from clipguard.lab.looks import count_looks, log_look, look_at
+from clipguard.lab.bench.workers import each
+from clipguard.lab.looks import Look, count_looks, log_look, look_at
 from clipguard.lab.presets import Split
 from clipguard.lab.zoo_manifest import Entry, Zoo, read_zoo
 from clipguard.outputs import write_atomic
+from clipguard.text_safety import safe_text
 from clipguard.types import Progress
 
 Which = Literal[Split, "all"]
+FIGURES = ("lab/scoring.py", "lab/bench/record.py", "lab/bench/report.py")
+"""Code that makes figures of cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ class Matrix:
         split: which victims.
         entries: those victims, at least one.
         prints: method to the fingerprint of its cells.
+        truths: to purify, id of each victim to what `truth_digest` says of it.
         command: how to make it again, without paths.
     """
 
@@ -56,7 +60,8 @@ class Matrix:
     out: Path
     split: Which
     entries: tuple[Entry, ...]
-    prints: dict[str, str]
+    prints: Mapping[str, str]
+    truths: Mapping[str, str]
     command: str
 
     def twin_of(self, entry: Entry) -> Entry | None:
@@ -75,15 +80,20 @@ def make_matrix(task: Task, folder: Path, out: Path, *, split: Which, command: s
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot write to {out}: {error.strerror}; choose another -o") from error
+        raise UsageError(
+            f"cannot write to {safe_text(out, 400)}: {error.strerror}; choose another -o"
+        ) from error
+    entries = chosen(zoo, task.kind, split)
+    purified = entries if task.kind == "purify" else ()
     return Matrix(
         task=task,
         folder=folder,
         zoo=zoo,
         out=out,
         split=split,
-        entries=chosen(zoo, task.kind, split),
+        entries=entries,
         prints={method: fingerprint(task, method) for method in task.methods},
+        truths={entry.id: truth_digest(folder / entry.path) for entry in purified},
         command=command,
     )
 
@@ -134,10 +144,9 @@ def run(matrix: Matrix, *, part: tuple[int, int], jobs: int, progress: Progress)
     if not mine:
         raise UsageError(f"part {part[0]}/{part[1]} of {len(matrix.entries)} victims is empty")
     if any(entry.split == "test" for entry in matrix.entries):
-        look = look_at(matrix.zoo, matrix.task.kind, matrix.prints, matrix.entries, matrix.command)
-        log_look(matrix.folder, look)
-    todo = [job for entry in mine if (job := _job(matrix, entry)).methods]
-    for done, _ in enumerate(_each(todo, jobs)):
+        log_look(matrix.folder, _look(matrix))
+    todo = [job for entry in mine if (job := _job(matrix, entry)).prints]
+    for done, _ in enumerate(each(run_job, todo, jobs)):
         progress(f"{matrix.task.kind} {', '.join(matrix.task.methods)}", done + 1, len(todo))
     made = report(matrix)
     data = json.dumps(made.model_dump(mode="json"), indent=1, allow_nan=False)
@@ -145,6 +154,18 @@ def run(matrix: Matrix, *, part: tuple[int, int], jobs: int, progress: Progress)
     write_atomic(matrix.out / "bench.md", to_markdown(made))
     write_atomic(matrix.out / "bench.html", to_html(made, matrix.out))
     return made
+
+
+def _look(matrix: Matrix) -> Look:
+    """The look at the test split that running `matrix` is."""
+    return look_at(
+        matrix.zoo,
+        matrix.task.kind,
+        matrix.prints,
+        matrix.entries,
+        matrix.command,
+        also=json.dumps([digest_of(FIGURES), matrix.truths]),
+    )
 
 
 def _job(matrix: Matrix, entry: Entry) -> Job:
@@ -157,7 +178,8 @@ def _job(matrix: Matrix, entry: Entry) -> Job:
         out=matrix.out,
         entry=entry,
         twin=matrix.twin_of(entry),
-        methods=tuple(missing),
+        truth=matrix.truths.get(entry.id),
+        prints={method: matrix.prints[method] for method in missing},
     )
 
 
@@ -166,28 +188,10 @@ def _cell(matrix: Matrix, entry: Entry, method: str) -> DetectCell | PurifyCell 
         return read_cell(DetectCell, matrix.out, entry, method, matrix.prints[method])
     cell = read_cell(PurifyCell, matrix.out, entry, method, matrix.prints[method])
     twin = matrix.twin_of(entry)
-    return cell if cell and twin and cell.twin_sha256 == twin.sha256 else None
-
-
-def _each(todo: list[Job], jobs: int) -> Iterator[None]:
-    """Run the jobs, here or in processes of their own; what is done stays done."""
-    if jobs == 1:
-        for job in todo:
-            run_job(job)
-            yield
-        return
-    # Spawned, because a fork of a process with torch's threads may hang.
-    pool = ProcessPoolExecutor(max_workers=jobs, mp_context=get_context("spawn"))
-    try:
-        for future in as_completed([pool.submit(run_job, job) for job in todo]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise ClipguardError(
-            "a process of the benchmark was killed, perhaps for its memory; "
-            "run it again with fewer --jobs, finished cells are kept"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    if cell is None or twin is None:
+        return None
+    wanted = (twin.sha256, matrix.truths[entry.id])
+    return cell if (cell.twin_sha256, cell.truth_sha256) == wanted else None
 
 
 def report(matrix: Matrix) -> Bench:

@@ -76,6 +76,7 @@ class Score(Part):
 
     Attributes:
         models: how many they are.
+        unscored: of them without a suspicion, which count as 0.5.
         auroc: ranking of backdoored above clean by suspicion.
         resampled: what its interval resamples.
         cross_entropy: in nats, as TrojAI scores.
@@ -89,6 +90,7 @@ class Score(Part):
     """
 
     models: int
+    unscored: int
     auroc: Rate | None
     resampled: str
     cross_entropy: Figure | None

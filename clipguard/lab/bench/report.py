@@ -151,6 +151,7 @@ def score(rows: Iterable[Row]) -> Score:
     failed = [row for row in poisoned if _decided(row) is Decision.FAIL]
     return Score(
         models=len(mine),
+        unscored=sum(_score(row) is None for row in mine),
         auroc=Rate(**found._asdict()) if found else None,
         resampled=f"{len(bases)} base parents" if len(bases) > 1 else f"{len(mine)} victims",
         cross_entropy=Figure(**cross_entropy(scores, truths)._asdict()) if mine else None,
@@ -209,7 +210,11 @@ def _share(hits: Sequence[bool]) -> Rate | None:
 
 
 def _scores(rows: Sequence[Row]) -> list[float]:
-    return [suspicion(row.cell.score if isinstance(row.cell, DetectCell) else None) for row in rows]
+    return [suspicion(_score(row)) for row in rows]
+
+
+def _score(row: Row) -> float | None:
+    return row.cell.score if isinstance(row.cell, DetectCell) else None
 
 
 def _poisoned(row: Row) -> bool:

@@ -74,6 +74,7 @@ def _scores(bench: Bench) -> Sheet:
     scores = [bench.scores[method] for method in bench.methods]
     lines: tuple[tuple[str, Callable[[Score], str]], ...] = (
         ("models", lambda s: str(s.models)),
+        ("of them without a score", lambda s: str(s.unscored)),
         ("AUROC", lambda s: interval(s.auroc)),
         ("its interval resamples", lambda s: s.resampled),
         ("cross-entropy (nats)", lambda s: figure(s.cross_entropy)),
