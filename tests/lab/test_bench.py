@@ -22,9 +22,11 @@ from clipguard.lab.bench.cells import DetectCell, Kind, Task
 from clipguard.lab.bench.job import Job, Tower, run_job
 from clipguard.lab.bench.matrix import Matrix, Which, chosen, make_matrix, run
 from clipguard.lab.bench.pages import to_html, to_markdown
-from clipguard.lab.bench.record import Bench, category
+from clipguard.lab.bench.record import APART, WORD, Bench, category
 from clipguard.lab.looks import count_looks
 from clipguard.lab.zoo_manifest import Entry, Zoo
+from clipguard.methods import ATTACKS
+from clipguard.poisoning import PromptedAttack
 from clipguard.record import Decision, Outcome
 from clipguard.resources import PACKAGE
 
@@ -190,12 +192,54 @@ def test_two_bases_are_two_columns_and_resampled_whole(tmp_path: Path, runner: R
     [
         ("mmpoison", "no trigger"),
         ("text_tower", "trigger in the text"),
-        ("badclip_prompt", "prompt learner"),
+        ("prompt_learner", "prompt learner"),
+        ("trojvqa", "needs a prompt word"),
         ("badnets", "headline"),
     ],
 )
 def test_attacks_that_no_image_trigger_can_show_stand_apart(attack: str, told: str):
+    assert attack in ATTACKS.names()
     assert category(entry(1, attack=attack)) == told
+
+
+def test_attacks_that_stand_apart_are_registered_and_those_with_a_word_do():
+    assert APART.keys() <= set(ATTACKS.names())
+    worded = {n for n in ATTACKS.names() if isinstance(ATTACKS.build(n), PromptedAttack)}
+    assert worded == {name for name, told in APART.items() if told == WORD}
+
+
+@pytest.mark.parametrize(
+    ("attack", "expected"),
+    [
+        ("prompt_learner", {"pass": 1.0, "inconclusive": 0.0, "fail": 0.0}),
+        ("mmpoison", {"pass": 1.0, "inconclusive": 1.0, "fail": 0.0}),
+        ("trojvqa", {"pass": 0.0, "inconclusive": 0.0, "fail": 1.0}),
+        ("text_tower", {"pass": 0.0, "inconclusive": 0.0, "fail": 1.0}),
+    ],
+)
+def test_what_is_right_for_those_that_stand_apart(
+    tmp_path: Path, runner: Runner, attack: str, expected: dict[str, float]
+):
+    for decision, value in expected.items():
+        runner.changes = {f"{7:016x}": {"decision": decision}}
+        folder = make_zoo(tmp_path / decision, (*ENTRIES[:4], entry(7, attack=attack)))
+        found = go(planned(folder))
+        (cell,) = [cell for cell in found.table if cell.label == attack]
+        assert cell.figures["right"].value == value
+        assert found.scores["inversion"].models == 4
+
+
+def test_attacks_with_several_targets_are_left_out_of_the_target_figure(
+    tmp_path: Path, runner: Runner
+):
+    several = entry(2, attack="multi_target", target="violin")
+    assert several.attack in ATTACKS.names()
+    runner.changes = {several.id: {"target": "violin"}}
+    score = go(planned(make_zoo(tmp_path, (entry(1), several, honest(3))))).scores["inversion"]
+    assert score.models == 3
+    assert score.target_first is not None
+    assert (score.target_first.value, score.target_first.n) == (1.0, 1)
+    assert score.recall_by_attack["multi_target"].value == 1.0
 
 
 def test_a_look_at_the_test_split_is_logged_before_anything_runs(
@@ -228,10 +272,10 @@ def test_the_report_says_how_many_looks_there_were(tmp_path: Path, runner: Runne
 
 def test_only_victims_with_an_image_trigger_and_a_built_twin_are_purified():
     unbuilt = replace(honest(8), sha256=None)
-    lonely = (entry(7, twin=None), entry(9, twin=f"{8:016x}"))
+    lonely = (entry(7, twin=None), entry(9, twin=f"{8:016x}"), entry(10, attack="trojvqa"))
     zoo = Zoo(entries=(*ENTRIES, *lonely, unbuilt), preset="x", digest="x")
     assert [each.id for each in chosen(zoo, "purify", "all")] == [f"{n:016x}" for n in (1, 2, 5)]
-    assert len(chosen(zoo, "detect", "all")) == 8
+    assert len(chosen(zoo, "detect", "all")) == 9
 
 
 @pytest.mark.parametrize(("kind", "told"), [("detect", "models"), ("purify", "victims with a")])

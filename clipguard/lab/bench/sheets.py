@@ -12,6 +12,7 @@ from clipguard.lab.bench.record import (
     LEARNER,
     NO_TRIGGER,
     WEAK,
+    WORD,
     Bench,
     Figure,
     Row,
@@ -27,7 +28,8 @@ STAND_APART = {
     WEAK: "did not reach its ASR; out of the headline",
     NO_TRIGGER: "poisoned without a trigger: no backdoor, must not fail; out of the headline",
     IN_TEXT: "trigger in the text, which no image trigger can show; out of the headline",
-    LEARNER: "lives in a prompt learner, not in the model; out of the headline",
+    LEARNER: "lives in a prompt learner; the model is honest, must pass; out of the headline",
+    WORD: "answers to prompts with its word, which a scan does not read; out of the headline",
 }
 HEATS = (
     ("asr_gap", "ASR above the clean twin's"),
@@ -85,7 +87,8 @@ def _scores(bench: Bench) -> Sheet:
     return Sheet(
         "Headline",
         "Planted image triggers against clean models and hard negatives. A model without a score "
-        "counts as 0.5. Models that are not run are left out.",
+        "counts as 0.5. Models that are not run are left out, and from the targets also attacks "
+        "with several of them, of which the zoo knows one.",
         ("Figure", *bench.methods),
         tuple(_row(name, [told(each) for each in scores]) for name, told in lines),
     )
