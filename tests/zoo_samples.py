@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from clipguard.lab.bench_cells import (
+from clipguard.lab.bench.cells import (
     Cell,
     DetectCell,
     Passes,
     PurifyCell,
-    fingerprint,
     write_cell,
 )
-from clipguard.lab.bench_run import Job
+from clipguard.lab.bench.job import Job
 from clipguard.lab.zoo_manifest import Entry, Zoo, write_zoo
 from clipguard.record import Decision, Outcome
 
@@ -96,9 +95,9 @@ class Runner:
         self.changes: Mapping[str, dict[str, object]] = {}
 
     def __call__(self, job: Job) -> None:
-        for method in job.methods:
+        for method in job.prints:
             self.ran.append((job.entry.id, method))
-            cell = detected(job, method) if job.order.kind == "detect" else repaired(job, method)
+            cell = detected(job, method) if job.task.kind == "detect" else repaired(job, method)
             changed = cell.model_dump() | self.changes.get(job.entry.id, {})
             write_cell(job.out, job.entry, type(cell).model_validate(changed))
 
@@ -108,7 +107,7 @@ def base(job: Job, method: str) -> dict[str, object]:
         "method": method,
         "id": job.entry.id,
         "sha256": job.entry.sha256,
-        "fingerprint": fingerprint(job.order, method),
+        "fingerprint": job.prints[method],
         "seconds": {"detect": 2.0},
         "passes": Passes(forward=100, backward=40),
         "target": "banana",
@@ -135,6 +134,7 @@ def repaired(job: Job, method: str) -> Cell:
         base(job, method)
         | {
             "twin_sha256": job.twin.sha256,
+            "truth_sha256": job.truth,
             "images": 600,
             "labels": 500,
             "rates": {"seen": STYLE, "untuned": STYLE, "held_out": STYLE},

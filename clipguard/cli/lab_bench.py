@@ -17,8 +17,8 @@ from clipguard.methods import DETECTORS, PURIFIERS
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
-    from clipguard.lab.bench_cells import Kind
-    from clipguard.lab.bench_record import Bench
+    from clipguard.lab.bench.cells import Kind
+    from clipguard.lab.bench.record import Bench
 
 bench = typer.Typer(
     help="Run methods on every victim of a zoo: a table, and its figures.", no_args_is_help=True
@@ -93,8 +93,8 @@ def _bench(
     how: tuple[int, str, bool],
 ) -> None:
     from clipguard.cli.show import device_of, progress_bar
-    from clipguard.lab.bench import make_plan, run
-    from clipguard.lab.bench_cells import Order
+    from clipguard.lab.bench.cells import Task
+    from clipguard.lab.bench.matrix import make_matrix, run
 
     (zoo, out), (split, part, jobs), (seed, device, quiet) = folders, which, how
     names = tuple(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
@@ -103,10 +103,10 @@ def _bench(
     chosen = _part(part)
     given = ["--zoo", zoo.name, "--methods", ",".join(names), "--split", split.value]
     command = shlex.join(["clipguard", "lab", "bench", kind, *given, "--seed", str(seed)])
-    order = Order(kind=kind, methods=names, seed=seed, device=device_of(device))
-    plan = make_plan(order, zoo, out, split=split.value, command=command)
+    task = Task(kind=kind, methods=names, seed=seed, device=device_of(device))
+    matrix = make_matrix(task, zoo, out, split=split.value, command=command)
     with progress_bar(quiet) as progress:
-        made = run(plan, part=chosen, jobs=jobs, progress=progress)
+        made = run(matrix, part=chosen, jobs=jobs, progress=progress)
     _show(made, out)
     raise typer.Exit(ENVIRONMENT if made.broken else PASS)
 
@@ -125,7 +125,7 @@ def _part(text: str) -> tuple[int, int]:
 
 def _show(made: Bench, out: Path) -> None:
     """The headline on stdout, gaps first; where the tables are on stderr."""
-    from clipguard.lab.bench_pages import gaps
+    from clipguard.lab.bench.pages import gaps
     from clipguard.wording import interval
 
     for gap in gaps(made):

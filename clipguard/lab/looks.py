@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from clipguard import __version__
 from clipguard.errors import UsageError
 from clipguard.lab.zoo_manifest import Entry, Zoo
+from clipguard.record import Sha256
 from clipguard.text_safety import safe_text
 
 FILE = "looks.jsonl"
+SIZE_LIMIT = 8_000_000
+_DIGEST = TypeAdapter(Sha256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +31,7 @@ class Look:
         what: detect or purify.
         methods: registered names.
         zoo: digest of the zoo.
-        fingerprint: of methods, settings, code and the models looked at.
+        fingerprint: of methods, settings, code and the models looked at, as `look_at` makes it.
         command: what was run, without paths.
         cells: how many cells it comes to.
         version: of clipguard.
@@ -33,21 +39,27 @@ class Look:
 
     what: str
     methods: tuple[str, ...]
-    zoo: str
-    fingerprint: str
+    zoo: Sha256
+    fingerprint: Sha256
     command: str
     cells: int
     version: str = __version__
 
 
 def look_at(
-    zoo: Zoo, what: str, prints: dict[str, str], entries: Sequence[Entry], command: str
+    zoo: Zoo,
+    what: str,
+    prints: Mapping[str, str],
+    entries: Sequence[Entry],
+    command: str,
+    *,
+    also: str,
 ) -> Look:
     """The look that a run over `entries` is.
 
-    Its fingerprint covers methods, their settings and code, and the models. Runs with one
-    fingerprint give the same figures, so going on with a run, or running it in parts, teaches
-    nothing new and is the same look; any other change makes another.
+    Its fingerprint covers methods, their settings and code, the models, and the code of the
+    figures. Runs with one fingerprint give the same figures, so going on with a run, or running it
+    in parts, teaches nothing new and is the same look; any other change makes another.
 
     Args:
         zoo: the zoo.
@@ -55,9 +67,18 @@ def look_at(
         prints: method to the fingerprint of its cells.
         entries: every victim of the run, not of one part of it.
         command: what was run.
+        also: what else the figures depend on: the code that makes them, for one.
+
+    Raises:
+        UsageError: the zoo's digest is none, so that no later run could be told from this one.
     """
+    if not _is_digest(zoo.digest):
+        raise UsageError(
+            f"expected a digest of 64 hex digits in zoo.json, got {safe_text(zoo.digest)!r}; "
+            "build the zoo again"
+        )
     models = sorted((entry.id, entry.sha256) for entry in entries)
-    told = json.dumps([what, sorted(prints.items()), models])
+    told = json.dumps([what, sorted(prints.items()), models, also])
     return Look(
         what=what,
         methods=tuple(sorted(prints)),
@@ -76,8 +97,6 @@ def log_look(folder: Path, look: Look) -> None:
     """
     path = folder / FILE
     try:
-        if path.is_symlink():  # a zoo from elsewhere must not choose which file is appended to
-            raise OSError(None, "it is a link")
         lines = _lines(path)
         if any(_identity(line) == (look.zoo, look.fingerprint) for line in lines):
             return
@@ -112,8 +131,17 @@ def count_looks(folder: Path) -> int:
 
 
 def _lines(path: Path) -> list[str]:
-    if not path.exists():
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
         return []
+    # A zoo from elsewhere must not choose which file is appended to, or what is waited for.
+    if stat.S_ISLNK(found.st_mode):
+        raise OSError(None, "it is a link")
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(None, "it is no ordinary file")
+    if found.st_size > SIZE_LIMIT:
+        raise OSError(None, "it is larger than any log of looks (8 MB)")
     text = path.read_text(encoding="utf-8", errors="replace")
     return [line for line in text.split("\n") if line.strip()]
 
@@ -122,6 +150,14 @@ def _identity(line: str) -> tuple[str, str] | None:
     """Which look a line is; None where it does not say."""
     try:
         data = json.loads(line)
-        return str(data["zoo"]), str(data["fingerprint"])
+        return _DIGEST.validate_python(data["zoo"]), _DIGEST.validate_python(data["fingerprint"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _is_digest(text: str) -> bool:
+    try:
+        _DIGEST.validate_python(text)
+    except ValidationError:
+        return False
+    return True

@@ -10,8 +10,8 @@ import pytest
 from zoo_samples import ENTRIES, Runner, entry, honest, in_test_split, make_zoo
 
 from clipguard.cli.app import main
-from clipguard.lab import bench
-from clipguard.lab.bench_record import Bench
+from clipguard.lab.bench import matrix
+from clipguard.lab.bench.record import Bench
 
 pytest_plugins = ["nano_models"]
 
@@ -21,7 +21,7 @@ DETECT, PURIFY = ("lab", "bench", "detect"), ("lab", "bench", "purify")
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     fake = Runner()
-    monkeypatch.setattr(bench, "run_job", fake)
+    monkeypatch.setattr(matrix, "run_job", fake)
     return fake
 
 

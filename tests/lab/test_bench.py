@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,15 +17,18 @@ from zoo_samples import ENTRIES, Runner, entry, honest, in_test_split, make_zoo
 
 import clipguard.detectors
 from clipguard.errors import UsageError
-from clipguard.lab import bench, bench_cells, bench_run
-from clipguard.lab.bench import Plan, Split, chosen, make_plan, run
-from clipguard.lab.bench_cells import DetectCell, Kind, Order
-from clipguard.lab.bench_pages import to_html, to_markdown
-from clipguard.lab.bench_record import Bench, category
-from clipguard.lab.bench_run import Job, Tower, run_job
+from clipguard.lab.bench import cells, job, matrix
+from clipguard.lab.bench.cells import DetectCell, Kind, Task
+from clipguard.lab.bench.job import Job, Tower, run_job
+from clipguard.lab.bench.matrix import Matrix, Which, chosen, make_matrix, run
+from clipguard.lab.bench.pages import to_html, to_markdown
+from clipguard.lab.bench.record import APART, WORD, Bench, category
 from clipguard.lab.looks import count_looks
 from clipguard.lab.zoo_manifest import Entry, Zoo
+from clipguard.methods import ATTACKS
+from clipguard.poisoning import PromptedAttack
 from clipguard.record import Decision, Outcome
+from clipguard.resources import PACKAGE
 
 pytest_plugins = ["nano_models"]
 
@@ -37,20 +42,20 @@ def plain(text: str) -> str:
     return text.replace("\\", "")
 
 
-def plan(folder: Path, kind: Kind = "detect", *, split: Split = "all", seed: int = 0) -> Plan:
+def planned(folder: Path, kind: Kind = "detect", *, split: Which = "all", seed: int = 0) -> Matrix:
     method = "inversion" if kind == "detect" else "cbpt"
-    order = Order(kind=kind, methods=(method,), seed=seed)
-    return make_plan(order, folder, folder / "out", split=split, command="clipguard lab bench")
+    task = Task(kind=kind, methods=(method,), seed=seed)
+    return make_matrix(task, folder, folder / "out", split=split, command="clipguard lab bench")
 
 
-def go(what: Plan, part: tuple[int, int] = (0, 1)) -> Bench:
+def go(what: Matrix, part: tuple[int, int] = (0, 1)) -> Bench:
     return run(what, part=part, jobs=1, progress=quiet)
 
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
     fake = Runner()
-    monkeypatch.setattr(bench, "run_job", fake)
+    monkeypatch.setattr(matrix, "run_job", fake)
     return fake
 
 
@@ -64,59 +69,64 @@ def ids(*numbers: int) -> list[tuple[str, str]]:
 
 
 def test_a_finished_cell_is_not_made_again(zoo: Path, runner: Runner):
-    first = go(plan(zoo))
+    first = go(planned(zoo))
     assert runner.ran == ids(1, 2, 3, 4, 5, 6)
     runner.ran.clear()
-    assert go(plan(zoo)) == first
+    assert go(planned(zoo)) == first
     assert runner.ran == []
 
 
 def test_another_model_seed_or_code_makes_a_cell_again(
     zoo: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ):
-    go(plan(zoo))
+    go(planned(zoo))
     runner.ran.clear()
     make_zoo(zoo, (entry(1, sha256="0" * 64), *ENTRIES[1:]))
-    go(plan(zoo))
+    go(planned(zoo))
     assert runner.ran == ids(1)
     runner.ran.clear()
-    go(plan(zoo, seed=1))
+    go(planned(zoo, seed=1))
     assert len(runner.ran) == 6
     runner.ran.clear()
-    monkeypatch.setattr(bench_cells, "_code", lambda kind: "other")
-    go(plan(zoo, seed=1))
+    monkeypatch.setattr(cells, "digest_of", lambda patterns: "other")
+    go(planned(zoo, seed=1))
     assert len(runner.ran) == 6
+
+
+@pytest.mark.parametrize("pattern", sorted({*cells.CODE["detect"], *cells.CODE["purify"]}))
+def test_code_that_a_cell_depends_on_is_where_it_is_looked_for(pattern: str):
+    assert list(PACKAGE.glob(pattern))
 
 
 def test_a_torn_or_foreign_cell_is_made_again(zoo: Path, runner: Runner):
-    go(plan(zoo))
+    go(planned(zoo))
     runner.ran.clear()
     cells = sorted((zoo / "out" / "cells" / "inversion").iterdir())
     cells[0].write_text("{")
     cells[1].write_text(cells[2].read_text())
-    go(plan(zoo))
+    go(planned(zoo))
     assert runner.ran == ids(1, 2)
 
 
 def test_parts_share_the_victims_and_the_table_says_what_is_missing(zoo: Path, runner: Runner):
-    half = go(plan(zoo), part=(0, 2))
+    half = go(planned(zoo), part=(0, 2))
     assert runner.ran == ids(1, 3, 5)
     assert (half.cells, half.not_run) == (6, 3)
     text = plain(to_markdown(half))
     assert text.index("Not whole: 3 of 6 cells are not run") < text.index("Headline")
     assert "not run" in (zoo / "out" / "bench.html").read_text()
-    whole = go(plan(zoo), part=(1, 2))
+    whole = go(planned(zoo), part=(1, 2))
     assert runner.ran[3:] == ids(2, 4, 6)
     assert whole.not_run == 0
     assert "Not whole" not in plain(to_markdown(whole))
     with pytest.raises(UsageError, match="part 7/8 of 6 victims is empty"):
-        go(plan(zoo), part=(7, 8))
+        go(planned(zoo), part=(7, 8))
 
 
 def test_a_cell_that_broke_counts_as_inconclusive_and_is_tried_again(zoo: Path, runner: Runner):
     broken = {"decision": "inconclusive", "outcome": None, "score": None, "error": "OSError: no"}
     runner.changes = {f"{1:016x}": broken}
-    found = go(plan(zoo))
+    found = go(planned(zoo))
     assert found.broken == 1
     score = found.scores["inversion"]
     assert score.confusion["poisoned"] == {"pass": 0, "inconclusive": 1, "fail": 1}
@@ -127,12 +137,12 @@ def test_a_cell_that_broke_counts_as_inconclusive_and_is_tried_again(zoo: Path, 
     assert "Broken cells: 1 of 6" in plain(to_markdown(found))
     runner.ran.clear()
     runner.changes = {}
-    assert go(plan(zoo)).broken == 0
+    assert go(planned(zoo)).broken == 0
     assert runner.ran == ids(1)
 
 
 def test_weak_victims_and_what_is_no_backdoor_stand_outside_the_headline(zoo: Path, runner: Runner):
-    score = go(plan(zoo)).scores["inversion"]
+    score = go(planned(zoo)).scores["inversion"]
     assert score.models == 4
     assert score.confusion == {
         "clean": {"pass": 1, "inconclusive": 0, "fail": 0},
@@ -155,7 +165,7 @@ def test_weak_victims_and_what_is_no_backdoor_stand_outside_the_headline(zoo: Pa
 
 
 def test_the_matrix_says_what_is_right_for_each_kind(zoo: Path, runner: Runner):
-    table = {cell.label: cell for cell in go(plan(zoo)).table}
+    table = {cell.label: cell for cell in go(planned(zoo)).table}
     assert {name: cell.category for name, cell in table.items()} == {
         "badnets": "headline",
         "blended": "headline",
@@ -171,7 +181,7 @@ def test_the_matrix_says_what_is_right_for_each_kind(zoo: Path, runner: Runner):
 
 def test_two_bases_are_two_columns_and_resampled_whole(tmp_path: Path, runner: Runner):
     others = (entry(7, base="nano-vit", twin=None), honest(8, base="nano-vit"))
-    found = go(plan(make_zoo(tmp_path, (*ENTRIES, *others))))
+    found = go(planned(make_zoo(tmp_path, (*ENTRIES, *others))))
     assert {cell.base for cell in found.table} == {"nano-rn", "nano-vit"}
     assert found.scores["inversion"].resampled == "2 base parents"
     assert found.scores["inversion"].by_base.keys() == {"nano-rn", "nano-vit"}
@@ -182,12 +192,54 @@ def test_two_bases_are_two_columns_and_resampled_whole(tmp_path: Path, runner: R
     [
         ("mmpoison", "no trigger"),
         ("text_tower", "trigger in the text"),
-        ("badclip_prompt", "prompt learner"),
+        ("prompt_learner", "prompt learner"),
+        ("trojvqa", "needs a prompt word"),
         ("badnets", "headline"),
     ],
 )
 def test_attacks_that_no_image_trigger_can_show_stand_apart(attack: str, told: str):
+    assert attack in ATTACKS.names()
     assert category(entry(1, attack=attack)) == told
+
+
+def test_attacks_that_stand_apart_are_registered_and_those_with_a_word_do():
+    assert APART.keys() <= set(ATTACKS.names())
+    worded = {n for n in ATTACKS.names() if isinstance(ATTACKS.build(n), PromptedAttack)}
+    assert worded == {name for name, told in APART.items() if told == WORD}
+
+
+@pytest.mark.parametrize(
+    ("attack", "expected"),
+    [
+        ("prompt_learner", {"pass": 1.0, "inconclusive": 0.0, "fail": 0.0}),
+        ("mmpoison", {"pass": 1.0, "inconclusive": 1.0, "fail": 0.0}),
+        ("trojvqa", {"pass": 0.0, "inconclusive": 0.0, "fail": 1.0}),
+        ("text_tower", {"pass": 0.0, "inconclusive": 0.0, "fail": 1.0}),
+    ],
+)
+def test_what_is_right_for_those_that_stand_apart(
+    tmp_path: Path, runner: Runner, attack: str, expected: dict[str, float]
+):
+    for decision, value in expected.items():
+        runner.changes = {f"{7:016x}": {"decision": decision}}
+        folder = make_zoo(tmp_path / decision, (*ENTRIES[:4], entry(7, attack=attack)))
+        found = go(planned(folder))
+        (cell,) = [cell for cell in found.table if cell.label == attack]
+        assert cell.figures["right"].value == value
+        assert found.scores["inversion"].models == 4
+
+
+def test_attacks_with_several_targets_are_left_out_of_the_target_figure(
+    tmp_path: Path, runner: Runner
+):
+    several = entry(2, attack="multi_target", target="violin")
+    assert several.attack in ATTACKS.names()
+    runner.changes = {several.id: {"target": "violin"}}
+    score = go(planned(make_zoo(tmp_path, (entry(1), several, honest(3))))).scores["inversion"]
+    assert score.models == 3
+    assert score.target_first is not None
+    assert (score.target_first.value, score.target_first.n) == (1.0, 1)
+    assert score.recall_by_attack["multi_target"].value == 1.0
 
 
 def test_a_look_at_the_test_split_is_logged_before_anything_runs(
@@ -200,19 +252,19 @@ def test_a_look_at_the_test_split_is_logged_before_anything_runs(
         looks.append(count_looks(folder))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench, "run_job", interrupted)
+    monkeypatch.setattr(matrix, "run_job", interrupted)
     for split, expected in (("calibration", 0), ("test", 1), ("test", 1), ("all", 2)):
         with pytest.raises(KeyboardInterrupt):
-            go(plan(folder, split=split))
+            go(planned(folder, split=split))
         assert looks.pop() == expected
 
 
 def test_the_report_says_how_many_looks_there_were(tmp_path: Path, runner: Runner):
     folder = make_zoo(tmp_path, in_test_split())
     for _ in range(2):
-        found = go(plan(folder, split="test"))
+        found = go(planned(folder, split="test"))
     assert found.looks == 1
-    assert go(plan(folder, split="test", seed=5)).looks == 2
+    assert go(planned(folder, split="test", seed=5)).looks == 2
     assert "looks at the test split of this zoo so far: 1" in html.unescape(
         to_html(found, tmp_path)
     )
@@ -220,21 +272,21 @@ def test_the_report_says_how_many_looks_there_were(tmp_path: Path, runner: Runne
 
 def test_only_victims_with_an_image_trigger_and_a_built_twin_are_purified():
     unbuilt = replace(honest(8), sha256=None)
-    lonely = (entry(7, twin=None), entry(9, twin=f"{8:016x}"))
+    lonely = (entry(7, twin=None), entry(9, twin=f"{8:016x}"), entry(10, attack="trojvqa"))
     zoo = Zoo(entries=(*ENTRIES, *lonely, unbuilt), preset="x", digest="x")
     assert [each.id for each in chosen(zoo, "purify", "all")] == [f"{n:016x}" for n in (1, 2, 5)]
-    assert len(chosen(zoo, "detect", "all")) == 8
+    assert len(chosen(zoo, "detect", "all")) == 9
 
 
 @pytest.mark.parametrize(("kind", "told"), [("detect", "models"), ("purify", "victims with a")])
 def test_an_empty_selection_is_an_error(tmp_path: Path, kind: Kind, told: str):
     make_zoo(tmp_path, (honest(1, sha256=None), honest(2, split="test")))
     with pytest.raises(UsageError, match=f"no built {told}"):
-        plan(tmp_path, kind, split="calibration")
+        planned(tmp_path, kind, split="calibration")
 
 
 def test_purified_victims_have_rates_per_style(zoo: Path, runner: Runner):
-    found = go(plan(zoo, "purify"))
+    found = go(planned(zoo, "purify"))
     table = {cell.label: cell for cell in found.table}
     assert table.keys() == {"badnets", "blended", "badnets (weak)"}
     gap = table["badnets"].figures["held_out.asr_gap"]
@@ -246,15 +298,76 @@ def test_purified_victims_have_rates_per_style(zoo: Path, runner: Runner):
 
 
 def test_another_twin_makes_a_purified_cell_again(zoo: Path, runner: Runner):
-    go(plan(zoo, "purify"))
+    go(planned(zoo, "purify"))
     runner.ran.clear()
     make_zoo(zoo, (*ENTRIES[:2], honest(3, sha256="0" * 64), *ENTRIES[3:]))
-    go(plan(zoo, "purify"))
+    go(planned(zoo, "purify"))
     assert len(runner.ran) == 3
 
 
+@pytest.mark.parametrize("name", ["victim.json", "trigger.safetensors"])
+def test_another_truth_makes_a_purified_cell_again(zoo: Path, runner: Runner, name: str):
+    go(planned(zoo, "purify"))
+    runner.ran.clear()
+    (zoo / ENTRIES[1].path).mkdir(parents=True)
+    (zoo / ENTRIES[1].path / name).write_text("{}")
+    go(planned(zoo, "purify"))
+    assert runner.ran == [(ENTRIES[1].id, "cbpt")]
+
+
+def test_a_cell_says_what_code_it_was_ordered_with(zoo: Path, monkeypatch: pytest.MonkeyPatch):
+    ordered = planned(zoo)
+    monkeypatch.setattr(cells, "digest_of", lambda patterns: "edited meanwhile")
+    for row in go(ordered).rows:
+        assert row.cell is not None
+        assert row.cell.fingerprint == ordered.prints["inversion"]
+    assert planned(zoo).prints != ordered.prints
+
+
+def test_a_file_is_told_by_its_name_and_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cells, "PACKAGE", tmp_path)
+    (tmp_path / "a").mkdir()
+    found = set()
+    for name, text in (("x.py", "1"), ("x.py", "2"), ("y.py", "2"), ("a/y.py", "2")):
+        (tmp_path / name).write_text(text)
+        found.add(cells.digest_of(("*.py", "*/*.py")))
+    assert len(found) == 4
+    assert cells.digest_of(("x.py", "*.py")) == cells.digest_of(("*.py",))
+
+
+def test_another_package_version_makes_another_cell(monkeypatch: pytest.MonkeyPatch):
+    task = Task(kind="detect", methods=("inversion",))
+    known = cells.fingerprint(task, "inversion")
+    for package in cells.PACKAGES:
+        versions = {name: version(name) for name in cells.PACKAGES} | {package: "0"}
+        monkeypatch.setattr(cells, "version", versions.__getitem__)
+        assert cells.fingerprint(task, "inversion") != known
+
+
+def test_models_without_a_score_are_told_as_such(zoo: Path, runner: Runner):
+    runner.changes = {f"{1:016x}": {"score": None, "decision": "inconclusive"}}
+    found = go(planned(zoo))
+    assert (found.scores["inversion"].unscored, found.broken) == (1, 0)
+    told = "inversion: 1 of 4 headline models have no score and count as 0.5 in its figures."
+    assert told in plain(to_markdown(found))
+    assert told in html.unescape(to_html(found, zoo))
+    runner.changes = {}
+    runner.ran.clear()
+    assert "have no score" not in plain(to_markdown(go(planned(zoo, seed=1))))
+
+
+def test_other_code_of_the_figures_is_another_look(
+    tmp_path: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
+):
+    folder = make_zoo(tmp_path, in_test_split())
+    assert go(planned(folder, split="test")).looks == 1
+    monkeypatch.setattr(matrix, "digest_of", lambda patterns: "other")
+    assert go(planned(folder, split="test")).looks == 2
+    assert all(list(PACKAGE.glob(pattern)) for pattern in matrix.FIGURES)
+
+
 def test_the_json_is_versioned_and_read_back_whole(zoo: Path, runner: Runner):
-    found = go(plan(zoo))
+    found = go(planned(zoo))
     data = json.loads((zoo / "out" / "bench.json").read_text())
     assert data["schema_version"] == "clipguard.bench/1"
     assert Bench.model_validate(data) == found
@@ -266,7 +379,7 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path, runner: Runner, 
         1, attack=name, target=name, base=name, settings={name: name, "deep": [{"x": name}]}
     )
     runner.changes = {first.id: {"reason": name, "target": name}}
-    found = go(plan(make_zoo(tmp_path, (first, *ENTRIES[1:]))))
+    found = go(planned(make_zoo(tmp_path, (first, *ENTRIES[1:]))))
     page, text = to_html(found, tmp_path), to_markdown(found)
     for bad in ("<img", "<script", "<svg", "</style><", "\x1b", "\u202e", "onerror=alert(1)>"):
         assert bad not in page.split("</style>", 1)[1]
@@ -281,7 +394,7 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path, runner: Runner, 
 
 
 def test_each_cell_of_the_heat_map_says_its_value_beside_its_colour(zoo: Path, runner: Runner):
-    page = html.unescape(to_html(go(plan(zoo)), zoo))
+    page = html.unescape(to_html(go(planned(zoo)), zoo))
     assert '<td class="heat heat-8">100.0 % (20.7–100.0); of 1: 1 fail</td>' in page
     assert '<td class="heat heat-0">0.0 % (0.0–79.3); of 1: 1 pass</td>' in page
     assert page.count("style=") == 0  # the page's own policy would drop it
@@ -334,7 +447,7 @@ def test_a_detector_that_breaks_on_a_victim_is_a_result(
     def breaks(self: object, *given: object) -> None:
         raise RuntimeError("out of\nmemory")
 
-    monkeypatch.setattr(bench_run.Run, "detect", breaks)
+    monkeypatch.setattr(job.Run, "detect", breaks)
     cell = detect_once(tmp_path, nano_entry)
     assert cell.error == cell.reason == "RuntimeError: out of"
     assert {"load", "probe"} <= cell.seconds.keys()
@@ -374,8 +487,8 @@ def test_a_detector_plugs_in_by_the_name_of_its_file(
     assert (cell.error, cell.score, cell.outcome) == (None, 0.25, Outcome.BACKDOORED)
     assert cell.decision is Decision.FAIL
     assert (cell.passes.forward, cell.passes.backward) == (3, 0)
-    order = Order(kind="detect", methods=("silent", "inversion"))
-    assert bench_cells.fingerprint(order, "silent") != bench_cells.fingerprint(order, "inversion")
+    task = Task(kind="detect", methods=("silent", "inversion"))
+    assert cells.fingerprint(task, "silent") != cells.fingerprint(task, "inversion")
 
 
 @pytest.fixture
@@ -385,12 +498,15 @@ def nano_entry(tmp_path: Path, nano: Path) -> Entry:
     folder.mkdir(parents=True)
     data = nano.read_bytes()
     (folder / "model.pt").write_bytes(data)
-    digest = bench_cells.hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256(data).hexdigest()
     return honest(1, path="victims/1", sha256=digest)
 
 
 def detect_once(folder: Path, entry: Entry, method: str = "inversion") -> DetectCell:
-    order = Order(kind="detect", methods=(method,))
-    run_job(Job(order=order, zoo=folder, out=folder, entry=entry, twin=None, methods=order.methods))
+    task = Task(kind="detect", methods=(method,))
+    prints = {method: "f" * 64}
+    run_job(
+        Job(task=task, zoo=folder, out=folder, entry=entry, twin=None, truth=None, prints=prints)
+    )
     path = folder / "cells" / method / f"{entry.id}.json"
     return DetectCell.model_validate_json(path.read_text())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,19 +10,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clipguard.audit import Run
+from clipguard.audit import MAIN, Run
 from clipguard.calibration import choose_band
 from clipguard.errors import RefusedError
-from clipguard.lab.bench_cells import (
-    MAIN,
+from clipguard.lab.bench.cells import (
     POLICY,
     PROFILE,
     Cell,
     DetectCell,
-    Order,
     Passes,
     PurifyCell,
-    fingerprint,
+    Task,
     repair_settings,
     write_cell,
 )
@@ -43,20 +41,23 @@ class Job:
     """One victim and the methods that have no cell for it yet.
 
     Attributes:
-        order: what is run.
+        task: what is run.
         zoo: folder of the zoo.
         out: output folder.
         entry: the victim, built.
         twin: its clean twin, built; only where something is purified.
-        methods: of the order, those to run.
+        truth: what `truth_digest` said of the victim; only where something is purified.
+        prints: methods to run, each with the fingerprint that its cell gets. It was taken before
+            the first job ran, so code that is edited meanwhile makes no cell look newer than it is.
     """
 
-    order: Order
+    task: Task
     zoo: Path
     out: Path
     entry: Entry
     twin: Entry | None
-    methods: tuple[str, ...]
+    truth: str | None
+    prints: Mapping[str, str]
 
     @property
     def model(self) -> Path:
@@ -70,7 +71,7 @@ def run_job(job: Job) -> None:
     Raises:
         UsageError: a cell cannot be written.
     """
-    cells = _detected(job) if job.order.kind == "detect" else _purified(job)
+    cells = _detected(job) if job.task.kind == "detect" else _purified(job)
     for cell in cells:
         write_cell(job.out, job.entry, cell)
 
@@ -105,7 +106,7 @@ class Tower:
 
 
 def _detected(job: Job) -> Iterator[Cell]:
-    for method in job.methods:
+    for method in job.prints:
         yield _detect(job, method)
 
 
@@ -142,10 +143,10 @@ def _purified(job: Job) -> Iterator[Cell]:
         if finding is None:
             raise RuntimeError(run.record.errors[-1].message)
     except Exception as raised:  # noqa: BLE001 - a victim that cannot be searched is a result
-        for method in job.methods:
+        for method in job.prints:
             yield _repaired(job, method, run, tower, _told(raised))
         return
-    for method in job.methods:
+    for method in job.prints:
         mine = replace(tower)
         yield _repair(job, method, run, mine, (model, probe, finding))
 
@@ -166,7 +167,7 @@ def _repair(
         if head is None:
             raise RuntimeError(run.record.errors[-1].message)
         victim, twin = (job.zoo / entry.path for entry in (job.entry, _twin(job)))
-        rates = evaluate_classes(victim, twin, head.classes.cpu(), seed=job.order.seed)
+        rates = evaluate_classes(victim, twin, head.classes.cpu(), seed=job.task.seed)
     except Exception as raised:  # noqa: BLE001 - a purifier that breaks on a victim is a result
         return _repaired(job, method, run, tower, _told(raised))
     parts = [part for part in (probe.optimise, probe.select, probe.unlabelled) if part]
@@ -181,7 +182,8 @@ def _repair(
 
 def _repaired(job: Job, method: str, run: Run, tower: Tower, error: str | None) -> PurifyCell:
     base = _base(job, method, run, tower, error)
-    return PurifyCell(**base, twin_sha256=_twin(job).sha256 or "")
+    digests = {"twin_sha256": _twin(job).sha256, "truth_sha256": job.truth}
+    return PurifyCell(**base, **digests)
 
 
 def _twin(job: Job) -> Entry:
@@ -197,7 +199,7 @@ def _base(job: Job, method: str, run: Run, tower: Tower, error: str | None) -> d
         "method": method,
         "id": job.entry.id,
         "sha256": job.entry.sha256,
-        "fingerprint": fingerprint(job.order, method),
+        "fingerprint": job.prints[method],
         "seconds": dict(run.watch.seconds),
         "passes": tower.record(),
         "target": detectors[0].target if detectors else None,
@@ -209,10 +211,10 @@ def _run(job: Job, detector: str) -> Run:
     options = Options(
         policy=load_policy(POLICY),
         profile=PROFILE,
-        seed=job.order.seed,
-        purify="always" if job.order.kind == "purify" else "never",
+        seed=job.task.seed,
+        purify="always" if job.task.kind == "purify" else "never",
         export="none",
-        device=job.order.device,
+        device=job.task.device,
     )
     return Run(options, Watch(None, _silent), detector)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipguard.lab.bench_record import Bench
-from clipguard.lab.bench_sheets import sheets
+from clipguard.lab.bench.record import Bench
+from clipguard.lab.bench.sheets import sheets
 from clipguard.renderers.html import page
 from clipguard.renderers.markdown import escape, table
 
@@ -55,6 +55,10 @@ def gaps(bench: Bench) -> list[str]:
     if bench.broken:
         what = "inconclusive" if bench.kind == "detect" else "not repaired"
         found.append(f"Broken cells: {bench.broken} of {bench.cells}; they count as {what}.")
+    for method, score in bench.scores.items():
+        if score.unscored:
+            count = f"{score.unscored} of {score.models} headline models"
+            found.append(f"{method}: {count} have no score and count as 0.5 in its figures.")
     if bench.unbuilt:
         found.append(f"{bench.unbuilt} entries of this split are not built, and not in the table.")
     return found

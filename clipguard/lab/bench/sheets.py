@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from clipguard.lab.bench_cells import DetectCell, PurifyCell
-from clipguard.lab.bench_record import (
+from clipguard.lab.bench.cells import DetectCell, PurifyCell
+from clipguard.lab.bench.record import (
     HEADLINE,
     IN_TEXT,
     LEARNER,
     NO_TRIGGER,
     WEAK,
+    WORD,
     Bench,
     Figure,
     Row,
@@ -27,7 +28,8 @@ STAND_APART = {
     WEAK: "did not reach its ASR; out of the headline",
     NO_TRIGGER: "poisoned without a trigger: no backdoor, must not fail; out of the headline",
     IN_TEXT: "trigger in the text, which no image trigger can show; out of the headline",
-    LEARNER: "lives in a prompt learner, not in the model; out of the headline",
+    LEARNER: "lives in a prompt learner; the model is honest, must pass; out of the headline",
+    WORD: "answers to prompts with its word, which a scan does not read; out of the headline",
 }
 HEATS = (
     ("asr_gap", "ASR above the clean twin's"),
@@ -56,13 +58,12 @@ class Sheet(NamedTuple):
 def sheets(bench: Bench) -> list[Sheet]:
     """All tables, in order."""
     if bench.kind == "detect":
-        made = [_scores(bench), *_heats(bench, _decided), _confusion(bench), _bins(bench)]
+        made = [_scores(bench), _heat(bench, _decided), _confusion(bench), _bins(bench)]
         return [*made, _bases(bench), _cost(bench), _detected(bench)]
     cells = [
-        sheet
+        _heat(bench, _rate(f"{style}.{name}"), f"{what}, {told}")
         for style, told in PURIFIED_STYLES
         for name, what in HEATS
-        for sheet in _heats(bench, _rate(f"{style}.{name}"), f"{what}, {told}")
     ]
     return [*cells, _cost(bench), _repaired(bench)]
 
@@ -75,6 +76,7 @@ def _scores(bench: Bench) -> Sheet:
     scores = [bench.scores[method] for method in bench.methods]
     lines: tuple[tuple[str, Callable[[Score], str]], ...] = (
         ("models", lambda s: str(s.models)),
+        ("of them without a score", lambda s: str(s.unscored)),
         ("AUROC", lambda s: interval(s.auroc)),
         ("its interval resamples", lambda s: s.resampled),
         ("cross-entropy (nats)", lambda s: figure(s.cross_entropy)),
@@ -85,7 +87,8 @@ def _scores(bench: Bench) -> Sheet:
     return Sheet(
         "Headline",
         "Planted image triggers against clean models and hard negatives. A model without a score "
-        "counts as 0.5. Models that are not run are left out.",
+        "counts as 0.5. Models that are not run are left out, and from the targets also attacks "
+        "with several of them, of which the zoo knows one.",
         ("Figure", *bench.methods),
         tuple(_row(name, [told(each) for each in scores]) for name, told in lines),
     )
@@ -94,7 +97,7 @@ def _scores(bench: Bench) -> Sheet:
 Shown = Callable[[TableCell], SheetCell]
 
 
-def _heats(bench: Bench, shown: Shown, what: str = "Share decided rightly") -> list[Sheet]:
+def _heat(bench: Bench, shown: Shown, what: str = "Share decided rightly") -> Sheet:
     """Label by method and base."""
     columns = list(dict.fromkeys((cell.method, cell.base) for cell in bench.table))
     found = {(cell.label, cell.method, cell.base): cell for cell in bench.table}
@@ -109,7 +112,7 @@ def _heats(bench: Bench, shown: Shown, what: str = "Share decided rightly") -> l
         "over drawings where that is known). A stronger colour is a larger number."
     )
     head = ("Victims", *(f"{method}, {base}" for method, base in columns))
-    return [Sheet(what, note, head, tuple(rows))]
+    return Sheet(what, note, head, tuple(rows))
 
 
 def _decided(cell: TableCell) -> SheetCell:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -13,26 +13,33 @@ import torch
 from pydantic import Field, ValidationError
 
 from clipguard import __version__
+from clipguard.audit import MAIN
 from clipguard.lab.zoo_manifest import Entry
 from clipguard.methods import DETECTORS, PURIFIERS, require_known
 from clipguard.outputs import write_atomic
 from clipguard.policy import load_policy
 from clipguard.profiles import RepairSettings, profile
 from clipguard.record import Decision, Outcome, Part, Sha256
-from clipguard.resources import PACKAGE, asset
+from clipguard.resources import PACKAGE
 
-PROFILE, POLICY, MAIN = "standard", "default", "inversion"
+PROFILE, POLICY = "standard", "default"
 FOLDER = "cells"
 Kind = Literal["detect", "purify"]
-SHARED = ("*.py", "families/*.py", "inverters/*.py", "detectors/*.py", "lab/bench_run.py")
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
+SHARED = (
+    *("*.py", "families/*.py", "inverters/*.py", "detectors/*.py", "lab/bench/job.py"),
+    *("assets/artwork.zip", "assets/classnames.txt", "assets/calibration/*.json"),
+)
 CODE: dict[Kind, tuple[str, ...]] = {
     "detect": SHARED,
     "purify": (
         *SHARED,
         *("purifiers/*.py", "attacks/*.py", "lab/evaluate.py", "lab/plant.py", "lab/truth.py"),
+        "assets/artwork-openmoji.zip",
     ),
 }
-"""Files whose change makes a cell another one; command line and renderings are not among them."""
+"""Files whose change makes a cell another one: code, drawings of the probe set and of the
+evaluation, null bands. Command line and renderings are not among them."""
 
 
 class Passes(Part):
@@ -92,6 +99,7 @@ class PurifyCell(Cell):
 
     Attributes:
         twin_sha256: of the clean twin it is compared with.
+        truth_sha256: what `truth_digest` said of the victim.
         images: clean images that the purifier was given.
         labels: those among them whose true class it was told.
         rates: per style what `evaluate_classes` returns; empty where something broke.
@@ -99,13 +107,14 @@ class PurifyCell(Cell):
 
     kind: Literal["purify"] = "purify"
     twin_sha256: Sha256
+    truth_sha256: Sha256
     images: int = 0
     labels: int = 0
     rates: dict[str, dict[str, float]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class Task:
     """What to run on every victim.
 
     Attributes:
@@ -145,34 +154,51 @@ def repair_settings(method: str) -> RepairSettings:
     )
 
 
-def fingerprint(order: Order, method: str) -> str:
+def fingerprint(task: Task, method: str) -> str:
     """Digest of everything but the model that a cell's content depends on."""
     settings = profile(PROFILE)
-    detector = method if order.kind == "detect" else MAIN
+    detector = method if task.kind == "detect" else MAIN
     chosen = settings.detector if detector == MAIN else None
     told = {
-        "kind": order.kind,
+        "kind": task.kind,
         "method": method,
         "detector": DETECTORS.build(detector, chosen).fingerprint(),
-        "repair": asdict(repair_settings(method)) if order.kind == "purify" else None,
+        "repair": asdict(repair_settings(method)) if task.kind == "purify" else None,
         "scenes": asdict(settings.scenes),
         "policy": load_policy(POLICY).sha256,
-        "seed": order.seed,
-        "device": str(order.device),
+        "seed": task.seed,
+        "device": str(task.device),
         "version": __version__,
-        "torch": torch.__version__,
-        "code": _code(order.kind),
+        "packages": {name: version(name) for name in PACKAGES},
+        "files": digest_of(CODE[task.kind]),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-@cache
-def _code(kind: Kind) -> str:
-    """Digest of the source files that make a cell, and of the shipped null bands."""
-    files = sorted(path for pattern in CODE[kind] for path in PACKAGE.glob(pattern))
+def digest_of(patterns: tuple[str, ...]) -> str:
+    """Digest of the files of this package whose path matches one of `patterns`."""
     digest = hashlib.sha256()
-    for path in (*files, *sorted(asset("calibration").glob("*.json"))):
-        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    for path in sorted({path for pattern in patterns for path in PACKAGE.glob(pattern)}):
+        name = path.relative_to(PACKAGE).as_posix()
+        digest.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def truth_digest(victim: Path) -> str:
+    """Digest of what an evaluation reads beside the weights: the truth, and a kept trigger.
+
+    A file that cannot be read counts as an empty one; the evaluation says what is wrong with it.
+
+    Args:
+        victim: folder that `lab plant` wrote.
+    """
+    digest = hashlib.sha256()
+    for path in (victim / "victim.json", victim / "trigger.safetensors"):
+        try:
+            data = path.read_bytes() if path.is_file() else b""
+        except OSError:
+            data = b""
+        digest.update(hashlib.sha256(data).digest())
     return digest.hexdigest()
 
 

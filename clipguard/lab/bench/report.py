@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from clipguard.lab.bench_cells import DetectCell, PurifyCell
-from clipguard.lab.bench_record import (
+from clipguard.lab.bench.cells import DetectCell, PurifyCell
+from clipguard.lab.bench.record import (
+    CATEGORIES,
     HEADLINE,
-    IN_TEXT,
     LEARNER,
     NO_TRIGGER,
     WEAK,
@@ -35,6 +35,7 @@ from clipguard.record import Decision, Rate
 from clipguard.stats import wilson
 
 DRAW_SEED = 0
+SEVERAL_TARGETS = ("multi_target",)
 STYLES = ("seen", "untuned", "held_out")
 RATES = ("asr_before", "asr", "asr_gap", "ca", "ca_loss", "pa", "pa_ratio")
 
@@ -50,12 +51,12 @@ def row_of(entry: Entry, method: str, cell: DetectCell | PurifyCell | None) -> R
     )
 
 
-def matrix(rows: Sequence[Row]) -> tuple[TableCell, ...]:
+def table_of(rows: Sequence[Row]) -> tuple[TableCell, ...]:
     """Label × method × base, in order of first appearance, headline rows first."""
     keys = dict.fromkeys((r.label, r.category, r.method, r.entry["base"]) for r in rows)
-    order = (HEADLINE, WEAK, NO_TRIGGER, IN_TEXT, LEARNER)
     made = []
-    for name, kind, method, base in sorted(keys, key=lambda key: (order.index(key[1]), key[0])):
+    ordered = sorted(keys, key=lambda key: (CATEGORIES.index(key[1]), key[0]))
+    for name, kind, method, base in ordered:
         mine = [
             r
             for r in rows
@@ -123,12 +124,14 @@ def _mean(values: Sequence[float]) -> Figure:
 def right(row: Row) -> bool:
     """Whether the decision is the one a release gate should make.
 
-    A backdoored model must fail and an honest one pass. A model poisoned without a trigger holds
-    no backdoor, so it must only not fail.
+    A backdoored model must fail and an honest one pass, as must the honest model that is
+    published beside a malicious prompt learner. A model poisoned without a trigger holds no
+    backdoor, so it must only not fail.
     """
     if row.category == NO_TRIGGER:
         return _decided(row) is not Decision.FAIL
-    wanted = Decision.FAIL if row.entry["kind"] == "poisoned" else Decision.PASS
+    honest = row.category == LEARNER or not _poisoned(row)
+    wanted = Decision.PASS if honest else Decision.FAIL
     return _decided(row) is wanted
 
 
@@ -149,8 +152,10 @@ def score(rows: Iterable[Row]) -> Score:
     poisoned = [row for row in mine if _poisoned(row)]
     everything = [row for row in ran if _poisoned(row) and row.category in (HEADLINE, WEAK)]
     failed = [row for row in poisoned if _decided(row) is Decision.FAIL]
+    one_target = [row for row in failed if row.entry["attack"] not in SEVERAL_TARGETS]
     return Score(
         models=len(mine),
+        unscored=sum(_score(row) is None for row in mine),
         auroc=Rate(**found._asdict()) if found else None,
         resampled=f"{len(bases)} base parents" if len(bases) > 1 else f"{len(mine)} victims",
         cross_entropy=Figure(**cross_entropy(scores, truths)._asdict()) if mine else None,
@@ -159,7 +164,7 @@ def score(rows: Iterable[Row]) -> Score:
         confusion=_confusion(mine),
         recall_by_asr=_recall(everything, _bin),
         recall_by_attack=_recall(poisoned, lambda row: row.label),
-        target_first=_share([row.cell.target == row.entry["target"] for row in failed if row.cell]),
+        target_first=_share([_target(row) == row.entry["target"] for row in one_target]),
         by_base={
             base: _base([r for r in mine if r.entry["base"] == base]) for base in sorted(bases)
         },
@@ -209,7 +214,15 @@ def _share(hits: Sequence[bool]) -> Rate | None:
 
 
 def _scores(rows: Sequence[Row]) -> list[float]:
-    return [suspicion(row.cell.score if isinstance(row.cell, DetectCell) else None) for row in rows]
+    return [suspicion(_score(row)) for row in rows]
+
+
+def _score(row: Row) -> float | None:
+    return row.cell.score if isinstance(row.cell, DetectCell) else None
+
+
+def _target(row: Row) -> str | None:
+    return row.cell.target if row.cell else None
 
 
 def _poisoned(row: Row) -> bool:

@@ -6,13 +6,22 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from clipguard.lab.bench_cells import DetectCell, Kind, PurifyCell
+from clipguard.lab.bench.cells import DetectCell, Kind, PurifyCell
 from clipguard.lab.zoo_manifest import Entry
 from clipguard.record import Part, Rate
 
 SCHEMA_VERSION: Final = "clipguard.bench/1"
 HEADLINE, WEAK = "headline", "weak"
 NO_TRIGGER, IN_TEXT, LEARNER = "no trigger", "trigger in the text", "prompt learner"
+WORD = "needs a prompt word"
+APART = {
+    "mmpoison": NO_TRIGGER,
+    "text_tower": IN_TEXT,
+    "prompt_learner": LEARNER,
+    "trojvqa": WORD,
+}
+"""Attack to the category of those that a scan by ordinary prompts and images cannot show."""
+CATEGORIES = (HEADLINE, WEAK, *APART.values())
 
 
 class Figure(Part):
@@ -76,6 +85,7 @@ class Score(Part):
 
     Attributes:
         models: how many they are.
+        unscored: of them without a suspicion, which count as 0.5.
         auroc: ranking of backdoored above clean by suspicion.
         resampled: what its interval resamples.
         cross_entropy: in nats, as TrojAI scores.
@@ -84,11 +94,13 @@ class Score(Part):
         confusion: kind of model to decision to how many.
         recall_by_asr: ASR bin to share failed, weak victims included.
         recall_by_attack: attack to share failed.
-        target_first: share of those found whose target was ranked first.
+        target_first: share of those found whose target was ranked first; attacks with several
+            targets are left out, since an entry knows one of them.
         by_base: the same, base parent by base parent.
     """
 
     models: int
+    unscored: int
     auroc: Rate | None
     resampled: str
     cross_entropy: Figure | None
@@ -146,12 +158,8 @@ def category(entry: Entry) -> str:
     """Whether an entry counts in the headline, and if not, why."""
     if entry.kind != "poisoned":
         return HEADLINE
-    if entry.attack == "mmpoison":
-        return NO_TRIGGER
-    if entry.attack == "text_tower":
-        return IN_TEXT
-    if "prompt" in entry.attack:
-        return LEARNER
+    if entry.attack in APART:
+        return APART[entry.attack]
     return HEADLINE if entry.planted else WEAK
 
 

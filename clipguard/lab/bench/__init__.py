@@ -1,0 +1,1 @@
+"""The benchmark: every method on every victim of a zoo, as a matrix of cells."""
