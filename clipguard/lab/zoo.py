@@ -197,15 +197,18 @@ def _as_built(folder: Path, preset: str, ordered: Sequence[Wanted]) -> Zoo:
 def _entries(folder: Path, one: Wanted) -> list[Entry]:
     """The model, and its twin if it has one; without digests where it is not built yet."""
     order = one.order
-    shared = {"base": order.base, "architecture": BASES[order.base], "seed": order.seed}
-    nothing: dict[str, Any] = {
+    clean: dict[str, Any] = {
+        "split": one.split,
+        "base": order.base,
+        "architecture": BASES[order.base],
+        "seed": order.seed,
         "kind": "clean",
         "attack": CLEAN,
         "negative": None,
         "settings": {},
         "target": None,
+        "twin": None,
     }
-    clean: dict[str, Any] = {"split": one.split, "twin": None, **shared, **nothing}
     path = f"{VICTIMS}/{one.id}"
     found = {"id": one.id, "path": f"{path}/victim", **_measured(folder, f"{path}/victim")}
     if order.attack == CLEAN:

@@ -324,17 +324,6 @@ def test_a_cell_says_what_code_it_was_ordered_with(zoo: Path, monkeypatch: pytes
     assert planned(zoo).prints != ordered.prints
 
 
-def test_a_file_is_told_by_its_name_and_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cells, "PACKAGE", tmp_path)
-    (tmp_path / "a").mkdir()
-    found = set()
-    for name, text in (("x.py", "1"), ("x.py", "2"), ("y.py", "2"), ("a/y.py", "2")):
-        (tmp_path / name).write_text(text)
-        found.add(cells.digest_of(("*.py", "*/*.py")))
-    assert len(found) == 4
-    assert cells.digest_of(("x.py", "*.py")) == cells.digest_of(("*.py",))
-
-
 def test_another_package_version_makes_another_cell(monkeypatch: pytest.MonkeyPatch):
     task = Task(kind="detect", methods=("inversion",))
     known = cells.fingerprint(task, "inversion")

@@ -20,7 +20,7 @@ from clipguard.outputs import write_atomic
 from clipguard.policy import load_policy
 from clipguard.profiles import RepairSettings, profile
 from clipguard.record import Decision, Outcome, Part, Sha256
-from clipguard.resources import PACKAGE
+from clipguard.resources import digest_of
 
 PROFILE, POLICY = "standard", "default"
 FOLDER = "cells"
@@ -34,7 +34,13 @@ CODE: dict[Kind, tuple[str, ...]] = {
     "detect": SHARED,
     "purify": (
         *SHARED,
-        *("purifiers/*.py", "attacks/*.py", "lab/evaluate.py", "lab/plant.py", "lab/truth.py"),
+        *(
+            "purifiers/*.py",
+            "attacks/*.py",
+            "lab/evaluate.py",
+            "lab/truth.py",
+            "lab/victim_folder.py",
+        ),
         "assets/artwork-openmoji.zip",
     ),
 }
@@ -173,15 +179,6 @@ def fingerprint(task: Task, method: str) -> str:
         "files": digest_of(CODE[task.kind]),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-def digest_of(patterns: tuple[str, ...]) -> str:
-    """Digest of the files of this package whose path matches one of `patterns`."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in PACKAGE.glob(pattern)}):
-        name = path.relative_to(PACKAGE).as_posix()
-        digest.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def truth_digest(victim: Path) -> str:

@@ -15,7 +15,6 @@ from clipguard.lab.bench.cells import (
     Kind,
     PurifyCell,
     Task,
-    digest_of,
     fingerprint,
     read_cell,
     require_methods,
@@ -30,6 +29,7 @@ from clipguard.lab.looks import Look, count_looks, log_look, look_at
 from clipguard.lab.presets import Split
 from clipguard.lab.zoo_manifest import Entry, Zoo, read_zoo
 from clipguard.outputs import write_atomic
+from clipguard.resources import digest_of
 from clipguard.text_safety import safe_text
 from clipguard.types import Progress
 
