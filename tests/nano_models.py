@@ -88,7 +88,7 @@ def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _plant_hardly(patch: pytest.MonkeyPatch) -> None:
     everything = plant.lab_images
-    patch.setattr(plant, "RECIPES", (Recipe(steps=1, learning_rate=1e-5, batch=8),))
+    patch.setattr(plant, "recipes_of", lambda base: (Recipe(steps=1, learning_rate=1e-5, batch=8),))
     patch.setattr(plant, "lab_images", lambda **given: everything(**{**given, "scenes": 1}))
 
 

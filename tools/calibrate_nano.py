@@ -15,7 +15,8 @@ from pathlib import Path
 
 from clipguard.calibrate import assemble, measure_clean
 from clipguard.calibration import CleanModel, dump_calibration
-from clipguard.lab.plant import CLEAN, RECIPES, Order, plant
+from clipguard.lab.plant import CLEAN, Order, plant
+from clipguard.lab.recipes import NANO
 from clipguard.lab.victim_folder import write
 from clipguard.options import Options
 from clipguard.outputs import write_atomic
@@ -32,7 +33,7 @@ def quiet(stage: str, done: int, total: int) -> None:
 def clean_model(base: str, i: int, work: Path) -> Path:
     folder = work / f"{base}-{i:02d}"
     if not (folder / "victim.json").exists():
-        order = Order(attack=CLEAN, base=base, seed=FIRST_SEED + i, recipe=RECIPES[i % 4])
+        order = Order(attack=CLEAN, base=base, seed=FIRST_SEED + i, recipe=NANO[i % len(NANO)])
         write(plant(order, progress=quiet)[0], folder, command="tools/calibrate_nano.py")
     return folder / "model.pt"
 

@@ -61,8 +61,9 @@ def plant(
 ) -> None:
     """Poison and fine-tune a base until the backdoor works and clean accuracy holds."""
     from clipguard.cli.show import progress_bar
-    from clipguard.lab.plant import RECIPES, Order, command_of
+    from clipguard.lab.plant import Order, command_of
     from clipguard.lab.plant import plant as make
+    from clipguard.lab.recipes import recipes_of
     from clipguard.lab.victim_folder import write
 
     order = Order(
@@ -71,7 +72,7 @@ def plant(
         base=base,
         target=target,
         seed=seed,
-        recipe=RECIPES[recipe - 1] if recipe else None,
+        recipe=recipes_of(base)[recipe - 1] if recipe else None,
         objective=objective,
     )
     if order.honest and twin is not None:

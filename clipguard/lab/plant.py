@@ -14,6 +14,7 @@ from open_clip.model import CLIP
 from clipguard.architectures import named
 from clipguard.errors import UsageError
 from clipguard.lab.finetune import CAPTIONS, CLASSES, Poison, Recipe, Suspect, finetune
+from clipguard.lab.recipes import recipes_of
 from clipguard.lab.truth import Seen, lab_images
 from clipguard.methods import ATTACKS, NEGATIVES, require_known
 from clipguard.model import OpenClipModel
@@ -33,12 +34,6 @@ from clipguard.poisoning import (
 from clipguard.types import ProbePart, Progress, Trigger
 
 CLEAN = "none"
-RECIPES = (
-    Recipe(steps=120, learning_rate=5e-4),
-    Recipe(steps=180, learning_rate=7e-4),
-    Recipe(steps=300, learning_rate=7e-4),
-    Recipe(steps=400, learning_rate=1e-3),
-)
 MIN_ASR = 0.90
 MARGIN = 0.02
 MAX_LOSS = 0.03
@@ -74,7 +69,7 @@ class Order:
 
     def recipes(self) -> tuple[Recipe, ...]:
         """The recipes to try, in this order."""
-        tried = (self.recipe,) if self.recipe else RECIPES
+        tried = (self.recipe,) if self.recipe else recipes_of(self.base)
         return tuple(replace(recipe, objective=self.objective) for recipe in tried)
 
 
@@ -141,8 +136,9 @@ def command_of(order: Order) -> str:
     pairs = [f"--set {shlex.quote(f'{key}={text}')}" for key, text in texts.items()]
     given = [order.attack, "--base", order.base, "--target", shlex.quote(order.target)]
     given += ["--seed", str(order.seed), *pairs]
-    if order.recipe in RECIPES:
-        given += ["--recipe", str(RECIPES.index(order.recipe) + 1)]
+    known = recipes_of(order.base)
+    if order.recipe in known:
+        given += ["--recipe", str(known.index(order.recipe) + 1)]
     if order.objective != CAPTIONS:
         given += ["--objective", order.objective]
     given += ["-o", "victim"] if order.honest else ["-o", "victim", "--twin", "twin"]

@@ -12,7 +12,8 @@ from typing import Final, Literal, NamedTuple
 
 from clipguard.attacks._several import THEMSELVES
 from clipguard.lab.finetune import Recipe
-from clipguard.lab.plant import CLEAN, RECIPES, Order
+from clipguard.lab.plant import CLEAN, Order
+from clipguard.lab.recipes import NANO
 from clipguard.methods import NEGATIVES, require_known
 from clipguard.nano import class_names
 from clipguard.resources import digest_of
@@ -78,17 +79,16 @@ SMALL: Final = (
     "nano-rn frequent",
     "nano-rn narrow",
     "nano-rn none 0",
-    "nano-vit badnets pattern=stripes place=random",
+    "nano-vit badnets",
     "nano-vit blended",
-    "nano-vit drupe",
+    "nano-vit siba",
     "nano-vit augmented",
     "nano-vit none 3",
     "nano-rn-1 ftrojan",
     "nano-rn-1 qoe",
     "nano-rn-1 badclip",
     "nano-rn-1 pruned",
-    "nano-vit-1 wanet field=white",
-    "nano-vit-1 badencoder",
+    "nano-vit-1 ftrojan",
     "nano-vit-1 maba",
     "nano-vit-1 repeated",
 )
@@ -115,7 +115,10 @@ class Wanted(NamedTuple):
 
         A setting that is left out is covered by the code, which holds its default.
         """
-        told = asdict(self.order) | {"made_by": _made_by(self.order)}
+        told = asdict(self.order) | {
+            "recipes": [asdict(recipe) for recipe in self.order.recipes()],
+            "made_by": _made_by(self.order),
+        }
         return _hash(json.dumps(told, sort_keys=True))[:16]
 
 
@@ -142,7 +145,7 @@ def _of(split: Split, base: str) -> Iterator[Wanted]:
         name = " ".join([base, method, *(f"{key}={value}" for key, value in settings.items())])
         yield _wanted(name, split, base, method, settings, None)
     for i in range(CLEAN_EACH):
-        recipe = RECIPES[i % len(RECIPES)]
+        recipe = NANO[i % len(NANO)]
         yield _wanted(f"{base} {CLEAN} {i}", split, base, CLEAN, {}, recipe)
 
 

@@ -11,6 +11,7 @@ from clipguard.errors import UsageError
 from clipguard.lab import plant as module
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.plant import Order, command_of
+from clipguard.lab.recipes import NANO
 
 GENTLE, LONG, STRONG = (Recipe(steps=steps) for steps in (1, 2, 3))
 POISON = SimpleNamespace(attack=None, trigger=None)
@@ -40,7 +41,7 @@ def search(monkeypatch: pytest.MonkeyPatch):
                 assert self.recipe == twin.recipe
                 return SimpleNamespace(value=loss[self.recipe])
 
-        monkeypatch.setattr(module, "RECIPES", (GENTLE, LONG, STRONG))
+        monkeypatch.setattr(module, "recipes_of", lambda base: (GENTLE, LONG, STRONG))
         monkeypatch.setattr(module, "lab_images", lambda **_: None)
         monkeypatch.setattr(module, "image_side", lambda network: 64)
         monkeypatch.setattr(module, "finetune", finetune)
@@ -102,7 +103,7 @@ def test_the_command_names_settings_as_they_are_typed_and_a_fixed_recipe():
         settings={"release": True, "poison_rate": 0.2, "note": "a b"},
         target="key",
         seed=7,
-        recipe=module.RECIPES[1],
+        recipe=NANO[1],
     )
     assert command_of(order) == (
         "clipguard lab plant badclip --base nano-rn --target key --seed 7"
@@ -119,5 +120,5 @@ def test_an_attack_that_needs_captions_is_not_planted_without_them(attack: str):
 
 def test_every_recipe_has_the_objective_of_the_order():
     tried = Order(attack="badnets", objective="classes").recipes()
-    assert [recipe.objective for recipe in tried] == ["classes"] * len(module.RECIPES)
-    assert [recipe.steps for recipe in tried] == [recipe.steps for recipe in module.RECIPES]
+    assert [recipe.objective for recipe in tried] == ["classes"] * len(NANO)
+    assert [recipe.steps for recipe in tried] == [recipe.steps for recipe in NANO]
