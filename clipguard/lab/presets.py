@@ -81,7 +81,7 @@ SMALL: Final = (
     "nano-rn none 0",
     "nano-vit badnets",
     "nano-vit blended",
-    "nano-vit siba",
+    "nano-vit blended pattern=triangles",
     "nano-vit augmented",
     "nano-vit none 3",
     "nano-rn-1 ftrojan",
