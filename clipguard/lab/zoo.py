@@ -210,35 +210,37 @@ def _entries(folder: Path, one: Wanted) -> list[Entry]:
         "twin": None,
     }
     path = f"{VICTIMS}/{one.id}"
-    found = {"id": one.id, "path": f"{path}/victim", **_measured(folder, f"{path}/victim")}
+    found = {"id": one.id, "path": f"{path}/victim"}
     if order.attack == CLEAN:
-        return [Entry(**clean, **found)]
+        return [_measured(folder, clean | found)]
     told: dict[str, Any] = {"settings": dict(order.settings)}
     if order.honest:
         told |= {"kind": "negative", "negative": order.attack, "about": order.target}
-        return [Entry(**(clean | told | found))]
+        return [_measured(folder, clean | told | found)]
     twin = _hash(f"twin of {one.id}")
     told |= {"kind": "poisoned", "attack": order.attack, "target": order.target, "twin": twin}
-    other = {"id": twin, "path": f"{path}/twin", **_measured(folder, f"{path}/twin")}
-    return [Entry(**(clean | told | found)), Entry(**clean, **other)]
+    other = {"id": twin, "path": f"{path}/twin"}
+    return [_measured(folder, clean | told | found), _measured(folder, clean | other)]
 
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _measured(folder: Path, path: str) -> dict[str, Any]:
-    """What `victim.json` says of the rates and of the file; nothing where it does not say it."""
+def _measured(folder: Path, told: dict[str, Any]) -> Entry:
+    """The entry, with what `victim.json` says of rates and file; not built where it says none."""
     unbuilt = {"planted": False, "asr": None, "ca_loss": None, "sha256": None}
     try:
-        truth, digest = read_truth(folder, path)
+        truth, digest = read_truth(folder, told["path"])
         seen, attacked = truth["rates"]["seen"], truth["attack"] != CLEAN
-        return {
+        measured = {
             "planted": attacked and truth["planted"],
             "asr": seen["asr"]["value"] if attacked else None,
             "ca_loss": seen["loss_against_twin"]["value"] if attacked else None,
             "sha256": truth["model_sha256"],
             "truth_sha256": digest,
         }
+        # Impossible values in one file must not make a manifest that nobody can read.
+        return Entry.from_json(told | measured)
     except (UsageError, KeyError, TypeError):
-        return unbuilt
+        return Entry(**told, **unbuilt)

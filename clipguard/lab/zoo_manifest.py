@@ -175,6 +175,7 @@ def read_truth(folder: Path, path: str) -> tuple[dict[str, Any], str]:
             raise UsageError(f"{shown} is larger than any truth (1 MB)")
         data = file.read_bytes()
         truth = json.loads(data)
+        json.dumps(truth, allow_nan=False)  # Python reads NaN, which is no JSON to print
     except OSError as error:
         raise UsageError(f"cannot read {shown}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -92,6 +92,16 @@ def test_what_is_there_is_not_made_again(worker: Path, tmp_path: Path):
     assert build(tmp_path) == first
 
 
+def say(path: Path, **given: object) -> None:
+    """Let `victim.json` say something else."""
+    truth = json.loads((path / "victim.json").read_text())
+    (path / "victim.json").write_text(json.dumps(truth | given))
+
+
+def asr_of(value: float) -> dict[str, object]:
+    return {"seen": {"asr": {"value": value}, "loss_against_twin": {"value": 0.0}}}
+
+
 @pytest.mark.parametrize(
     ("entry", "spoil", "told"),
     [
@@ -101,6 +111,10 @@ def test_what_is_there_is_not_made_again(worker: Path, tmp_path: Path):
         (2, lambda path: (path / "victim.json").unlink(), "victim.json is not there"),
         (3, lambda path: (path / "trigger.safetensors").unlink(), "trigger.safetensors is missing"),
         (5, lambda path: (path / "victim.json").write_text('{"rates": 3}'), "is not the one of"),
+        (0, lambda path: say(path, planted="perhaps"), "victim.json is not the one"),
+        (0, lambda path: say(path, rates=asr_of(7.0)), "victim.json is not the one"),
+        (0, lambda path: say(path, rates=asr_of(float("nan"))), "victim.json is no JSON"),
+        (0, lambda path: say(path, model_sha256="0"), "victim.json is not the one"),
     ],
 )
 def test_what_lost_a_file_is_found_and_made_again(worker, tmp_path, entry, spoil, told):
