@@ -44,13 +44,17 @@ def wrong_with(folder: Path, entry: Entry) -> str:
     if hashlib.sha256(model.read_bytes()).hexdigest() != entry.sha256:
         return "model.pt is not the one of the manifest"
     try:
-        _, digest = read_truth(folder, entry.path)
+        truth, digest = read_truth(folder, entry.path)
     except UsageError as error:
         return str(error)
-    if digest != entry.truth_sha256:
+    # Manifests from before `truth_sha256` hold none.
+    if entry.truth_sha256 not in (None, digest) or truth.get("model_sha256") != entry.sha256:
         return "victim.json is not the one of the manifest"
-    if entry.kind == "poisoned" and not (folder / entry.path / "trigger.safetensors").is_file():
-        return "trigger.safetensors is missing"
+    if entry.kind == "poisoned":
+        if not (folder / entry.path / "trigger.safetensors").is_file():
+            return "trigger.safetensors is missing"
+        if not (folder / entry.path / "preview-1.png").is_file():
+            return "its previews are missing"
     return ""
 
 

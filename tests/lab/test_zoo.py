@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ WORKER = """
         (folder / kind / "model.pt").write_bytes(content)
         if attack != "none":
             (folder / kind / "trigger.safetensors").touch()
+            (folder / kind / "preview-1.png").touch()
         rates = {"asr": {"value": 0.97}, "loss_against_twin": {"value": 0.01}}
         truth = {"attack": "none" if attack == "rounded" else attack, "rates": {"seen": rates}}
         truth["planted"] = order["seed"] != 13
@@ -110,6 +112,7 @@ def asr_of(value: float) -> dict[str, object]:
         (1, lambda path: (path / "victim.json").write_text("{"), "victim.json is no JSON"),
         (2, lambda path: (path / "victim.json").unlink(), "victim.json is not there"),
         (3, lambda path: (path / "trigger.safetensors").unlink(), "trigger.safetensors is missing"),
+        (3, lambda path: (path / "preview-1.png").unlink(), "its previews are missing"),
         (5, lambda path: (path / "victim.json").write_text('{"rates": 3}'), "is not the one of"),
         (0, lambda path: say(path, planted="perhaps"), "victim.json is not the one"),
         (0, lambda path: say(path, rates=asr_of(7.0)), "victim.json is not the one"),
@@ -125,6 +128,18 @@ def test_what_lost_a_file_is_found_and_made_again(worker, tmp_path, entry, spoil
     assert told in wrong
     assert build(tmp_path) == first
     assert zoo_check.verify(tmp_path) == []
+
+
+def test_without_its_digest_in_the_manifest_the_truth_must_still_name_the_model(
+    worker: Path, tmp_path: Path
+):
+    made = build(tmp_path)
+    old = tuple(replace(entry, truth_sha256=None) for entry in made.entries)
+    write_zoo(tmp_path, replace(made, entries=old))
+    assert zoo_check.verify(tmp_path) == []
+    say(tmp_path / old[0].path, model_sha256="f" * 64)
+    (wrong,) = zoo_check.verify(tmp_path)
+    assert wrong.endswith("victim.json is not the one of the manifest")
 
 
 def test_a_zoo_keeps_its_preset_and_is_not_made_smaller(
