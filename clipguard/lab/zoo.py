@@ -20,10 +20,11 @@ from filelock import FileLock, Timeout
 
 from clipguard.errors import UsageError
 from clipguard.lab.plant import CLEAN
-from clipguard.lab.presets import Wanted, wanted
+from clipguard.lab.presets import PRESETS, Wanted, wanted
 from clipguard.lab.zoo_check import digest_of, wrong_with
 from clipguard.lab.zoo_manifest import FILE, Entry, Zoo, read_truth, read_zoo, write_zoo
 from clipguard.nano import BASES
+from clipguard.outputs import umask
 from clipguard.text_safety import safe_text
 
 VICTIMS = "victims"
@@ -69,8 +70,8 @@ def build(folder: Path, preset: str | None, *, jobs: int, told: Told) -> Zoo:
         The zoo, as its manifest has it.
 
     Raises:
-        UsageError: unknown preset, one smaller than that of the zoo, another build at work in
-            `folder`, or a model that could not be made; those made before it are kept.
+        UsageError: unknown preset, one without models that the zoo has built, another build at
+            work in `folder`, or a model that could not be made; those made before it are kept.
     """
     preset = _preset(folder, preset)
     ordered = wanted(preset)
@@ -92,16 +93,19 @@ def build(folder: Path, preset: str | None, *, jobs: int, told: Told) -> Zoo:
 
 
 def _preset(folder: Path, asked: str | None) -> str:
-    """The preset to build: a zoo never gets a manifest that lists less than the one it has."""
+    """The preset to build: a model that is there and stays as it is never leaves the manifest."""
     if not (folder / FILE).exists():
         return asked or DEFAULT
-    known = read_zoo(folder).preset
-    if asked and {one.id for one in wanted(asked)} < {one.id for one in wanted(known)}:
-        raise UsageError(
-            f"{safe_text(folder)} holds the preset {safe_text(known)}, of which {asked} is a part; "
-            "leave out --preset, or build in another folder"
-        )
-    return asked or known
+    zoo = read_zoo(folder)
+    if asked and zoo.preset in PRESETS:
+        kept = {one.id for one in wanted(asked)}
+        gone = {one.id for one in wanted(zoo.preset)} - kept
+        if any(entry.id in gone for entry in zoo.built()):
+            raise UsageError(
+                f"{safe_text(folder)} holds the preset {zoo.preset}, of which {asked} is a part; "
+                "leave out --preset, or build in another folder"
+            )
+    return asked or zoo.preset
 
 
 def _is_whole(folder: Path, one: Wanted) -> bool:
@@ -173,16 +177,16 @@ def _started(one: Wanted, folder: Path) -> Child:
 
 def _finished(child: Child, folder: Path) -> str:
     """Move what a worker made to its place, and tell it in one line."""
-    with suppress(BrokenPipeError):
-        child.process.communicate()
+    child.process.communicate()
     name, errors = child.one.name, child.folder / "errors"
     if child.process.returncode:
-        last = errors.read_text(encoding="utf-8").strip().splitlines()[-1:]
+        last = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         return f"{name}: {safe_text(''.join(last)) or 'the worker was killed'}"
     errors.unlink()
     place = folder / VICTIMS / child.one.id
     if place.exists():  # one that lost a file
         shutil.rmtree(place)
+    child.folder.chmod(0o777 & ~umask())  # mkdtemp makes folders only their owner can enter
     child.folder.replace(place)
     entry = _entries(folder, child.one)[0]
     rate = "" if entry.asr is None else f", ASR {entry.asr:.1%}{'' if entry.planted else ' (weak)'}"
@@ -229,7 +233,7 @@ def _hash(text: str) -> str:
 
 def _measured(folder: Path, told: dict[str, Any]) -> Entry:
     """The entry, with what `victim.json` says of rates and file; not built where it says none."""
-    unbuilt = {"planted": False, "asr": None, "ca_loss": None, "sha256": None}
+    unbuilt: dict[str, Any] = {"planted": False, "asr": None, "ca_loss": None, "sha256": None}
     try:
         truth, digest = read_truth(folder, told["path"])
         seen, attacked = truth["rates"]["seen"], truth["attack"] != CLEAN

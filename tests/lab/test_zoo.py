@@ -12,6 +12,7 @@ import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,10 +157,46 @@ def test_a_zoo_keeps_its_preset_and_is_not_made_smaller(
     assert zoo.build(smaller, "small", jobs=2, told=lambda line: None).preset == "small"
 
 
-def test_a_worker_that_dies_at_once_is_told_of(worker: Path, tmp_path: Path):
-    worker.write_text("import os; os.close(0); os._exit(3)")
-    with pytest.raises(UsageError, match="a: the worker was killed"):
+def test_a_smaller_preset_is_refused_only_where_it_would_lose_a_built_model(
+    worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(zoo, "wanted", lambda preset: ONES[:2] if preset == "ci" else ONES)
+    made = zoo.build(tmp_path, "small", jobs=2, told=lambda line: None)
+    only = tuple(
+        entry if entry in made.entries[:3] else replace(entry, sha256=None)
+        for entry in made.entries
+    )
+    write_zoo(tmp_path, replace(made, entries=only))
+    assert len(build(tmp_path).entries) == 3
+
+
+def test_a_zoo_of_a_preset_that_is_no_more_can_be_built_with_another(worker: Path, tmp_path: Path):
+    made = build(tmp_path)
+    write_zoo(tmp_path, replace(made, preset="huge"))
+    assert build(tmp_path) == made
+
+
+def test_a_worker_that_dies_at_once_is_told_of(
+    worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def dead(*given: Any, **named: Any) -> subprocess.Popen[str]:
+        process = popen(*given, **named)
+        process.wait()  # so that nobody reads what the builder writes
+        return process
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(zoo.subprocess, "Popen", dead)
+    worker.write_text("import sys; sys.exit('no memory')")
+    with pytest.raises(UsageError, match="a: no memory"):
         build(tmp_path)
+    assert not read_zoo(tmp_path).built()
+
+
+def test_everybody_may_read_a_model_as_far_as_the_umask_says(worker: Path, tmp_path: Path):
+    made = build(tmp_path)
+    (tmp_path / "other").mkdir()
+    folder = (tmp_path / made.entries[0].path).parent
+    assert folder.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_folders_of_other_code_are_named_and_left(
