@@ -111,15 +111,20 @@ class Wanted(NamedTuple):
 
     @property
     def id(self) -> str:
-        """16 hex digits of everything that decides the weights: order, base, code and libraries.
+        """See `id_of`."""
+        return id_of(self.order)
 
-        A setting that is left out is covered by the code, which holds its default.
-        """
-        told = asdict(self.order) | {
-            "recipes": [asdict(recipe) for recipe in self.order.recipes()],
-            "made_by": _made_by(self.order),
-        }
-        return _hash(json.dumps(told, sort_keys=True))[:16]
+
+def id_of(order: Order) -> str:
+    """16 hex digits of everything that decides the weights: order, base, code and libraries.
+
+    A setting that is left out is covered by the code, which holds its default.
+    """
+    told = asdict(order) | {
+        "recipes": [asdict(recipe) for recipe in order.recipes()],
+        "made_by": _made_by(order),
+    }
+    return _hash(json.dumps(told, sort_keys=True))[:16]
 
 
 def wanted(preset: str) -> tuple[Wanted, ...]:

@@ -170,7 +170,8 @@ def _started(one: Wanted, folder: Path) -> Child:
     if process.stdin is None:
         raise ValueError("the worker was started with a pipe")
     with suppress(BrokenPipeError):  # it died at once; its exit code says so
-        process.stdin.write(json.dumps({"order": asdict(one.order), "folder": str(work)}) + "\n")
+        given = {"id": one.id, "order": asdict(one.order), "folder": str(work)}
+        process.stdin.write(json.dumps(given) + "\n")
         process.stdin.flush()
     return Child(one, work, process, time.monotonic())
 

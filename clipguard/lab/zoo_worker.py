@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from clipguard.errors import ClipguardError
+from clipguard.errors import ClipguardError, UsageError
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.plant import Order, command_of, plant
+from clipguard.lab.presets import id_of
 from clipguard.lab.victim_folder import write
 
 ORPHANED = 1
@@ -34,6 +35,8 @@ def main() -> int:
     recipe, folder = given["order"].pop("recipe"), Path(given["folder"])
     order = Order(**given["order"], recipe=Recipe(**recipe) if recipe else None)
     try:
+        if id_of(order) != given["id"]:
+            raise UsageError("the code changed since the build began; start it again")
         victim, twin = plant(order, progress=lambda stage, done, total: None)
         write(victim, folder / "victim", command=command_of(order))
         if victim.trigger is not None:

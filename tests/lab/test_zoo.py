@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from clipguard.errors import UsageError
 from clipguard.lab import zoo, zoo_check
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.plant import CLEAN, Order
-from clipguard.lab.presets import Wanted
+from clipguard.lab.presets import Wanted, id_of
 from clipguard.lab.zoo_manifest import read_zoo, write_zoo
 
 WORKER = """
@@ -330,10 +330,9 @@ def test_building_from_the_command_line_tells_every_model(worker: Path, tmp_path
     assert "6 models, 1 of them planted weakly" in told.out
 
 
-def order_line(folder: Path, order: Order) -> str:
-    from dataclasses import asdict
-
-    return json.dumps({"order": asdict(order), "folder": str(folder)}) + "\n"
+def order_line(folder: Path, order: Order, known_as: str | None = None) -> str:
+    given = {"id": known_as or id_of(order), "order": asdict(order), "folder": str(folder)}
+    return json.dumps(given) + "\n"
 
 
 def started() -> subprocess.Popen[str]:
@@ -371,6 +370,18 @@ def test_the_worker_ends_when_nobody_waits_for_it(tmp_path: Path):
         running.stdin.write(order_line(tmp_path, Order(attack="badnets")))
         running.stdin.close()
         assert running.wait(timeout=60) == 1
+    assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.slow
+def test_the_worker_of_other_code_than_the_builder_makes_nothing(tmp_path: Path):
+    with started() as running:
+        assert running.stdin is not None
+        assert running.stderr is not None
+        running.stdin.write(order_line(tmp_path, Order(attack="none"), known_as="0" * 16))
+        running.stdin.flush()
+        assert running.wait(timeout=60) == 1
+        assert "the code changed since the build began" in running.stderr.read()
     assert not (tmp_path / "victim").exists()
 
 
