@@ -45,7 +45,7 @@ def build(
 
 @zoo.command("ls")
 def ls(folder: Folder) -> None:
-    """One line per model: id, side, base, what it is, target, ASR."""
+    """One line per model: id, side, base, what it is, target or class it is about, ASR."""
     from clipguard.lab.zoo_manifest import read_zoo
 
     for entry in read_zoo(folder).entries:
@@ -55,7 +55,8 @@ def ls(folder: Folder) -> None:
         state = "not built" if entry.sha256 is None else rate
         weak = "weak" if entry.kind == "poisoned" and state == rate and not entry.planted else ""
         cells = (entry.id, f"{entry.split:11}", f"{entry.base:10}", f"{entry.kind:8}", what)
-        typer.echo(safe_text(" ".join([*cells, entry.target or "", state, weak]).rstrip(), 400))
+        name = entry.target or entry.about or ""
+        typer.echo(safe_text(" ".join([*cells, name, state, weak]).rstrip(), 400))
 
 
 @zoo.command("show")

@@ -39,7 +39,7 @@ class Entry:
         architecture: of that base.
         attack: registered name, `none` for an honest model.
         negative: registered name of the hard negative, if it is one.
-        about: class name that the hard negative is about.
+        about: class name that the hard negative is about, if it is one.
         settings: of the attack or hard negative.
         target: class name that the attacker wants, if there is an attacker.
         seed: it was made with.
@@ -87,6 +87,8 @@ class Entry:
         entry = _checked(TypeAdapter(Entry), data)
         if (entry.kind == "negative") != (entry.negative is not None):
             raise UsageError("negative: names the hard negative of such an entry, and of no other")
+        if entry.about is not None and entry.kind != "negative":
+            raise UsageError("about: stands with a hard negative, and with nothing else")
         if (entry.kind == "poisoned") != (entry.attack != "none"):
             raise UsageError("attack: must be none where nothing was planted, and only there")
         return entry

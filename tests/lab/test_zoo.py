@@ -82,6 +82,7 @@ def test_the_manifest_names_every_model_with_its_truth(worker: Path, tmp_path: P
         ("clean", "none", None, False),
     ]
     for entry in made.entries:
+        assert entry.about == ("bell" if entry.kind == "negative" else None)
         model = (tmp_path / "zoo" / entry.path / "model.pt").read_bytes()
         assert hashlib.sha256(model).hexdigest() == entry.sha256
     assert made.by_id()[made.entries[0].twin or ""].path.endswith("/twin")
@@ -309,6 +310,7 @@ def test_the_command_line_lists_shows_and_verifies(worker: Path, tmp_path: Path,
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(made.entries)
     assert "badnets key ASR 97.0%" in lines[0]
+    assert lines[2].endswith("rounded bell")
     assert lines[3].endswith("weak")
     assert main(["lab", "zoo", "show", str(tmp_path), made.entries[0].id[:9]]) == 0
     told = json.loads(capsys.readouterr().out)

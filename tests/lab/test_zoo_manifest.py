@@ -45,6 +45,8 @@ def changed(folder: Path, **given: object) -> Path:
         ({"colour": "red"}, "colour"),
         ({"attack": "none"}, "attack: must be none"),
         ({"negative": "watermark"}, "negative: names"),
+        ({"about": "tiger"}, "about: stands with a hard negative"),
+        ({"truth_sha256": "0"}, "truth_sha256"),
         ({"twin": "f" * 16}, "is no clean entry"),
         ({"twin": f"{2:016x}"}, "is no clean entry"),
         ({"path": "../elsewhere"}, "leads out of the zoo"),
