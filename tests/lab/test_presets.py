@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
+from clipguard.cli.app import main
 from clipguard.errors import UsageError
-from clipguard.lab import presets
-from clipguard.lab.plant import CLEAN
+from clipguard.lab import plant, presets
+from clipguard.lab.plant import CLEAN, Order
 from clipguard.lab.presets import (
     ATTACKS,
     PARENTS,
@@ -94,6 +96,27 @@ def test_every_attack_and_setting_can_be_built():
         for name, settings in ATTACKS[split]:
             REGISTERED.build(name, settings)
     assert {one.order.attack for one in wanted("full")} >= set(NEGATIVES.names())
+
+
+def test_the_command_in_the_truth_orders_the_same_as_the_zoo(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    found = []
+
+    def ordered(order: Order, **_: object) -> None:
+        found.append(order)
+        raise UsageError("only looked at")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plant, "plant", ordered)
+    shapes = {
+        (str(one.order.settings), one.order.recipe, one.order.honest): one.order
+        for one in wanted("full")
+    }
+    for order in shapes.values():
+        assert main([*shlex.split(plant.command_of(order))[1:], "-q"]) == 2
+    assert len(shapes) > 10
+    assert found == [*shapes.values()]
 
 
 def test_the_id_is_that_of_the_order():
