@@ -58,6 +58,12 @@ def test_a_setting_reaches_the_attack(victim: Path):
     assert (victim / "preview-1.png").is_file()
 
 
+def test_every_file_of_a_victim_has_the_rights_that_the_umask_leaves(victim: Path, tmp_path: Path):
+    (tmp_path / "any").touch()
+    rights = {path.stat().st_mode for path in victim.iterdir()}
+    assert rights == {(tmp_path / "any").stat().st_mode}
+
+
 def test_the_truth_says_how_often_clean_images_are_read_as_the_target(victim: Path):
     row = json.loads((victim / "victim.json").read_text(encoding="utf-8"))["rates"]["seen"]
     assert row["false_target"]["n"] == row["asr"]["n"]
