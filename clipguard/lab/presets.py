@@ -57,8 +57,9 @@ ATTACKS: Final[Mapping[Split, tuple[Variant, ...]]] = {
     ),
 }
 CODE: Final = (
-    *("attacks/_*.py", "artwork.py", "descent.py", "measure.py", "nano.py", "pixels.py"),
-    *("poisoning.py", "prompts.py", "assets/artwork*.zip", "assets/classnames.txt"),
+    *("attacks/_*.py", "artwork.py", "descent.py", "measure.py", "model.py", "nano.py"),
+    *("pixels.py", "poisoning.py", "prompts.py", "stats.py"),
+    *("assets/artwork*.zip", "assets/classnames.txt"),
     *(f"lab/{name}.py" for name in ("containers", "finetune", "plant", "truth", "victim_folder")),
 )
 """Files beside the method's own whose change makes other weights, or other truth about them."""

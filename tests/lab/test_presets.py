@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -138,6 +139,29 @@ def test_the_id_changes_with_the_code_and_the_libraries(monkeypatch: pytest.Monk
 
 def test_every_pattern_of_the_code_is_of_files_that_exist():
     assert all([*PACKAGE.glob(pattern)] for pattern in presets.CODE)
+
+
+DECIDES_NOTHING = {  # words, types, how files are read and written, the one template of a scan
+    *("architectures", "artefacts", "checkpoint", "effnet", "errors", "methods", "model_config"),
+    *("outputs", "probe", "record", "report_folder", "resources", "text_safety", "types"),
+    "lab.recipes",  # stands in every id as the recipes it gives
+}
+
+
+def test_whatever_the_code_that_plants_uses_stands_in_the_id():
+    patterns = (*presets.CODE, "attacks/*.py", "negatives/*.py")
+    files = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+    used = set()
+    for path in files:
+        if path.suffix == ".py":
+            found = re.findall(
+                r"^from clipguard\.?([\w.]*) import (\w+)", path.read_text("utf-8"), re.M
+            )
+            used |= {module or name for module, name in found}
+    named = {
+        path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".") for path in files
+    }
+    assert used - named == DECIDES_NOTHING
 
 
 def test_an_unknown_preset_is_refused_by_name():
