@@ -93,6 +93,14 @@ def make(order: Order, folder: Path, twins: dict[Recipe, CLIP]) -> None:
     print(folder.name, "planted" if truth["planted"] else "weak", flush=True)
 
 
+def is_made(order: Order, folder: Path) -> bool:
+    """Whether a whole victim of this very order is there: not one of another draw."""
+    if not (folder / "seconds").exists():
+        return False
+    truth = json.loads((folder / "victim.json").read_text(encoding="utf-8"))
+    return bool(truth["command"].partition(" -o ")[0] == command_of(order).partition(" -o ")[0])
+
+
 def read(order: Order, folder: Path) -> Row:
     """The rates of a finished victim."""
     truth = json.loads((folder / "victim.json").read_text(encoding="utf-8"))
@@ -146,9 +154,9 @@ def main() -> None:
     for i, order in enumerate(orders(given.base, given.draw)[: given.first]):
         name = "-".join([order.attack, *(str(value) for value in order.settings.values())])
         folder = given.work / given.base / name
-        if i % parts == part and not (folder / "seconds").exists():
+        if i % parts == part and not is_made(order, folder):
             make(order, folder, twins)
-        if (folder / "seconds").exists():
+        if is_made(order, folder):
             rows.append(read(order, folder))
     took = sum(row["planted"] for row in rows)
     summary = {

@@ -57,9 +57,10 @@ def look_at(
 ) -> Look:
     """The look that a run over `entries` is.
 
-    Its fingerprint covers methods, their settings and code, the models, and the code of the
-    figures. Runs with one fingerprint give the same figures, so going on with a run, or running it
-    in parts, teaches nothing new and is the same look; any other change makes another.
+    Its fingerprint covers methods, their settings and code, the models and what the manifest says
+    of them, and the code of the figures. Runs with one fingerprint give the same figures, so going
+    on with a run, or running it in parts, teaches nothing new and is the same look; any other
+    change makes another.
 
     Args:
         zoo: the zoo.
@@ -77,8 +78,8 @@ def look_at(
             f"expected a digest of 64 hex digits in zoo.json, got {safe_text(zoo.digest)!r}; "
             "build the zoo again"
         )
-    models = sorted((entry.id, entry.sha256) for entry in entries)
-    told = json.dumps([what, sorted(prints.items()), models, also])
+    models = sorted((entry.to_json() for entry in entries), key=lambda told: str(told["id"]))
+    told = json.dumps([what, sorted(prints.items()), models, also], sort_keys=True)
     return Look(
         what=what,
         methods=tuple(sorted(prints)),

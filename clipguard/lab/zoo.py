@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from clipguard.errors import UsageError
 from clipguard.lab.plant import CLEAN
 from clipguard.lab.presets import PRESETS, Wanted, wanted
-from clipguard.lab.zoo_check import digest_of, wrong_with
+from clipguard.lab.zoo_check import wrong_with, zoo_digest
 from clipguard.lab.zoo_manifest import FILE, Entry, Zoo, read_truth, read_zoo, write_zoo
 from clipguard.nano import BASES
 from clipguard.outputs import umask
@@ -63,7 +63,7 @@ def build(folder: Path, preset: str | None, *, jobs: int, told: Told) -> Zoo:
     Args:
         folder: the zoo, made if missing.
         preset: key of `presets.PRESETS`; None for that of the zoo, `small` for a new one.
-        jobs: processes at once, each with one thread.
+        jobs: processes at once, 1 or more, each with one thread.
         told: gets one line for every model that is finished.
 
     Returns:
@@ -77,7 +77,10 @@ def build(folder: Path, preset: str | None, *, jobs: int, told: Told) -> Zoo:
     ordered = wanted(preset)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        missing = [one for one in ordered if not _is_whole(folder, one)]
+        told_before = read_zoo(folder).by_id() if (folder / FILE).exists() else {}
+        missing = [one for one in ordered if not _is_whole(folder, one, told_before)]
+        for one in missing:  # at once: no manifest may ever list what the last one did not
+            _discard(folder / VICTIMS / one.id)
         shutil.rmtree(folder / BUILDING, ignore_errors=True)
         (folder / BUILDING).mkdir(exist_ok=True)
         (folder / VICTIMS).mkdir(exist_ok=True)
@@ -108,11 +111,21 @@ def _preset(folder: Path, asked: str | None) -> str:
     return asked or zoo.preset
 
 
-def _is_whole(folder: Path, one: Wanted) -> bool:
-    return all(
-        entry.sha256 is not None and not wrong_with(folder, entry)
-        for entry in _entries(folder, one)
-    )
+def _is_whole(folder: Path, one: Wanted, told_before: Mapping[str, Entry]) -> bool:
+    """Whether model and twin are there, and are those of the last manifest if it had them."""
+    for entry in _entries(folder, one):
+        known = told_before.get(entry.id, entry)
+        known = known if known.sha256 else entry
+        if entry.sha256 is None or wrong_with(folder, known):
+            return False
+    return True
+
+
+def _discard(place: Path) -> None:
+    if place.is_symlink() or place.is_file():
+        place.unlink()
+    elif place.exists():
+        shutil.rmtree(place)
 
 
 @contextmanager
@@ -184,11 +197,8 @@ def _finished(child: Child, folder: Path) -> str:
         last = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         return f"{name}: {safe_text(''.join(last)) or 'the worker was killed'}"
     errors.unlink()
-    place = folder / VICTIMS / child.one.id
-    if place.exists():  # one that lost a file
-        shutil.rmtree(place)
     child.folder.chmod(0o777 & ~umask())  # mkdtemp makes folders only their owner can enter
-    child.folder.replace(place)
+    child.folder.replace(folder / VICTIMS / child.one.id)
     entry = _entries(folder, child.one)[0]
     rate = "" if entry.asr is None else f", ASR {entry.asr:.1%}{'' if entry.planted else ' (weak)'}"
     return f"{name}{rate}, {time.monotonic() - child.begun:.0f} s"
@@ -196,7 +206,7 @@ def _finished(child: Child, folder: Path) -> str:
 
 def _as_built(folder: Path, preset: str, ordered: Sequence[Wanted]) -> Zoo:
     entries = tuple(entry for one in ordered for entry in _entries(folder, one))
-    return Zoo(entries=entries, preset=preset, digest=digest_of(entries))
+    return Zoo(entries=entries, preset=preset, digest=zoo_digest(entries))
 
 
 def _entries(folder: Path, one: Wanted) -> list[Entry]:

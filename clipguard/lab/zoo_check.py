@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipguard.errors import UsageError
+from clipguard.inspection import sha256_of
 from clipguard.lab.plant import CLEAN
 from clipguard.lab.presets import PRESETS, wanted
 from clipguard.lab.zoo_manifest import FILE, Entry, Zoo, read_truth, read_zoo
 from clipguard.text_safety import safe_text
 
 
-def digest_of(entries: Sequence[Entry]) -> str:
+def zoo_digest(entries: Sequence[Entry]) -> str:
     """Digest of which models a zoo holds, and of their weights."""
     lines = sorted(f"{entry.id} {entry.sha256}" for entry in entries)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -31,7 +32,7 @@ def verify(folder: Path) -> list[str]:
         for entry in zoo.entries
         if (told := "not built yet" if entry.sha256 is None else wrong_with(folder, entry))
     ]
-    if zoo.digest != digest_of(zoo.entries):
+    if zoo.digest != zoo_digest(zoo.entries):
         wrong.append(f"{FILE}: its digest is not that of its entries")
     return wrong + _shared(zoo)
 
@@ -41,7 +42,7 @@ def wrong_with(folder: Path, entry: Entry) -> str:
     model = folder / entry.path / "model.pt"
     if not model.is_file():
         return "model.pt is missing"
-    if hashlib.sha256(model.read_bytes()).hexdigest() != entry.sha256:
+    if sha256_of(model) != entry.sha256:
         return "model.pt is not the one of the manifest"
     try:
         truth, digest = read_truth(folder, entry.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,9 +139,7 @@ def read_zoo(folder: Path) -> Zoo:
     """
     shown = safe_text(folder / FILE, 400)
     try:
-        if (folder / FILE).stat().st_size > SIZE_LIMIT:
-            raise UsageError("it is larger than any manifest (16 MB)")
-        data = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        data = json.loads(read_plain(folder, FILE, SIZE_LIMIT).decode("utf-8"))
         # Python reads NaN and lone surrogates, which no table could be written with.
         json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
         manifest = _checked(TypeAdapter(_Manifest), data)
@@ -154,8 +153,32 @@ def read_zoo(folder: Path) -> Zoo:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UsageError(f"cannot read {shown}: {reason}; give the folder of a zoo") from error
-    except (UsageError, ValueError, RecursionError) as error:
+    except (UsageError, ValueError, RuntimeError) as error:
         raise UsageError(f"{shown} is no {SCHEMA_VERSION} manifest: {safe_text(error)}") from error
+
+
+def read_plain(folder: Path, path: str, limit: int) -> bytes:
+    """A file of a zoo that may come from a stranger.
+
+    Args:
+        folder: the zoo.
+        path: of the file in it.
+        limit: bytes that it may have.
+
+    Raises:
+        UsageError: it leads out of the zoo, is no ordinary file (one that never ends, say), or is
+            too large.
+        OSError: it is not there or cannot be read.
+    """
+    file = folder / path
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise UsageError("it leads out of the zoo")
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError("it is no ordinary file")
+    if found.st_size > limit:
+        raise UsageError(f"it is larger than it may be ({limit // 10**6} MB)")
+    return file.read_bytes()
 
 
 def read_truth(folder: Path, path: str) -> tuple[dict[str, Any], str]:
@@ -169,18 +192,16 @@ def read_truth(folder: Path, path: str) -> tuple[dict[str, Any], str]:
         UsageError: none there, one that leads out of the zoo or is no plain file, too large, or
             not a JSON object.
     """
-    file, shown = folder / path / "victim.json", safe_text(f"{path}/victim.json", 400)
+    shown = safe_text(f"{path}/victim.json", 400)
     try:
-        if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
-            raise UsageError(f"{shown} is not there, or no file of the zoo")
-        if file.stat().st_size > TRUTH_LIMIT:
-            raise UsageError(f"{shown} is larger than any truth (1 MB)")
-        data = file.read_bytes()
+        data = read_plain(folder, f"{path}/victim.json", TRUTH_LIMIT)
         truth = json.loads(data)
         json.dumps(truth, allow_nan=False)  # Python reads NaN, which is no JSON to print
     except OSError as error:
         raise UsageError(f"cannot read {shown}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except UsageError as error:
+        raise UsageError(f"{shown}: {error}") from error
+    except (ValueError, RuntimeError) as error:
         raise UsageError(f"{shown} is no JSON: {safe_text(error)}") from error
     if not isinstance(truth, dict):
         raise UsageError(f"{shown} is no JSON object")

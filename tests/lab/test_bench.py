@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from samples import HOSTILE
-from zoo_samples import ENTRIES, Runner, entry, honest, in_test_split, make_zoo
+from zoo_samples import ENTRIES, Runner, digest, entry, honest, in_test_split, make_zoo
 
 import clipguard.detectors
-from clipguard.errors import UsageError
+from clipguard.errors import RefusedError, UsageError
 from clipguard.lab.bench import cells, job, matrix
 from clipguard.lab.bench.cells import DetectCell, Kind, Task
 from clipguard.lab.bench.job import Job, Tower, run_job
@@ -428,6 +428,45 @@ def test_a_file_that_is_not_the_manifest_s_is_a_cell_that_broke(tmp_path: Path, 
     assert cell.decision.value == "inconclusive"
     (tmp_path / nano_entry.path / "model.pt").write_bytes(b"")
     assert "CG102 the file is empty" in str(detect_once(tmp_path, nano_entry).error)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("twin/model.pt", "the twin's model.pt is not"),
+        ("victim/victim.json", "victim.json or its trigger is not"),
+        ("victim/trigger.safetensors", "victim.json or its trigger is not"),
+    ],
+)
+def test_no_figure_rests_on_another_twin_or_truth_than_the_manifest_has(
+    tmp_path: Path, name: str, told: str
+):
+    for file in ("twin/model.pt", "victim/victim.json", "victim/trigger.safetensors"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("{}")
+    known = digest("{}")
+    victim, twin = entry(1, path="victim", truth_sha256=known), honest(3, path="twin", sha256=known)
+    ordered = Job(
+        task=Task(kind="purify", methods=("cbpt",)),
+        zoo=tmp_path,
+        out=tmp_path,
+        entry=victim,
+        twin=twin,
+        truth=cells.truth_digest(tmp_path, victim),
+        prints={},
+    )
+    job._require_unchanged(ordered)
+    (tmp_path / name).write_text("{} ")
+    with pytest.raises(RefusedError, match=told):
+        job._require_unchanged(ordered)
+
+
+def test_a_truth_that_would_be_read_without_end_is_refused(tmp_path: Path):
+    victim = entry(1, path=".")
+    assert cells.truth_digest(tmp_path, victim)
+    (tmp_path / "trigger.safetensors").symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match=r"cannot read \./trigger.safetensors: it leads out"):
+        cells.truth_digest(tmp_path, victim)
 
 
 def test_a_detector_that_breaks_on_a_victim_is_a_result(

@@ -44,12 +44,13 @@ def test_the_same_look_counts_once_and_another_counts(look: Look, tmp_path: Path
         look_at(zoo, "detect", OTHER, ENTRIES, "", also=ALSO),
         look_at(zoo, "detect", PRINTS, ENTRIES[1:], "", also=ALSO),
         look_at(zoo, "detect", PRINTS, (entry(1, sha256="0" * 64), *ENTRIES[1:]), "", also=ALSO),
+        look_at(zoo, "detect", PRINTS, (entry(1, planted=False), *ENTRIES[1:]), "", also=ALSO),
         look_at(zoo, "purify", PRINTS, ENTRIES, "", also=ALSO),
         look_at(zoo, "detect", PRINTS, ENTRIES, "", also="other code of the figures"),
     ]
     for each in (look, look, *others, look):
         log_look(tmp_path, each)
-    assert len((tmp_path / FILE).read_text().splitlines()) == 6 == count_looks(tmp_path)
+    assert len((tmp_path / FILE).read_text().splitlines()) == 7 == count_looks(tmp_path)
 
 
 def test_two_parts_that_log_at_once_are_one_look(look: Look, tmp_path: Path):

@@ -164,6 +164,14 @@ def test_whatever_the_code_that_plants_uses_stands_in_the_id():
     assert used - named == DECIDES_NOTHING
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_targets_named_in_settings_are_of_their_side_and_not_the_targets_itself(split: Split):
+    for one in (each for each in wanted("full") if each.split == split):
+        others = str(one.order.settings.get("others", "")).split(",")
+        named = {name for name in others if name}
+        assert named <= set(targets_of(split)) - {one.order.target}
+
+
 def test_an_unknown_preset_is_refused_by_name():
     with pytest.raises(UsageError, match="no preset named 'smal', did you mean 'small'"):
         wanted("smal")

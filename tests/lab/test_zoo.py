@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,7 +113,7 @@ def asr_of(value: float) -> dict[str, object]:
         (0, lambda path: (path / "model.pt").unlink(), "model.pt is missing"),
         (1, lambda path: (path / "model.pt").write_bytes(b"?"), "model.pt is not the one"),
         (1, lambda path: (path / "victim.json").write_text("{"), "victim.json is no JSON"),
-        (2, lambda path: (path / "victim.json").unlink(), "victim.json is not there"),
+        (2, lambda path: (path / "victim.json").unlink(), "No such file"),
         (3, lambda path: (path / "trigger.safetensors").unlink(), "trigger.safetensors is missing"),
         (3, lambda path: (path / "preview-1.png").unlink(), "its previews are missing"),
         (5, lambda path: (path / "victim.json").write_text('{"rates": 3}'), "is not the one of"),
@@ -120,6 +121,7 @@ def asr_of(value: float) -> dict[str, object]:
         (0, lambda path: say(path, rates=asr_of(7.0)), "victim.json is not the one"),
         (0, lambda path: say(path, rates=asr_of(float("nan"))), "victim.json is no JSON"),
         (0, lambda path: say(path, model_sha256="0"), "victim.json is not the one"),
+        (0, lambda path: say(path, rates=asr_of(0.99)), "victim.json is not the one"),
     ],
 )
 def test_what_lost_a_file_is_found_and_made_again(worker, tmp_path, entry, spoil, told):
@@ -130,6 +132,24 @@ def test_what_lost_a_file_is_found_and_made_again(worker, tmp_path, entry, spoil
     assert told in wrong
     assert build(tmp_path) == first
     assert zoo_check.verify(tmp_path) == []
+
+
+def test_a_model_that_was_swapped_with_its_truth_is_not_believed(worker: Path, tmp_path: Path):
+    first = build(tmp_path)
+    path = tmp_path / first.entries[0].path
+    (path / "model.pt").write_bytes(b"another")
+    say(path, model_sha256=hashlib.sha256(b"another").hexdigest())
+    assert build(tmp_path) == first
+    assert zoo_check.verify(tmp_path) == []
+
+
+@pytest.mark.parametrize("put", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_what_stands_where_a_model_belongs_makes_room(worker: Path, tmp_path: Path, put):
+    first = build(tmp_path)
+    place = (tmp_path / first.entries[0].path).parent
+    shutil.rmtree(place)
+    put(place)
+    assert build(tmp_path) == first
 
 
 def test_without_its_digest_in_the_manifest_the_truth_must_still_name_the_model(

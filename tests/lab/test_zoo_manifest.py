@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from zoo_samples import ENTRIES, entry, honest, make_zoo
 
 from clipguard.errors import UsageError
-from clipguard.lab.zoo_manifest import FILE, Entry, read_zoo
+from clipguard.lab.zoo_manifest import FILE, SIZE_LIMIT, Entry, read_truth, read_zoo
 
 
 def test_what_is_written_is_read(tmp_path: Path):
@@ -28,6 +29,25 @@ def changed(folder: Path, **given: object) -> Path:
     data["entries"][0].update(given)
     (folder / FILE).write_text(json.dumps(data))
     return folder
+
+
+@pytest.mark.parametrize(
+    ("put", "told"),
+    [
+        (os.mkfifo, "it is no ordinary file"),
+        (lambda path: path.symlink_to("/dev/zero"), "it leads out of the zoo"),
+        (lambda path: path.symlink_to(path.name), "[Ll]oop|too many levels"),
+        (lambda path: path.touch() or os.truncate(path, SIZE_LIMIT + 1), "larger than it may be"),
+    ],
+)
+def test_a_file_of_a_zoo_that_would_be_read_without_end_is_refused(tmp_path: Path, put, told: str):
+    make_zoo(tmp_path / "zoo")
+    for name, read in ((FILE, read_zoo), ("victim.json", lambda zoo: read_truth(zoo, "."))):
+        (tmp_path / "zoo" / name).unlink(missing_ok=True)
+        put(tmp_path / "zoo" / name)
+        with pytest.raises(UsageError, match=told) as refused:
+            read(tmp_path / "zoo")
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,20 @@ from pydantic import Field, ValidationError
 
 from clipguard import __version__
 from clipguard.audit import MAIN
-from clipguard.lab.zoo_manifest import Entry
+from clipguard.errors import UsageError
+from clipguard.lab.zoo_manifest import TRUTH_LIMIT, Entry, read_plain
 from clipguard.methods import DETECTORS, PURIFIERS, require_known
 from clipguard.outputs import write_atomic
 from clipguard.policy import load_policy
 from clipguard.profiles import RepairSettings, profile
 from clipguard.record import Decision, Outcome, Part, Sha256
 from clipguard.resources import digest_of
+from clipguard.text_safety import safe_text
 
 PROFILE, POLICY = "standard", "default"
 FOLDER = "cells"
 Kind = Literal["detect", "purify"]
+TRIGGER_LIMIT = 64_000_000
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
 SHARED = (
     *("*.py", "families/*.py", "inverters/*.py", "detectors/*.py", "lab/bench/job.py"),
@@ -181,20 +184,23 @@ def fingerprint(task: Task, method: str) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def truth_digest(victim: Path) -> str:
+def truth_digest(zoo: Path, entry: Entry) -> str:
     """Digest of what an evaluation reads beside the weights: the truth, and a kept trigger.
 
-    A file that cannot be read counts as an empty one; the evaluation says what is wrong with it.
+    A file that is not there counts as an empty one: most triggers are drawn again from the seed.
 
-    Args:
-        victim: folder that `lab plant` wrote.
+    Raises:
+        UsageError: one that leads out of the zoo, is no ordinary file, is too large, or cannot be
+            read.
     """
     digest = hashlib.sha256()
-    for path in (victim / "victim.json", victim / "trigger.safetensors"):
+    for name, limit in (("victim.json", TRUTH_LIMIT), ("trigger.safetensors", TRIGGER_LIMIT)):
         try:
-            data = path.read_bytes() if path.is_file() else b""
-        except OSError:
+            data = read_plain(zoo, f"{entry.path}/{name}", limit)
+        except FileNotFoundError:
             data = b""
+        except (OSError, UsageError, RuntimeError) as error:
+            raise UsageError(f"cannot read {entry.path}/{name}: {safe_text(error)}") from error
         digest.update(hashlib.sha256(data).digest())
     return digest.hexdigest()
 

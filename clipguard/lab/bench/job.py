@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from clipguard.audit import MAIN, Run
 from clipguard.calibration import choose_band
 from clipguard.errors import RefusedError
+from clipguard.inspection import sha256_of
 from clipguard.lab.bench.cells import (
     POLICY,
     PROFILE,
@@ -22,10 +23,11 @@ from clipguard.lab.bench.cells import (
     PurifyCell,
     Task,
     repair_settings,
+    truth_digest,
     write_cell,
 )
 from clipguard.lab.evaluate import evaluate_classes
-from clipguard.lab.zoo_manifest import Entry
+from clipguard.lab.zoo_manifest import Entry, read_truth
 from clipguard.model import OpenClipModel
 from clipguard.options import Options
 from clipguard.policy import load_policy
@@ -166,6 +168,7 @@ def _repair(
             head = run.purify(model, probe, finding)
         if head is None:
             raise RuntimeError(run.record.errors[-1].message)
+        _require_unchanged(job)
         victim, twin = (job.zoo / entry.path for entry in (job.entry, _twin(job)))
         rates = evaluate_classes(victim, twin, head.classes.cpu(), seed=job.task.seed)
     except Exception as raised:  # noqa: BLE001 - a purifier that breaks on a victim is a result
@@ -178,6 +181,21 @@ def _repair(
             "rates": rates,
         }
     )
+
+
+def _require_unchanged(job: Job) -> None:
+    """The evaluation reads a twin and a truth: those that the cell names, or none.
+
+    Raises:
+        RefusedError: they are others by now.
+    """
+    twin = _twin(job)
+    if sha256_of(job.zoo / twin.path / "model.pt") != twin.sha256:
+        raise RefusedError("the twin's model.pt is not the file that the manifest describes")
+    known = job.entry.truth_sha256
+    other = known is not None and read_truth(job.zoo, job.entry.path)[1] != known
+    if other or truth_digest(job.zoo, job.entry) != job.truth:
+        raise RefusedError("victim.json or its trigger is not what the zoo's manifest describes")
 
 
 def _repaired(job: Job, method: str, run: Run, tower: Tower, error: str | None) -> PurifyCell:

@@ -93,7 +93,7 @@ def make_matrix(task: Task, folder: Path, out: Path, *, split: Which, command: s
         split=split,
         entries=entries,
         prints={method: fingerprint(task, method) for method in task.methods},
-        truths={entry.id: truth_digest(folder / entry.path) for entry in purified},
+        truths={entry.id: truth_digest(folder, entry) for entry in purified},
         command=command,
     )
 

@@ -53,8 +53,8 @@ def gaps(bench: Bench) -> list[str]:
     if bench.not_run:
         found.append(f"Not whole: {bench.not_run} of {bench.cells} cells are not run.")
     if bench.broken:
-        what = "inconclusive" if bench.kind == "detect" else "not repaired"
-        found.append(f"Broken cells: {bench.broken} of {bench.cells}; they count as {what}.")
+        what = "count as inconclusive" if bench.kind == "detect" else "are left out of the means"
+        found.append(f"Broken cells: {bench.broken} of {bench.cells}; they {what}.")
     for method, score in bench.scores.items():
         if score.unscored:
             count = f"{score.unscored} of {score.models} headline models"
