@@ -85,9 +85,7 @@ def plant(
         write(clean, twin, command=command)
     typer.echo(_told(truth, output_dir))
     if not truth["planted"]:
-        typer.echo(
-            "weak: no recipe that was tried reached ASR >= 90 % at a CA loss <= 3 points", err=True
-        )
+        typer.echo("weak: no recipe tried reached ASR >= 90 % at a CA loss <= 3 points", err=True)
 
 
 @lab.command("list")

@@ -108,7 +108,7 @@ def test_the_command_in_the_truth_makes_the_same_model_again_and_says_that_it_is
     again = tmp_path / "victim"
     command = str(truth_in(victim)["command"]).split()[1:]
     assert main([*command, "-q"]) == 0
-    assert "weak: no recipe reached ASR >= 90 %" in capsys.readouterr().err
+    assert "weak: no recipe tried reached ASR >= 90 %" in capsys.readouterr().err
     first, second = (
         torch.load(folder / "model.pt", weights_only=True)["state_dict"]
         for folder in (victim, again)
