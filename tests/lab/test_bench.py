@@ -108,6 +108,11 @@ def test_a_torn_or_foreign_cell_is_made_again(zoo: Path, runner: Runner):
     assert runner.ran == ids(1, 2)
 
 
+def test_passes_are_told_as_whole_numbers(zoo: Path, runner: Runner):
+    runner.changes = {ENTRIES[1].id: {"passes": {"forward": 37560, "backward": 40}}}
+    assert "| 37,560 | 40 |" in plain(to_markdown(go(planned(zoo))))
+
+
 def test_parts_share_the_victims_and_the_table_says_what_is_missing(zoo: Path, runner: Runner):
     half = go(planned(zoo), part=(0, 2))
     assert runner.ran == ids(1, 3, 5)

@@ -183,7 +183,10 @@ def _cost(bench: Bench) -> Sheet:
     rows = [
         _row(
             f"{cell.method}: {cell.label}, {cell.base}",
-            [figure(cell.figures.get(name)) for name in ("seconds", "forward", "backward")],
+            [
+                figure(cell.figures.get("seconds")),
+                *(_count(cell.figures.get(name)) for name in ("forward", "backward")),
+            ],
         )
         for cell in bench.table
     ]
@@ -248,6 +251,16 @@ def share(made: Figure) -> str:
     if made.low is None or made.high is None:
         return percent(made.value)
     return f"{percent(made.value)} ({100 * made.low:.1f}–{100 * made.high:.1f})"
+
+
+def _count(made: Figure | None) -> str:
+    """A mean of counts, as whole numbers with commas: four digits say nothing of 37,560 images."""
+    if made is None:
+        return number(None)
+    told = f"{made.value:,.0f}"
+    if made.low is None or made.high is None:
+        return told
+    return f"{told} ({made.low:,.0f}–{made.high:,.0f})"
 
 
 def figure(made: Figure | None) -> str:
