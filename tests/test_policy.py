@@ -306,12 +306,14 @@ def test_a_p_value_line_that_could_not_fail_does_not_pass(
 
 
 @pytest.mark.parametrize("name", shipped_policies())
-def test_the_shipped_null_band_is_large_enough_for_every_shipped_policy(name: str) -> None:
+def test_every_shipped_null_band_is_large_enough_for_every_shipped_policy(name: str) -> None:
     limits = load_policy(name).backdoor
-    (band,) = (read_calibration(path) for path in asset("calibration").glob("*.json"))
-    smallest = 1 / (len(band.calibration.models) + 1)
-    assert smallest <= limits.alpha
-    assert 1 - smallest > limits.max_score
+    bands = [read_calibration(path) for path in asset("calibration").glob("*.json")]
+    assert bands
+    for band in bands:
+        smallest = 1 / (len(band.calibration.models) + 1)
+        assert smallest <= limits.alpha
+        assert 1 - smallest > limits.max_score
 
 
 def test_a_family_that_was_not_tested_gives_its_reason_once() -> None:
