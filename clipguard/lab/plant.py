@@ -131,18 +131,32 @@ def plant(
 
 
 def command_of(order: Order) -> str:
-    """The command that makes it, and its twin if it has one, again (with one thread)."""
-    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in order.settings.items()}
+    """The command that makes it, and its twin if it has one, again (with one thread).
+
+    Raises:
+        ValueError: its recipe is not one of the base's, so no command can name it.
+    """
+    texts = {key: _as_setting(value) for key, value in order.settings.items()}
     pairs = [f"--set {shlex.quote(f'{key}={text}')}" for key, text in texts.items()]
     given = [order.attack, "--base", order.base, "--target", shlex.quote(order.target)]
     given += ["--seed", str(order.seed), *pairs]
-    known = recipes_of(order.base)
-    if order.recipe in known:
-        given += ["--recipe", str(known.index(order.recipe) + 1)]
+    if order.recipe:
+        given += ["--recipe", str(recipes_of(order.base).index(order.recipe) + 1)]
     if order.objective != CAPTIONS:
         given += ["--objective", order.objective]
     given += ["-o", "victim"] if order.honest else ["-o", "victim", "--twin", "twin"]
     return " ".join(["clipguard lab plant", *given])
+
+
+def _as_setting(value: object) -> str:
+    """What `--set` reads as `value`: a text that is JSON of something else needs its quotes."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    try:
+        json.loads(value)
+    except ValueError:
+        return value
+    return json.dumps(value)
 
 
 def _honest(order: Order, base: CLIP, progress: Progress) -> Victim:
@@ -166,13 +180,15 @@ def _site(order: Order, base: CLIP) -> Site:
 def _search(
     order: Order, base: CLIP, poison: Poison, progress: Progress, twins: dict[Recipe, CLIP]
 ) -> tuple[CLIP, CLIP, Recipe]:
-    """Victim and twin of the first recipe that plants, else of the one with the highest ASR.
+    """Victim and twin of the first recipe that plants, else of the one that comes nearest.
+
+    Nearest is, where the ASR is high enough, the smallest CA loss, and else the highest ASR.
 
     The twin is what CA loss is counted against, so it is trained as soon as a recipe's ASR is high
     enough: fine-tuning alone may cost a base some accuracy, which is no trace of the backdoor.
     """
     chosen = lab_images(held_out=False, seed=order.seed + 1, scenes=1, side=image_side(base))
-    tried: list[tuple[float, CLIP, Recipe]] = []
+    tried: list[tuple[tuple[bool, float, float], CLIP, Recipe]] = []
 
     def twin_of(recipe: Recipe) -> CLIP:
         if recipe not in twins:
@@ -183,12 +199,13 @@ def _search(
         network = finetune(base, recipe, poison, seed=order.seed, progress=progress)
         mine = _seen(order, network, chosen, poison.trigger)
         asr = mine.attacked(poison.attack, poison.trigger).asr.value
-        if asr >= MIN_ASR + MARGIN:
-            twin = _seen(order, twin_of(recipe), chosen, None)
-            if mine.loss_against(twin).value <= MAX_LOSS - MARGIN / 2:
-                return network, twin_of(recipe), recipe
-        hopeless = bool(tried) and asr < min(tried[-1][0] + MIN_GAIN, MIN_ASR - MIN_GAIN)
-        tried.append((asr, network, recipe))
+        loss, took = 1.0, asr >= MIN_ASR
+        if took:
+            loss = mine.loss_against(_seen(order, twin_of(recipe), chosen, None)).value
+        if asr >= MIN_ASR + MARGIN and loss <= MAX_LOSS - MARGIN / 2:
+            return network, twin_of(recipe), recipe
+        hopeless = bool(tried) and asr < min(tried[-1][0][2] + MIN_GAIN, MIN_ASR - MIN_GAIN)
+        tried.append(((took, -loss, asr), network, recipe))
         if hopeless:
             break
     _, network, recipe = max(tried, key=lambda one: one[0])

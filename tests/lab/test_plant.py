@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from types import SimpleNamespace
 
 import pytest
 from fakes import no_progress
 
+from clipguard.cli.lab import _settings
 from clipguard.errors import UsageError
 from clipguard.lab import plant as module
 from clipguard.lab.finetune import Recipe
@@ -87,8 +89,15 @@ def test_a_twin_that_is_known_is_not_made_again(search):
 
 
 def test_an_asr_at_the_limit_has_no_margin_and_is_not_enough(search):
-    (_, _, recipe), _ = search({GENTLE: 0.9, LONG: 0.91, STRONG: 0.93}, {STRONG: 0.0})
+    free = dict.fromkeys((GENTLE, LONG, STRONG), 0.0)
+    (_, _, recipe), _ = search({GENTLE: 0.9, LONG: 0.91, STRONG: 0.93}, free)
     assert recipe == STRONG
+
+
+def test_where_every_recipe_costs_too_much_the_cheapest_that_plants_is_kept(search):
+    asr, loss = {GENTLE: 0.5, LONG: 0.91, STRONG: 1.0}, {LONG: 0.01, STRONG: 0.2}
+    assert search(asr, loss)[0][2] == LONG
+    assert search(asr | {LONG: 0.99}, loss | {LONG: 0.3})[0][2] == STRONG
 
 
 def test_a_fixed_recipe_is_not_searched(search):
@@ -110,6 +119,18 @@ def test_the_command_names_settings_as_they_are_typed_and_a_fixed_recipe():
         " --set release=true --set poison_rate=0.2 --set 'note=a b' --recipe 2"
         " -o victim --twin twin"
     )
+
+
+@pytest.mark.parametrize("text", ["5", "true", "null", '"a"', "badnets,sig", "a=b"])
+def test_a_setting_that_is_a_text_is_read_back_as_a_text(text: str):
+    command = command_of(Order(attack="x", settings={"note": text}))
+    pair = shlex.split(command)[shlex.split(command).index("--set") + 1]
+    assert _settings([pair]) == {"note": text}
+
+
+def test_a_recipe_that_has_no_number_has_no_command():
+    with pytest.raises(ValueError, match="not in tuple"):
+        command_of(Order(attack="badnets", recipe=Recipe(steps=77)))
 
 
 @pytest.mark.parametrize("attack", ["text_tower", "trojvqa"])
