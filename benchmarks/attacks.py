@@ -147,14 +147,20 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--part", default="0/1", help="I/N: only every Nth victim, from the Ith")
     parser.add_argument("--first", type=int, default=len(VARIANTS), help="only those of the list")
+    parser.add_argument("--attacks", help="plant only these, with commas; tells all that are done")
     given = parser.parse_args()
     part, parts = (int(number) for number in given.part.split("/"))
+    listed = [name for name, _ in VARIANTS]
+    wanted = given.attacks.split(",") if given.attacks else listed
+    if unknown := {*wanted} - {*listed}:
+        parser.error(f"no such attack: {', '.join(sorted(unknown))}")
     rows = []
     twins: dict[Recipe, CLIP] = {}
     for i, order in enumerate(orders(given.base, given.draw)[: given.first]):
         name = "-".join([order.attack, *(str(value) for value in order.settings.values())])
         folder = given.work / given.base / name
-        if i % parts == part and not is_made(order, folder):
+        mine = i % parts == part and order.attack in wanted
+        if mine and not is_made(order, folder):
             make(order, folder, twins)
         if is_made(order, folder):
             rows.append(read(order, folder))
