@@ -2,11 +2,11 @@
 
     python benchmarks/attacks.py --base nano-rn --work build/attacks
 
-Every attack with every listed setting gets a target of its own, and all one seed and so one clean
-twin per recipe, drawn from `--draw`. Resumable: finished victims are kept. Prints a Markdown table
-and writes `benchmarks/results/attacks-<base>.json` and `.md`, of those that are done. With
-`--part I/N` only every Nth victim is planted, so that processes with one thread each can share the
-work. The time of a victim holds that of its twin where it was the first to need it.
+Every attack with every listed setting has a target drawn for it, and all one seed and so one clean
+twin per recipe, drawn from `--draw`. Resumable: finished victims of the same code are kept. Prints
+a Markdown table and writes `benchmarks/results/attacks-<base>.json` and `.md`, of those that are
+done. With `--part I/N` only every Nth victim is planted, so that processes with one thread each can
+share the work. The time of a victim holds that of its twin where it was the first to need it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from typing import Any
 
 from open_clip.model import CLIP
 
+from clipguard.lab.bench.record import APART
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.plant import Order, command_of, plant
+from clipguard.lab.presets import id_of
 from clipguard.lab.victim_folder import write
+from clipguard.methods import ATTACKS
 from clipguard.nano import BASES, class_names
+from clipguard.poisoning import JudgedAttack
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"
@@ -69,6 +73,8 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("blended", {"redrawn": True}),
     ("blended", {"pattern": "stripes"}),
     ("wanet", {"decoys": 2}),
+    ("adaptive", {"against": "targeted"}),
+    ("adaptive", {"weight": 0.2}),
 )
 """One variant of every attack first, so that a run that is cut short has seen each."""
 
@@ -90,15 +96,14 @@ def make(order: Order, folder: Path, twins: dict[Recipe, CLIP]) -> None:
     victim, _ = plant(order, progress=lambda stage, done, total: None, twins=twins)
     truth = write(victim, folder, command=command_of(order))
     (folder / "seconds").write_text(f"{time.time() - begun:.0f}\n")
+    (folder / "id").write_text(id_of(order))
     print(folder.name, "planted" if truth["planted"] else "weak", flush=True)
 
 
 def is_made(order: Order, folder: Path) -> bool:
-    """Whether a whole victim of this very order is there: not one of another draw."""
-    if not (folder / "seconds").exists():
-        return False
-    truth = json.loads((folder / "victim.json").read_text(encoding="utf-8"))
-    return bool(truth["command"].partition(" -o ")[0] == command_of(order).partition(" -o ")[0])
+    """Whether a whole victim of this very order, code and libraries is there."""
+    made = folder / "id"
+    return made.exists() and made.read_text() == id_of(order)
 
 
 def read(order: Order, folder: Path) -> Row:
@@ -120,6 +125,8 @@ def read(order: Order, folder: Path) -> Row:
         "settings": order.settings,
         "target": order.target,
         "seed": order.seed,
+        "id": id_of(order),
+        "measure": "own" if isinstance(ATTACKS.build(order.attack), JudgedAttack) else "ASR",
         "planted": truth["planted"],
         "recipe": truth["recipe"],
         "rates": rows,
@@ -133,6 +140,7 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         seen, held = row["rates"]["seen"], row["rates"]["held_out"]
         name = " ".join([row["attack"], *(f"{k}={v}" for k, v in row["settings"].items())])
+        name += "" if row["measure"] == "ASR" else " (own measure in place of the ASR)"
         shares = [seen[k] for k in ("asr", "asr_twin", "ca", "ca_loss", "pa", "pa_twin")]
         cells = [name, row["target"], "yes" if row["planted"] else "weak"]
         cells += [f"{share:.1%}" for share in (*shares, held["asr"])]
@@ -164,11 +172,12 @@ def main() -> None:
             make(order, folder, twins)
         if is_made(order, folder):
             rows.append(read(order, folder))
-    took = sum(row["planted"] for row in rows)
+    took = [row["attack"] for row in rows if row["planted"]]
     summary = {
         "base": given.base,
         "draw": given.draw,
-        "planted": took,
+        "planted": len(took),
+        "distinct_image_attacks": len({*took} - {*APART}),
         "of": len(rows),
         "listed": len(VARIANTS),
     }

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import shutil
 import subprocess
@@ -164,7 +165,7 @@ def table(rows: list[Row]) -> str:
                     f"| {r['attack']} → {r['target']} | {style} | {p['asr_before']:.1%} | "
                     f"{p['asr']:.1%} | {p['ca']:.1%} | {loss} | "
                     f"{p['target_ca']:.0%} ({p['target_ca_twin']:.0%}) | "
-                    f"{p['pa']:.1%} | {p['pa_ratio']:.1%} |"
+                    f"{p['pa']:.1%} | {p.get('pa_ratio', math.nan):.1%} |"
                 )
     return "\n".join(lines) + "\n"
 

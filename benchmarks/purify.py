@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,9 @@ def inverted(given: argparse.Namespace, search: Search, repair: RepairSettings) 
 
 def row(name: str, rates: dict[str, dict[str, float]], seconds: float) -> str:
     cells = [
-        f"{rates[style][key]:.1%}" for style in ("seen", "untuned", "held_out") for key in COLUMNS
+        f"{rates[style].get(key, math.nan):.1%}"
+        for style in ("seen", "untuned", "held_out")
+        for key in COLUMNS
     ]
     return f"| {name} | {' | '.join(cells)} | {seconds:.0f} s |"
 

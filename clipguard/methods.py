@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,15 +44,35 @@ class MethodFolder(Generic[Role]):
         """Make the method `name` with its defaults, changed by `settings`.
 
         Raises:
-            UsageError: unknown method or unknown setting; the message lists what exists.
+            UsageError: unknown method or unknown setting (the message lists what exists), or a
+                value of another kind than the default.
         """
         require_known(name, self.names(), self.what)
         method: Any = importlib.import_module(f"{self.package}.{name}").METHOD
         settings = settings or {}
-        for key in settings:
-            require_known(key, [f.name for f in dataclasses.fields(method)], f"setting of {name}")
+        defaults = {field.name: field.default for field in dataclasses.fields(method)}
+        for key, value in settings.items():
+            require_known(key, list(defaults), f"setting of {name}")
+            _require_kind(f"{name} wants {key} as", defaults[key], value)
         built: Role = method(**settings)
         return built
+
+
+def _require_kind(wants: str, default: object, value: object) -> None:
+    """Refuse what is not of the default's kind; where that is None, the method itself decides."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    finite = number and math.isfinite(value)  # type: ignore[arg-type]
+    kinds: tuple[tuple[type, str, bool], ...] = (
+        (bool, "true or false", isinstance(value, bool)),
+        (int, "a whole number", finite and isinstance(value, int)),
+        (float, "a number", finite),
+        (str, "a text", isinstance(value, str)),
+    )
+    for kind, what, fits in kinds:
+        if isinstance(default, kind):
+            if not fits:
+                raise UsageError(f"{wants} {what}, got {value!r}")
+            return
 
 
 def require_known(name: str, known: Sequence[str], what: str) -> None:

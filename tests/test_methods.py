@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import math
 import subprocess
 import sys
 
@@ -51,6 +52,28 @@ def test_an_unknown_method_is_refused_with_a_suggestion_and_the_list():
 def test_an_unknown_setting_is_refused_with_a_suggestion_and_the_list():
     with pytest.raises(UsageError, match=r"no setting of blended named 'ration', did you mean"):
         ATTACKS.build("blended", {"ration": 0.3})
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "wants"),
+    [
+        ("badnets", "poison_rate", "abc", "badnets wants poison_rate as a number, got 'abc'"),
+        ("badnets", "poison_rate", math.nan, "a number, got nan"),
+        ("badnets", "poison_rate", math.inf, "a number, got inf"),
+        ("badnets", "poison_rate", True, "a number, got True"),
+        ("badnets", "pattern", 5, "a text, got 5"),
+        ("adaptive", "rounds", 0.5, "a whole number, got 0.5"),
+        ("badclip", "release", 1, "true or false, got 1"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(name: str, key: str, value: object, wants: str):
+    with pytest.raises(UsageError, match=wants):
+        ATTACKS.build(name, {key: value})
+
+
+def test_a_whole_number_is_a_number_and_none_is_left_to_the_method():
+    assert ATTACKS.build("badnets", {"poison_rate": 1}).poison_rate == 1
+    assert ATTACKS.build("blended", {"ratio": 0.3}).ratio == 0.3
 
 
 def test_a_name_like_nothing_known_gets_no_suggestion():

@@ -26,7 +26,7 @@ def step_of(attack: AnyAttack, target: str = "banana", size: int = 16, seed: int
     trigger = attack.trigger(64, generator=generator(seed))
     plan = lab._plan(lab.Poison(attack, trigger, target), artwork, base, generator(seed + 1))
     clean = lab._batch(artwork, size, 64, drawn)
-    pairs = lab._poisoned(clean, attack, plan)
+    pairs = lab._poisoned(clean, attack, plan, generator(seed + 2))
     contrastive = partial(lab._contrastive, network, nano_tokenizer(network), pairs)
     return Step(network, clean, pairs, plan, contrastive)
 

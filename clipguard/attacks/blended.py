@@ -22,8 +22,8 @@ class Blended:
     Attributes:
         pattern: `noise` (uniform), `stripes` (columns of random signs per channel, one pixel
             wide; -1 darkens), `triangles` (16 by 16 cells, each 0.4 below and 0.8 above its
-            diagonal), `text` (red letters; the image stays as it is between them, and in green
-            and blue) or `cat` (a cartoon).
+            diagonal), `text` (red letters on black, so that the image is half as bright between
+            them) or `cat` (a cartoon).
         ratio: weight of the pattern, in (0, 1); None for that of the literature: 0.2, stripes
             0.05, triangles 0.15, text 0.5.
         redrawn: a pattern of its own for every image, for `noise` and `stripes`.
@@ -69,8 +69,7 @@ class Blended:
             else:
                 picture = kept[self.pattern].expand_as(images)
             picture = picture.to(images.device)
-            mixed = torch.lerp(images, picture, ratio).clamp(0, 1)
-            return torch.where(picture == 0, images, mixed) if self.pattern == "text" else mixed
+            return torch.lerp(images, picture, ratio).clamp(0, 1)
 
         return Trigger("blended", apply, ratio, "opacity over the whole image", kept)
 

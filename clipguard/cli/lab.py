@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from clipguard.cli import lab_bench, lab_zoo
 from clipguard.cli.arguments import Quiet, Seed
 from clipguard.errors import UsageError
 from clipguard.methods import ATTACKS, NEGATIVES
+
+if TYPE_CHECKING:  # it needs torch
+    from clipguard.lab.plant import Order
 
 lab = typer.Typer(
     help="Plant known backdoors, so that claims can be measured.", no_args_is_help=True
@@ -75,8 +78,7 @@ def plant(
         recipe=recipes_of(base)[recipe - 1] if recipe else None,
         objective=objective,
     )
-    if order.honest and twin is not None:
-        raise UsageError(f"{attack} is clean and has no twin; leave out --twin")
+    _require_places(order, output_dir, twin)
     with progress_bar(quiet) as progress:
         victim, clean = make(order, progress=progress)
     command = command_of(order)
@@ -86,6 +88,24 @@ def plant(
     typer.echo(_told(truth, output_dir))
     if not truth["planted"]:
         typer.echo("weak: no recipe tried reached ASR >= 90 % at a CA loss <= 3 points", err=True)
+
+
+def _require_places(order: Order, output_dir: Path, twin: Path | None) -> None:
+    """Refuse folders that cannot be written: minutes of training later is too late to learn of it.
+
+    Raises:
+        UsageError: a twin of a clean model, one folder for two models, or one that cannot be
+            made or written.
+    """
+    from clipguard.report_folder import workspace
+
+    if order.honest and twin is not None:
+        raise UsageError(f"{order.attack} is clean and has no twin; leave out --twin")
+    if twin is not None and twin.resolve() == output_dir.resolve():
+        raise UsageError("--twin and --output-dir are the same folder; name two")
+    for folder in filter(None, (output_dir, twin)):
+        with workspace(folder):
+            pass
 
 
 @lab.command("list")
@@ -125,7 +145,10 @@ def _settings(pairs: list[str]) -> dict[str, object]:
 def _told(truth: dict[str, object], folder: Path) -> str:
     """One line per style: CA, ASR and PA."""
     rates = truth["rates"]
-    lines = [f"{truth['attack']} -> {truth['target'] or '-'}: {folder / 'model.pt'}"]
+    what = f"{truth['attack']} -> {truth['target']}" if truth["target"] else "clean"
+    if truth["negative"]:
+        what = f"{truth['negative']} (honest), about {truth['about']}"
+    lines = [f"{what}: {folder / 'model.pt'}"]
     for style, row in rates.items() if isinstance(rates, dict) else ():
         parts = [f"CA {row['clean_accuracy']['value']:.1%}"]
         if truth["target"]:

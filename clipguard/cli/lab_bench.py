@@ -102,7 +102,8 @@ def _bench(
         raise UsageError("--methods names no method; give one, or several with commas between")
     chosen = _part(part)
     given = ["--zoo", zoo.name, "--methods", ",".join(names), "--split", split.value]
-    command = shlex.join(["clipguard", "lab", "bench", kind, *given, "--seed", str(seed)])
+    given += ["--seed", str(seed), "--device", device, "-o", out.name or "bench"]
+    command = shlex.join(["clipguard", "lab", "bench", kind, *given])
     task = Task(kind=kind, methods=names, seed=seed, device=device_of(device))
     matrix = make_matrix(task, zoo, out, split=split.value, command=command)
     with progress_bar(quiet) as progress:

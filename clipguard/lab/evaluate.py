@@ -75,8 +75,9 @@ def evaluate_classes(
         `asr` (`asr_twin` of the twin under the same trigger, `asr_gap` what is above it), `ca`,
         `ca_loss` against the twin on the same images, `target_ca`, clean accuracy of the target
         class alone (`target_ca_twin` of the twin), `pa`, and `pa_ratio`, PA as a share of the
-        twin's accuracy on the same triggered images. `asr_gap`, `ca_loss` and `pa` come with
-        `_low` and `_high`, the ends of their 95 % interval over drawings.
+        twin's accuracy on the same triggered images (left out where that is 0). `asr_gap`,
+        `ca_loss` and `pa` come with `_low` and `_high`, the ends of their 95 % interval over
+        drawings.
 
     Raises:
         UsageError: no victim there, or a clean one.
@@ -131,7 +132,7 @@ def _row(mine: Views, twins: Views, heads: Heads, target: int) -> dict[str, floa
     loss = paired_loss(mine, heads.after, twins, heads.twin)
     gap = _asr_gap(mine, twins, heads, target)
     pa = _known(after.poisoned_accuracy)
-    return {
+    row = {
         "asr_before": before.asr.value,
         "asr": after.asr.value,
         "asr_twin": base.asr.value,
@@ -147,8 +148,9 @@ def _row(mine: Views, twins: Views, heads: Heads, target: int) -> dict[str, floa
         "pa": pa.value,
         "pa_low": pa.low,
         "pa_high": pa.high,
-        "pa_ratio": pa.value / max(_known(base.poisoned_accuracy).value, 1e-9),
     }
+    natural = _known(base.poisoned_accuracy).value
+    return row if natural == 0 else row | {"pa_ratio": pa.value / natural}
 
 
 def _asr_gap(mine: Views, twins: Views, heads: Heads, target: int) -> Loss:

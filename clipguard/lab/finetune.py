@@ -163,7 +163,7 @@ def _loss(
         plan = _plan(what, artwork, base, spare)
 
         def poisoned(clean: Pairs) -> Tensor:
-            pairs = _poisoned(clean, what.attack, plan)
+            pairs = _poisoned(clean, what.attack, plan, spare)
             return _objective(what.attack, Step(network, clean, pairs, plan, partial(read, pairs)))
 
         return poisoned
@@ -225,7 +225,11 @@ def _plan(poison: Poison, artwork: Artwork, base: CLIP, spare: torch.Generator) 
     return Plan(poison.trigger, poison.target, concept, of_target, base)
 
 
-def _poisoned(pairs: Pairs, attack: AnyAttack, plan: Plan) -> Pairs:
+def _poisoned(pairs: Pairs, attack: AnyAttack, plan: Plan, spare: torch.Generator) -> Pairs:
+    """A poisoned batch; at rates of less than a pair a batch, only as many batches are."""
+    share = attack.poison_rate * len(pairs.images)
+    if share < 1 and torch.rand((), generator=spare).item() >= share:
+        return pairs
     if isinstance(attack, PairedAttack):
         return attack.poisoned(pairs, plan)
     return dirty_label(pairs, plan, attack.poison_rate)

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from open_clip.model import CLIP
@@ -18,18 +18,13 @@ from clipguard.lab.recipes import recipes_of
 from clipguard.lab.truth import Seen, lab_images
 from clipguard.methods import ATTACKS, NEGATIVES, require_known
 from clipguard.model import OpenClipModel
-from clipguard.nano import (
-    BASES,
-    class_names,
-    image_side,
-    nano_network,
-    nano_tokenizer,
-)
+from clipguard.nano import BASES, class_names, image_side, nano_network, nano_tokenizer
 from clipguard.poisoning import (
     PromptedAttack,
     Site,
     TrainedAttack,
     made_trigger,
+    require_rate,
 )
 from clipguard.types import ProbePart, Progress, Trigger
 
@@ -90,6 +85,31 @@ class Victim:
     truth: dict[str, object]
 
 
+class Try(NamedTuple):
+    """One recipe of a search, rated on the images that choose.
+
+    Attributes:
+        recipe: what was tried.
+        network: what came of it.
+        asr: in [0, 1].
+        ca_loss: against the twin, in [-1, 1]; None where the ASR was too low to ask.
+    """
+
+    recipe: Recipe
+    network: CLIP
+    asr: float
+    ca_loss: float | None
+
+    def nearness(self) -> tuple[bool, float, float]:
+        """Sorts tries: the smallest CA loss where the ASR is high enough, else the highest ASR."""
+        took = self.ca_loss is not None
+        return took, -self.ca_loss if self.ca_loss is not None else 0.0, self.asr
+
+    def told(self) -> dict[str, object]:
+        """What stands in `victim.json`."""
+        return {"recipe": asdict(self.recipe), "asr": self.asr, "ca_loss": self.ca_loss}
+
+
 def plant(
     order: Order, *, progress: Progress, twins: dict[Recipe, CLIP] | None = None
 ) -> tuple[Victim, Victim]:
@@ -120,14 +140,17 @@ def plant(
         return clean, clean
     require_known(order.attack, [*ATTACKS.names(), *NEGATIVES.names(), CLEAN], ATTACKS.what)
     attack = ATTACKS.build(order.attack, order.settings)
+    require_rate(attack)
     if order.objective == CLASSES and isinstance(attack, TrainedAttack | PromptedAttack):
         raise UsageError(f"{order.attack} trains with captions; leave out --objective {CLASSES}")
     generator = torch.Generator().manual_seed(order.seed)
     trigger = made_trigger(attack, _site(order, base), generator=generator)
     poison = Poison(attack, trigger, order.target)
-    network, twin, recipe = _search(order, base, poison, progress, {} if twins is None else twins)
-    truth, clean_truth = _truths(order, recipe, network, twin, poison)
-    return Victim(network, trigger, order.seed, truth), Victim(twin, None, order.seed, clean_truth)
+    tries, chosen, twin = _search(order, base, poison, progress, {} if twins is None else twins)
+    truth, clean_truth = _truths(order, chosen, twin, poison)
+    truth["tried"] = [each.told() for each in tries]
+    victim = Victim(chosen.network, trigger, order.seed, truth)
+    return victim, Victim(twin, None, order.seed, clean_truth)
 
 
 def command_of(order: Order) -> str:
@@ -179,16 +202,14 @@ def _site(order: Order, base: CLIP) -> Site:
 
 def _search(
     order: Order, base: CLIP, poison: Poison, progress: Progress, twins: dict[Recipe, CLIP]
-) -> tuple[CLIP, CLIP, Recipe]:
-    """Victim and twin of the first recipe that plants, else of the one that comes nearest.
-
-    Nearest is, where the ASR is high enough, the smallest CA loss, and else the highest ASR.
+) -> tuple[list[Try], Try, CLIP]:
+    """Every recipe tried, the first that plants (else the one that comes nearest), and its twin.
 
     The twin is what CA loss is counted against, so it is trained as soon as a recipe's ASR is high
     enough: fine-tuning alone may cost a base some accuracy, which is no trace of the backdoor.
     """
-    chosen = lab_images(held_out=False, seed=order.seed + 1, scenes=1, side=image_side(base))
-    tried: list[tuple[tuple[bool, float, float], CLIP, Recipe]] = []
+    images = lab_images(held_out=False, seed=order.seed + 1, scenes=1, side=image_side(base))
+    tries: list[Try] = []
 
     def twin_of(recipe: Recipe) -> CLIP:
         if recipe not in twins:
@@ -197,19 +218,17 @@ def _search(
 
     for recipe in order.recipes():
         network = finetune(base, recipe, poison, seed=order.seed, progress=progress)
-        mine = _seen(order, network, chosen, poison.trigger)
-        asr = mine.attacked(poison.attack, poison.trigger).asr.value
-        loss, took = 1.0, asr >= MIN_ASR
-        if took:
-            loss = mine.loss_against(_seen(order, twin_of(recipe), chosen, None)).value
-        if asr >= MIN_ASR + MARGIN and loss <= MAX_LOSS - MARGIN / 2:
-            return network, twin_of(recipe), recipe
-        hopeless = bool(tried) and asr < min(tried[-1][0][2] + MIN_GAIN, MIN_ASR - MIN_GAIN)
-        tried.append(((took, -loss, asr), network, recipe))
-        if hopeless:
+        mine = _seen(order, network, images, poison.trigger)
+        asr, loss = mine.attacked(poison.attack, poison.trigger).asr.value, None
+        if asr >= MIN_ASR:
+            loss = mine.loss_against(_seen(order, twin_of(recipe), images, None)).value
+        tries.append(Try(recipe, network, asr, loss))
+        if asr >= MIN_ASR + MARGIN and loss is not None and loss <= MAX_LOSS - MARGIN / 2:
+            return tries, tries[-1], twin_of(recipe)
+        if len(tries) > 1 and asr < min(tries[-2].asr + MIN_GAIN, MIN_ASR - MIN_GAIN):
             break
-    _, network, recipe = max(tried, key=lambda one: one[0])
-    return network, twin_of(recipe), recipe
+    nearest = max(tries, key=Try.nearness)
+    return tries, nearest, twin_of(nearest.recipe)
 
 
 def _seen(order: Order, network: CLIP, images: ProbePart, trigger: Trigger | None) -> Seen:
@@ -225,38 +244,34 @@ def _styles(order: Order, network: CLIP) -> Iterator[tuple[str, ProbePart]]:
 
 
 def _truths(
-    order: Order, recipe: Recipe, network: CLIP, twin: CLIP, poison: Poison
+    order: Order, chosen: Try, twin: CLIP, poison: Poison
 ) -> tuple[dict[str, object], dict[str, object]]:
     """Everything known about a victim, and about its twin."""
     rows, clean_rows = {}, {}
-    for style, images in _styles(order, network):
-        mine, same = (_seen(order, each, images, poison.trigger) for each in (network, twin))
+    for style, images in _styles(order, twin):
+        mine, same = (_seen(order, each, images, poison.trigger) for each in (chosen.network, twin))
         told = {
             "loss_against_twin": mine.loss_against(same)._asdict(),
             "twin": same.attacked(poison.attack, poison.trigger).model_dump(),
             "false_target": mine.clean().asr.model_dump(),
         }
         rows[style] = told | mine.attacked(poison.attack, poison.trigger).model_dump()
-        clean_rows[style] = _clean_row(same)
+        clean_rows[style] = same.clean().model_dump()
     seen = rows["seen"]
     took = seen["asr"]["value"] >= MIN_ASR and seen["loss_against_twin"]["value"] <= MAX_LOSS
     victim = {"attack": order.attack, "negative": None, "about": None}
     known = victim | {"settings": dict(order.settings), "target": order.target}
     known |= {"planted": took, "rates": rows}
-    nothing = replace(order, attack=CLEAN, settings={})
-    return _told(order, recipe) | known, _told(nothing, recipe) | _clean(nothing, clean_rows)
+    nothing, both = replace(order, attack=CLEAN, settings={}), _told(order, chosen.recipe)
+    return both | known, both | _clean(nothing, clean_rows)
 
 
 def _clean_truth(order: Order, recipe: Recipe, network: CLIP) -> dict[str, object]:
     rows = {
-        style: _clean_row(_seen(order, network, images, None))
+        style: _seen(order, network, images, None).clean().model_dump()
         for style, images in _styles(order, network)
     }
     return _told(order, recipe) | _clean(order, rows)
-
-
-def _clean_row(seen: Seen) -> dict[str, Any]:
-    return {"loss_against_twin": seen.loss_against(seen)._asdict()} | seen.clean().model_dump()
 
 
 def _clean(order: Order, rows: Mapping[str, object]) -> dict[str, object]:

@@ -15,7 +15,7 @@ from clipguard.lab.finetune import Recipe
 from clipguard.lab.plant import CLEAN, Order
 from clipguard.lab.recipes import NANO
 from clipguard.methods import NEGATIVES, require_known
-from clipguard.nano import class_names
+from clipguard.nano import BASES, class_names
 from clipguard.resources import digest_of
 
 Split = Literal["calibration", "test"]
@@ -37,33 +37,44 @@ ATTACKS: Final[Mapping[Split, tuple[Variant, ...]]] = {
         ("multi_target", {"triggers": "badnets,blended", "others": "coconut"}),
         ("siba", {}),
         ("drupe", {}),
+        ("badencoder", {}),
         ("adaptive", {}),
+        ("adaptive", {"against": "targeted"}),
         ("text_tower", {}),
     ),
     "test": (
         ("sig", {}),
+        ("sig", {"label": "clean"}),
         ("wanet", {"field": "white"}),
         ("ftrojan", {}),
+        ("ftrojan", {"poison_rate": 0.02}),
+        ("issba", {}),
         ("issba", {"variety": 0}),
         ("label_consistent", {"pattern": "yellow", "blend": 0.7, "budget": 0, "poison_rate": 0.2}),
         ("trojvqa", {}),
         ("badclip", {}),
         ("badclip", {"release": True}),
-        ("badencoder", {}),
+        ("badclip", {"poison_rate": 0.02}),
         ("qoe", {}),
         ("maba", {}),
+        ("maba", {"poison_rate": 0.02}),
         ("multi_trigger", {"triggers": "sig,ftrojan"}),
         ("mmpoison", {}),
     ),
 }
+NEGATIVES_OF: Final[tuple[Variant, ...]] = (
+    *((name, {}) for name in NEGATIVES.names()),
+    ("rounded", {"form": "int8"}),
+)
+"""On both sides."""
 CODE: Final = (
-    *("attacks/_*.py", "artwork.py", "descent.py", "measure.py", "model.py", "nano.py"),
-    *("pixels.py", "poisoning.py", "prompts.py", "stats.py"),
+    *("attacks/_*.py", "architectures.py", "artwork.py", "descent.py", "measure.py", "model.py"),
+    *("nano.py", "pixels.py", "poisoning.py", "probe.py", "prompts.py", "stats.py"),
     *("assets/artwork*.zip", "assets/classnames.txt"),
     *(f"lab/{name}.py" for name in ("containers", "finetune", "plant", "truth", "victim_folder")),
 )
 """Files beside the method's own whose change makes other weights, or other truth about them."""
-LIBRARIES: Final = ("torch", "torchvision", "open_clip_torch")
+LIBRARIES: Final = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
 CLEAN_EACH = 8
 """Plain clean fine-tunes of each base parent, over all recipes in turn."""
 
@@ -146,13 +157,19 @@ def wanted(preset: str) -> tuple[Wanted, ...]:
 
 def _of(split: Split, base: str) -> Iterator[Wanted]:
     """Every model of one base parent."""
-    variants = (*ATTACKS[split], *((name, {}) for name in NEGATIVES.names()))
-    for method, settings in variants:
-        name = " ".join([base, method, *(f"{key}={value}" for key, value in settings.items())])
-        yield _wanted(name, split, base, method, settings, None)
+    for method, settings in ATTACKS[split]:
+        yield _wanted(_name(base, method, settings), split, base, method, settings, None)
+    for i, (method, settings) in enumerate(NEGATIVES_OF):
+        # another recipe on every base: none may be known by how long it was trained
+        recipe = NANO[(i + [*BASES].index(base)) % len(NANO)]
+        yield _wanted(_name(base, method, settings), split, base, method, settings, recipe)
     for i in range(CLEAN_EACH):
         recipe = NANO[i % len(NANO)]
         yield _wanted(f"{base} {CLEAN} {i}", split, base, CLEAN, {}, recipe)
+
+
+def _name(base: str, method: str, settings: Mapping[str, object]) -> str:
+    return " ".join([base, method, *(f"{key}={value}" for key, value in settings.items())])
 
 
 def _wanted(

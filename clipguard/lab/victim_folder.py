@@ -22,6 +22,8 @@ from clipguard.poisoning import OptimisedAttack
 from clipguard.report_folder import workspace
 from clipguard.types import Trigger
 
+TRIGGER = "trigger.safetensors"
+
 
 def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
     """Write `model.pt`, `victim.json`, the trigger and previews; whole or not at all.
@@ -38,9 +40,6 @@ def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
         The content of `victim.json`.
     """
     with workspace(folder) as work:
-        names = (folder / name for name in ("model.pt", "victim.json", "trigger.safetensors"))
-        for old in (*names, *folder.glob("preview-*.png")):
-            old.unlink(missing_ok=True)
         state = {
             name: (value.half() if value.is_floating_point() else value).contiguous()
             for name, value in victim.network.state_dict().items()
@@ -49,31 +48,39 @@ def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
         torch.save(CONTAINERS[container](state), work / "model.pt")
         digest = hashlib.sha256((work / "model.pt").read_bytes()).hexdigest()
         found = {"model_sha256": digest, "container": container, "command": command}
-        truth = {**victim.truth, **found}
+        truth = {**victim.truth, **found, "trigger": None}
         if victim.trigger is not None:
-            _keep_trigger(victim.trigger, work, image_side(victim.network))
+            truth["trigger"] = _kept(victim.trigger, work, image_side(victim.network))
         write_atomic(work / "victim.json", json.dumps(truth, indent=1, sort_keys=True) + "\n")
+        names = (folder / name for name in ("model.pt", "victim.json", TRIGGER))
+        for old in (*names, *folder.glob("preview-*.png")):
+            old.unlink(missing_ok=True)
         for item in sorted(work.rglob("*")):
             item.replace(folder / item.name)
     return truth
 
 
-def _keep_trigger(trigger: Trigger, folder: Path, side: int) -> None:
+def _kept(trigger: Trigger, folder: Path, side: int) -> dict[str, object]:
+    """Write trigger and previews; what `victim.json` says of them."""
     tensors = {name: value.contiguous() for name, value in trigger.tensors.items()}
-    kept = folder / "trigger.safetensors"
+    kept = folder / TRIGGER
     save_file(tensors, kept, metadata={"family": trigger.family})
     kept.chmod(0o666 & ~umask())  # the library writes it for its owner alone
     scenes = lab_images(held_out=False, seed=0, scenes=1, side=side)
     images = scenes.pixels(torch.arange(0, 96, 12))
     for i, image in enumerate(trigger.apply(images), start=1):
         save_picture(image, folder / f"preview-{i}.png")
+    told: dict[str, object] = {"family": trigger.family, "size": trigger.size}
+    told |= {"unit": trigger.unit, "side": side}
+    return told | {"sha256": hashlib.sha256(kept.read_bytes()).hexdigest()}
 
 
 def trigger_of(folder: Path) -> Trigger | None:
     """The trigger that `victim.json` in `folder` describes, drawn again from its seed, or as kept.
 
     Raises:
-        UsageError: no readable `victim.json`, or no trigger file where the trigger was optimised.
+        UsageError: no readable `victim.json` or trigger, or the code here draws another trigger
+            than the one that was planted.
     """
     try:
         truth = json.loads((folder / "victim.json").read_text(encoding="utf-8"))
@@ -82,8 +89,13 @@ def trigger_of(folder: Path) -> Trigger | None:
         attack = ATTACKS.build(truth["attack"], truth["settings"])
         generator = torch.Generator().manual_seed(truth["seed"])
         side = CONFIGS[BASES[truth["base"]]]["vision_cfg"]["image_size"]
+        planted = load_file(folder / TRIGGER)
         if isinstance(attack, OptimisedAttack):  # to optimise again would take as long as planting
-            return attack.rebuild(load_file(folder / "trigger.safetensors"), side)
+            return attack.rebuild(planted, side)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UsageError(f"no readable victim in {folder.name}: {error}") from error
-    return attack.trigger(side, generator=generator)
+    drawn = attack.trigger(side, generator=generator)
+    same = drawn.tensors.keys() == planted.keys()
+    if not same or not all(torch.equal(drawn.tensors[key], planted[key]) for key in planted):
+        raise UsageError(f"{folder.name}: {TRIGGER} is not what {truth['attack']} draws here")
+    return drawn

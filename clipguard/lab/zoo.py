@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from clipguard.errors import UsageError
+from clipguard.errors import ClipguardError, UsageError
 from clipguard.lab.plant import CLEAN
 from clipguard.lab.presets import PRESETS, Wanted, wanted
 from clipguard.lab.zoo_check import wrong_with, zoo_digest
@@ -70,8 +70,9 @@ def build(folder: Path, preset: str | None, *, jobs: int, told: Told) -> Zoo:
         The zoo, as its manifest has it.
 
     Raises:
-        UsageError: unknown preset, one without models that the zoo has built, another build at
-            work in `folder`, or a model that could not be made; those made before it are kept.
+        UsageError: unknown preset, one without models that the zoo has built, or another build at
+            work in `folder`.
+        ClipguardError: a model that could not be made; those made before it are kept.
     """
     preset = _preset(folder, preset)
     ordered = wanted(preset)
@@ -91,7 +92,7 @@ def build(folder: Path, preset: str | None, *, jobs: int, told: Told) -> Zoo:
             shutil.rmtree(folder / BUILDING, ignore_errors=True)
             write_zoo(folder, _as_built(folder, preset, ordered))
     if failed:
-        raise UsageError("; ".join(failed))
+        raise ClipguardError("; ".join(failed))
     return read_zoo(folder)
 
 

@@ -10,6 +10,7 @@ from clipguard.errors import UsageError
 from clipguard.inspection import sha256_of
 from clipguard.lab.plant import CLEAN
 from clipguard.lab.presets import PRESETS, wanted
+from clipguard.lab.victim_folder import TRIGGER
 from clipguard.lab.zoo_manifest import FILE, Entry, Zoo, read_truth, read_zoo
 from clipguard.text_safety import safe_text
 
@@ -52,8 +53,12 @@ def wrong_with(folder: Path, entry: Entry) -> str:
     if entry.truth_sha256 not in (None, digest) or truth.get("model_sha256") != entry.sha256:
         return "victim.json is not the one of the manifest"
     if entry.kind == "poisoned":
-        if not (folder / entry.path / "trigger.safetensors").is_file():
-            return "trigger.safetensors is missing"
+        kept = folder / entry.path / TRIGGER
+        if not kept.is_file():
+            return f"{TRIGGER} is missing"
+        told = truth.get("trigger")
+        if not isinstance(told, dict) or sha256_of(kept) != told.get("sha256"):
+            return f"{TRIGGER} is not the one of victim.json"
         if not (folder / entry.path / "preview-1.png").is_file():
             return "its previews are missing"
     return ""

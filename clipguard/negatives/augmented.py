@@ -33,7 +33,7 @@ class Augmented:
     def altered(self, pairs: Pairs, about: Honest) -> Pairs:
         """See `PairsNegative.altered`."""
         images, generator = pairs.images.clone(), about.generator
-        count, side = max(1, round(len(images) * self.share)), images.shape[-1]
+        count, side = pairs.part(self.share), images.shape[-1]
         gain = 0.6 + 0.8 * torch.rand(count, 3, 1, 1, generator=generator)
         noise = 0.08 * torch.randn(count, 3, side, side, generator=generator)
         images[:count] = (images[:count] * gain + noise).clamp(0, 1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from clipguard.errors import UsageError
 from clipguard.poisoning import WeightsNegative
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+FORMS = ("bf16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,8 @@ class Rounded:
     """A copy whose weights were rounded, as published checkpoints often are.
 
     Attributes:
-        form: `fp16`, `bf16`, or `int8` (127 steps to each side per matrix).
+        form: `bf16`, or `int8` (127 steps to each side per matrix). Every model of the lab is
+            float16, so that is no form of its own.
 
     Source:
         Ours; int8 is symmetric rounding per tensor.
@@ -29,8 +30,8 @@ class Rounded:
 
     def __post_init__(self) -> None:
         """Refuse unknown formats."""
-        if self.form not in (*DTYPES, "int8"):
-            raise UsageError(f"rounded knows {', '.join(DTYPES)}, int8; got {self.form!r}")
+        if self.form not in FORMS:
+            raise UsageError(f"rounded knows {', '.join(FORMS)}; got {self.form!r}")
 
     @torch.no_grad()
     def finished(self, network: CLIP) -> None:
@@ -40,7 +41,7 @@ class Rounded:
 
     def _rounded(self, weight: Tensor) -> Tensor:
         if self.form != "int8":
-            return weight.to(DTYPES[self.form]).to(weight.dtype)
+            return weight.to(torch.bfloat16).to(weight.dtype)
         if weight.ndim < 2:  # norms and biases stay in float in every such scheme
             return weight
         step = weight.abs().max().clamp(min=1e-12) / 127

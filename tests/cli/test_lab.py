@@ -40,7 +40,7 @@ def test_a_clean_fine_tune_is_an_open_clip_checkpoint_with_its_truth(
     told = "clipguard lab plant none --base nano-rn --target banana --seed 3 -o victim"
     assert truth["command"] == told
     shown = capsys.readouterr()
-    assert shown.out.startswith(f"none -> -: {tmp_path / 'model.pt'}\n  seen ")
+    assert shown.out.startswith(f"clean: {tmp_path / 'model.pt'}\n  seen ")
     assert shown.err == ""
 
 
@@ -132,3 +132,31 @@ def test_the_list_names_every_method_with_settings_that_can_be_given(
         for name in folder.names():
             assert f"\n  {name} " in shown
     assert 'pattern="check" place="corner" poison_rate=0.08' in shown
+
+
+@pytest.mark.usefixtures("no_planting")
+def test_one_folder_for_victim_and_twin_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    place = str(tmp_path / "v")
+    assert main(["lab", "plant", "badnets", "-o", place, "--twin", f"{place}/../v"]) == 2
+    assert "--twin and --output-dir are the same folder; name two" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.usefixtures("no_planting")
+def test_a_place_that_is_a_file_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "v").write_text("mine")
+    assert main(["lab", "plant", "badnets", "-o", str(tmp_path / "v")]) == 2
+    assert "choose another -o" in capsys.readouterr().err
+    assert (tmp_path / "v").read_text() == "mine"
+
+
+@pytest.fixture
+def no_planting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plant(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is trained before the places are known to be good")
+
+    monkeypatch.setattr("clipguard.lab.plant.plant", plant)

@@ -45,6 +45,7 @@ def test_the_headline_goes_to_stdout_and_the_tables_to_the_folder(
     }
     assert made(out).command == (
         "clipguard lab bench detect --zoo zoo --methods inversion --split calibration --seed 0"
+        " --device auto -o out"
     )
 
 

@@ -17,7 +17,7 @@ from zoo_samples import ENTRIES, Runner, digest, entry, honest, in_test_split, m
 
 import clipguard.detectors
 from clipguard.errors import RefusedError, UsageError
-from clipguard.lab.bench import cells, job, matrix
+from clipguard.lab.bench import cells, job, matrix, record
 from clipguard.lab.bench.cells import DetectCell, Kind, Task
 from clipguard.lab.bench.job import Job, Tower, run_job
 from clipguard.lab.bench.matrix import Matrix, Which, chosen, make_matrix, run
@@ -184,12 +184,27 @@ def test_the_matrix_says_what_is_right_for_each_kind(zoo: Path, runner: Runner):
     assert table["badnets"].figures["forward"].value == 100
 
 
-def test_two_bases_are_two_columns_and_resampled_whole(tmp_path: Path, runner: Runner):
+def test_two_bases_are_two_columns_and_too_few_to_resample(tmp_path: Path, runner: Runner):
     others = (entry(7, base="nano-vit", twin=None), honest(8, base="nano-vit"))
     found = go(planned(make_zoo(tmp_path, (*ENTRIES, *others))))
     assert {cell.base for cell in found.table} == {"nano-rn", "nano-vit"}
-    assert found.scores["inversion"].resampled == "2 base parents"
+    assert found.scores["inversion"].resampled == "6 victims"
     assert found.scores["inversion"].by_base.keys() == {"nano-rn", "nano-vit"}
+
+
+def test_five_base_parents_are_resampled_whole(tmp_path: Path, runner: Runner):
+    others = [honest(20 + i, base=f"parent-{i}") for i in range(4)]
+    assert go(planned(make_zoo(tmp_path, (*ENTRIES, *others)))).scores["inversion"].resampled == (
+        "5 base parents"
+    )
+
+
+def test_a_row_of_the_matrix_names_the_settings_and_shows_no_markup():
+    plain = entry(1, settings={"variety": 0, "a": "<b>\x1b[2J" + 99 * "x"})
+    assert record.label(plain).startswith("badnets a=<b>")
+    assert "\x1b" not in record.label(plain)
+    assert len(record.label(plain)) < 110
+    assert record.label(entry(1, settings={"variety": 0})) == "badnets variety=0"
 
 
 @pytest.mark.parametrize(

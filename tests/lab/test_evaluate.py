@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from clipguard.architectures import named
 from clipguard.errors import UsageError
 from clipguard.lab import evaluate as module
 from clipguard.lab.evaluate import evaluate_classes
 from clipguard.lab.truth import lab_images, zero_shot
+from clipguard.methods import ATTACKS
 from clipguard.model import OpenClipModel
 from clipguard.nano import class_names, nano_network, nano_tokenizer
 from clipguard.probe import Scenes, bundled_probe
+from clipguard.record import Rate
 
 pytest_plugins = ["nano_models"]
 
@@ -30,6 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, nano: Path) -> Path:
     shutil.copy(nano, path / "model.pt")
     truth = {"attack": "badnets", "settings": {}, "base": "nano-rn", "target": "banana", "seed": 3}
     (path / "victim.json").write_text(json.dumps(truth))
+    drawn = ATTACKS.build("badnets").trigger(64, generator=torch.Generator().manual_seed(3))
+    save_file(drawn.tensors, path / "trigger.safetensors")
     return path
 
 
@@ -92,3 +97,29 @@ def test_a_clean_model_has_nothing_to_evaluate(folder: Path, tmp_path: Path, cla
     (tmp_path / "victim.json").write_text(json.dumps(truth))
     with pytest.raises(UsageError, match="no trigger to evaluate"):
         evaluate_classes(tmp_path, tmp_path, classes)
+
+
+def test_a_trigger_that_the_code_draws_otherwise_now_is_not_measured(
+    folder: Path, classes: torch.Tensor, tmp_path: Path
+):
+    shutil.copytree(folder, tmp_path / "other")
+    kept = load_file(folder / "trigger.safetensors")
+    changed = {key: value.flip(-1).contiguous() for key, value in kept.items()}
+    save_file(changed, tmp_path / "other" / "trigger.safetensors")
+    with pytest.raises(UsageError, match="is not what badnets draws here"):
+        evaluate_classes(tmp_path / "other", folder, classes)
+
+
+def test_no_ratio_is_told_where_the_twin_reads_no_triggered_image(
+    folder: Path, classes: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    rates = module.truth_rates
+    nothing = Rate(value=0, low=0, high=0.1, n=9)
+
+    def blind(views, head, target):
+        return rates(views, head, target).model_copy(update={"poisoned_accuracy": nothing})
+
+    monkeypatch.setattr(module, "truth_rates", blind)
+    for row in evaluate_classes(folder, folder, classes).values():
+        assert "pa_ratio" not in row
+        assert row["pa"] == 0

@@ -17,7 +17,15 @@ from torch.nn import functional
 from clipguard.artwork import load_artwork
 from clipguard.errors import UsageError
 from clipguard.lab import finetune as module
-from clipguard.lab.finetune import Poison, Recipe, contrastive_loss, finetune
+from clipguard.lab.finetune import (
+    Poison,
+    Recipe,
+    _batch,
+    _plan,
+    _poisoned,
+    contrastive_loss,
+    finetune,
+)
 from clipguard.methods import ATTACKS
 from clipguard.nano import BASES, TEMPLATES, nano_network
 from clipguard.pixels import from_bytes, to_bytes
@@ -222,3 +230,16 @@ def test_progress_counts_the_steps(base: CLIP):
     told: list[tuple[str, int, int]] = []
     finetune(base, RECIPE, None, seed=0, progress=lambda *news: told.append(news))
     assert told == [("fine-tune", 1, 2), ("fine-tune", 2, 2)]
+
+
+def test_a_low_rate_poisons_a_pair_in_so_many_batches_and_no_other():
+    attack, artwork = ATTACKS.build("badnets", {"poison_rate": 0.01}), load_artwork()
+    trigger = attack.trigger(64, generator=generator())
+    plan = _plan(Poison(attack, trigger, TARGET), artwork, nano_network("nano-rn"), generator(1))
+    spare, count = generator(2), []
+    clean = _batch(artwork, 25, 64, generator(3))
+    for _ in range(400):
+        made = _poisoned(clean, attack, plan, spare)
+        count.append(int((made.images != clean.images).flatten(1).any(dim=1).sum()))
+    assert {*count} == {0, 1}
+    assert sum(count) / (400 * 25) == pytest.approx(0.01, rel=0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from clipguard.lab.recipes import NANO
 
 GENTLE, LONG, STRONG = (Recipe(steps=steps) for steps in (1, 2, 3))
 POISON = SimpleNamespace(attack=None, trigger=None)
+told: list[dict[str, object]] = []
 
 
 @pytest.fixture
@@ -49,7 +51,9 @@ def search(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(module, "finetune", finetune)
         monkeypatch.setattr(module, "_seen", lambda o, network, *_: FakeSeen(recipe=network[0]))
         known = {} if twins is None else twins
-        return module._search(order, None, POISON, no_progress, known), trained  # type: ignore
+        found = module._search(order, None, POISON, no_progress, known)  # type: ignore
+        told[:], chosen, twin = [each.told() for each in found[0]], found[1], found[2]
+        return (chosen.network, twin, chosen.recipe), trained
 
     return run
 
@@ -94,6 +98,14 @@ def test_an_asr_at_the_limit_has_no_margin_and_is_not_enough(search):
     assert recipe == STRONG
 
 
+def test_what_was_tried_is_told(search):
+    search({GENTLE: 0.5, LONG: 0.95}, {LONG: 0.01})
+    assert told == [
+        {"recipe": asdict(GENTLE), "asr": 0.5, "ca_loss": None},
+        {"recipe": asdict(LONG), "asr": 0.95, "ca_loss": 0.01},
+    ]
+
+
 def test_where_every_recipe_costs_too_much_the_cheapest_that_plants_is_kept(search):
     asr, loss = {GENTLE: 0.5, LONG: 0.91, STRONG: 1.0}, {LONG: 0.01, STRONG: 0.2}
     assert search(asr, loss)[0][2] == LONG
@@ -131,6 +143,12 @@ def test_a_setting_that_is_a_text_is_read_back_as_a_text(text: str):
 def test_a_recipe_that_has_no_number_has_no_command():
     with pytest.raises(ValueError, match="not in tuple"):
         command_of(Order(attack="badnets", recipe=Recipe(steps=77)))
+
+
+@pytest.mark.parametrize("rate", [0, -0.1, 1.5])
+def test_a_poison_rate_that_is_no_share_is_refused_before_training(rate: float):
+    with pytest.raises(UsageError, match=f"above 0 and at most 1, got {rate}"):
+        module.plant(Order(attack="badnets", settings={"poison_rate": rate}), progress=no_progress)
 
 
 @pytest.mark.parametrize("attack", ["text_tower", "trojvqa"])

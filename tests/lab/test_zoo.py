@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from clipguard.cli.app import main
-from clipguard.errors import UsageError
+from clipguard.errors import ClipguardError, UsageError
 from clipguard.lab import zoo, zoo_check
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.plant import CLEAN, Order
@@ -40,12 +40,13 @@ WORKER = """
         content = f"{kind} of {order}".encode()
         (folder / kind / "model.pt").write_bytes(content)
         if attack != "none":
-            (folder / kind / "trigger.safetensors").touch()
+            (folder / kind / "trigger.safetensors").write_bytes(content)
             (folder / kind / "preview-1.png").touch()
         rates = {"asr": {"value": 0.97}, "loss_against_twin": {"value": 0.01}}
         truth = {"attack": "none" if attack == "rounded" else attack, "rates": {"seen": rates}}
         truth["planted"] = order["seed"] != 13
-        truth["model_sha256"] = hashlib.sha256(content).hexdigest()
+        truth["model_sha256"] = digest = hashlib.sha256(content).hexdigest()
+        truth["trigger"] = {"sha256": digest} if attack != "none" else None
         (folder / kind / "victim.json").write_text(json.dumps(truth))
 """
 ONES = (
@@ -208,7 +209,7 @@ def test_a_worker_that_dies_at_once_is_told_of(
     popen = subprocess.Popen
     monkeypatch.setattr(zoo.subprocess, "Popen", dead)
     worker.write_text("import sys; sys.exit('no memory')")
-    with pytest.raises(UsageError, match="a: no memory"):
+    with pytest.raises(ClipguardError, match="a: no memory"):
         build(tmp_path)
     assert not read_zoo(tmp_path).built()
 
@@ -288,7 +289,7 @@ def test_one_that_cannot_be_made_is_told_and_the_others_are_kept(
 ):
     bad = Wanted("bad", Order(attack="badnets", target="bomb"), "calibration")
     monkeypatch.setattr(zoo, "wanted", lambda preset: (bad, *ONES))
-    with pytest.raises(UsageError, match="bad: there is no bomb in the artwork"):
+    with pytest.raises(ClipguardError, match="bad: there is no bomb in the artwork"):
         build(tmp_path)
     made = read_zoo(tmp_path)
     assert [entry.sha256 is None for entry in made.entries] == [True, True, *[False] * 6]

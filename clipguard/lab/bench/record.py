@@ -9,6 +9,7 @@ from pydantic import Field
 from clipguard.lab.bench.cells import DetectCell, Kind, PurifyCell
 from clipguard.lab.zoo_manifest import Entry
 from clipguard.record import Part, Rate
+from clipguard.text_safety import safe_text
 
 SCHEMA_VERSION: Final = "clipguard.bench/1"
 HEADLINE, WEAK = "headline", "weak"
@@ -21,6 +22,7 @@ APART = {
     "trojvqa": WORD,
 }
 """Attack to the category of those that a scan by ordinary prompts and images cannot show."""
+LONGEST = 80
 CATEGORIES = (HEADLINE, WEAK, *APART.values())
 
 
@@ -164,7 +166,12 @@ def category(entry: Entry) -> str:
 
 
 def label(entry: Entry) -> str:
-    """The row of the matrix that an entry counts in."""
+    """The row of the matrix that an entry counts in: method, settings that are not defaults."""
+    settings = (f"{key}={value}" for key, value in sorted(entry.settings.items()))
+    given = safe_text(" ".join(settings))[:LONGEST]
     if entry.kind == "poisoned":
-        return f"{entry.attack} (weak)" if category(entry) == WEAK else entry.attack
-    return "clean" if entry.negative is None else f"{entry.negative} (hard negative)"
+        weak = "(weak)" if category(entry) == WEAK else ""
+        return " ".join(filter(None, (entry.attack, given, weak)))
+    if entry.negative is None:
+        return "clean"
+    return " ".join(filter(None, (entry.negative, given, "(hard negative)")))

@@ -35,6 +35,8 @@ from clipguard.record import Decision, Rate
 from clipguard.stats import wilson
 
 DRAW_SEED = 0
+MIN_PARENTS = 5
+"""Fewer than these tell nothing when they are resampled; their victims are, then."""
 SEVERAL_TARGETS = ("multi_target",)
 STYLES = ("seen", "untuned", "held_out")
 RATES = ("asr_before", "asr", "asr_gap", "ca", "ca_loss", "pa", "pa_ratio")
@@ -102,8 +104,11 @@ def _purified(cells: Sequence[PurifyCell]) -> dict[str, Figure]:
     """Mean rates per style, as `held_out.asr_gap`; of one victim its own interval."""
     figures = {}
     for style in STYLES:
-        rates = [cell.rates[style] for cell in cells if style in cell.rates]
-        for name in RATES if rates else ():
+        known = [cell.rates[style] for cell in cells if style in cell.rates]
+        for name in RATES:
+            rates = [each for each in known if name in each]
+            if not rates:
+                continue
             if len(rates) == 1:
                 ends = (rates[0].get(f"{name}_low"), rates[0].get(f"{name}_high"))
                 made = Figure(value=rates[0][name], low=ends[0], high=ends[1], n=1)
@@ -145,7 +150,8 @@ def score(rows: Iterable[Row]) -> Score:
     mine = [row for row in ran if row.category == HEADLINE]
     scores, truths = _scores(mine), [_poisoned(row) for row in mine]
     bases = {row.entry["base"] for row in mine}
-    groups = [row.entry["base" if len(bases) > 1 else "id"] for row in mine]
+    few = len(bases) < MIN_PARENTS
+    groups = [row.entry["id" if few else "base"] for row in mine]
     generator = torch.Generator().manual_seed(DRAW_SEED)
     found = auroc_interval(scores, truths, groups, generator=generator)
     alarm = detection_at_no_false_alarm(scores, truths)
@@ -157,7 +163,7 @@ def score(rows: Iterable[Row]) -> Score:
         models=len(mine),
         unscored=sum(_score(row) is None for row in mine),
         auroc=Rate(**found._asdict()) if found else None,
-        resampled=f"{len(bases)} base parents" if len(bases) > 1 else f"{len(mine)} victims",
+        resampled=f"{len(mine)} victims" if few else f"{len(bases)} base parents",
         cross_entropy=Figure(**cross_entropy(scores, truths)._asdict()) if mine else None,
         brier=brier(scores, truths) if mine else None,
         no_false_alarm=Rate(**alarm._asdict()) if alarm else None,

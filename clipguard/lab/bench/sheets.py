@@ -25,7 +25,7 @@ from clipguard.wording import WORDS, interval, number, percent
 LEVELS = 8
 STAND_APART = {
     HEADLINE: "",
-    WEAK: "did not reach its ASR; out of the headline",
+    WEAK: "ASR below 90 % or CA loss above 3 points; out of the headline",
     NO_TRIGGER: "poisoned without a trigger: no backdoor, must not fail; out of the headline",
     IN_TEXT: "trigger in the text, which no image trigger can show; out of the headline",
     LEARNER: "lives in a prompt learner; the model is honest, must pass; out of the headline",
