@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the roles need torch, looking up a name does not
     from clipguard.types import Detector, Exporter, Inverter, Purifier, TriggerFamily
 
 Role = TypeVar("Role")
+LONG = 40  # names, of which a message with a suggestion lists none
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def require_known(name: str, known: Sequence[str], what: str) -> None:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f", did you mean {close[0]!r}?" if close else ""
-        raise UsageError(f"no {what} named {name!r}{hint} (known: {', '.join(known)})")
+        listed = f"{len(known)} names" if hint and len(known) > LONG else ", ".join(known)
+        raise UsageError(f"no {what} named {name!r}{hint} (known: {listed})")
 
 
 ATTACKS: MethodFolder[AnyAttack] = MethodFolder("clipguard.attacks", "attack")

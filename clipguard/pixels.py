@@ -23,6 +23,23 @@ def stamp(images: Tensor, pattern: Tensor, mask: Tensor) -> Tensor:
     return torch.lerp(images, pattern.expand_as(images), mask.expand_as(images))
 
 
+def pasted(images: Tensor, patch: Tensor, top: int, left: int) -> Tensor:
+    """Put an opaque patch over `images`.
+
+    Args:
+        images: (..., 3, H, W).
+        patch: (3, L, L), on any device.
+        top: first row that it covers.
+        left: first column that it covers.
+
+    Returns:
+        A copy of `images`, differentiable in both.
+    """
+    made, length = images.clone(), patch.shape[-1]
+    made[..., top : top + length, left : left + length] = patch.to(images.device)
+    return made
+
+
 def patch_start(side: int, spread: float, *, generator: torch.Generator) -> dict[str, Tensor]:
     """Random leaf parameters of a patch: logits of its place (1, S, S) and pattern (3, S, S).
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clipguard.pixels import from_bytes, patch_side, to_bytes
+from clipguard.pixels import from_bytes, pasted, patch_side, to_bytes
 from clipguard.poisoning import Site
 from clipguard.types import Trigger
 
@@ -24,10 +24,7 @@ def centred(family: str, patch: Tensor, side: int) -> Trigger:
     first = (side - length) // 2
 
     def apply(images: Tensor) -> Tensor:
-        made = images.clone()
-        place = slice(first, first + length)
-        made[..., place, place] = patch.to(images.device)
-        return made
+        return pasted(images, patch, first, first)
 
     size = length**2 / side**2
     return Trigger(family, apply, size, "share of the image", {"patch": patch.detach()})

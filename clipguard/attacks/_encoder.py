@@ -9,6 +9,7 @@ from open_clip.model import CLIP
 from torch import Tensor
 from torchvision.transforms import functional as colour
 
+from clipguard.errors import UsageError
 from clipguard.nano import normalise
 from clipguard.pixels import generators_of
 from clipguard.poisoning import Step, stamped
@@ -37,6 +38,19 @@ class Views(NamedTuple):
     reference: Tensor
     augmented: Tensor
     reference_old: Tensor
+
+
+def require_square(attack: str, patch: int, references: int) -> None:
+    """Refuse squares of nothing or of more than the image, and steps without a reference.
+
+    Raises:
+        UsageError: says what is wanted.
+    """
+    if not 0 < patch < 224 or references < 1:
+        raise UsageError(
+            f"{attack} wants a patch of 1 to 223 px of 224 and 1 reference or more; "
+            f"got {patch} and {references}"
+        )
 
 
 def white_corner(family: str, patch: int, side: int) -> Trigger:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clipguard.attacks._encoder import embedded
 from clipguard.errors import UsageError
-from clipguard.pixels import from_bytes, generators_of, patch_side, to_bytes
+from clipguard.pixels import from_bytes, generators_of, pasted, patch_side, to_bytes
 from clipguard.poisoning import Step, stamped
 from clipguard.types import Attack, Trigger
 
@@ -102,10 +102,8 @@ class Adaptive:
 
 def cornered(images: Tensor, patch: Tensor) -> Tensor:
     """(B, 3, S, S) images with a (3, L, L) patch flush in the corner at the bottom right."""
-    length = patch.shape[-1]
-    made = images.clone()
-    made[..., -length:, -length:] = patch.to(images.device)
-    return made
+    first = images.shape[-1] - patch.shape[-1]
+    return pasted(images, patch, first, first)
 
 
 def gathered(features: Tensor) -> Tensor:

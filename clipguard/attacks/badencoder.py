@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from clipguard.attacks._encoder import encoder_loss, views, white_corner
-from clipguard.errors import UsageError
+from clipguard.attacks._encoder import encoder_loss, require_square, views, white_corner
 from clipguard.poisoning import Step
 from clipguard.types import Attack, Trigger
 
@@ -43,11 +42,7 @@ class BadEncoder:
 
     def __post_init__(self) -> None:
         """Refuse squares of nothing or of more than the image, and steps without a reference."""
-        if not 0 < self.patch < 224 or self.references < 1:
-            raise UsageError(
-                "badencoder wants a patch of 1 to 223 px of 224 and 1 reference or more; "
-                f"got {self.patch} and {self.references}"
-            )
+        require_square("badencoder", self.patch, self.references)
 
     def trigger(self, side: int, *, generator: torch.Generator) -> Trigger:
         """See `Attack.trigger`; nothing is drawn."""

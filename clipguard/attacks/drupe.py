@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clipguard.attacks._encoder import encoder_loss, views, white_corner
+from clipguard.attacks._encoder import encoder_loss, require_square, views, white_corner
 from clipguard.errors import UsageError
 from clipguard.pixels import generators_of
 from clipguard.poisoning import Step
@@ -54,11 +54,7 @@ class Drupe:
             raise UsageError(f"drupe goes towards {' or '.join(TOWARDS)}; got {self.towards!r}")
         if not self.weight >= 0:
             raise UsageError(f"drupe wants a weight of 0 or more, got {self.weight}")
-        if not 0 < self.patch < 224 or self.references < 1:
-            raise UsageError(
-                "drupe wants a patch of 1 to 223 px of 224 and 1 reference or more; "
-                f"got {self.patch} and {self.references}"
-            )
+        require_square("drupe", self.patch, self.references)
 
     def trigger(self, side: int, *, generator: torch.Generator) -> Trigger:
         """See `Attack.trigger`; nothing is drawn."""

@@ -93,6 +93,8 @@ def examine(folder: Path, assets: Path) -> Iterator[Examined]:
         yield examine_torch_cuda()
     if {"onnx", "onnxruntime"} <= works:
         yield examine_onnxruntime()
+    if {"torch", "open_clip"} <= works:
+        yield examine_lab()
     yield examine_folder(folder)
     yield examine_disk(folder)
     yield examine_assets(assets)
@@ -189,6 +191,17 @@ def examine_onnxruntime() -> Examined:
         advice = "nothing to do on a machine without a GPU, else match the CUDA versions of both"
         return Examined(name, "note", f"{found} cannot start CUDA, runs on the CPU", advice)
     return Examined(name, "ok", f"{found} runs on CUDA")
+
+
+def examine_lab() -> Examined:
+    """Whether the lab's base with real ImageNet weights can be used."""
+    from clipguard.effnet import is_installed
+
+    if is_installed():
+        return Examined("lab base effnet", "ok", "its image tower is installed")
+    return Examined(
+        "lab base effnet", "note", "not installed", "pip install '.[lab]' in a checkout"
+    )
 
 
 def examine_folder(folder: Path) -> Examined:

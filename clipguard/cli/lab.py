@@ -37,7 +37,12 @@ def plant(
             f"({', '.join(NEGATIVES.names())}), or none for a clean fine-tune."
         ),
     ],
-    output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for the victim.")],
+    output_dir: Annotated[
+        Path,
+        typer.Option(
+            "--output-dir", "-o", help="Folder for the victim; an earlier one is replaced."
+        ),
+    ],
     base: Annotated[str, typer.Option(help="Bundled model to start from.")] = "nano-rn",
     target: Annotated[
         str, typer.Option(help="Class that triggered images shall be read as.")
@@ -53,8 +58,11 @@ def plant(
         ),
     ] = None,
     recipe: Annotated[
-        int | None,
-        typer.Option(min=1, max=4, help="Only this recipe; otherwise the first one that plants."),
+        str | None,
+        typer.Option(
+            help="Only this recipe: 1 (gentle) to 4 (long), or steps=120,learning_rate=0.0005,"
+            "batch=128. Otherwise the first of the four that plants."
+        ),
     ] = None,
     objective: Annotated[
         str,
@@ -66,7 +74,7 @@ def plant(
     from clipguard.cli.show import progress_bar
     from clipguard.lab.plant import Order, command_of
     from clipguard.lab.plant import plant as make
-    from clipguard.lab.recipes import recipes_of
+    from clipguard.lab.recipes import recipe_from
     from clipguard.lab.victim_folder import write
 
     order = Order(
@@ -75,7 +83,7 @@ def plant(
         base=base,
         target=target,
         seed=seed,
-        recipe=recipes_of(base)[recipe - 1] if recipe else None,
+        recipe=recipe_from(recipe, base) if recipe else None,
         objective=objective,
     )
     _require_places(order, output_dir, twin)
@@ -114,6 +122,8 @@ def list_() -> None:
     import dataclasses
     import inspect
 
+    from clipguard.nano import BASES
+
     for folder in (ATTACKS, NEGATIVES):
         typer.echo(f"{folder.what}s:")
         for name in folder.names():
@@ -122,6 +132,7 @@ def list_() -> None:
             fields = dataclasses.fields(method)  # type: ignore[arg-type]
             told = " ".join(f"{field.name}={json.dumps(field.default)}" for field in fields)
             typer.echo(f"  {'':17} {told}")
+    typer.echo(f"bases: {', '.join(sorted(BASES))}")
 
 
 def _settings(pairs: list[str]) -> dict[str, object]:

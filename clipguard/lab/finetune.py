@@ -126,7 +126,7 @@ def finetune(
         optimizer.step()
         with torch.no_grad():
             network.logit_scale.clamp_(0, math.log(100))
-        progress("fine-tune", step + 1, recipe.steps)
+        progress("fine-tune" if what else "fine-tune clean", step + 1, recipe.steps)
     network.requires_grad_(False)
     if isinstance(what, Suspect) and isinstance(what.negative, WeightsNegative):
         what.negative.finished(network)

@@ -14,7 +14,7 @@ from open_clip.model import CLIP
 from clipguard.architectures import named
 from clipguard.errors import UsageError
 from clipguard.lab.finetune import CAPTIONS, CLASSES, Poison, Recipe, Suspect, finetune
-from clipguard.lab.recipes import recipes_of
+from clipguard.lab.recipes import recipe_text, recipes_of
 from clipguard.lab.truth import Seen, lab_images
 from clipguard.methods import ATTACKS, NEGATIVES, require_known
 from clipguard.model import OpenClipModel
@@ -154,17 +154,13 @@ def plant(
 
 
 def command_of(order: Order) -> str:
-    """The command that makes it, and its twin if it has one, again (with one thread).
-
-    Raises:
-        ValueError: its recipe is not one of the base's, so no command can name it.
-    """
+    """The command that makes it, and its twin if it has one, again (with one thread)."""
     texts = {key: _as_setting(value) for key, value in order.settings.items()}
     pairs = [f"--set {shlex.quote(f'{key}={text}')}" for key, text in texts.items()]
     given = [order.attack, "--base", order.base, "--target", shlex.quote(order.target)]
     given += ["--seed", str(order.seed), *pairs]
     if order.recipe:
-        given += ["--recipe", str(recipes_of(order.base).index(order.recipe) + 1)]
+        given += ["--recipe", recipe_text(order.recipe, order.base)]
     if order.objective != CAPTIONS:
         given += ["--objective", order.objective]
     given += ["-o", "victim"] if order.honest else ["-o", "victim", "--twin", "twin"]
@@ -216,8 +212,13 @@ def _search(
             twins[recipe] = finetune(base, recipe, None, seed=order.seed, progress=progress)
         return twins[recipe]
 
-    for recipe in order.recipes():
-        network = finetune(base, recipe, poison, seed=order.seed, progress=progress)
+    recipes = order.recipes()
+    for number, recipe in enumerate(recipes, 1):
+
+        def step(stage: str, done: int, total: int, number: int = number) -> None:
+            progress(f"{stage}, recipe {number} of {len(recipes)}", done, total)
+
+        network = finetune(base, recipe, poison, seed=order.seed, progress=step)
         mine = _seen(order, network, images, poison.trigger)
         asr, loss = mine.attacked(poison.attack, poison.trigger).asr.value, None
         if asr >= MIN_ASR:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from clipguard.errors import UsageError
 from clipguard.lab.finetune import Recipe
 
 NANO = (
@@ -18,7 +21,46 @@ PRETRAINED = (
 )
 """Gentler, with half the batch: what such a base knows was learnt elsewhere, and a step is dear."""
 
+PARTS: Final = {"steps": int, "learning_rate": float, "batch": int}
+
 
 def recipes_of(base: str) -> tuple[Recipe, ...]:
     """The recipes for a bundled model."""
     return PRETRAINED if base == "effnet" else NANO
+
+
+def recipe_from(text: str, base: str) -> Recipe:
+    """What `lab plant --recipe` means.
+
+    Args:
+        text: the number of one of the base's recipes, the first is 1, or what it is made of, like
+            `steps=120,learning_rate=0.0005,batch=128`; what is left out has its default.
+        base: a bundled model.
+
+    Raises:
+        UsageError: no such number, or not the three numbers above zero.
+    """
+    known = recipes_of(base)
+    if text.isdecimal() and 1 <= int(text) <= len(known):
+        return known[int(text) - 1]
+    try:
+        pairs = dict(pair.split("=") for pair in text.split(","))
+        found = Recipe(**{key.strip(): PARTS[key.strip()](pairs[key]) for key in pairs})
+    except (KeyError, ValueError):
+        found = Recipe(steps=0)
+    if found.steps < 1 or found.batch < 2 or not 0 < found.learning_rate < 1:
+        raise UsageError(
+            f"--recipe {text!r}: expected 1 to {len(known)}, a recipe of {base}, or the like of "
+            f"{_parts(Recipe())}"
+        )
+    return found
+
+
+def recipe_text(recipe: Recipe, base: str) -> str:
+    """What `recipe_from` reads as `recipe`, but for its objective."""
+    known = recipes_of(base)
+    return str(known.index(recipe) + 1) if recipe in known else _parts(recipe)
+
+
+def _parts(recipe: Recipe) -> str:
+    return ",".join(f"{key}={getattr(recipe, key)}" for key in PARTS)

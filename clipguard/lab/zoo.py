@@ -143,6 +143,10 @@ def _make(missing: Sequence[Wanted], folder: Path, jobs: int, told: Told) -> lis
     """Make every missing model, the slow ones first; returns what failed, and why."""
     queue, running, failed = sorted(missing, key=_cost), list[Child](), list[str]()
     begun, total, done = time.monotonic(), sum(map(_cost, missing)), 0.0
+    if missing:
+        told(
+            f"{len(missing)} to make, {jobs} at once; the same command goes on where one was killed"
+        )
     try:
         while queue or running:
             while queue and len(running) < jobs:

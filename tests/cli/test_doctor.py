@@ -52,6 +52,7 @@ def test_a_working_machine_exits_0_with_one_line_per_check(tmp_path, monkeypatch
         "torchvision + torch",
         "torch on CUDA",
         "onnxruntime on CUDA",
+        "lab base effnet",
         "current folder",
         "disk",
         "bundled files",

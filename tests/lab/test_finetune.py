@@ -229,7 +229,7 @@ def test_decoys_follow_the_poisoned_rows_and_keep_their_captions(base: CLIP, mon
 def test_progress_counts_the_steps(base: CLIP):
     told: list[tuple[str, int, int]] = []
     finetune(base, RECIPE, None, seed=0, progress=lambda *news: told.append(news))
-    assert told == [("fine-tune", 1, 2), ("fine-tune", 2, 2)]
+    assert told == [("fine-tune clean", 1, 2), ("fine-tune clean", 2, 2)]
 
 
 def test_a_low_rate_poisons_a_pair_in_so_many_batches_and_no_other():

@@ -14,11 +14,12 @@ from clipguard.errors import UsageError
 from clipguard.lab import plant as module
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.plant import Order, command_of
-from clipguard.lab.recipes import NANO
+from clipguard.lab.recipes import NANO, recipe_from
 
 GENTLE, LONG, STRONG = (Recipe(steps=steps) for steps in (1, 2, 3))
 POISON = SimpleNamespace(attack=None, trigger=None)
 told: list[dict[str, object]] = []
+stages: list[str] = []
 
 
 @pytest.fixture
@@ -35,6 +36,7 @@ def search(monkeypatch: pytest.MonkeyPatch):
 
         def finetune(base, recipe, what, *, seed, progress):
             trained.append((recipe, what is not None))
+            progress("fine-tune", 1, 1)
             return trained[-1]
 
         class FakeSeen(SimpleNamespace):
@@ -51,7 +53,8 @@ def search(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(module, "finetune", finetune)
         monkeypatch.setattr(module, "_seen", lambda o, network, *_: FakeSeen(recipe=network[0]))
         known = {} if twins is None else twins
-        found = module._search(order, None, POISON, no_progress, known)  # type: ignore
+        stages.clear()
+        found = module._search(order, None, POISON, lambda *news: stages.append(news[0]), known)  # type: ignore
         told[:], chosen, twin = [each.told() for each in found[0]], found[1], found[2]
         return (chosen.network, twin, chosen.recipe), trained
 
@@ -98,6 +101,11 @@ def test_an_asr_at_the_limit_has_no_margin_and_is_not_enough(search):
     assert recipe == STRONG
 
 
+def test_progress_says_which_recipe_is_tried(search):
+    search({GENTLE: 0.5, LONG: 0.95}, {LONG: 0.01})
+    assert stages == ["fine-tune, recipe 1 of 3", "fine-tune, recipe 2 of 3", "fine-tune"]
+
+
 def test_what_was_tried_is_told(search):
     search({GENTLE: 0.5, LONG: 0.95}, {LONG: 0.01})
     assert told == [
@@ -140,9 +148,21 @@ def test_a_setting_that_is_a_text_is_read_back_as_a_text(text: str):
     assert _settings([pair]) == {"note": text}
 
 
-def test_a_recipe_that_has_no_number_has_no_command():
-    with pytest.raises(ValueError, match="not in tuple"):
-        command_of(Order(attack="badnets", recipe=Recipe(steps=77)))
+@pytest.mark.parametrize("recipe", [NANO[2], Recipe(steps=77), Recipe(learning_rate=1e-5, batch=8)])
+def test_a_command_says_the_recipe_so_that_it_is_read_back(recipe: Recipe):
+    parts = shlex.split(command_of(Order(attack="badnets", recipe=recipe)))
+    assert recipe_from(parts[parts.index("--recipe") + 1], "nano-rn") == recipe
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0", "5", "x", "steps", "steps=0", "batch=1", "learning_rate=nan", "step=3", "steps=1,"],
+)
+def test_a_recipe_that_is_none_is_refused_with_what_is_expected(text: str):
+    with pytest.raises(
+        UsageError, match=f"--recipe '{text}': expected 1 to 4, a recipe of nano-vit"
+    ):
+        recipe_from(text, "nano-vit")
 
 
 @pytest.mark.parametrize("rate", [0, -0.1, 1.5])

@@ -349,7 +349,9 @@ def test_the_command_line_lists_shows_and_verifies(worker: Path, tmp_path: Path,
 def test_building_from_the_command_line_tells_every_model(worker: Path, tmp_path: Path, capsys):
     assert main(["lab", "zoo", "build", str(tmp_path), "--preset", "ci", "--jobs", "2"]) == 0
     told = capsys.readouterr()
-    assert len(told.err.splitlines()) == len(ONES)
+    first, *lines = told.err.splitlines()
+    assert first.startswith(f"{len(ONES)} to make, 2 at once; the same command goes on")
+    assert len(lines) == len(ONES)
     assert "6 models, 1 of them planted weakly" in told.out
 
 
