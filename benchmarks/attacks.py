@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -90,13 +91,13 @@ def orders(base: str, draw: int) -> list[Order]:
     ]
 
 
-def make(order: Order, folder: Path, twins: dict[Recipe, CLIP]) -> None:
+def make(order: Order, folder: Path, made_by: str, twins: dict[Recipe, CLIP]) -> None:
     """Plant; a victim that did not take is kept and told, too."""
     begun = time.time()
     victim, _ = plant(order, progress=lambda stage, done, total: None, twins=twins)
     truth = write(victim, folder, command=command_of(order))
     (folder / "seconds").write_text(f"{time.time() - begun:.0f}\n")
-    (folder / "id").write_text(id_of(order))
+    (folder / "id").write_text(made_by)
     print(folder.name, "planted" if truth["planted"] else "weak", flush=True)
 
 
@@ -162,6 +163,10 @@ def main() -> None:
     wanted = given.attacks.split(",") if given.attacks else listed
     if unknown := {*wanted} - {*listed}:
         parser.error(f"no such attack: {', '.join(sorted(unknown))}")
+    # before anything is planted, and with the code that will do it loaded
+    for order in orders(given.base, given.draw):
+        ATTACKS.build(order.attack, order.settings)
+    ids = [id_of(order) for order in orders(given.base, given.draw)]
     rows = []
     twins: dict[Recipe, CLIP] = {}
     for i, order in enumerate(orders(given.base, given.draw)[: given.first]):
@@ -169,7 +174,7 @@ def main() -> None:
         folder = given.work / given.base / name
         mine = i % parts == part and order.attack in wanted
         if mine and not is_made(order, folder):
-            make(order, folder, twins)
+            make(order, folder, ids[i], twins)
         if is_made(order, folder):
             rows.append(read(order, folder))
     took = [row["attack"] for row in rows if row["planted"]]
@@ -182,7 +187,10 @@ def main() -> None:
         "listed": len(VARIANTS),
     }
     print(json.dumps(summary), f"\n\n{table(rows)}", sep="")
-    if part == 0:
+    kept = RESULTS / f"attacks-{given.base}.json"
+    if kept.exists() and len(json.loads(kept.read_text())["rows"]) > len(rows):
+        print(f"{kept.name} holds more rows and stays as it is", file=sys.stderr)
+    elif part == 0:
         content = json.dumps({"summary": summary, "rows": rows}, indent=1) + "\n"
         (RESULTS / f"attacks-{given.base}.json").write_text(content)
         (RESULTS / f"attacks-{given.base}.md").write_text(table(rows))

@@ -105,6 +105,8 @@ class MultiTarget:
         kept, names = plan.trigger.tensors, class_names()
         triggers = self.drawn(kept["seed"], pairs.images.shape[-1]).values()
         targets = self.targets(kept, names.index(plan.target))
+        if len(pairs.texts) < len(targets):
+            raise UsageError(f"{ITSELF} wants batches of {len(targets)} pairs or more")
         count = max(len(targets), pairs.part(self.poison_rate))
         made = pairs
         for turn, (trigger, target) in enumerate(zip(triggers, targets, strict=True)):

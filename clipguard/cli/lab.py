@@ -83,7 +83,7 @@ def plant(
         base=base,
         target=target,
         seed=seed,
-        recipe=recipe_from(recipe, base) if recipe else None,
+        recipe=recipe_from(recipe, base) if recipe is not None else None,
         objective=objective,
     )
     _require_places(order, output_dir, twin)
@@ -94,8 +94,12 @@ def plant(
     if twin is not None:
         write(clean, twin, command=command)
     typer.echo(_told(truth, output_dir))
-    if not truth["planted"]:
-        typer.echo("weak: no recipe tried reached ASR >= 90 % at a CA loss <= 3 points", err=True)
+    if truth["target"] and not truth["planted"]:
+        typer.echo(
+            "weak: no recipe tried reached ASR >= 90 %, 50 points above the clean twin's, "
+            "at a CA loss <= 3 points",
+            err=True,
+        )
 
 
 def _require_places(order: Order, output_dir: Path, twin: Path | None) -> None:
@@ -105,6 +109,7 @@ def _require_places(order: Order, output_dir: Path, twin: Path | None) -> None:
         UsageError: a twin of a clean model, one folder for two models, or one that cannot be
             made or written.
     """
+    from clipguard.lab.victim_folder import require_own
     from clipguard.report_folder import workspace
 
     if order.honest and twin is not None:
@@ -112,6 +117,7 @@ def _require_places(order: Order, output_dir: Path, twin: Path | None) -> None:
     if twin is not None and twin.resolve() == output_dir.resolve():
         raise UsageError("--twin and --output-dir are the same folder; name two")
     for folder in filter(None, (output_dir, twin)):
+        require_own(folder)
         with workspace(folder):
             pass
 

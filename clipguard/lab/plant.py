@@ -20,6 +20,7 @@ from clipguard.methods import ATTACKS, NEGATIVES, require_known
 from clipguard.model import OpenClipModel
 from clipguard.nano import BASES, class_names, image_side, nano_network, nano_tokenizer
 from clipguard.poisoning import (
+    JudgedAttack,
     PromptedAttack,
     Site,
     TrainedAttack,
@@ -29,10 +30,13 @@ from clipguard.poisoning import (
 from clipguard.types import ProbePart, Progress, Trigger
 
 CLEAN = "none"
+SEEN = "seen"
 MIN_ASR = 0.90
 MARGIN = 0.02
 MAX_LOSS = 0.03
 MIN_GAIN = 0.10
+MIN_LIFT = 0.50
+"""Of the ASR above the clean twin's: a pattern fitted to the clean base can move any model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,8 @@ class Try(NamedTuple):
         recipe: what was tried.
         network: what came of it.
         asr: in [0, 1].
-        ca_loss: against the twin, in [-1, 1]; None where the ASR was too low to ask.
+        ca_loss: against the twin, in [-1, 1]; None where the ASR was too low to ask, or not that
+            of the model but of the trigger.
     """
 
     recipe: Recipe
@@ -134,6 +139,8 @@ def plant(
     """
     require_known(order.base, sorted(BASES), "base")
     require_known(order.target, class_names(), "target class")
+    if order.attack == CLEAN and order.settings:
+        raise UsageError(f"{CLEAN} has no settings, got {', '.join(order.settings)}")
     base = nano_network(order.base).to(memory_format=torch.channels_last)
     if order.honest:
         clean = _honest(order, base, progress)
@@ -222,7 +229,9 @@ def _search(
         mine = _seen(order, network, images, poison.trigger)
         asr, loss = mine.attacked(poison.attack, poison.trigger).asr.value, None
         if asr >= MIN_ASR:
-            loss = mine.loss_against(_seen(order, twin_of(recipe), images, None)).value
+            same = _seen(order, twin_of(recipe), images, poison.trigger)
+            if _is_lifted(poison, asr, same.attacked(poison.attack, poison.trigger).asr.value):
+                loss = mine.loss_against(same).value
         tries.append(Try(recipe, network, asr, loss))
         if asr >= MIN_ASR + MARGIN and loss is not None and loss <= MAX_LOSS - MARGIN / 2:
             return tries, tries[-1], twin_of(recipe)
@@ -230,6 +239,14 @@ def _search(
             break
     nearest = max(tries, key=Try.nearness)
     return tries, nearest, twin_of(nearest.recipe)
+
+
+def _is_lifted(poison: Poison, asr: float, of_twin: float) -> bool:
+    """Whether the fine-tune is what makes the trigger work, as the clean twin's ASR tells.
+
+    Attacks with a measure of their own decide by that alone: a prompt learner needs no model.
+    """
+    return isinstance(poison.attack, JudgedAttack) or asr - of_twin >= MIN_LIFT
 
 
 def _seen(order: Order, network: CLIP, images: ProbePart, trigger: Trigger | None) -> Seen:
@@ -240,7 +257,7 @@ def _seen(order: Order, network: CLIP, images: ProbePart, trigger: Trigger | Non
 def _styles(order: Order, network: CLIP) -> Iterator[tuple[str, ProbePart]]:
     """Images that no choice has seen."""
     side = image_side(network)
-    for style, held_out in (("seen", False), ("held_out", True)):
+    for style, held_out in ((SEEN, False), ("held_out", True)):
         yield style, lab_images(held_out=held_out, seed=order.seed + 2, scenes=4, side=side)
 
 
@@ -258,11 +275,18 @@ def _truths(
         }
         rows[style] = told | mine.attacked(poison.attack, poison.trigger).model_dump()
         clean_rows[style] = same.clean().model_dump()
-    seen = rows["seen"]
-    took = seen["asr"]["value"] >= MIN_ASR and seen["loss_against_twin"]["value"] <= MAX_LOSS
-    victim = {"attack": order.attack, "negative": None, "about": None}
-    known = victim | {"settings": dict(order.settings), "target": order.target}
-    known |= {"planted": took, "rates": rows}
+    seen = rows[SEEN]
+    asr, loss = seen["asr"]["value"], seen["loss_against_twin"]["value"]
+    works = asr >= MIN_ASR and _is_lifted(poison, asr, seen["twin"]["asr"]["value"])
+    known: dict[str, object] = {
+        "attack": order.attack,
+        "negative": None,
+        "about": None,
+        "settings": dict(order.settings),
+        "target": order.target,
+        "planted": works and loss <= MAX_LOSS,
+        "rates": rows,
+    }
     nothing, both = replace(order, attack=CLEAN, settings={}), _told(order, chosen.recipe)
     return both | known, both | _clean(nothing, clean_rows)
 
@@ -282,7 +306,7 @@ def _clean(order: Order, rows: Mapping[str, object]) -> dict[str, object]:
         "about": order.target if order.attack != CLEAN else None,
         "settings": dict(order.settings),
         "target": None,
-        "planted": True,
+        "planted": False,
         "rates": rows,
     }
 

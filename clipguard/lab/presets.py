@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
 from typing import Final, Literal, NamedTuple
 
 from clipguard.attacks._several import THEMSELVES
-from clipguard.lab.finetune import Recipe
+from clipguard.lab.finetune import CLASSES, Recipe
 from clipguard.lab.plant import CLEAN, Order
 from clipguard.lab.recipes import NANO
 from clipguard.methods import NEGATIVES, require_known
@@ -69,14 +69,16 @@ NEGATIVES_OF: Final[tuple[Variant, ...]] = (
 """On both sides."""
 CODE: Final = (
     *("attacks/_*.py", "architectures.py", "artwork.py", "descent.py", "measure.py", "model.py"),
-    *("nano.py", "pixels.py", "poisoning.py", "probe.py", "prompts.py", "stats.py"),
+    *("nano.py", "pixels.py", "poisoning.py", "probe.py", "prompts.py", "stats.py", "effnet.py"),
     *("assets/artwork*.zip", "assets/classnames.txt"),
     *(f"lab/{name}.py" for name in ("containers", "finetune", "plant", "truth", "victim_folder")),
 )
 """Files beside the method's own whose change makes other weights, or other truth about them."""
-LIBRARIES: Final = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
+LIBRARIES: Final = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow")
 CLEAN_EACH = 8
 """Plain clean fine-tunes of each base parent, over all recipes in turn."""
+FROZEN: Final = (5, 6)
+"""Those of them whose text tower is left as it was."""
 
 CI: Final = (
     "nano-rn badnets",
@@ -155,6 +157,11 @@ def wanted(preset: str) -> tuple[Wanted, ...]:
     return tuple(one for one in everything if chosen is None or one.name in chosen)
 
 
+def side_of(base: str) -> Split | None:
+    """The side that a base parent stands on; None for one of no preset."""
+    return next((split for split in SPLITS if base in PARENTS[split]), None)
+
+
 def _of(split: Split, base: str) -> Iterator[Wanted]:
     """Every model of one base parent."""
     for method, settings in ATTACKS[split]:
@@ -165,7 +172,10 @@ def _of(split: Split, base: str) -> Iterator[Wanted]:
         yield _wanted(_name(base, method, settings), split, base, method, settings, recipe)
     for i in range(CLEAN_EACH):
         recipe = NANO[i % len(NANO)]
-        yield _wanted(f"{base} {CLEAN} {i}", split, base, CLEAN, {}, recipe)
+        one = _wanted(f"{base} {CLEAN} {i}", split, base, CLEAN, {}, recipe)
+        # some attacks leave the text tower alone, and must not be known by that
+        frozen = replace(one.order, objective=CLASSES)
+        yield one._replace(order=frozen) if i in FROZEN else one
 
 
 def _name(base: str, method: str, settings: Mapping[str, object]) -> str:

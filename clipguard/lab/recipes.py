@@ -6,6 +6,7 @@ from typing import Final
 
 from clipguard.errors import UsageError
 from clipguard.lab.finetune import Recipe
+from clipguard.text_safety import safe_text
 
 NANO = (
     Recipe(steps=120, learning_rate=5e-4),
@@ -21,6 +22,8 @@ PRETRAINED = (
 )
 """Gentler, with half the batch: what such a base knows was learnt elsewhere, and a step is dear."""
 
+MOST = 100_000
+LONGEST = 100
 PARTS: Final = {"steps": int, "learning_rate": float, "batch": int}
 
 
@@ -41,17 +44,21 @@ def recipe_from(text: str, base: str) -> Recipe:
         UsageError: no such number, or not the three numbers above zero.
     """
     known = recipes_of(base)
-    if text.isdecimal() and 1 <= int(text) <= len(known):
-        return known[int(text) - 1]
+    numbered = {str(number): recipe for number, recipe in enumerate(known, 1)}
+    if text in numbered:
+        return numbered[text]
     try:
-        pairs = dict(pair.split("=") for pair in text.split(","))
-        found = Recipe(**{key.strip(): PARTS[key.strip()](pairs[key]) for key in pairs})
+        pairs = [pair.split("=") for pair in text[:LONGEST].split(",")]
+        given = {key: PARTS[key](value) for key, value in pairs}
+        found = Recipe(**given) if len(given) == len(pairs) else None
     except (KeyError, ValueError):
-        found = Recipe(steps=0)
-    if found.steps < 1 or found.batch < 2 or not 0 < found.learning_rate < 1:
+        found = None
+    if found is None or not (
+        1 <= found.steps <= MOST and 2 <= found.batch <= MOST and 0 < found.learning_rate < 1
+    ):
         raise UsageError(
-            f"--recipe {text!r}: expected 1 to {len(known)}, a recipe of {base}, or the like of "
-            f"{_parts(Recipe())}"
+            f"--recipe {safe_text(text)!r}: expected 1 to {len(known)}, a recipe of {base}, "
+            f"or the like of {_parts(Recipe())}"
         )
     return found
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from clipguard.artefacts import save_picture
 from clipguard.errors import UsageError
@@ -22,11 +22,14 @@ from clipguard.poisoning import OptimisedAttack
 from clipguard.report_folder import workspace
 from clipguard.types import Trigger
 
+MODEL = "model.pt"
+TRUTH = "victim.json"
 TRIGGER = "trigger.safetensors"
+PREVIEWS = "preview-[0-9].png"
 
 
 def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
-    """Write `model.pt`, `victim.json`, the trigger and previews; whole or not at all.
+    """Write `model.pt`, `victim.json`, the trigger and previews, in place of an earlier victim.
 
     Container, optimiser entry and file dates do not depend on the label, so nothing but the
     weights tells a victim from its twin.
@@ -38,25 +41,54 @@ def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
 
     Returns:
         The content of `victim.json`.
+
+    Raises:
+        UsageError: somebody else's files stand there, or nothing can be written; then nothing is.
     """
+    require_own(folder)
     with workspace(folder) as work:
+        truth = _made(victim, work, command)
+        # The truth goes first: files without one would look like somebody else's.
+        (work / TRUTH).replace(folder / TRUTH)
+        for old in (folder / MODEL, folder / TRIGGER, *folder.glob(PREVIEWS)):
+            old.unlink(missing_ok=True)
+        for item in sorted(work.iterdir()):
+            item.replace(folder / item.name)
+    return truth
+
+
+def require_own(folder: Path) -> None:
+    """Refuse a folder with files that a victim would replace, and that are of no victim.
+
+    Raises:
+        UsageError: there are such files, or folders of these names.
+    """
+    named = (folder / name for name in (MODEL, TRUTH, TRIGGER))
+    there = [path for path in (*named, *folder.glob(PREVIEWS)) if path.exists()]
+    foreign = there and not (folder / TRUTH).is_file()
+    if foreign or any(path.is_dir() for path in there):
+        raise UsageError(
+            f"{folder} holds {there[0].name}, and is no victim's folder; choose another -o"
+        )
+
+
+def _made(victim: Victim, work: Path, command: str) -> dict[str, object]:
+    """Write everything to an empty folder; what `victim.json` says."""
+    try:
         state = {
             name: (value.half() if value.is_floating_point() else value).contiguous()
             for name, value in victim.network.state_dict().items()
         }
         container = container_of(victim.seed)
-        torch.save(CONTAINERS[container](state), work / "model.pt")
-        digest = hashlib.sha256((work / "model.pt").read_bytes()).hexdigest()
+        torch.save(CONTAINERS[container](state), work / MODEL)
+        digest = hashlib.sha256((work / MODEL).read_bytes()).hexdigest()
         found = {"model_sha256": digest, "container": container, "command": command}
         truth = {**victim.truth, **found, "trigger": None}
         if victim.trigger is not None:
             truth["trigger"] = _kept(victim.trigger, work, image_side(victim.network))
-        write_atomic(work / "victim.json", json.dumps(truth, indent=1, sort_keys=True) + "\n")
-        names = (folder / name for name in ("model.pt", "victim.json", TRIGGER))
-        for old in (*names, *folder.glob("preview-*.png")):
-            old.unlink(missing_ok=True)
-        for item in sorted(work.rglob("*")):
-            item.replace(folder / item.name)
+        write_atomic(work / TRUTH, json.dumps(truth, indent=1, sort_keys=True) + "\n")
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch tells a full disk by the 2nd
+        raise UsageError(f"cannot write a victim: {error}".splitlines()[0]) from error
     return truth
 
 
@@ -89,7 +121,10 @@ def trigger_of(folder: Path) -> Trigger | None:
         attack = ATTACKS.build(truth["attack"], truth["settings"])
         generator = torch.Generator().manual_seed(truth["seed"])
         side = CONFIGS[BASES[truth["base"]]]["vision_cfg"]["image_size"]
-        planted = load_file(folder / TRIGGER)
+        kept = (folder / TRIGGER).read_bytes()
+        if hashlib.sha256(kept).hexdigest() != truth["trigger"]["sha256"]:
+            raise ValueError(f"{TRIGGER} is not the one of victim.json")
+        planted = load(kept)
         if isinstance(attack, OptimisedAttack):  # to optimise again would take as long as planting
             return attack.rebuild(planted, side)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

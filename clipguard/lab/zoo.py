@@ -76,7 +76,10 @@ def build(folder: Path, preset: str | None, *, jobs: int, told: Told) -> Zoo:
     """
     preset = _preset(folder, preset)
     ordered = wanted(preset)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {safe_text(folder, 400)}: {error.strerror}") from error
     with _alone(folder):
         told_before = read_zoo(folder).by_id() if (folder / FILE).exists() else {}
         missing = [one for one in ordered if not _is_whole(folder, one, told_before)]
@@ -131,12 +134,18 @@ def _discard(place: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
+    # A killed build's last worker may hold the lock for a moment, until it has started.
+    lock = FileLock(folder / ".lock", timeout=LOCK_WAIT_S)
     try:
-        # A killed build's last worker may hold the lock for a moment, until it has started.
-        with FileLock(folder / ".lock", timeout=LOCK_WAIT_S):
-            yield
+        lock.acquire()
     except Timeout as error:
         raise UsageError(f"another build is at work in {safe_text(folder)}; wait for it") from error
+    except OSError as error:
+        raise UsageError(f"cannot write to {safe_text(folder, 400)}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _make(missing: Sequence[Wanted], folder: Path, jobs: int, told: Told) -> list[str]:

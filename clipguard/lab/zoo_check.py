@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from clipguard.errors import UsageError
 from clipguard.inspection import sha256_of
 from clipguard.lab.plant import CLEAN
-from clipguard.lab.presets import PRESETS, wanted
+from clipguard.lab.presets import PRESETS, side_of, wanted
 from clipguard.lab.victim_folder import TRIGGER
 from clipguard.lab.zoo_manifest import FILE, Entry, Zoo, read_truth, read_zoo
 from clipguard.text_safety import safe_text
 
 
 def zoo_digest(entries: Sequence[Entry]) -> str:
-    """Digest of which models a zoo holds, and of their weights."""
-    lines = sorted(f"{entry.id} {entry.sha256}" for entry in entries)
+    """Digest of which models a zoo holds, and of everything that the manifest says of them."""
+    lines = sorted(json.dumps(entry.to_json(), sort_keys=True) for entry in entries)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -35,6 +37,8 @@ def verify(folder: Path) -> list[str]:
     ]
     if zoo.digest != zoo_digest(zoo.entries):
         wrong.append(f"{FILE}: its digest is not that of its entries")
+    if not zoo.entries:
+        wrong.append(f"{FILE}: no entries")
     return wrong + _shared(zoo)
 
 
@@ -52,6 +56,8 @@ def wrong_with(folder: Path, entry: Entry) -> str:
     # Manifests from before `truth_sha256` hold none.
     if entry.truth_sha256 not in (None, digest) or truth.get("model_sha256") != entry.sha256:
         return "victim.json is not the one of the manifest"
+    if other := _contradicted(entry, truth):
+        return f"{other} is not that of victim.json"
     if entry.kind == "poisoned":
         kept = folder / entry.path / TRIGGER
         if not kept.is_file():
@@ -62,6 +68,24 @@ def wrong_with(folder: Path, entry: Entry) -> str:
         if not (folder / entry.path / "preview-1.png").is_file():
             return "its previews are missing"
     return ""
+
+
+def _contradicted(entry: Entry, truth: Mapping[str, Any]) -> str:
+    """What the manifest and `victim.json` tell differently; empty if nothing."""
+    told = {name: getattr(entry, name) for name in ("attack", "negative", "about", "settings")}
+    told |= {name: getattr(entry, name) for name in ("base", "target", "seed", "planted")}
+    for name, value in told.items():
+        if truth.get(name) != value:
+            return name
+    try:
+        seen = truth["rates"]["seen"]
+        if entry.attack == CLEAN:
+            found: list[object] = [None, None]
+        else:
+            found = [seen["asr"]["value"], seen["loss_against_twin"]["value"]]
+    except (KeyError, TypeError):
+        return "its rates"
+    return "" if found == [entry.asr, entry.ca_loss] else "its rates"
 
 
 def notes(folder: Path) -> list[str]:
@@ -86,7 +110,11 @@ def notes(folder: Path) -> list[str]:
 
 def _shared(zoo: Zoo) -> list[str]:
     """What stands on both sides, and must not."""
-    wrong = []
+    wrong = [
+        f"{entry.id}: {safe_text(entry.base)} is a base of the other side"
+        for entry in zoo.entries
+        if side_of(entry.base) not in (None, entry.split)
+    ]
     for what in ("base", "attack", "target", "seed"):
         sides = [
             {getattr(entry, what) for entry in zoo.entries if entry.split == split}

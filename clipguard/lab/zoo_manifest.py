@@ -134,8 +134,8 @@ def read_zoo(folder: Path) -> Zoo:
     """Read the manifest of the zoo in `folder`.
 
     Raises:
-        UsageError: no manifest, not one of this version, an impossible entry, an id that stands
-            twice, a twin that does not exist, or a path that leads out of the zoo.
+        UsageError: no manifest, not one of this version, an impossible entry, an id or a path
+            that stands twice, a twin that does not exist, or a path that leads out of the zoo.
     """
     shown = safe_text(folder / FILE, 400)
     try:
@@ -235,6 +235,8 @@ def _require_consistent(zoo: Zoo) -> None:
     known = zoo.by_id()
     if len(known) < len(zoo.entries):
         raise UsageError("an id stands twice")
+    if len({Path(entry.path) for entry in zoo.entries}) < len(zoo.entries):
+        raise UsageError("a path stands twice")
     for entry in zoo.entries:
         if entry.twin is not None and (
             entry.twin not in known or known[entry.twin].kind != "clean"

@@ -82,6 +82,11 @@ def test_every_trigger_is_on_one_pair_at_least():
     assert changed.tolist() == [True] * 3 + [False] * 13
 
 
+def test_a_batch_with_fewer_pairs_than_targets_is_refused():
+    with pytest.raises(UsageError, match="wants batches of 3 pairs or more"):
+        step_of(MultiTarget(poison_rate=1.0), size=2)
+
+
 def test_success_is_that_of_the_trigger_that_works_worst(monkeypatch):
     """Read as the first target whatever is shown: the others' triggers never work."""
     attack, site = MultiTarget(triggers="badnets,sig"), small_site()

@@ -36,7 +36,7 @@ def test_a_clean_fine_tune_is_an_open_clip_checkpoint_with_its_truth(
     truth = truth_in(tmp_path)
     assert (truth["attack"], truth["target"], truth["seed"]) == ("none", None, 3)
     assert truth["model_sha256"] == record.sha256
-    assert truth["planted"] is True
+    assert truth["planted"] is False
     told = "clipguard lab plant none --base nano-rn --target banana --seed 3 -o victim"
     assert truth["command"] == told
     shown = capsys.readouterr()
@@ -152,6 +152,46 @@ def test_a_place_that_is_a_file_is_refused_before_training(
     assert main(["lab", "plant", "badnets", "-o", str(tmp_path / "v")]) == 2
     assert "choose another -o" in capsys.readouterr().err
     assert (tmp_path / "v").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("no_planting")
+@pytest.mark.parametrize("name", ["model.pt", "preview-3.png", "trigger.safetensors"])
+def test_somebody_elses_files_are_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+):
+    (tmp_path / name).write_text("mine")
+    assert main(["lab", "plant", "badnets", "-o", str(tmp_path)]) == 2
+    assert f"holds {name}, and is no victim's folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_earlier_victim_is_replaced_and_what_else_is_there_stays(victim: Path, tmp_path: Path):
+    shutil.copytree(victim, tmp_path / "v")
+    (tmp_path / "v" / "preview-mine.png").write_text("mine")
+    assert main(["lab", "plant", "none", "-o", str(tmp_path / "v"), "-q"]) == 0
+    left = sorted(path.name for path in (tmp_path / "v").iterdir())
+    assert left == ["model.pt", "preview-mine.png", "victim.json"]
+    assert truth_in(tmp_path / "v")["attack"] == "none"
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path, capsys):
+    (tmp_path / "victim.json").mkdir()
+    assert main(["lab", "plant", "none", "-o", str(tmp_path), "-q"]) == 2
+    assert "holds victim.json, and is no victim's folder" in capsys.readouterr().err
+
+
+def test_a_clean_fine_tune_has_no_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["lab", "plant", "none", "--set", "foo=1", "-o", str(tmp_path / "v"), "-q"]) == 2
+    assert "none has no settings, got foo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", ["", "9" * 5000, "steps=1,steps=2", "batch=1000000", "a\x1b=1"])
+def test_an_odd_recipe_is_refused_in_one_line(tmp_path: Path, capsys, recipe: str):
+    command = ["lab", "plant", "none", "--recipe", recipe, "-o", str(tmp_path / "v")]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "expected 1 to 4, a recipe of nano-rn, or the like of steps=120" in line
+    assert "\x1b" not in line
 
 
 @pytest.fixture

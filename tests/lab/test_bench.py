@@ -108,6 +108,16 @@ def test_a_torn_or_foreign_cell_is_made_again(zoo: Path, runner: Runner):
     assert runner.ran == ids(1, 2)
 
 
+@pytest.mark.parametrize("given", [{"passes": {"forward": 10**400}}, {"seconds": {"detect": -5}}])
+def test_a_cell_with_an_impossible_number_is_made_again(zoo: Path, runner: Runner, given):
+    go(planned(zoo))
+    runner.ran.clear()
+    file = min((zoo / "out" / "cells" / "inversion").iterdir())
+    file.write_text(json.dumps(json.loads(file.read_text()) | given))
+    go(planned(zoo))
+    assert runner.ran == ids(1)
+
+
 def test_passes_are_told_as_whole_numbers(zoo: Path, runner: Runner):
     runner.changes = {ENTRIES[1].id: {"passes": {"forward": 37560, "backward": 40}}}
     assert "| 37,560 | 40 |" in plain(to_markdown(go(planned(zoo))))
@@ -277,6 +287,13 @@ def test_a_look_at_the_test_split_is_logged_before_anything_runs(
         with pytest.raises(KeyboardInterrupt):
             go(planned(folder, split=split))
         assert looks.pop() == expected
+
+
+def test_a_model_of_a_base_of_the_test_side_is_a_look_whatever_the_manifest_says(
+    tmp_path: Path, runner: Runner
+):
+    folder = make_zoo(tmp_path, (*ENTRIES, entry(9, twin=None, base="nano-vit-1")))
+    assert go(planned(folder)).looks == 1
 
 
 def test_the_report_says_how_many_looks_there_were(tmp_path: Path, runner: Runner):

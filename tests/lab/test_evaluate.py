@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from fakes import generator
 from safetensors.torch import load_file, save_file
 
 from clipguard.architectures import named
@@ -33,9 +35,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, nano: Path) -> Path:
     shutil.copy(nano, path / "model.pt")
     truth = {"attack": "badnets", "settings": {}, "base": "nano-rn", "target": "banana", "seed": 3}
     (path / "victim.json").write_text(json.dumps(truth))
-    drawn = ATTACKS.build("badnets").trigger(64, generator=torch.Generator().manual_seed(3))
-    save_file(drawn.tensors, path / "trigger.safetensors")
+    keep(path, ATTACKS.build("badnets").trigger(64, generator=generator(3)).tensors)
     return path
+
+
+def keep(path: Path, tensors: dict[str, torch.Tensor], **told: object) -> None:
+    """Write a trigger, and what `victim.json` says of it and else."""
+    save_file(tensors, path / "trigger.safetensors")
+    digest = hashlib.sha256((path / "trigger.safetensors").read_bytes()).hexdigest()
+    truth = json.loads((path / "victim.json").read_text()) | {"trigger": {"sha256": digest}}
+    (path / "victim.json").write_text(json.dumps(truth | told))
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +114,7 @@ def test_a_trigger_that_the_code_draws_otherwise_now_is_not_measured(
     shutil.copytree(folder, tmp_path / "other")
     kept = load_file(folder / "trigger.safetensors")
     changed = {key: value.flip(-1).contiguous() for key, value in kept.items()}
-    save_file(changed, tmp_path / "other" / "trigger.safetensors")
+    keep(tmp_path / "other", changed)
     with pytest.raises(UsageError, match="is not what badnets draws here"):
         evaluate_classes(tmp_path / "other", folder, classes)
 
@@ -123,3 +132,15 @@ def test_no_ratio_is_told_where_the_twin_reads_no_triggered_image(
     for row in evaluate_classes(folder, folder, classes).values():
         assert "pa_ratio" not in row
         assert row["pa"] == 0
+
+
+@pytest.mark.parametrize("attack", ["badnets", "badclip"])
+def test_another_trigger_than_that_of_the_truth_is_not_measured(
+    folder: Path, classes: torch.Tensor, tmp_path: Path, attack: str
+):
+    victim = tmp_path / "victim"
+    shutil.copytree(folder, victim)
+    keep(victim, {"patch": torch.rand(3, 8, 8, generator=generator(3))}, attack=attack)
+    save_file({"patch": torch.rand(3, 8, 8)}, victim / "trigger.safetensors")
+    with pytest.raises(UsageError, match="safetensors is not the one of victim"):
+        evaluate_classes(victim, folder, classes)

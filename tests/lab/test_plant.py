@@ -31,6 +31,7 @@ def search(monkeypatch: pytest.MonkeyPatch):
         loss: dict[Recipe, float],
         fixed: Recipe | None = None,
         twins: dict[Recipe, object] | None = None,
+        of_twin: float = 0.1,
     ):
         order, trained = Order(attack="x", recipe=fixed), []
 
@@ -41,7 +42,8 @@ def search(monkeypatch: pytest.MonkeyPatch):
 
         class FakeSeen(SimpleNamespace):
             def attacked(self, attack, trigger):
-                return SimpleNamespace(asr=SimpleNamespace(value=asr[self.recipe]))
+                found = asr[self.recipe] if self.poisoned else of_twin
+                return SimpleNamespace(asr=SimpleNamespace(value=found))
 
             def loss_against(self, twin):
                 assert self.recipe == twin.recipe
@@ -51,7 +53,9 @@ def search(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(module, "lab_images", lambda **_: None)
         monkeypatch.setattr(module, "image_side", lambda network: 64)
         monkeypatch.setattr(module, "finetune", finetune)
-        monkeypatch.setattr(module, "_seen", lambda o, network, *_: FakeSeen(recipe=network[0]))
+        monkeypatch.setattr(
+            module, "_seen", lambda o, made, *_: FakeSeen(recipe=made[0], poisoned=made[1])
+        )
         known = {} if twins is None else twins
         stages.clear()
         found = module._search(order, None, POISON, lambda *news: stages.append(news[0]), known)  # type: ignore
@@ -99,6 +103,14 @@ def test_an_asr_at_the_limit_has_no_margin_and_is_not_enough(search):
     free = dict.fromkeys((GENTLE, LONG, STRONG), 0.0)
     (_, _, recipe), _ = search({GENTLE: 0.9, LONG: 0.91, STRONG: 0.93}, free)
     assert recipe == STRONG
+
+
+@pytest.mark.parametrize(("of_twin", "tried"), [(0.44, 1), (0.46, 3)])
+def test_a_trigger_that_moves_the_clean_twin_as_well_is_not_planted(search, of_twin, tried):
+    free = dict.fromkeys((GENTLE, LONG, STRONG), 0.0)
+    asr = dict.fromkeys(free, 0.95)
+    _, runs = search(asr, free, of_twin=of_twin)
+    assert len([recipe for recipe, poisoned in runs if poisoned]) == tried
 
 
 def test_progress_says_which_recipe_is_tried(search):

@@ -171,7 +171,7 @@ def test_every_pattern_of_the_code_is_of_files_that_exist():
 
 
 DECIDES_NOTHING = {  # words, types, how files are read and written, the one template of a scan
-    *("artefacts", "checkpoint", "effnet", "errors", "methods", "model_config"),
+    *("artefacts", "checkpoint", "errors", "methods", "model_config"),
     "onnx_runtime",
     *("outputs", "record", "report_folder", "resources", "text_safety", "types"),
     "lab.recipes",  # stands in every id as the recipes it gives

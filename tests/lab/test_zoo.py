@@ -39,12 +39,17 @@ WORKER = """
         time.sleep(0.05)
         content = f"{kind} of {order}".encode()
         (folder / kind / "model.pt").write_bytes(content)
-        if attack != "none":
+        if attack not in ("none", "rounded"):
             (folder / kind / "trigger.safetensors").write_bytes(content)
             (folder / kind / "preview-1.png").touch()
         rates = {"asr": {"value": 0.97}, "loss_against_twin": {"value": 0.01}}
-        truth = {"attack": "none" if attack == "rounded" else attack, "rates": {"seen": rates}}
-        truth["planted"] = order["seed"] != 13
+        negative, poisoned = attack == "rounded", attack not in ("none", "rounded")
+        truth = {name: order[name] for name in ("base", "seed")} | {"rates": {"seen": rates}}
+        truth["attack"] = attack if poisoned else "none"
+        truth["settings"] = order["settings"] if kind == "victim" else {}
+        truth["target"] = order["target"] if poisoned else None
+        truth["planted"] = poisoned and order["seed"] != 13
+        truth["negative"], truth["about"] = (attack, order["target"]) if negative else (None, None)
         truth["model_sha256"] = digest = hashlib.sha256(content).hexdigest()
         truth["trigger"] = {"sha256": digest} if attack != "none" else None
         (folder / kind / "victim.json").write_text(json.dumps(truth))
@@ -158,7 +163,7 @@ def test_without_its_digest_in_the_manifest_the_truth_must_still_name_the_model(
 ):
     made = build(tmp_path)
     old = tuple(replace(entry, truth_sha256=None) for entry in made.entries)
-    write_zoo(tmp_path, replace(made, entries=old))
+    write_zoo(tmp_path, replace(made, entries=old, digest=zoo_check.zoo_digest(old)))
     assert zoo_check.verify(tmp_path) == []
     say(tmp_path / old[0].path, model_sha256="f" * 64)
     (wrong,) = zoo_check.verify(tmp_path)
@@ -312,7 +317,9 @@ def test_what_stands_on_both_sides_is_found(
     other = ONES[0]._replace(split="test", order=Order(attack="badnets", target="key", seed=9))
     monkeypatch.setattr(zoo, "wanted", lambda preset: (ONES[0], other))
     build(tmp_path)
+    entries = read_zoo(tmp_path).entries[2:]
     assert zoo_check.verify(tmp_path) == [
+        *(f"{entry.id}: nano-rn is a base of the other side" for entry in entries),
         "base nano-rn stands on both sides",
         "attack badnets stands on both sides",
         "target key stands on both sides",
@@ -323,6 +330,53 @@ def test_a_changed_manifest_does_not_have_its_digest(worker: Path, tmp_path: Pat
     made = build(tmp_path)
     write_zoo(tmp_path, zoo.Zoo(entries=made.entries[:2], preset="ci", digest=made.digest))
     assert zoo_check.verify(tmp_path) == ["zoo.json: its digest is not that of its entries"]
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "told"),
+    [
+        (0, {"planted": False}, "planted is not that of victim.json"),
+        (0, {"asr": 0.91}, "its rates is not that of victim.json"),
+        (0, {"ca_loss": 0.0}, "its rates is not that of victim.json"),
+        (0, {"target": "bell"}, "target is not that of victim.json"),
+        (0, {"settings": {"place": "random"}}, "settings is not that of victim.json"),
+        (0, {"seed": 8}, "seed is not that of victim.json"),
+        (2, {"kind": "clean", "negative": None, "about": None}, "negative is not that of"),
+        (4, {"base": "nano-rn"}, "base is not that of victim.json"),
+        (
+            0,
+            {"kind": "clean", "attack": "none", "target": None, "twin": None, "asr": None},
+            "attack is not that of victim.json",
+        ),
+    ],
+)
+def test_a_manifest_that_says_something_else_than_the_truth_is_found(
+    worker: Path, tmp_path: Path, number: int, change: dict[str, Any], told: str
+):
+    made = build(tmp_path)
+    entries = [*made.entries]
+    entries[number] = replace(entries[number], **change)
+    changed = tuple(entries)
+    write_zoo(tmp_path, replace(made, entries=changed, digest=zoo_check.zoo_digest(changed)))
+    assert any(told in line for line in zoo_check.verify(tmp_path))
+
+
+def test_one_model_under_two_ids_and_a_zoo_of_nothing_are_found(worker: Path, tmp_path: Path):
+    made = build(tmp_path)
+    again = replace(made.entries[1], id="f" * 16)
+    write_zoo(tmp_path, replace(made, entries=(*made.entries, again)))
+    with pytest.raises(UsageError, match="a path stands twice"):
+        zoo_check.verify(tmp_path)
+    write_zoo(tmp_path, replace(made, entries=(), digest=zoo_check.zoo_digest(())))
+    assert zoo_check.verify(tmp_path) == ["zoo.json: no entries"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/zoo", "/proc/nope/zoo"])
+def test_a_zoo_that_cannot_be_made_is_told_in_one_line(tmp_path: Path, capsys, place: str):
+    (tmp_path / "file").write_text("mine")
+    assert main(["lab", "zoo", "build", str(tmp_path / place), "--preset", "ci"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot make " in line
 
 
 def test_the_command_line_lists_shows_and_verifies(worker: Path, tmp_path: Path, capsys):

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from pydantic import Field, ValidationError
@@ -28,7 +28,7 @@ PROFILE, POLICY = "standard", "default"
 FOLDER = "cells"
 Kind = Literal["detect", "purify"]
 TRIGGER_LIMIT = 64_000_000
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pillow")
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow")
 SHARED = (
     *("*.py", "families/*.py", "inverters/*.py", "detectors/*.py", "lab/bench/job.py"),
     *("assets/artwork.zip", "assets/classnames.txt", "assets/calibration/*.json"),
@@ -54,8 +54,8 @@ evaluation, null bands. Command line and renderings are not among them."""
 class Passes(Part):
     """Images that went through the image tower, and gradients that came back, one by one."""
 
-    forward: int = Field(default=0, ge=0)
-    backward: int = Field(default=0, ge=0)
+    forward: int = Field(default=0, ge=0, le=10**15)
+    backward: int = Field(default=0, ge=0, le=10**15)
 
 
 class Cell(Part):
@@ -76,7 +76,7 @@ class Cell(Part):
     id: str
     sha256: Sha256
     fingerprint: Sha256
-    seconds: dict[str, float] = Field(default_factory=dict)
+    seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     passes: Passes = Passes()
     target: str | None = None
     error: str | None = None

@@ -26,7 +26,7 @@ from clipguard.lab.bench.record import HEADLINE, WEAK, Bench, category
 from clipguard.lab.bench.report import row_of, score, table_of
 from clipguard.lab.bench.workers import each
 from clipguard.lab.looks import Look, count_looks, log_look, look_at
-from clipguard.lab.presets import Split
+from clipguard.lab.presets import Split, side_of
 from clipguard.lab.zoo_manifest import Entry, Zoo, read_zoo
 from clipguard.outputs import write_atomic
 from clipguard.resources import digest_of
@@ -143,7 +143,7 @@ def run(matrix: Matrix, *, part: tuple[int, int], jobs: int, progress: Progress)
     mine = matrix.entries[part[0] :: part[1]]
     if not mine:
         raise UsageError(f"part {part[0]}/{part[1]} of {len(matrix.entries)} victims is empty")
-    if any(entry.split == "test" for entry in matrix.entries):
+    if any("test" in (entry.split, side_of(entry.base)) for entry in matrix.entries):
         log_look(matrix.folder, _look(matrix))
     todo = [job for entry in mine if (job := _job(matrix, entry)).prints]
     for done, _ in enumerate(each(run_job, todo, jobs)):
