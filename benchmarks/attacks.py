@@ -23,7 +23,8 @@ from open_clip.model import CLIP
 
 from clipguard.lab.bench.record import APART
 from clipguard.lab.finetune import Recipe
-from clipguard.lab.plant import Order, command_of, plant
+from clipguard.lab.order import Order, command_of
+from clipguard.lab.plant import plant
 from clipguard.lab.presets import id_of
 from clipguard.lab.victim_folder import write
 from clipguard.methods import ATTACKS

@@ -15,7 +15,7 @@ import torch
 from clipguard import calibration, profiles
 from clipguard.calibration import Band, Calibration, CleanModel
 from clipguard.cli.app import main
-from clipguard.lab import plant
+from clipguard.lab import order, plant
 from clipguard.lab.finetune import Recipe
 from clipguard.nano import load_state
 from clipguard.probe import Scenes
@@ -88,7 +88,7 @@ def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _plant_hardly(patch: pytest.MonkeyPatch) -> None:
     everything = plant.lab_images
-    patch.setattr(plant, "recipes_of", lambda base: (Recipe(steps=1, learning_rate=1e-5, batch=8),))
+    patch.setattr(order, "recipes_of", lambda base: (Recipe(steps=1, learning_rate=1e-5, batch=8),))
     patch.setattr(plant, "lab_images", lambda **given: everything(**{**given, "scenes": 1}))
 
 

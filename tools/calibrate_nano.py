@@ -15,7 +15,8 @@ from pathlib import Path
 
 from clipguard.calibrate import assemble, measure_clean
 from clipguard.calibration import CleanModel, dump_calibration
-from clipguard.lab.plant import CLEAN, Order, plant
+from clipguard.lab.order import CLEAN, Order
+from clipguard.lab.plant import plant
 from clipguard.lab.recipes import NANO
 from clipguard.lab.victim_folder import write
 from clipguard.options import Options

@@ -43,7 +43,7 @@ NO_TORCH = f"import sys; sys.modules['torch'] = None; {PLAIN}"
 SHORT = f"""
 from dataclasses import replace
 from clipguard import profiles
-from clipguard.lab import plant, presets, recipes, zoo
+from clipguard.lab import order, plant, presets, recipes, zoo
 from clipguard.probe import Scenes
 
 search = {{"steps": 2, "batch": 4}}
@@ -64,10 +64,10 @@ for name, whole in list(profiles.PROFILES.items()):
 images = plant.lab_images
 plant.lab_images = lambda **given: images(**{{**given, "scenes": 1}})
 quick = (replace(recipes.NANO[0], steps=1, batch=8),)
-plant.recipes_of = lambda base: quick
+order.recipes_of = lambda base: quick
 first = presets.wanted("ci")[0]
-order = replace(first.order, recipe=quick[0])
-zoo.wanted = lambda preset: (first._replace(order=order),)
+wish = replace(first.order, recipe=quick[0])
+zoo.wanted = lambda preset: (first._replace(order=wish),)
 {PLAIN}
 """
 

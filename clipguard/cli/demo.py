@@ -37,7 +37,8 @@ def demo(
     Exits 0 when the poisoned model failed and the twin passed.
     """
     from clipguard.cli.show import progress_bar
-    from clipguard.lab.plant import Order, plant
+    from clipguard.lab.order import Order
+    from clipguard.lab.plant import plant
     from clipguard.lab.victim_folder import write
     from clipguard.options import Options
     from clipguard.policy import load_policy

@@ -14,11 +14,25 @@ from clipguard.errors import UsageError
 from clipguard.methods import ATTACKS, NEGATIVES
 
 if TYPE_CHECKING:  # it needs torch
-    from clipguard.lab.plant import Order
+    from clipguard.lab.order import Order
 
 lab = typer.Typer(
     help="Plant known backdoors, so that claims can be measured.", no_args_is_help=True
 )
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Setting of the attack, for example place=random."
+    ),
+]
+ChosenRecipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help="Only this recipe: 1 (gentle) to 4 (long), or steps=120,learning_rate=0.0005,"
+        "batch=128. Otherwise the first of the four that plants.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -51,19 +65,8 @@ def plant(
     twin: Annotated[
         Path | None, typer.Option(help="Also write the clean twin here: same recipe, no poison.")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Setting of the attack, for example place=random."
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="Only this recipe: 1 (gentle) to 4 (long), or steps=120,learning_rate=0.0005,"
-            "batch=128. Otherwise the first of the four that plants."
-        ),
-    ] = None,
+    settings: Settings = None,
+    recipe: ChosenRecipe = None,
     objective: Annotated[
         str,
         typer.Option(help="captions (both towers, contrastive) or classes (frozen text tower)."),
@@ -72,7 +75,7 @@ def plant(
 ) -> None:
     """Poison and fine-tune a base until the backdoor works and clean accuracy holds."""
     from clipguard.cli.show import progress_bar
-    from clipguard.lab.plant import Order, command_of
+    from clipguard.lab.order import Order, command_of
     from clipguard.lab.plant import plant as make
     from clipguard.lab.recipes import recipe_from
     from clipguard.lab.victim_folder import write

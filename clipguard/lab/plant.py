@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -13,8 +11,8 @@ from open_clip.model import CLIP
 
 from clipguard.architectures import named
 from clipguard.errors import UsageError
-from clipguard.lab.finetune import CAPTIONS, CLASSES, Poison, Recipe, Suspect, finetune
-from clipguard.lab.recipes import recipe_text, recipes_of
+from clipguard.lab.finetune import CLASSES, Poison, Recipe, Suspect, finetune
+from clipguard.lab.order import CLEAN, Order
 from clipguard.lab.truth import Seen, lab_images
 from clipguard.methods import ATTACKS, NEGATIVES, require_known
 from clipguard.model import OpenClipModel
@@ -29,7 +27,6 @@ from clipguard.poisoning import (
 )
 from clipguard.types import ProbePart, Progress, Trigger
 
-CLEAN = "none"
 SEEN = "seen"
 MIN_ASR = 0.90
 MARGIN = 0.02
@@ -37,39 +34,6 @@ MAX_LOSS = 0.03
 MIN_GAIN = 0.10
 MIN_LIFT = 0.50
 """Of the ASR above the clean twin's: a pattern fitted to the clean base can move any model."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """What to plant.
-
-    Attributes:
-        attack: registered name, that of a hard negative, or `none` for a clean fine-tune.
-        settings: settings of the attack.
-        base: bundled model.
-        target: class name; for a hard negative the class that it is about.
-        seed: drives trigger, batches and evaluation.
-        recipe: fixed recipe; None searches for one that plants.
-        objective: what the recipes train with, `captions` or `classes`.
-    """
-
-    attack: str
-    settings: Mapping[str, object] = field(default_factory=dict)
-    base: str = "nano-rn"
-    target: str = "banana"
-    seed: int = 0
-    recipe: Recipe | None = None
-    objective: str = CAPTIONS
-
-    @property
-    def honest(self) -> bool:
-        """Whether nothing is planted: a clean fine-tune or a hard negative."""
-        return self.attack in (CLEAN, *NEGATIVES.names())
-
-    def recipes(self) -> tuple[Recipe, ...]:
-        """The recipes to try, in this order."""
-        tried = (self.recipe,) if self.recipe else recipes_of(self.base)
-        return tuple(replace(recipe, objective=self.objective) for recipe in tried)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,31 +122,6 @@ def plant(
     truth["tried"] = [each.told() for each in tries]
     victim = Victim(chosen.network, trigger, order.seed, truth)
     return victim, Victim(twin, None, order.seed, clean_truth)
-
-
-def command_of(order: Order) -> str:
-    """The command that makes it, and its twin if it has one, again (with one thread)."""
-    texts = {key: _as_setting(value) for key, value in order.settings.items()}
-    pairs = [f"--set {shlex.quote(f'{key}={text}')}" for key, text in texts.items()]
-    given = [order.attack, "--base", order.base, "--target", shlex.quote(order.target)]
-    given += ["--seed", str(order.seed), *pairs]
-    if order.recipe:
-        given += ["--recipe", recipe_text(order.recipe, order.base)]
-    if order.objective != CAPTIONS:
-        given += ["--objective", order.objective]
-    given += ["-o", "victim"] if order.honest else ["-o", "victim", "--twin", "twin"]
-    return " ".join(["clipguard lab plant", *given])
-
-
-def _as_setting(value: object) -> str:
-    """What `--set` reads as `value`: a text that is JSON of something else needs its quotes."""
-    if not isinstance(value, str):
-        return json.dumps(value)
-    try:
-        json.loads(value)
-    except ValueError:
-        return value
-    return json.dumps(value)
 
 
 def _honest(order: Order, base: CLIP, progress: Progress) -> Victim:

@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 
 from clipguard.attacks._several import THEMSELVES
 from clipguard.lab.finetune import CLASSES, Recipe
-from clipguard.lab.plant import CLEAN, Order
+from clipguard.lab.order import CLEAN, Order
 from clipguard.lab.recipes import NANO
 from clipguard.methods import NEGATIVES, require_known
 from clipguard.nano import BASES, class_names
@@ -71,7 +71,10 @@ CODE: Final = (
     *("attacks/_*.py", "architectures.py", "artwork.py", "descent.py", "measure.py", "model.py"),
     *("nano.py", "pixels.py", "poisoning.py", "probe.py", "prompts.py", "stats.py", "effnet.py"),
     *("assets/artwork*.zip", "assets/classnames.txt"),
-    *(f"lab/{name}.py" for name in ("containers", "finetune", "plant", "truth", "victim_folder")),
+    *(
+        f"lab/{name}.py"
+        for name in ("containers", "finetune", "order", "plant", "truth", "victim_folder")
+    ),
 )
 """Files beside the method's own whose change makes other weights, or other truth about them."""
 LIBRARIES: Final = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow")

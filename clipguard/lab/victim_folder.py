@@ -13,7 +13,8 @@ from safetensors.torch import load, save_file
 from clipguard.artefacts import save_picture
 from clipguard.errors import UsageError
 from clipguard.lab.containers import CONTAINERS, container_of
-from clipguard.lab.plant import CLEAN, Victim
+from clipguard.lab.order import CLEAN
+from clipguard.lab.plant import Victim
 from clipguard.lab.truth import lab_images
 from clipguard.methods import ATTACKS
 from clipguard.nano import BASES, CONFIGS, image_side

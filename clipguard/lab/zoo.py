@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from clipguard.errors import ClipguardError, UsageError
-from clipguard.lab.plant import CLEAN
+from clipguard.lab.order import CLEAN
 from clipguard.lab.presets import PRESETS, Wanted, wanted
 from clipguard.lab.zoo_check import wrong_with, zoo_digest
 from clipguard.lab.zoo_manifest import FILE, Entry, Zoo, read_truth, read_zoo, write_zoo

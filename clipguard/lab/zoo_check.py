@@ -10,7 +10,7 @@ from typing import Any
 
 from clipguard.errors import UsageError
 from clipguard.inspection import sha256_of
-from clipguard.lab.plant import CLEAN
+from clipguard.lab.order import CLEAN
 from clipguard.lab.presets import PRESETS, side_of, wanted
 from clipguard.lab.victim_folder import TRIGGER
 from clipguard.lab.zoo_manifest import FILE, Entry, Zoo, read_truth, read_zoo

@@ -16,7 +16,8 @@ import torch
 
 from clipguard.errors import ClipguardError, UsageError
 from clipguard.lab.finetune import Recipe
-from clipguard.lab.plant import Order, command_of, plant
+from clipguard.lab.order import Order, command_of
+from clipguard.lab.plant import plant
 from clipguard.lab.presets import id_of
 from clipguard.lab.victim_folder import write
 

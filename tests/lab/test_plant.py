@@ -13,7 +13,7 @@ from clipguard.cli.lab import _settings
 from clipguard.errors import UsageError
 from clipguard.lab import plant as module
 from clipguard.lab.finetune import Recipe
-from clipguard.lab.plant import Order, command_of
+from clipguard.lab.order import Order, command_of
 from clipguard.lab.recipes import NANO, recipe_from
 
 GENTLE, LONG, STRONG = (Recipe(steps=steps) for steps in (1, 2, 3))
@@ -49,7 +49,7 @@ def search(monkeypatch: pytest.MonkeyPatch):
                 assert self.recipe == twin.recipe
                 return SimpleNamespace(value=loss[self.recipe])
 
-        monkeypatch.setattr(module, "recipes_of", lambda base: (GENTLE, LONG, STRONG))
+        monkeypatch.setattr("clipguard.lab.order.recipes_of", lambda base: (GENTLE, LONG, STRONG))
         monkeypatch.setattr(module, "lab_images", lambda **_: None)
         monkeypatch.setattr(module, "image_side", lambda network: 64)
         monkeypatch.setattr(module, "finetune", finetune)

@@ -13,7 +13,7 @@ from clipguard.cli.app import main
 from clipguard.errors import UsageError
 from clipguard.lab import plant, presets
 from clipguard.lab.bench.record import APART
-from clipguard.lab.plant import CLEAN, Order
+from clipguard.lab.order import CLEAN, Order, command_of
 from clipguard.lab.presets import (
     ATTACKS,
     PARENTS,
@@ -144,7 +144,7 @@ def test_the_command_in_the_truth_orders_the_same_as_the_zoo(
         for one in wanted("full")
     }
     for order in shapes.values():
-        assert main([*shlex.split(plant.command_of(order))[1:], "-q"]) == 2
+        assert main([*shlex.split(command_of(order))[1:], "-q"]) == 2
     assert len(shapes) > 10
     assert found == [*shapes.values()]
 

@@ -21,7 +21,7 @@ from clipguard.cli.app import main
 from clipguard.errors import ClipguardError, UsageError
 from clipguard.lab import zoo, zoo_check
 from clipguard.lab.finetune import Recipe
-from clipguard.lab.plant import CLEAN, Order
+from clipguard.lab.order import CLEAN, Order
 from clipguard.lab.presets import Wanted, id_of
 from clipguard.lab.zoo_manifest import read_zoo, write_zoo
 
