@@ -46,6 +46,7 @@ LAYERS = [  # DESIGN: a module imports only from its own row or from a lower one
         "report_folder",
         "safetensors_header",
         "schema",
+        "suspicion",
         "strict_yaml",
         "watch",
         "wording",

@@ -14,6 +14,7 @@ from clipguard.methods import FAMILIES, INVERTERS
 from clipguard.prompts import class_embeddings
 from clipguard.record import Candidate, DetectorRecord, FamilyRecord, Outcome, Rate, TriggerRecord
 from clipguard.stats import log_odds
+from clipguard.suspicion import shipped_suspicion
 from clipguard.types import (
     ClipModel,
     Detector,
@@ -116,6 +117,7 @@ class TriggerInversion:
             outcome=outcome,
             reason=reason,
             score=None if p_value is None else 1 - p_value,
+            probability=None if excess is None else shipped_suspicion().probability(excess),
             p_value=p_value,
             excess=excess,
             target=probe.class_names[found[0].target],

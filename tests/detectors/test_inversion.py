@@ -18,6 +18,7 @@ from clipguard.measure import attack_rate, classify, embed
 from clipguard.methods import DETECTORS, INVERTERS
 from clipguard.record import FamilyRecord, Outcome
 from clipguard.stats import log_odds
+from clipguard.suspicion import shipped_suspicion
 from clipguard.types import Finding, ProbeSet
 
 NAME = "inversion"
@@ -82,6 +83,7 @@ def test_candidates_of_all_families_are_ranked_by_their_place_in_the_null_band(f
 def test_the_score_is_one_minus_the_p_value_of_the_maximum(found: Finding):
     record = found.record
     assert record.score == 1 - record.p_value
+    assert record.probability == shipped_suspicion().probability(record.excess)
     assert record.p_value == 1 / (len(clean_band(NAME).calibration.models) + 1)
     assert record.excess == max(family.excess for family in record.families)
 
@@ -189,6 +191,7 @@ class TestWithoutANullBand:
         assert record.outcome is Outcome.BACKDOORED
         assert "far more than any other class" in record.reason
         assert (record.score, record.p_value, record.excess) == (None, None, None)
+        assert record.probability is None
 
     def test_what_other_classes_yield_as_well_is_no_finding(self):
         record = scan(NAME, StripesClip(PLANTED), strong_asr=0.9, control_asr=0.0).record
