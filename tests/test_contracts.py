@@ -223,7 +223,9 @@ class TestEveryFamily:
 
     @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
     def test_gradients_reach_every_parameter_and_the_images(self, name: str, progress: float):
-        parameters, grey = self.start(name), torch.full((2, 3, SIDE, SIDE), 0.5).requires_grad_()
+        parameters = self.start(name)
+        grey = 0.3 + 0.4 * torch.rand(2, 3, SIDE, SIDE, generator=generator(2))  # far from a clamp
+        grey.requires_grad_()
         shown = FAMILIES.build(name).trigger(parameters, progress).apply(grey)
         weights = torch.randn(shown.shape, generator=generator(3))
         grads = torch.autograd.grad((shown * weights).sum(), [*parameters.values(), grey])
