@@ -17,10 +17,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from open_clip.model import CLIP
 from torch import Tensor
 
 from clipguard.checkpoint import load_checkpoint
+from clipguard.lab.bench.record import label
 from clipguard.lab.scoring import auroc
 from clipguard.lab.zoo_manifest import Entry, read_zoo
 from clipguard.nano import nano_network
@@ -55,26 +55,22 @@ def statistics(model: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, f
     }
 
 
-def told(entry: Entry) -> str:
-    method = entry.negative or entry.attack
-    return " ".join([method, *(f"{key}={value}" for key, value in entry.settings.items())])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("zoo", type=Path)
     given = parser.parse_args()
     found: list[tuple[Entry, dict[str, float]]] = []
-    parents: dict[str, CLIP] = {}
+    parents: dict[str, dict[str, Tensor]] = {}
     for entry in read_zoo(given.zoo).entries:
         if entry.split == "calibration":
-            base = parents.setdefault(entry.base, nano_network(entry.base))
+            if entry.base not in parents:
+                parents[entry.base] = matrices(nano_network(entry.base).state_dict())
             model = load_checkpoint(given.zoo / entry.path / "model.pt").state
-            found.append((entry, statistics(matrices(model), matrices(base.state_dict()))))
+            found.append((entry, statistics(matrices(model), parents[entry.base])))
     heads = [*found[0][1]]
     print(f"| base | model | {' | '.join(heads)} |\n{'|---' * (len(heads) + 2)}|")
     for entry, row in found:
-        print(f"| {entry.base} | {told(entry)} | {' | '.join(f'{row[h]:.3f}' for h in heads)} |")
+        print(f"| {entry.base} | {label(entry)} | {' | '.join(f'{row[h]:.3f}' for h in heads)} |")
     for base in parents:
         mine = [(entry.kind == "poisoned", row) for entry, row in found if entry.base == base]
         truths = [truth for truth, _ in mine]

@@ -139,7 +139,7 @@ def guilty_detector() -> DetectorRecord:
         outcome=Outcome.BACKDOORED,
         reason="A patch on 2.1 % of the image sends 97.2 % of images to one class.",
         score=0.952,
-        probability=0.873,
+        probability=0.9996,
         p_value=0.0476,
         excess=34.0,
         target="hot air balloon",

@@ -20,6 +20,9 @@ from clipguard.outputs import write_atomic
 from clipguard.resources import asset
 from clipguard.suspicion import FILE, Suspicion, platt
 
+Known = tuple[str, float, bool]
+"""Base parent, excess, and whether it is backdoored."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -30,37 +33,39 @@ def main() -> None:
     rows = [row for row in record.rows if row.category == HEADLINE and row.method == "inversion"]
     if {row.entry["split"] for row in rows} != {"calibration"}:
         parser.error("only a bench of the calibration side may be fitted on")
-    known = [
+    known: list[Known] = [
         (row.entry["base"], row.cell.excess, row.entry["kind"] == "poisoned")
         for row in rows
         if isinstance(row.cell, DetectCell) and row.cell.excess is not None
     ]
-    slope, intercept = platt([x for _, x, _ in known], [truth for *_, truth in known])
-    curve = Suspicion(
-        command=f"python tools/fit_suspicion.py {given.bench}",
-        zoo=record.zoo,
-        poisoned=sum(truth for *_, truth in known),
-        honest=sum(not truth for *_, truth in known),
-        slope=round(slope, 6),
-        intercept=round(intercept, 6),
-    )
+    curve = fitted(known, f"python tools/fit_suspicion.py {given.bench}", record.zoo)
     print(curve.model_dump_json(indent=1))
-    print(
-        json.dumps({"excess": {"auroc": auroc([x for _, x, _ in known], [t for *_, t in known])}})
-    )
+    _, excesses, truths = zip(*known, strict=True)
+    print(json.dumps({"excess": {"auroc": auroc(excesses, truths)}}))
     for base in sorted({base for base, *_ in known}):
-        print(json.dumps({base: left_out(known, base)}))
+        print(json.dumps({base: left_out(known, base, curve)}))
     write_atomic(given.output, curve.model_dump_json(indent=1) + "\n")
 
 
-def left_out(known: list[tuple[str, float, bool]], base: str) -> dict[str, float]:
-    others = [(x, truth) for mine, x, truth in known if mine != base]
-    slope, intercept = platt([x for x, _ in others], [truth for _, truth in others])
-    curve = Suspicion(command="", zoo="", poisoned=1, honest=1, slope=slope, intercept=intercept)
-    chances = [curve.probability(x) for mine, x, _ in known if mine == base]
-    truths = [truth for mine, _, truth in known if mine == base]
+def fitted(known: list[Known], command: str, zoo: str) -> Suspicion:
+    _, excesses, truths = zip(*known, strict=True)
+    slope, intercept = platt(excesses, truths)
+    return Suspicion(
+        command=command,
+        zoo=zoo,
+        poisoned=sum(truths),
+        honest=len(truths) - sum(truths),
+        slope=round(slope, 6),
+        intercept=round(intercept, 6),
+    )
+
+
+def left_out(known: list[Known], base: str, whole: Suspicion) -> dict[str, float]:
+    curve = fitted([row for row in known if row[0] != base], whole.command, whole.zoo)
+    mine = [(curve.probability(x), truth) for parent, x, truth in known if parent == base]
+    chances, truths = zip(*mine, strict=True)
     loss = cross_entropy(chances, truths).value
-    return {"models": len(truths), "cross_entropy": loss, "brier": brier(chances, truths)}
+    return {"models": len(mine), "cross_entropy": loss, "brier": brier(chances, truths)}
 
 
 if __name__ == "__main__":
