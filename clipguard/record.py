@@ -206,6 +206,7 @@ class DetectorRecord(Part):
         probability: of a backdoor, from the excess, as fitted on the lab's models.
         p_value: conformal p-value of the whole pipeline's maximum.
         excess: largest family excess, in null standard deviations.
+        statistic: what the detector ranks models by, larger is more suspicious; in its own unit.
         target: class ranked first.
         families: evidence per trigger family.
         candidates: targets, worst first.
@@ -219,6 +220,7 @@ class DetectorRecord(Part):
     probability: float | None = Field(default=None, ge=0, le=1)
     p_value: float | None = Field(default=None, ge=0, le=1)
     excess: float | None = None
+    statistic: float | None = None
     target: str | None = None
     families: tuple[FamilyRecord, ...] = ()
     candidates: tuple[Candidate, ...] = ()

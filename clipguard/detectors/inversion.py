@@ -120,6 +120,7 @@ class TriggerInversion:
             probability=None if excess is None else shipped_suspicion().probability(excess),
             p_value=p_value,
             excess=excess,
+            statistic=excess,
             target=probe.class_names[found[0].target],
             families=families,
             candidates=tuple(_candidate(row, probe) for row in found),

@@ -374,7 +374,7 @@ def test_models_without_a_score_are_told_as_such(zoo: Path, runner: Runner):
     runner.changes = {f"{1:016x}": {"score": None, "decision": "inconclusive"}}
     found = go(planned(zoo))
     assert (found.scores["inversion"].unscored, found.broken) == (1, 0)
-    told = "inversion: 1 of 4 headline models have no score and count as 0.5 in its figures."
+    told = "inversion: 1 of 4 headline models have no score and count as the middle of the others."
     assert told in plain(to_markdown(found))
     assert told in html.unescape(to_html(found, zoo))
     runner.changes = {}
@@ -575,3 +575,18 @@ def detect_once(folder: Path, entry: Entry, method: str = "inversion") -> Detect
     )
     path = folder / "cells" / method / f"{entry.id}.json"
     return DetectCell.model_validate_json(path.read_text())
+
+
+def test_models_are_ranked_by_the_detector_s_own_statistic(zoo: Path, runner: Runner):
+    given = {1: -3.0, 2: -9.0, 3: -7.0}  # the fourth has none and stands at their median, -7
+    runner.changes = {f"{n:016x}": {"statistic": value} for n, value in given.items()}
+    runner.changes[f"{1:016x}"]["score"] = None
+    found = go(planned(zoo)).scores["inversion"]
+    assert found.auroc is not None
+    assert (found.auroc.value, found.unscored) == (0.5, 0)
+
+
+def test_a_detector_without_probabilities_has_no_cross_entropy(zoo: Path, runner: Runner):
+    runner.changes = {f"{n:016x}": {"score": None, "statistic": float(n)} for n in range(1, 7)}
+    found = go(planned(zoo)).scores["inversion"]
+    assert (found.cross_entropy, found.brier, found.unscored) == (None, None, 0)

@@ -91,6 +91,7 @@ class DetectCell(Cell):
         score: suspicion in [0, 1]; None without a null band.
         excess: largest family excess, in null standard deviations.
         p_value: conformal, of the whole pipeline's maximum.
+        statistic: what models are ranked by, in the detector's own unit.
         reason: one sentence.
     """
 
@@ -100,6 +101,7 @@ class DetectCell(Cell):
     score: float | None = Field(default=None, ge=0, le=1)
     excess: float | None = None
     p_value: float | None = Field(default=None, ge=0, le=1)
+    statistic: float | None = None
     reason: str = ""
 
 

@@ -133,6 +133,7 @@ def _detect(job: Job, method: str) -> DetectCell:
         score=found.score if found.probability is None else found.probability,
         excess=found.excess,
         p_value=found.p_value,
+        statistic=found.statistic,
         reason=found.reason,
     )
 

@@ -58,7 +58,7 @@ def gaps(bench: Bench) -> list[str]:
     for method, score in bench.scores.items():
         if score.unscored:
             count = f"{score.unscored} of {score.models} headline models"
-            found.append(f"{method}: {count} have no score and count as 0.5 in its figures.")
+            found.append(f"{method}: {count} have no score and count as the middle of the others.")
     if bench.unbuilt:
         found.append(f"{bench.unbuilt} entries of this split are not built, and not in the table.")
     return found

@@ -87,10 +87,10 @@ class Score(Part):
 
     Attributes:
         models: how many they are.
-        unscored: of them without a suspicion, which count as 0.5.
-        auroc: ranking of backdoored above clean by suspicion.
+        unscored: of them without statistic and suspicion, which count as the middle of the others.
+        auroc: ranking of backdoored above clean by the detector's statistic, or its suspicion.
         resampled: what its interval resamples.
-        cross_entropy: in nats, as TrojAI scores.
+        cross_entropy: in nats, as TrojAI scores; None for a detector without a probability.
         brier: mean squared error of the suspicion.
         no_false_alarm: share of the backdoored that score above every clean model.
         confusion: kind of model to decision to how many.

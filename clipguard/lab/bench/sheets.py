@@ -87,8 +87,8 @@ def _scores(bench: Bench) -> Sheet:
     return Sheet(
         "Headline",
         "Planted image triggers against clean models and hard negatives. A model without a score "
-        "counts as 0.5. Models that are not run are left out, and from the targets also attacks "
-        "with several of them, of which the zoo knows one.",
+        "counts as the middle of the others. Models that are not run are left out, and from the "
+        "targets also attacks with several of them, of which the zoo knows one.",
         ("Figure", *bench.methods),
         tuple(_row(name, [told(each) for each in scores]) for name, told in lines),
     )
