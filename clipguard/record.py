@@ -210,7 +210,7 @@ class DetectorRecord(Part):
         target: class ranked first.
         families: evidence per trigger family.
         candidates: targets, worst first.
-        screened: whether every class had a short targeted search of its own.
+        screened: whether short targeted searches covered the whole class list.
     """
 
     name: str

@@ -26,8 +26,6 @@ from clipguard.types import (
     Search,
 )
 
-SCREEN_LIMIT = 128
-UNSCREENED = "only what collapse proposed was refined"
 Gaps = Mapping[str, Sequence[str]]
 """Per family, why its searches cannot be concluded from; families without a reason are absent."""
 
@@ -65,7 +63,7 @@ class TriggerInversion:
     Attributes:
         families: settings of each trigger family to search.
         collapse: settings of the class-agnostic search.
-        screen: settings of the targeted screen; empty to leave it out.
+        screen: settings of the targeted screen.
         targeted: settings of the targeted refinement.
         candidates: classes of the screen that are refined, per family.
         alpha: largest p-value that counts as evidence.
@@ -108,8 +106,7 @@ class TriggerInversion:
         found, uncounted = self._refine(search, pairs, generator=generator, progress=progress)
         gaps = _gaps(found, uncounted, probe.class_names)
         families, excess, p_value = _compare(self._statistics(found, gaps), null)
-        why = [] if screened(search) else [f"{len(classes)} classes: {UNSCREENED}"]
-        families = tuple(_judged(row, [*why, *gaps.get(row.family, ())]) for row in families)
+        families = tuple(_judged(row, gaps.get(row.family, ())) for row in families)
         found.sort(key=lambda row: _position(row, families), reverse=True)
         outcome, reason = self._conclude(probe, found, families, gaps, (excess, p_value))
         record = DetectorRecord(
@@ -124,7 +121,7 @@ class TriggerInversion:
             target=probe.class_names[found[0].target],
             families=families,
             candidates=tuple(_candidate(row, probe) for row in found),
-            screened=screened(search),
+            screened=True,
         )
         return Finding(record, tuple(row.inversion.trigger for row in found), _told(gaps))
 
@@ -136,7 +133,7 @@ class TriggerInversion:
             INVERTERS.build("screen", self.screen),
             INVERTERS.build("targeted", self.targeted),
         ]
-        return repr((families, searches, self.candidates, SCREEN_LIMIT))
+        return repr((families, searches, self.candidates))
 
     def _candidates(
         self, search: Search, *, generator: torch.Generator, progress: Progress
@@ -150,11 +147,10 @@ class TriggerInversion:
             gathered = collapse.invert(job, family, generator=generator)
             pairs.append((name, gathered.target))
             runners_up.append((name, gathered.ranking[1]))
-            if screened(search):
-                job = search.during(progress, f"targeted screen ({name})", i, len(self.families))
-                screen = INVERTERS.build("screen", self.screen)
-                ranking = screen.invert(job, family, generator=generator).ranking
-                pairs += [(name, target) for target in ranking[: self.candidates]]
+            job = search.during(progress, f"targeted screen ({name})", i, len(self.families))
+            screen = INVERTERS.build("screen", self.screen)
+            ranking = screen.invert(job, family, generator=generator).ranking
+            pairs += [(name, target) for target in ranking[: self.candidates]]
         if len({target for _, target in pairs}) == 1:
             pairs += runners_up  # without a second class nothing shows that the first is special
         return list(dict.fromkeys(pairs))
@@ -230,11 +226,6 @@ class TriggerInversion:
         if not all(row.inversion.converged for row in ahead):
             return Outcome.INCONCLUSIVE, f"a search did not settle within its steps; {told}"
         return Outcome.NO_EVIDENCE, f"at most, {told}: {against}"
-
-
-def screened(search: Search) -> bool:
-    """Whether there are few enough classes for a targeted search towards each of them."""
-    return len(search.classes) <= SCREEN_LIMIT
 
 
 def _gaps(

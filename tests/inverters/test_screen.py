@@ -4,7 +4,7 @@ import pytest
 import torch
 from fakes import NAMES, StripesClip, generator, looks, stripes_probe
 
-from clipguard.inverters.screen import Screen
+from clipguard.inverters.screen import Screen, gathered
 from clipguard.methods import FAMILIES
 from clipguard.types import Inversion, Search
 
@@ -46,3 +46,52 @@ def test_no_class_has_an_advantage_by_its_place_in_the_list():
     straight = invert(4)
     assert [len(NAMES) - 1 - c for c in turned.ranking] == list(straight.ranking)
     torch.testing.assert_close(looks(turned.trigger), looks(straight.trigger), atol=1e-4, rtol=0)
+
+
+class TestDirections:
+    def test_a_short_list_is_left_as_it_is(self):
+        found = gathered(CLASSES, len(CLASSES))
+        assert torch.equal(found.centres, CLASSES)
+        assert found.member.tolist() == list(range(len(CLASSES)))
+
+    def test_classes_that_lie_together_share_a_direction(self):
+        bundles = torch.eye(4, 12).repeat_interleave(5, dim=0)
+        noise = 0.05 * torch.randn(20, 12, generator=generator())
+        found = gathered(torch.nn.functional.normalize(bundles + noise, dim=1), 4)
+        groups = found.member.view(4, 5)
+        assert (groups == groups[:, :1]).all()
+        assert len(set(groups[:, 0].tolist())) == 4
+        assert (found.centres[groups[:, 0]] @ torch.eye(4, 12).T).diagonal().min() > 0.99
+
+    @pytest.mark.parametrize("most", [1, 3, 7, 30])
+    def test_every_class_has_a_direction_and_every_direction_a_class(self, most: int):
+        classes = torch.nn.functional.normalize(torch.randn(30, 8, generator=generator()), dim=1)
+        found = gathered(classes, most)
+        assert len(found.centres) <= most
+        assert sorted(set(found.member.tolist())) == list(range(len(found.centres)))
+        torch.testing.assert_close(found.centres.norm(dim=1), torch.ones(len(found.centres)))
+
+    def test_equal_classes_do_not_make_empty_directions(self):
+        found = gathered(torch.eye(2, 6).repeat(10, 1), 5)
+        assert sorted(set(found.member.tolist())) == list(range(len(found.centres))) == [0, 1]
+
+    @pytest.mark.parametrize("planted", [0, 4, 9])
+    def test_a_class_is_found_within_its_direction(self, planted: int):
+        found = invert(planted, directions=4, finalists=2)
+        assert planted in found.ranking
+
+    def test_a_longer_list_costs_no_more_images(self):
+        def encoded(copies: int) -> int:
+            model = StripesClip(4)
+            seen, plain = [], model.encode_image
+            model.encode_image = lambda images: (seen.append(len(images)), plain(images))[1]
+            nearby = CLASSES.repeat(copies, 1) + 0.01 * torch.randn(
+                copies * len(CLASSES), CLASSES.shape[1], generator=generator()
+            )
+            search = Search(model, stripes_probe(), torch.nn.functional.normalize(nearby, dim=1))
+            family = FAMILIES.build("additive", {"budget": 8.0})
+            screen = Screen(steps=2, images=4, directions=len(CLASSES))
+            screen.invert(search, family, generator=generator())
+            return sum(seen)
+
+        assert encoded(30) == encoded(1)
