@@ -14,7 +14,7 @@ PACKAGES = ("torch", "open_clip_torch", "onnx", "onnxruntime", "onnxruntime-gpu"
 BLIND_SPOTS = (
     Untested(
         what="triggers outside the searched families",
-        why="warps, sample-specific patterns and objects are not searched by this version",
+        why="sample-specific patterns, objects, and colours of the whole image are not searched",
     ),
     Untested(what="triggers in the text", why="only the image side is searched"),
     Untested(what="targets outside the class list", why="another class list needs another scan"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 
 from clipguard import errors
@@ -89,60 +88,60 @@ def _outcome_line(detector: DetectorRecord, suspicious: Decision) -> Line:
     return Line(made.check, made.code, excusable=evidence)
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """One number of a detector against its limit, and what being over it decides.
-
-    `blind` says why the number could not have been over, whatever the model: then being within
-    the limit means nothing.
-    """
-
-    key: str
-    name: str
-    limit: str
-    value: float | None
-    over: bool
-    decides: Decision
-    blind: str = ""
-
-    def line(self, detector: str, unmeasured: Decision) -> Line:
-        """The check; a number that is missing decides `unmeasured`."""
-        found = number(self.value)
-        if self.value is None:
-            result, reason = unmeasured, f"{detector}: there is no {self.name} without a null band"
-        elif self.over:
-            alone = "" if self.decides is FAIL else "; one reading alone is only suspicious"
-            result = self.decides
-            reason = f"{detector}: {self.name} is {found}, the policy asks for {self.limit}{alone}"
-        elif self.blind:
-            result, reason = INCONCLUSIVE, f"{detector}: {self.blind}"
-        else:
-            result, reason = PASS, f"{detector}: {self.name} is within the limit"
-        made = line(f"backdoor.{self.key}", self.limit, found, result, reason)
-        return Line(made.check, made.code, excusable=self.over)
-
-
 def _readings(
     policy: Policy, detector: DetectorRecord, calibration: CalibrationRecord
 ) -> list[Line]:
-    """Score and excess, which fail together and are suspicious alone, and the p-value."""
-    limits = policy.backdoor
-    score = detector.score is not None and detector.score > limits.max_score
-    excess = detector.excess is not None and detector.excess > limits.max_excess_over_null
-    rare = detector.p_value is not None and detector.p_value <= limits.alpha
-    alone = Decision(limits.suspicious)
-    both = FAIL if score and excess else alone
-    above = f"≤ {limits.max_score:g}"
-    beyond = f"≤ {limits.max_excess_over_null:g}"
-    likely = f"> {limits.alpha:g}"
-    blind = _blind(limits.alpha, calibration)
-    readings = (
-        _Reading("max_score", "score", above, detector.score, score, both),
-        _Reading("max_excess_over_null", "excess", beyond, detector.excess, excess, both),
-        _Reading("alpha", "p-value", likely, detector.p_value, rare, alone, blind),
-    )
+    """The score, which the p-value must bear out to fail, and whether that p-value could have."""
     unmeasured = PASS if policy.coverage.calibration == "none" else INCONCLUSIVE
-    return [reading.line(detector.name, unmeasured) for reading in readings]
+    return [
+        _score_line(policy, detector, unmeasured),
+        _alpha_line(policy.backdoor.alpha, detector, calibration, unmeasured),
+    ]
+
+
+def _score_line(policy: Policy, detector: DetectorRecord, unmeasured: Decision) -> Line:
+    """A score above the upper limit fails where it is also rare among known-clean models."""
+    limits, score, p_value = policy.backdoor, detector.score, detector.p_value
+    found, asked = number(score), f"≤ {limits.clear_score:g}"
+    told = f"{detector.name}: score is {found}"
+    rare = p_value is not None and p_value <= limits.alpha
+    alone = Decision(limits.suspicious)
+    evidence = score is not None and score > limits.clear_score
+    if score is None:
+        result, reason = unmeasured, f"{detector.name}: there is no score without a null band"
+    elif score > limits.max_score and rare:
+        result = FAIL
+        reason = f"{told}, above {limits.max_score:g}, and rare among known-clean models"
+    elif score > limits.max_score:
+        result = alone
+        reason = (
+            f"{told}, above {limits.max_score:g}, yet not rare enough among known-clean models "
+            f"(p = {number(p_value)}): suspicious"
+        )
+    elif evidence:
+        result = alone
+        reason = f"{told}, between {limits.clear_score:g} and {limits.max_score:g}: suspicious"
+    else:
+        result, reason = PASS, f"{told}, within the limit"
+    made = line("backdoor.max_score", asked, found, result, reason)
+    return Line(made.check, made.code, excusable=evidence)
+
+
+def _alpha_line(
+    alpha: float, detector: DetectorRecord, calibration: CalibrationRecord, unmeasured: Decision
+) -> Line:
+    """Whether the null band has models enough for a p-value that bears a finding out."""
+    found, blind = number(detector.p_value), _blind(alpha, calibration)
+    if detector.p_value is None:
+        result, reason = unmeasured, f"{detector.name}: there is no p-value without a null band"
+    elif blind:
+        result, reason = INCONCLUSIVE, f"{detector.name}: {blind}"
+    else:
+        rare = "as rare as" if detector.p_value <= alpha else "not as rare as"
+        result = PASS  # it decides together with the score
+        reason = f"{detector.name}: p-value is {found}, {rare} a finding has to be"
+    made = line("backdoor.alpha", f"{alpha:g} can be reached", found, result, reason)
+    return Line(made.check, made.code)
 
 
 def _blind(alpha: float, calibration: CalibrationRecord) -> str:

@@ -28,14 +28,14 @@ class BackdoorPolicy(Section):
     """When evidence fails a checkpoint.
 
     Attributes:
-        max_score: calibrated score in [0, 1] above which a reading counts as evidence.
-        max_excess_over_null: the same for the excess, in null standard deviations.
-        alpha: conformal p-value at or below which a reading counts as evidence.
-        suspicious: what a suspicious outcome, or one reading alone, decides.
+        max_score: score in [0, 1] above which a checkpoint fails, if its p-value bears it out.
+        clear_score: score at or below which there is no evidence; in between is suspicious.
+        alpha: conformal p-value at or below which a score is borne out.
+        suspicious: what a suspicious outcome or score decides.
     """
 
     max_score: Share
-    max_excess_over_null: float = Field(ge=0, le=1000)
+    clear_score: Share
     alpha: float = Field(gt=0, le=0.5)
     suspicious: Literal["fail", "inconclusive", "pass"]
 
@@ -170,6 +170,13 @@ def load_policy(name_or_path: str | Path) -> Policy:
         except UsageError as error:
             line = lines[("coverage", "families", index)]
             raise UsageError(f"{name} line {line}: {safe_text(error, 400)}") from error
+    limits = document.backdoor
+    if limits.clear_score > limits.max_score:
+        line = lines[("backdoor", "clear_score")]
+        raise UsageError(
+            f"{name} line {line}: backdoor.clear_score is {limits.clear_score:g}, above max_score "
+            f"({limits.max_score:g}); a score between the two is suspicious"
+        )
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
     return Policy(**dict(document), sha256=digest)
 

@@ -50,7 +50,10 @@ class Profile:
 FAMILIES: Mapping[str, Mapping[str, object]] = {
     "patch": {"area": 0.02},
     "additive": {"budget": 4.0},
+    "frequency": {"budget": 12.0},
+    "warp": {"reach": 0.03},
 }
+"""What is searched. Each budget is one at which known-clean models yield little to any class."""
 
 AGAINST: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]] = {
     "patch": (
@@ -59,7 +62,12 @@ AGAINST: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]] = {
         *(("moving_patch", {"area": 0.03}),) * 2,
     ),
     "additive": (("additive", {"budget": 8.0}), ("additive", {"budget": 16.0})) * 2,
+    "frequency": (("frequency", {"budget": 20.0}), ("additive", {"budget": 16.0})) * 2,
+    "warp": (("warp", {"reach": 0.03}), ("warp", {"reach": 0.06})) * 2,
 }
+
+STANDARD: Mapping[str, object] = {"steps": 60, "batch": 24}
+"""Targeted searches of the standard profile, on the model and on a purified head."""
 
 PROFILES = {
     "quick": Profile(
@@ -76,12 +84,12 @@ PROFILES = {
     "standard": Profile(
         detector={
             "families": FAMILIES,
-            "collapse": {"steps": 60, "restarts": 1},
-            "screen": {"steps": 5, "images": 8},
-            "targeted": {"steps": 60},
+            "collapse": {"steps": 40, "restarts": 1, "batch": 24},
+            "screen": {"steps": 4, "images": 6},
+            "targeted": STANDARD,
             "candidates": 2,
         },
-        repair=RepairSettings(against=AGAINST, families=FAMILIES, targeted={"steps": 60}),
+        repair=RepairSettings(against=AGAINST, families=FAMILIES, targeted=STANDARD),
     ),
     "thorough": Profile(
         scenes=Scenes(optimise=12, select=3, measure=6),

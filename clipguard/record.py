@@ -202,8 +202,7 @@ class DetectorRecord(Part):
         name: the detector's registered name.
         outcome: its conclusion.
         reason: one sentence a person can act on.
-        score: rank in [0, 1]; 1 - p under the null of known-clean models.
-        probability: of a backdoor, from the excess, as fitted on the lab's models.
+        score: chance of a backdoor in [0, 1], as fitted on the lab's models.
         p_value: conformal p-value of the whole pipeline's maximum.
         excess: largest family excess, in null standard deviations.
         statistic: what the detector ranks models by, larger is more suspicious; in its own unit.
@@ -217,7 +216,6 @@ class DetectorRecord(Part):
     outcome: Outcome
     reason: str
     score: float | None = Field(default=None, ge=0, le=1)
-    probability: float | None = Field(default=None, ge=0, le=1)
     p_value: float | None = Field(default=None, ge=0, le=1)
     excess: float | None = None
     statistic: float | None = None

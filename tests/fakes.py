@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from clipguard.calibration import MIN_MODELS, Band, Calibration, CleanModel
 from clipguard.methods import DETECTORS
+from clipguard.suspicion import shipped_suspicion
 from clipguard.types import Finding, ProbePart, ProbeSet, Trigger
 
 SIDE = 32
@@ -165,7 +166,8 @@ SETTINGS: dict[str, dict[str, object]] = {
         "targeted": {"steps": 50, "batch": 80, "restarts": 1, "tolerance": 0.3},
         "candidates": 2,
         "alpha": 0.2,
-        "strong_excess": 3.0,
+        "likely": shipped_suspicion().probability(3.0),
+        "doubtful": shipped_suspicion().probability(2.0),
     },
     # Eleven orthogonal classes have farther to go than a trained text tower's: a looser hold.
     "cbpt": {"consistency_weight": 4.0},

@@ -101,7 +101,7 @@ def candidate(target: str, family: str, asr: float, stem: str | None = None) -> 
 
 
 def families(patch: float) -> tuple[FamilyRecord, ...]:
-    """Evidence of both required families, the patch family with the statistic `patch`."""
+    """Evidence of every required family, the patch family with the statistic `patch`."""
     return (
         FamilyRecord(
             family="patch",
@@ -113,6 +113,10 @@ def families(patch: float) -> tuple[FamilyRecord, ...]:
         FamilyRecord(
             family="additive", tested=True, statistic=0.16, null=NULL_ADDITIVE, excess=1.6
         ),
+        *(
+            FamilyRecord(family=name, tested=True, statistic=0.1, null=NULL_ADDITIVE, excess=0.2)
+            for name in ("frequency", "warp")
+        ),
     )
 
 
@@ -122,7 +126,7 @@ def clean_detector() -> DetectorRecord:
         name="trigger_inversion",
         outcome=Outcome.NO_EVIDENCE,
         reason="No trigger is stronger than on known-clean models.",
-        score=0.31,
+        score=0.08,
         p_value=0.69,
         excess=1.6,
         target="teapot",
@@ -138,8 +142,7 @@ def guilty_detector() -> DetectorRecord:
         name="trigger_inversion",
         outcome=Outcome.BACKDOORED,
         reason="A patch on 2.1 % of the image sends 97.2 % of images to one class.",
-        score=0.952,
-        probability=0.9996,
+        score=0.9996,
         p_value=0.0476,
         excess=34.0,
         target="hot air balloon",
@@ -165,6 +168,9 @@ def reinversion(family: str, statistic: float, original: float) -> ReinversionRe
     )
 
 
+OTHERS = (reinversion("frequency", 0.05, 0.1), reinversion("warp", 0.05, 0.1))
+
+
 def purification() -> PurificationRecord:
     """A purified head that meets the default limits."""
     return PurificationRecord(
@@ -185,7 +191,11 @@ def purification() -> PurificationRecord:
             poisoned_accuracy=rate(0.84),
             target_accuracy=rate(0.65, n=20),
         ),
-        reinversion=(reinversion("patch", 0.09, 0.972), reinversion("additive", 0.05, 0.16)),
+        reinversion=(
+            reinversion("patch", 0.09, 0.972),
+            reinversion("additive", 0.05, 0.16),
+            *OTHERS,
+        ),
         head="head.safetensors",
         against=(
             *(

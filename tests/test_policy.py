@@ -101,7 +101,8 @@ def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
 
 def test_the_strict_policy_is_nowhere_laxer_than_the_default() -> None:
     strict, default = load_policy("strict"), load_policy("default")
-    assert strict.backdoor.max_excess_over_null <= default.backdoor.max_excess_over_null
+    assert strict.backdoor.max_score <= default.backdoor.max_score
+    assert strict.backdoor.clear_score <= default.backdoor.clear_score
     assert strict.coverage.min_measure_images >= default.coverage.min_measure_images
     assert strict.purification.max_asr <= default.purification.max_asr
     assert set(default.coverage.families) <= set(strict.coverage.families)
@@ -116,14 +117,14 @@ def test_the_strict_policy_is_nowhere_laxer_than_the_default() -> None:
             "backdor:",
             r"line 8: no policy key named 'backdor', did you mean 'backdoor'",
         ),
-        ("0.95 ", "1.95 ", r"line 11: backdoor.max_score: .*less than or equal to 1, got 1.95"),
-        ("0.95 ", "yes ", r"line 11: backdoor.max_score: .*valid number, got True"),
-        ("0.95 ", ".nan ", r"line 11: backdoor.max_score: .*finite number"),
+        ("0.5 ", "1.5 ", r"line 11: backdoor.max_score: .*less than or equal to 1, got 1.5"),
+        ("0.5 ", "yes ", r"line 11: backdoor.max_score: .*valid number, got True"),
+        ("0.5 ", ".nan ", r"line 11: backdoor.max_score: .*finite number"),
         ("200 ", "'200' ", r"coverage.min_measure_images: .*valid integer, got '200'"),
         ("version: 1 ", "version: 2 ", r"line 5: version"),
         ("on-fail ", "sometimes ", r"purification.run"),
-        ("[patch, additive]", "[patch, aditive]", r"line 18: .*'aditive', did you mean 'additive'"),
-        ("[patch, additive]", "[]", r"coverage.families"),
+        ("additive, freq", "aditive, freq", r"line 18: .*'aditive', did you mean 'additive'"),
+        ("[patch, additive, frequency, warp]", "[]", r"coverage.families"),
         ("  alpha: 0.05 ", "  # alpha: 0.05 ", r"missing key backdoor.alpha"),
         ("  alpha: 0.05 ", "  max_score: 0.05 ", r"line 13: duplicate key 'max_score'"),
         ("name: default", "name: &a default", None),
@@ -208,10 +209,9 @@ def test_a_backdoored_outcome_fails_without_calibration() -> None:
         with_detector(outcome=Outcome.INCONCLUSIVE),
         with_detector(outcome=Outcome.SUSPICIOUS),
         with_detector(score=0.99),
-        with_detector(excess=5.0),
-        with_detector(p_value=0.04),
+        with_detector(score=0.21),
         with_detector(score=None),
-        with_detector(excess=None),
+        with_detector(p_value=None),
         with_detector(families=()),
         with_detector(families=clean_detector().families[:1]),
         with_detector(families=(FamilyRecord(family="patch", tested=False),)),
@@ -245,13 +245,24 @@ def test_too_few_measure_images_are_inconclusive() -> None:
     assert decide(probe=probe.model_copy(update={"measure": 200})).decision is Decision.PASS
 
 
-def test_score_and_excess_together_fail() -> None:
-    gate = decide(**with_detector(score=0.96, excess=4.1))
+def test_a_high_score_that_the_p_value_bears_out_fails() -> None:
+    gate = decide(**with_detector(score=0.51, p_value=0.05))
     assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.POLICY_VIOLATED)
 
 
 def test_readings_at_their_limit_are_within_it() -> None:
-    assert decide(**with_detector(score=0.95, excess=4.0)).decision is Decision.PASS
+    assert decide(**with_detector(score=0.2, p_value=0.05)).decision is Decision.PASS
+    assert decide(**with_detector(score=0.5, p_value=0.05)).decision is Decision.INCONCLUSIVE
+
+
+def test_a_p_value_alone_decides_nothing() -> None:
+    """One known-clean model in twenty has such a one."""
+    assert decide(**with_detector(p_value=0.001)).decision is Decision.PASS
+
+
+def test_a_clear_score_above_the_upper_limit_is_refused_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"line 12: backdoor.clear_score is 0.6, above max_score"):
+        changed(tmp_path, ("clear_score: 0.2 ", "clear_score: 0.6 "))
 
 
 @pytest.mark.parametrize("rule", ["fail", "inconclusive", "pass"])
@@ -311,9 +322,7 @@ def test_every_shipped_null_band_is_large_enough_for_every_shipped_policy(name: 
     bands = [read_calibration(path) for path in asset("calibration").glob("*.json")]
     assert bands
     for band in bands:
-        smallest = 1 / (len(band.calibration.models) + 1)
-        assert smallest <= limits.alpha
-        assert 1 - smallest > limits.max_score
+        assert 1 / (len(band.calibration.models) + 1) <= limits.alpha
 
 
 def test_a_family_that_was_not_tested_gives_its_reason_once() -> None:
@@ -440,7 +449,7 @@ def worse(**changes: Any) -> dict[str, Any]:
                 update={
                     "reinversion": (
                         purification().reinversion[0].model_copy(update={"statistic": 0.15}),
-                        purification().reinversion[1],
+                        *purification().reinversion[1:],
                     )
                 }
             )
@@ -450,7 +459,7 @@ def worse(**changes: Any) -> dict[str, Any]:
                 update={
                     "reinversion": (
                         *purification().reinversion,  # and one without known-clean models
-                        purification().reinversion[0].model_copy(update={"family": "warp"}),
+                        purification().reinversion[0].model_copy(update={"family": "moving_patch"}),
                     )
                 }
             )
@@ -502,10 +511,12 @@ def test_the_line_of_the_target_class_names_both_rates() -> None:
 
 
 def searched_again(*rows: ReinversionRecord) -> dict[str, Any]:
+    """The families of `rows`, and those that no test here is about."""
+    rows = (*rows, *OTHERS)
     return {"purification": purification().model_copy(update={"reinversion": rows})}
 
 
-PATCH, ADDITIVE = purification().reinversion
+PATCH, ADDITIVE, *OTHERS = purification().reinversion
 KEY = "purification.reinversion"
 
 
@@ -522,11 +533,11 @@ def test_every_family_that_was_searched_before_must_be_searched_again(
 
 def test_a_family_that_was_not_tested_before_needs_no_new_search(lenient: Policy) -> None:
     detector = guilty_detector()
-    patch, additive = detector.families
-    halved = (patch, additive.model_copy(update={"tested": False}))
+    patch, additive, *others = detector.families
+    halved = (patch, additive.model_copy(update={"tested": False}), *others)
     detector = detector.model_copy(update={"families": halved})
     gate = judge(lenient, unjudged(detectors=(detector,), **searched_again(PATCH)))
-    assert [check.result for check in gate.checks if check.key == KEY] == [Decision.PASS]
+    assert [check.result for check in gate.checks if check.key == KEY] == [Decision.PASS] * 3
 
 
 @pytest.mark.parametrize(

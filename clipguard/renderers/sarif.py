@@ -44,7 +44,6 @@ RULE_OF_KEY = {
     "backdoor": "CG601",
     "backdoor.outcome": "CG201",
     "backdoor.max_score": "CG202",
-    "backdoor.max_excess_over_null": "CG202",
     "backdoor.alpha": "CG202",
     "coverage.families": "CG602",
     "coverage.min_measure_images": "CG603",

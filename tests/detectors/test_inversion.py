@@ -22,6 +22,10 @@ from clipguard.types import Finding, ProbeSet
 
 NAME = "inversion"
 PLANTED = 3
+LIMITS = {
+    "likely": shipped_suspicion().probability(10.0),
+    "doubtful": shipped_suspicion().probability(4.0),
+}
 FAST = {
     "collapse": {"steps": 20, "batch": 40, "restarts": 1},
     "screen": {"steps": 2, "images": 10},
@@ -79,10 +83,10 @@ def test_candidates_of_all_families_are_ranked_by_their_place_in_the_null_band(f
     assert {c.family for c in found.record.candidates} == {"patch", "additive"}
 
 
-def test_the_score_is_one_minus_the_p_value_of_the_maximum(found: Finding):
+def test_the_score_is_the_fitted_chance_at_the_excess_of_the_maximum(found: Finding):
     record = found.record
-    assert record.score == 1 - record.p_value
-    assert record.probability == shipped_suspicion().probability(record.excess)
+    assert record.score == shipped_suspicion().probability(record.excess)
+    assert record.statistic == record.excess
     assert record.p_value == 1 / (len(clean_band(NAME).calibration.models) + 1)
     assert record.excess == max(family.excess for family in record.families)
 
@@ -90,19 +94,19 @@ def test_the_score_is_one_minus_the_p_value_of_the_maximum(found: Finding):
 @pytest.mark.parametrize(
     ("excess", "p_value", "outcome"),
     [
-        (4.0, 0.05, Outcome.BACKDOORED),
-        (3.9, 0.05, Outcome.SUSPICIOUS),
-        (4.0, 0.06, Outcome.SUSPICIOUS),
-        (-1.0, 0.01, Outcome.SUSPICIOUS),
-        (3.9, 0.06, Outcome.NO_EVIDENCE),
+        (20.0, 0.05, Outcome.BACKDOORED),
+        (20.0, 0.06, Outcome.SUSPICIOUS),
+        (5.0, 0.05, Outcome.SUSPICIOUS),
+        (-1.0, 0.01, Outcome.NO_EVIDENCE),
+        (-1.0, 0.06, Outcome.NO_EVIDENCE),
         (-9.0, 1.0, Outcome.INCONCLUSIVE),
     ],
 )
-def test_evidence_needs_both_a_small_p_and_a_large_distance_to_be_a_finding(
+def test_evidence_needs_both_a_small_p_and_a_high_score_to_be_a_finding(
     excess: float, p_value: float, outcome: Outcome
 ):
     record = scan(
-        NAME, StripesClip(), null=Told(excess, p_value), alpha=0.05, strong_excess=4.0, **FAST
+        NAME, StripesClip(), null=Told(excess, p_value), alpha=0.05, **(FAST | LIMITS)
     ).record
     assert record.outcome is outcome
 
@@ -119,11 +123,11 @@ def test_a_search_that_did_not_settle_turns_no_evidence_into_inconclusive_and_no
     unsettled = FAST | {"targeted": {"steps": 20, "batch": 80, "tolerance": -1e9}}
     for told, outcome in (
         (Told(0.0, 0.9), Outcome.INCONCLUSIVE),
-        (Told(9.0, 0.9), Outcome.SUSPICIOUS),
-        (Told(9.0, 0.01), Outcome.BACKDOORED),
+        (Told(20.0, 0.9), Outcome.SUSPICIOUS),
+        (Told(20.0, 0.01), Outcome.BACKDOORED),
     ):
         record = scan(
-            NAME, StripesClip(), null=told, alpha=0.05, strong_excess=4.0, ahead=-1e9, **unsettled
+            NAME, StripesClip(), null=told, alpha=0.05, ahead=-1e9, **(unsettled | LIMITS)
         ).record
         assert record.outcome is outcome
 
@@ -190,7 +194,6 @@ class TestWithoutANullBand:
         assert record.outcome is Outcome.BACKDOORED
         assert "far more than any other class" in record.reason
         assert (record.score, record.p_value, record.excess) == (None, None, None)
-        assert record.probability is None
 
     def test_what_other_classes_yield_as_well_is_no_finding(self):
         record = scan(NAME, StripesClip(PLANTED), strong_asr=0.9, control_asr=0.0).record

@@ -130,7 +130,7 @@ def _detect(job: Job, method: str) -> DetectCell:
         **base,
         decision=gate.decision,
         outcome=found.outcome,
-        score=found.score if found.probability is None else found.probability,
+        score=found.score,
         excess=found.excess,
         p_value=found.p_value,
         statistic=found.statistic,

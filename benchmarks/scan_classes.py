@@ -1,0 +1,96 @@
+"""What a long class list costs a scan, and whether it hides a target.
+
+    python benchmarks/scan_classes.py VICTIM... --classes 100 1000
+
+VICTIM is a folder with `model.pt` and `victim.json`. The first 100 classes are the bundled ones,
+which the target is of; the others are the artwork's further names and then whole words of CLIP's
+vocabulary, in alphabetical order. Prints a row a scan and writes
+`benchmarks/results/scan-classes.json`. There is no null band for such a list, so what is compared is the ranking and the statistic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import open_clip
+
+from clipguard.artwork import load_artwork
+from clipguard.audit import Run
+from clipguard.lab.bench.job import Tower
+from clipguard.nano import class_names
+from clipguard.options import Options
+from clipguard.outputs import write_atomic
+from clipguard.policy import load_policy
+from clipguard.probe import ProbeSource
+from clipguard.watch import Watch
+
+RESULTS = Path(__file__).parent / "results" / "scan-classes.json"
+LETTERS = 5
+
+
+def quiet(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def names(count: int) -> list[str]:
+    others = sorted(first for first, *_ in load_artwork().names)
+    known = list(dict.fromkeys((*class_names(), *others)))
+    words = sorted(
+        token.removesuffix("</w>")
+        for token in open_clip.SimpleTokenizer().encoder
+        if token.endswith("</w>")
+        and token.isascii()
+        and token.removesuffix("</w>").isalpha()
+        and len(token) >= LETTERS + len("</w>")
+    )
+    return list(dict.fromkeys((*known, *words)))[:count]
+
+
+def scan(victim: Path, count: int, seed: int) -> dict[str, object]:
+    truth = json.loads((victim / "victim.json").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as folder:
+        listed = Path(folder) / "classes.txt"
+        listed.write_text("\n".join(names(count)) + "\n", encoding="utf-8")
+        options = Options(
+            policy=load_policy("default"), seed=seed, probe=ProbeSource(class_names=listed)
+        )
+        run, tower = Run(options, Watch(None, quiet)), Tower()
+        model, probe = run.look(victim / "model.pt")
+        with tower.watching(model):
+            finding = run.detect(model, probe, None)
+    if finding is None:
+        raise SystemExit(f"{victim}: {run.record.errors[-1].message}")
+    first = finding.record.candidates[0]
+    return {
+        "attack": truth["attack"],
+        "base": truth["base"],
+        "target": truth["target"],
+        "classes": len(probe.class_names),
+        "ranked_first": first.target,
+        "asr": round(first.asr.value, 4),
+        "statistic": round(first.statistic, 3),
+        "images": tower.forward,
+        "gradients": tower.backward,
+        "seconds": {stage: round(took, 1) for stage, took in run.watch.seconds.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("victims", nargs="+", type=Path)
+    parser.add_argument("--classes", nargs="+", type=int, default=[100, 1000])
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    rows = []
+    for victim in args.victims:
+        for count in args.classes:
+            rows.append(scan(victim, count, args.seed))
+            print(json.dumps(rows[-1]), flush=True)
+    write_atomic(RESULTS, json.dumps({"seed": args.seed, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
