@@ -5,7 +5,8 @@
 VICTIM is a folder with `model.pt` and `victim.json`. The first 100 classes are the bundled ones,
 which the target is of; the others are the artwork's further names and then whole words of CLIP's
 vocabulary, in alphabetical order. Prints a row a scan and writes
-`benchmarks/results/scan-classes.json`. There is no null band for such a list, so what is compared is the ranking and the statistic.
+`benchmarks/results/scan-classes.json`. There is no null band for such a list, so what is compared
+is the ranking and the statistic.
 """
 
 from __future__ import annotations
