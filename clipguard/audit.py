@@ -20,6 +20,7 @@ from clipguard.model import OpenClipModel, build_model
 from clipguard.options import Options
 from clipguard.outputs import write_atomic
 from clipguard.policy import judge
+from clipguard.power import power_of
 from clipguard.probe import class_list_digest, load_probe
 from clipguard.profiles import Profile, profile
 from clipguard.prompts import class_embeddings
@@ -179,7 +180,8 @@ class Run:
                 untested = Untested(what="every trigger family", why=str(error))
                 self.update(coverage=CoverageRecord(not_tested=(untested,)))
                 return None
-            self.update(detectors=(finding.record,), coverage=coverage(finding.record, probe))
+            told = coverage(finding.record, probe, power_of(self.key(probe)))
+            self.update(detectors=(finding.record,), coverage=told)
             return finding
 
     def purify(

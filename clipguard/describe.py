@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from clipguard.probe import class_list_digest
-from clipguard.record import CoverageRecord, DetectorRecord, ProbeRecord, Untested
+from clipguard.record import CoverageRecord, DetectorRecord, PowerRecord, ProbeRecord, Untested
 from clipguard.types import ProbeSet
 from clipguard.wording import triggers_of
 
@@ -18,6 +18,11 @@ BLIND_SPOTS = (
     ),
     Untested(what="triggers in the text", why="only the image side is searched"),
     Untested(what="targets outside the class list", why="another class list needs another scan"),
+)
+
+UNMEASURED = Untested(
+    what="how many planted backdoors these searches find",
+    why="the lab has not measured it for this model family, class list and profile",
 )
 
 
@@ -48,8 +53,16 @@ def describe(probe: ProbeSet) -> ProbeRecord:
     )
 
 
-def coverage(record: DetectorRecord, probe: ProbeSet) -> CoverageRecord:
-    """What was looked at, and what was not, said equally loudly."""
+def coverage(
+    record: DetectorRecord, probe: ProbeSet, power: tuple[PowerRecord, ...] = ()
+) -> CoverageRecord:
+    """What was looked at, what was not, and what the look is worth.
+
+    Args:
+        record: of the detector that looked.
+        probe: the images and classes it had.
+        power: measured on planted backdoors, for this very pipeline.
+    """
     tested = [
         f"{triggers_of(row.family)}, class-agnostic and towards the likeliest classes"
         for row in record.families
@@ -62,4 +75,7 @@ def coverage(record: DetectorRecord, probe: ProbeSet) -> CoverageRecord:
     ]
     if record.screened:
         tested.append(f"short targeted searches that cover all {len(probe.class_names)} classes")
-    return CoverageRecord(tested=tuple(tested), not_tested=(*missed, *BLIND_SPOTS))
+    if not power:
+        missed.append(UNMEASURED)
+    spots = (*missed, *BLIND_SPOTS)
+    return CoverageRecord(tested=tuple(tested), not_tested=spots, power=power)

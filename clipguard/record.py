@@ -250,11 +250,32 @@ class Untested(Part):
     why: str
 
 
+class PowerRecord(Part):
+    """Share of the lab's planted backdoors of one attack that these searches fail.
+
+    Attributes:
+        attack: registered name.
+        side: of the zoo; limits were set on `calibration`, so its figures flatter.
+        failed: with the interval of so few victims.
+    """
+
+    attack: str
+    side: Literal["calibration", "test"]
+    failed: Rate
+
+
 class CoverageRecord(Part):
-    """What was and was not tested; both are shown equally loudly."""
+    """What was and was not tested; both are shown equally loudly.
+
+    Attributes:
+        tested: searches that came to their end.
+        not_tested: what was left out, and why.
+        power: what the searches find where something is planted; empty where never measured.
+    """
 
     tested: tuple[str, ...] = ()
     not_tested: tuple[Untested, ...] = ()
+    power: tuple[PowerRecord, ...] = ()
 
 
 class Rates(Part):

@@ -67,6 +67,16 @@ def interval(rate: Rate | None) -> str:
     return f"{percent(rate.value)} ({100 * rate.low:.1f}–{100 * rate.high:.1f})"
 
 
+def power_told(record: AuditRecord) -> str:
+    """How many planted backdoors of each attack the searches fail, and where that was counted."""
+    rows = record.coverage.power
+    counts = [(row.attack, round(row.failed.value * row.failed.n), row.failed.n) for row in rows]
+    told = [f"{attack} {failed} of {planted}" for attack, failed, planted in counts]
+    sides = {row.side for row in rows}
+    flatters = ", on which the limits were set" if "calibration" in sides else ""
+    return f"{', '.join(told)} ({' and '.join(sorted(sides))} side of the lab's zoo{flatters})"
+
+
 def number(value: float | None) -> str:
     """A plain number with four significant digits, or that it was not measured."""
     return "not measured" if value is None else f"{value:.4g}"

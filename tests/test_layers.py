@@ -39,6 +39,7 @@ LAYERS = [  # DESIGN: a module imports only from its own row or from a lower one
         "pickle_scan",
         "policy",
         "poisoning",
+        "power",
         "policy_file",
         "probe",
         "profiles",
@@ -70,7 +71,7 @@ METHOD_FOLDERS = LAYERS[2]
 MAX_FILE = 300
 MAX_FUNCTION = 60
 # Declarations with their documentation and no logic; one place to look a word up beats two.
-VOCABULARY = {"record.py": 470, "types.py": 400}
+VOCABULARY = {"record.py": 500, "types.py": 400}
 TORCH_FREE = {
     "gate_evidence",
     "gate_line",

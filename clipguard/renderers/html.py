@@ -17,7 +17,16 @@ from clipguard.renderers._strip import strip
 from clipguard.resources import shipped
 from clipguard.schema import dumps
 from clipguard.text_safety import safe_text
-from clipguard.wording import WORDS, interval, name_of, number, percent, tuned_against, verdict
+from clipguard.wording import (
+    WORDS,
+    interval,
+    name_of,
+    number,
+    percent,
+    power_told,
+    tuned_against,
+    verdict,
+)
 
 if TYPE_CHECKING:  # types.py imports torch, which renderings do without
     from clipguard.types import Renderer
@@ -95,6 +104,7 @@ def _environment(templates: Path, folder: Path) -> Environment:
         percent=percent,
         interval=interval,
         number=number,
+        power_told=power_told,
         tuned_against=tuned_against,
         picture=Pictures(folder),
         strip=strip,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from clipguard.record import AuditRecord, Decision
 from clipguard.text_safety import safe_text
-from clipguard.wording import WORDS, interval, name_of, verdict
+from clipguard.wording import WORDS, interval, name_of, power_told, verdict
 
 if TYPE_CHECKING:  # types.py imports torch, which renderings do without
     from clipguard.types import Renderer
@@ -116,6 +116,8 @@ def _coverage(record: AuditRecord) -> list[str]:
     shown = ", ".join(escape(what) for what in tested[:GAPS])
     more = f" and {len(tested) - GAPS} more" if len(tested) > GAPS else ""
     lines = ["", f"**Tested ({len(tested)}):** {shown or 'nothing'}{more}", ""]
+    if record.coverage.power:
+        lines += [f"**Planted backdoors failed:** {escape(power_told(record), 400)}", ""]
     lines.append(f"**Not tested ({len(gaps)}):**{'' if gaps else ' nothing listed'}")
     lines += ["", *(f"- {escape(gap.what)}: {escape(gap.why, 160)}" for gap in gaps[:GAPS])]
     if len(gaps) > GAPS:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 
 from clipguard.record import AuditRecord, Check, PurificationRecord
 from clipguard.text_safety import safe_text
-from clipguard.wording import WORDS, interval, name_of, number, percent, tuned_against, verdict
+from clipguard.wording import (
+    WORDS,
+    interval,
+    name_of,
+    number,
+    percent,
+    power_told,
+    tuned_against,
+    verdict,
+)
 
 if TYPE_CHECKING:  # types.py imports torch, which renderings do without
     from clipguard.types import Renderer
@@ -154,6 +163,8 @@ def _coverage(record: AuditRecord) -> list[str]:
     lines = [f"Tested ({len(record.coverage.tested)})"]
     for what in record.coverage.tested:
         lines += _said("tested", what)
+    if record.coverage.power:
+        lines += _said("power", f"planted backdoors failed: {power_told(record)}")
     lines.append(f"Not tested ({len(record.coverage.not_tested)})")
     for gap in record.coverage.not_tested:
         lines += _said("NOT", f"{gap.what}: {gap.why}")
