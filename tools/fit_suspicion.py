@@ -18,7 +18,7 @@ from clipguard.lab.bench.record import HEADLINE, Bench
 from clipguard.lab.scoring import auroc, brier, cross_entropy
 from clipguard.outputs import write_atomic
 from clipguard.resources import asset
-from clipguard.suspicion import FILE, Suspicion, platt
+from clipguard.suspicion import FILE, Suspicion, distance, platt
 
 Known = tuple[str, float, bool]
 """Base parent, excess, and whether it is backdoored."""
@@ -49,7 +49,7 @@ def main() -> None:
 
 def fitted(known: list[Known], command: str, zoo: str) -> Suspicion:
     _, excesses, truths = zip(*known, strict=True)
-    slope, intercept = platt(excesses, truths)
+    slope, intercept = platt([distance(excess) for excess in excesses], truths)
     return Suspicion(
         command=command,
         zoo=zoo,
