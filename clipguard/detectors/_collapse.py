@@ -115,6 +115,11 @@ def self_cosine(features: Tensor) -> Tensor:
     return ((features @ features.T).sum() - features.square().sum()) / (count * (count - 1))
 
 
+def objective(cosine: Tensor, mask: Tensor, price: float) -> Tensor:
+    """What is minimised: the price of the mask's L1, less the mean cosine of a batch."""
+    return price * CHANNELS * mask.sum() - cosine
+
+
 def require_finite(value: float, what: str) -> float:
     """`value`, if a conclusion can rest on it.
 
@@ -136,7 +141,7 @@ def collapse(
 ) -> Collapse:
     """Look for a stamp under which all images of `part` get one embedding.
 
-    Minimises -(mean pairwise cosine of a batch) + price * L1 of the mask.
+    Every step minimises `objective` on another batch.
 
     Args:
         model: the suspect; no gradient reaches its weights.
@@ -167,8 +172,7 @@ def collapse(
             shown = _shown(leaves)
             features = model.encode_image(shown.apply(part.pixels(index)).to(model.device))
             cosine = self_cosine(features)
-            size = CHANNELS * shown.mask.sum().to(model.device)
-            loss = price.now * size - cosine
+            loss = objective(cosine, shown.mask.to(model.device), price.now)
             require_finite(loss.item(), f"the loss at step {steps + 1} of the collapse search")
             # Gradients are asked for by name: the model's own .grad must stay empty.
             for leaf, grad in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):

@@ -42,11 +42,11 @@ class CosineShift:
         mask. Its own limits are 0.53 on CC3M and 0.70 on ImageNet images; 0.60 is the one that
         would have kept false alarms on its clean encoders at 7 % (CC3M). Other than there: every
         image of *optimise* instead of 800 of CC3M, s on images the stamp was not fitted to,
-        stamped images rounded to 8 bits, the model's own normalisation, and 36 epochs, after
+        stamped images rounded to 8 bits, the model's own normalisation, and 16 epochs, after
         which there is an s but no verdict.
     """
 
-    epochs: int = 36
+    epochs: int = 16
     batch: int = 32
     step_size: float = 0.5
     success: float = 0.99

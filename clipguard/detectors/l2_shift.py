@@ -50,11 +50,11 @@ class L2Shift:
         The public code of a fork of DECREE (cinout/DECREE on GitHub) before it took cosines:
         DECREE's search with the mask's price, the stamp of its last step, embeddings before they
         are brought to unit norm. Other than there: every image of *optimise* instead of 10 000 of
-        ImageNet, 36 epochs, quantiles and shift on *measure*, stamped images rounded to 8 bits,
+        ImageNet, 16 epochs, quantiles and shift on *measure*, stamped images rounded to 8 bits,
         the model's own normalisation. Of a model that shows only unit embeddings, those are taken.
     """
 
-    epochs: int = 36
+    epochs: int = 16
     batch: int = 32
     step_size: float = 0.5
     success: float = 0.99
