@@ -152,7 +152,7 @@ def collapse(
 
     Raises:
         UsageError: no epoch, or batches without a pair.
-        InconclusiveError: fewer than two images, or a loss that is not finite.
+        InconclusiveError: fewer than two images, or a cosine that is not finite.
     """
     if pace.epochs < 1 or pace.batch < 2:
         raise UsageError(
@@ -169,19 +169,12 @@ def collapse(
         batches = _batches(len(part), pace.batch, generator)
         for index in batches:
             progress(STAGE, steps, pace.epochs * len(batches))
-            shown = _shown(leaves)
-            features = model.encode_image(shown.apply(part.pixels(index)).to(model.device))
-            cosine = self_cosine(features)
-            loss = objective(cosine, shown.mask.to(model.device), price.now)
-            require_finite(loss.item(), f"the loss at step {steps + 1} of the collapse search")
-            # Gradients are asked for by name: the model's own .grad must stay empty.
-            for leaf, grad in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
-                leaf.grad = grad
+            last, cosine = _descend(model, part.pixels(index), leaves, price.now)
+            require_finite(cosine, f"the cosine at step {steps + 1} of the collapse search")
             optimizer.step()
             steps += 1
-            cosines.append(cosine.item())
-            last = Stamp(shown.mask.detach(), shown.pattern.detach())
-            collapsed = cosines[-1] > pace.success
+            cosines.append(cosine)
+            collapsed = cosine > pace.success
             price.update(collapsed)
             if collapsed and (smallest is None or last.share < smallest.share):
                 smallest, stale = last, 0
@@ -192,6 +185,19 @@ def collapse(
         if settled:
             break
     return Collapse(last, smallest, settled, mean, steps)
+
+
+def _descend(
+    model: ClipModel, images: Tensor, leaves: tuple[Tensor, Tensor], price: float
+) -> tuple[Stamp, float]:
+    """Give the leaves their gradients; the stamp that they stood for, and the batch's cosine."""
+    shown = _shown(leaves)
+    cosine = self_cosine(model.encode_image(shown.apply(images).to(model.device)))
+    loss = objective(cosine, shown.mask.to(model.device), price)
+    # Gradients are asked for by name: the model's own .grad must stay empty.
+    for leaf, grad in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
+        leaf.grad = grad
+    return Stamp(shown.mask.detach(), shown.pattern.detach()), cosine.item()
 
 
 def _start(side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -151,7 +151,9 @@ def test_what_cannot_be_searched_is_refused():
 
 
 def test_a_loss_that_is_no_number_ends_the_search():
-    with pytest.raises(InconclusiveError, match="the loss at step 1 of the collapse search is nan"):
+    with pytest.raises(
+        InconclusiveError, match="the cosine at step 1 of the collapse search is nan"
+    ):
         search(Encoder(broken))
 
 

@@ -10,7 +10,7 @@ from collapse_samples import Content, Encoder, apart, broken, given, marked, noi
 from fakes import SIDE, generator, no_progress, sealed, stripes_probe
 
 from clipguard.detectors import decree
-from clipguard.detectors._collapse import Stamp, self_cosine
+from clipguard.detectors._collapse import STALE, Pace, Stamp, self_cosine
 from clipguard.errors import InconclusiveError
 from clipguard.methods import DETECTORS
 from clipguard.record import DetectorRecord, Outcome
@@ -77,6 +77,18 @@ def test_a_planted_collapse_needs_a_smaller_mask_than_a_clean_encoder_has():
     assert clean.outcome is Outcome.NO_EVIDENCE
     assert planted.outcome is Outcome.BACKDOORED
     assert planted.statistic > clean.statistic + 0.05
+
+
+def test_the_search_pays_for_its_mask_and_waits_for_a_smaller_one(monkeypatch):
+    paces: list[Pace] = []
+
+    def keep(model, part, pace, **rest):
+        paces.append(pace)
+        return given(marked(5), marked(5))
+
+    monkeypatch.setattr(decree, "collapse", keep)
+    detect(Encoder(same))
+    assert (paces[0].price, paces[0].stale) == (1e-3, STALE)
 
 
 def test_only_optimise_is_searched_and_only_measure_is_measured():

@@ -563,6 +563,7 @@ def test_a_comparator_has_a_statistic_and_no_score(tmp_path: Path, nano_entry: E
     assert cell.statistic is not None
     assert -1 <= cell.statistic <= 1
     assert cell.passes.forward > cell.passes.backward > 0
+    assert cell.decision is not Decision.PASS  # nothing passes without a null band
 
 
 @pytest.fixture
