@@ -172,6 +172,9 @@ SETTINGS: dict[str, dict[str, object]] = {
     # Eleven orthogonal classes have farther to go than a trained text tower's: a looser hold.
     "cbpt": {"consistency_weight": 4.0},
 }
+# Detectors of the literature that rank models for the benchmark: they name no target, show no
+# trigger, and read no null band.
+COMPARATORS = ("cosine_shift", "decree", "l2_shift")
 HURRIED: dict[str, dict[str, object]] = {
     "inversion": {"collapse": {"steps": 1}, "screen": {"steps": 1}, "targeted": {"steps": 1}}
 }
@@ -187,7 +190,7 @@ def scan(
     **changes: object,
 ) -> Finding:
     """Run the detector `name` with the settings of this file, changed by `changes`."""
-    detector = DETECTORS.build(name, SETTINGS[name] | changes)
+    detector = DETECTORS.build(name, SETTINGS.get(name, {}) | changes)
     return detector.detect(
         model,
         stripes_probe(seed) if probe is None else probe,

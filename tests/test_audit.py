@@ -11,6 +11,7 @@ import pytest
 
 from clipguard import audit as audit_module
 from clipguard.audit import audit
+from clipguard.detectors.inversion import TriggerInversion
 from clipguard.errors import (
     ClipguardError,
     ExportError,
@@ -26,6 +27,7 @@ from clipguard.purifiers.cbpt import Cbpt
 from clipguard.record import AuditRecord, Decision, Outcome
 from clipguard.resources import shipped
 from clipguard.schema import read_record
+from clipguard.watch import Watch
 
 pytest_plugins = ["nano_models"]
 
@@ -236,3 +238,8 @@ def test_the_least_number_of_images_is_what_the_message_says(
     (untested,) = record.coverage.not_tested
     assert "at least 5000 are needed" in untested.why
     assert not record.detectors
+
+
+def test_a_scan_asks_the_main_detector_and_no_comparator(tmp_path: Path):
+    run = audit_module.Run(Options(policy=policy(tmp_path)), Watch(None, quiet))
+    assert isinstance(run.detector, TriggerInversion)

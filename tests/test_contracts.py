@@ -11,6 +11,7 @@ from functools import cache
 import pytest
 import torch
 from fakes import (
+    COMPARATORS,
     HURRIED,
     NAMES,
     SETTINGS,
@@ -292,6 +293,15 @@ def detected() -> Callable[[str, int | None], Finding]:
 
 
 @pytest.mark.parametrize("name", DETECTORS.names())
+def test_every_detector_tells_its_reader_what_it_measures_and_where_it_is_blind(name: str):
+    told = inspect.getdoc(type(DETECTORS.build(name))) or ""
+    for heading in ("What it measures:", "Why it matters:", "Blind spots:"):
+        _, _, section = told.partition(f"\n{heading}\n")
+        first_line = section.partition("\n")[0]
+        assert len(first_line.strip()) > 20, f"{heading} says nothing"
+
+
+@pytest.mark.parametrize("name", [name for name in DETECTORS.names() if name not in COMPARATORS])
 class TestEveryDetector:
     def test_finds_a_planted_backdoor_and_ranks_its_target_first(self, name: str, detected):
         record = detected(name, PLANTED).record
@@ -328,12 +338,50 @@ class TestEveryDetector:
         for one, other in zip(first.triggers, again.triggers, strict=True):
             assert torch.equal(looks(one), looks(other))
 
-    def test_tells_its_reader_what_it_measures_and_where_it_is_blind(self, name: str):
-        told = inspect.getdoc(type(DETECTORS.build(name, SETTINGS[name]))) or ""
-        for heading in ("What it measures:", "Why it matters:", "Blind spots:"):
-            _, _, section = told.partition(f"\n{heading}\n")
-            first_line = section.partition("\n")[0]
-            assert len(first_line.strip()) > 20, f"{heading} says nothing"
+
+@pytest.mark.parametrize("name", COMPARATORS)
+class TestEveryComparator:
+    def test_ranks_models_and_claims_nothing_that_is_not_calibrated(self, name: str):
+        found = scan(name, StripesClip(PLANTED), epochs=2)
+        record = found.record
+        assert record.name == name
+        assert math.isfinite(record.statistic)
+        assert (record.score, record.probability, record.p_value) == (None, None, None)
+        assert (record.excess, record.target) == (None, None)
+        assert record.candidates == record.families == found.triggers == ()
+        assert not record.screened
+
+    def test_reads_no_null_band(self, name: str):
+        band = clean_band("inversion")
+        with_band, without = (
+            scan(name, StripesClip(PLANTED), null=null, epochs=2).record for null in (band, None)
+        )
+        assert with_band == without
+
+    def test_a_search_cut_short_is_not_a_pass(self, name: str):
+        record = scan(name, StripesClip(), epochs=1).record
+        assert record.outcome is not Outcome.NO_EVIDENCE
+
+    def test_one_seed_gives_one_finding_and_leaves_everything_alone(self, name: str):
+        model = StripesClip(PLANTED)
+        untouched = Untouched(model)
+        first, again = (scan(name, model, epochs=3).record for _ in range(2))
+        untouched.check()
+        assert first == again
+        assert scan(name, model, seed=7, epochs=3).record.statistic != first.statistic
+
+    def test_looks_at_no_image_of_the_select_part(self, name: str):
+        scan(name, StripesClip(), probe=sealed(stripes_probe(), "select"), epochs=1)
+
+    def test_its_progress_is_told_and_may_end_it(self, name: str):
+        def stop(stage: str, done: int, total: int) -> None:
+            if done == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            DETECTORS.build(name).detect(
+                StripesClip(), stripes_probe(), None, generator=generator(), progress=stop
+            )
 
 
 @pytest.mark.parametrize("name", PURIFIERS.names())

@@ -54,7 +54,11 @@ def detect(
     zoo: ZooFolder,
     output_dir: Out,
     methods: Annotated[
-        str, typer.Option(help=f"Detectors, with commas between: {', '.join(DETECTORS.names())}.")
+        str,
+        typer.Option(
+            help=f"Detectors, with commas between: {', '.join(DETECTORS.names())}. "
+            "A scan runs inversion only; the others are there to compare it with."
+        ),
     ] = "inversion",
     split: WhichSplit = Which.calibration,
     part: Part = "0/1",

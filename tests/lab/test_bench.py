@@ -556,6 +556,16 @@ def test_a_detector_plugs_in_by_the_name_of_its_file(
     assert cells.fingerprint(task, "silent") != cells.fingerprint(task, "inversion")
 
 
+@pytest.mark.usefixtures("tiny")
+def test_a_comparator_has_a_statistic_and_no_score(tmp_path: Path, nano_entry: Entry):
+    cell = detect_once(tmp_path, nano_entry, "cosine_shift")
+    assert (cell.error, cell.score, cell.p_value, cell.target) == (None, None, None, None)
+    assert cell.statistic is not None
+    assert -1 <= cell.statistic <= 1
+    assert cell.passes.forward > cell.passes.backward > 0
+    assert cell.decision is not Decision.PASS  # nothing passes without a null band
+
+
 @pytest.fixture
 def nano_entry(tmp_path: Path, nano: Path) -> Entry:
     """The bundled model as the only entry of a zoo."""
