@@ -66,7 +66,7 @@ AGAINST: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]] = {
     "warp": (("warp", {"reach": 0.03}), ("warp", {"reach": 0.06})) * 2,
 }
 
-STANDARD: Mapping[str, object] = {"steps": 60, "batch": 24}
+STANDARD: Mapping[str, object] = {"steps": 60, "batch": 16}
 """Targeted searches of the standard profile, on the model and on a purified head."""
 
 PROFILES = {
@@ -84,10 +84,10 @@ PROFILES = {
     "standard": Profile(
         detector={
             "families": FAMILIES,
-            "collapse": {"steps": 40, "restarts": 1, "batch": 24},
-            "screen": {"steps": 4, "images": 6},
+            "collapse": {"steps": 40, "restarts": 1, "batch": 16},
+            "screen": {"steps": 3, "images": 4},
             "targeted": STANDARD,
-            "candidates": 2,
+            "candidates": 1,
         },
         repair=RepairSettings(against=AGAINST, families=FAMILIES, targeted=STANDARD),
     ),
