@@ -167,12 +167,20 @@ SETTINGS: dict[str, dict[str, object]] = {
         "alpha": 0.2,
         "strong_excess": 3.0,
     },
+    "neural_cleanse": {"steps": 50, "images": 6},
+    "clip_inspector": {"batch": 1},
+    "mm_bd": {"steps": 30},
     # Eleven orthogonal classes have farther to go than a trained text tower's: a looser hold.
     "cbpt": {"consistency_weight": 4.0},
 }
 HURRIED: dict[str, dict[str, object]] = {
-    "inversion": {"collapse": {"steps": 1}, "screen": {"steps": 1}, "targeted": {"steps": 1}}
+    "inversion": {"collapse": {"steps": 1}, "screen": {"steps": 1}, "targeted": {"steps": 1}},
+    "neural_cleanse": {"steps": 1},
+    "clip_inspector": {"batch": 80},
+    "mm_bd": {"steps": 1},
 }
+# Detectors of the literature, which judge by their own published rule and know no null band.
+COMPARATORS = ("clip_inspector", "mm_bd", "neural_cleanse")
 
 
 def scan(
