@@ -169,15 +169,23 @@ SETTINGS: dict[str, dict[str, object]] = {
         "likely": shipped_suspicion().probability(3.0),
         "doubtful": shipped_suspicion().probability(2.0),
     },
+    "neural_cleanse": {"steps": 50, "images": 6},
+    "clip_inspector": {"batch": 1},
+    "mm_bd": {"steps": 30},
     # Eleven orthogonal classes have farther to go than a trained text tower's: a looser hold.
     "cbpt": {"consistency_weight": 4.0},
 }
-# Detectors of the literature that rank models for the benchmark: they name no target, show no
-# trigger, and read no null band.
-COMPARATORS = ("cosine_shift", "decree", "l2_shift")
 HURRIED: dict[str, dict[str, object]] = {
-    "inversion": {"collapse": {"steps": 1}, "screen": {"steps": 1}, "targeted": {"steps": 1}}
+    "inversion": {"collapse": {"steps": 1}, "screen": {"steps": 1}, "targeted": {"steps": 1}},
+    "neural_cleanse": {"steps": 1},
+    "clip_inspector": {"batch": 80},
+    "mm_bd": {"steps": 1},
 }
+# Detectors of the literature rank models for the benchmark by their own published rule: they show
+# no trigger and read no null band. Those that look at the encoder alone name no target either.
+ENCODER_COMPARATORS = ("cosine_shift", "decree", "l2_shift")
+CLASS_COMPARATORS = ("clip_inspector", "mm_bd", "neural_cleanse")
+COMPARATORS = (*CLASS_COMPARATORS, *ENCODER_COMPARATORS)
 
 
 def scan(

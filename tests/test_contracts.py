@@ -6,12 +6,15 @@ import copy
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 from fakes import (
+    CLASS_COMPARATORS,
     COMPARATORS,
+    ENCODER_COMPARATORS,
     HURRIED,
     NAMES,
     SETTINGS,
@@ -33,6 +36,7 @@ from open_clip.model import CLIP
 from torch import Tensor
 
 from clipguard.artwork import load_artwork
+from clipguard.errors import InconclusiveError
 from clipguard.measure import embed, rates
 from clipguard.methods import (
     ATTACKS,
@@ -339,14 +343,14 @@ class TestEveryDetector:
             assert torch.equal(looks(one), looks(other))
 
 
-@pytest.mark.parametrize("name", COMPARATORS)
-class TestEveryComparator:
+@pytest.mark.parametrize("name", ENCODER_COMPARATORS)
+class TestEveryEncoderComparator:
     def test_ranks_models_and_claims_nothing_that_is_not_calibrated(self, name: str):
         found = scan(name, StripesClip(PLANTED), epochs=2)
         record = found.record
         assert record.name == name
         assert math.isfinite(record.statistic)
-        assert (record.score, record.probability, record.p_value) == (None, None, None)
+        assert (record.score, record.p_value) == (None, None)
         assert (record.excess, record.target) == (None, None)
         assert record.candidates == record.families == found.triggers == ()
         assert not record.screened
@@ -382,6 +386,71 @@ class TestEveryComparator:
             DETECTORS.build(name).detect(
                 StripesClip(), stripes_probe(), None, generator=generator(), progress=stop
             )
+
+
+@pytest.mark.parametrize("name", CLASS_COMPARATORS)
+class TestEveryClassComparator:
+    def test_ranks_a_planted_target_first_and_flags_it(self, name: str):
+        record = scan(name, StripesClip(PLANTED)).record
+        assert record.name == name
+        assert record.target == NAMES[PLANTED]
+        assert record.outcome is Outcome.BACKDOORED, record.reason
+        assert NAMES[PLANTED] in record.reason
+
+    def test_says_nothing_that_was_not_calibrated_and_does_not_look_at_a_null_band(self, name: str):
+        bare, banded = (scan(name, StripesClip(), null=null) for null in (None, object()))
+        assert bare.record == banded.record
+        record = bare.record
+        assert (record.score, record.p_value, record.excess) == (None,) * 3
+        assert record.candidates == record.families == bare.triggers == ()
+
+    def test_a_search_cut_short_is_not_a_pass(self, name: str):
+        with pytest.raises(InconclusiveError, match="at least 20 are needed"):
+            scan(name, StripesClip(), **HURRIED[name])
+
+    def test_two_classes_are_too_few_to_compare(self, name: str):
+        probe = replace(stripes_probe(), class_names=NAMES[:2])
+        with pytest.raises(InconclusiveError, match="2 classes, at least 3 are needed"):
+            scan(name, StripesClip(), probe=probe)
+
+    def test_a_model_that_answers_nan_is_not_judged(self, name: str):
+        model = StripesClip()
+        model.tower.patterns.data[0, 0] = math.nan
+        with pytest.raises(InconclusiveError, match="'ash' is not a finite number"):
+            scan(name, model)
+
+    def test_one_seed_gives_one_finding_and_leaves_everything_alone(self, name: str):
+        model = StripesClip(PLANTED)
+        untouched = Untouched(model)
+        first = scan(name, model, seed=4)
+        untouched.check()
+        assert scan(name, model, seed=4).record == first.record
+
+    def test_the_size_of_a_chunk_changes_nothing(self, name: str):
+        few, many = (scan(name, StripesClip(PLANTED), chunk=chunk).record for chunk in (3, 10))
+        assert few.statistic == pytest.approx(many.statistic, rel=1e-3)
+        assert few.target == many.target
+
+    def test_progress_counts_every_step_and_may_stop_the_search(self, name: str):
+        told: list[tuple[int, int]] = []
+
+        def progress(stage: str, done: int, total: int) -> None:
+            told.append((done, total))
+            if done == total // 2:
+                raise TimeoutError
+
+        detector = DETECTORS.build(name, SETTINGS[name] | {"chunk": 3})
+        with pytest.raises(TimeoutError):
+            detector.detect(
+                StripesClip(), stripes_probe(), None, generator=generator(), progress=progress
+            )
+        total = told[0][1]
+        assert told == [(done, total) for done in range(total // 2 + 1)]
+
+    def test_the_fingerprint_holds_every_setting(self, name: str):
+        detector = DETECTORS.build(name)
+        for setting in inspect.signature(type(detector)).parameters:
+            assert f"{setting}={getattr(detector, setting)!r}" in detector.fingerprint()
 
 
 @pytest.mark.parametrize("name", PURIFIERS.names())
