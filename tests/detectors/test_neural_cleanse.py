@@ -65,6 +65,7 @@ def test_the_smallest_mask_that_worked_is_kept_and_the_newest_while_none_did():
         ([3.0, 6.0], [False, False]),
         ([8.0, 7.0], [True, False]),
         ([6.0, 8.0], [True, False]),
+        ([6.5, 9.0], [True, False]),
         ([5.0, 4.0], [False, False]),
     ]
     for sizes, works in steps:
