@@ -20,7 +20,7 @@ from clipguard.lab.finetune import Recipe
 from clipguard.nano import load_state
 from clipguard.probe import Scenes
 
-FAMILIES = {"patch": {}, "additive": {}}
+FAMILIES = {"patch": {}, "additive": {}, "frequency": {}, "warp": {}}
 SEARCH = {"steps": 2, "batch": 4}
 ENOUGH = {"steps": 20, "batch": 2, "tolerance": 99.0}  # the fewest steps that may count as settled
 TINY = profiles.Profile(

@@ -31,7 +31,8 @@ def test_five_clean_models_make_a_band_that_a_scan_compares_with(
     assert capsys.readouterr().err.startswith("5 models, nano-rn/standard/")
     calibration = read_calibration(band).calibration
     assert [model.name for model in calibration.models] == [path.name for path in clean_models]
-    assert {tuple(model.statistics) for model in calibration.models} == {("patch", "additive")}
+    searched = ("patch", "additive", "frequency", "warp")
+    assert {tuple(model.statistics) for model in calibration.models} == {searched}
 
     out = tmp_path / "out"
     main(["scan", str(nano), "-o", str(out), *BRIEF, "--calibration", str(band)])
