@@ -39,6 +39,7 @@ from clipguard.report_folder import clear, publish, workspace
 from clipguard.schema import dumps
 from clipguard.types import ExportJob, Finding, ProbeSet, Progress, PurifiedHead, Trigger
 from clipguard.watch import Watch
+from clipguard.weights_record import read_weights
 
 MAIN = "inversion"
 MIN_MEASURE = 20
@@ -59,11 +60,12 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
         The record that was written as `audit.json`.
 
     Raises:
-        UsageError: a path that does not exist, bad architecture or probe data, unwritable `out`.
+        UsageError: no such path, bad architecture, probe data or reference, unwritable `out`.
         RefusedError: the file is not a checkpoint, or opening it could do harm.
     """
     probe = options.probe
-    for given in (path, probe.images, probe.class_names, probe.templates, options.calibration):
+    files = (probe.images, probe.class_names, probe.templates)
+    for given in (path, *files, options.calibration, options.reference):
         if given is not None:
             require_path(given)
     watch = Watch(options.budget_s, progress)
@@ -145,6 +147,8 @@ class Run:
             self.update(checkpoint=checkpoint.record)
             self.family = family_of(checkpoint.architecture)
             model = build_model(checkpoint, self.options.device)
+        with self.watch.stage("weights"):
+            self.update(weights=read_weights(checkpoint, self.options.reference, self.options.arch))
         with self.watch.stage("probe"):
             probe = load_probe(
                 model, self.options.probe, self.settings.scenes, seed=self.options.seed

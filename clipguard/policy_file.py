@@ -32,12 +32,15 @@ class BackdoorPolicy(Section):
         max_excess_over_null: the same for the excess, in null standard deviations.
         alpha: conformal p-value at or below which a reading counts as evidence.
         suspicious: what a suspicious outcome, or one reading alone, decides.
+        max_change_concentration: share of the image tower's change from its reference that may
+            lie in one direction, above which it is suspicious; null to do without a reference.
     """
 
     max_score: Share
     max_excess_over_null: float = Field(ge=0, le=1000)
     alpha: float = Field(gt=0, le=0.5)
     suspicious: Literal["fail", "inconclusive", "pass"]
+    max_change_concentration: Share | None
 
 
 class CoveragePolicy(Section):
