@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clipguard.architectures import shapes_of
 from clipguard.checkpoint import Checkpoint, load_checkpoint
-from clipguard.errors import UsageError
+from clipguard.errors import RefusedError, UsageError
 from clipguard.record import LabRange, ReferenceRecord, WeightReading, WeightsRecord
 from clipguard.text_safety import safe_text
 from clipguard.weights import (
@@ -95,8 +95,8 @@ def readings(state: Mapping[str, Tensor]) -> tuple[WeightReading, ...]:
 def _compare(checkpoint: Checkpoint, path: Path, arch: str | None) -> ReferenceRecord:
     try:
         reference = load_checkpoint(path, arch=arch)
-    except UsageError as error:
-        raise UsageError(f"reference: {error}") from error
+    except (RefusedError, UsageError) as error:
+        raise type(error)(f"reference: {error}") from error
     _require_alike(checkpoint, reference)
     changed = changed_tensors(checkpoint.state, reference.state)
     in_image = sum(key.startswith(TOWER) for key in changed)

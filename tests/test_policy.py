@@ -122,7 +122,7 @@ def test_the_strict_policy_is_nowhere_laxer_than_the_default() -> None:
         ("200 ", "'200' ", r"coverage.min_measure_images: .*valid integer, got '200'"),
         ("version: 1 ", "version: 2 ", r"line 5: version"),
         ("on-fail ", "sometimes ", r"purification.run"),
-        ("[patch, additive]", "[patch, aditive]", r"line 18: .*'aditive', did you mean 'additive'"),
+        ("[patch, additive]", "[patch, aditive]", r"line 21: .*'aditive', did you mean 'additive'"),
         ("[patch, additive]", "[]", r"coverage.families"),
         ("  alpha: 0.05 ", "  # alpha: 0.05 ", r"missing key backdoor.alpha"),
         ("  alpha: 0.05 ", "  max_score: 0.05 ", r"line 13: duplicate key 'max_score'"),
