@@ -40,6 +40,7 @@ from clipguard.report_folder import clear, publish, workspace
 from clipguard.schema import dumps
 from clipguard.types import ExportJob, Finding, ProbeSet, Progress, PurifiedHead, Trigger
 from clipguard.watch import Watch
+from clipguard.weights_record import read_weights
 
 MAIN = "inversion"
 MIN_MEASURE = 20
@@ -60,11 +61,12 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
         The record that was written as `audit.json`.
 
     Raises:
-        UsageError: a path that does not exist, bad architecture or probe data, unwritable `out`.
+        UsageError: no such path, bad architecture, probe data or reference, unwritable `out`.
         RefusedError: the file is not a checkpoint, or opening it could do harm.
     """
     probe = options.probe
-    for given in (path, probe.images, probe.class_names, probe.templates, options.calibration):
+    files = (probe.images, probe.class_names, probe.templates)
+    for given in (path, *files, options.calibration, options.reference):
         if given is not None:
             require_path(given)
     watch = Watch(options.budget_s, progress)
@@ -146,6 +148,8 @@ class Run:
             self.update(checkpoint=checkpoint.record)
             self.family = family_of(checkpoint.architecture)
             model = build_model(checkpoint, self.options.device)
+        with self.watch.stage("weights"):
+            self.update(weights=read_weights(checkpoint, self.options.reference, self.options.arch))
         with self.watch.stage("probe"):
             probe = load_probe(
                 model, self.options.probe, self.settings.scenes, seed=self.options.seed
@@ -274,18 +278,16 @@ class Run:
             self.update(detectors=(record,))
             if head is not None and self.record.checkpoint is not None:
                 bare = judge(self.options.policy, self.finished(complete=True), excuse=False)
-                path = work / "head.safetensors"
-                caveat = missed_limits(bare)
+                path, caveat = work / "head.safetensors", missed_limits(bare)
                 save_head(head, probe, self.record.checkpoint, path, caveat=caveat)
 
     def fail(self, stage: str, error: Exception) -> None:
         """Put the failure of one stage into the record; it cannot outrank what was found."""
-        code = ENVIRONMENT
-        if isinstance(error, InconclusiveError | ExportError):
-            code = error.exit_code
+        known = isinstance(error, InconclusiveError | ExportError)
+        code = error.exit_code if known else ENVIRONMENT
         message = str(error).partition("\n")[0] or type(error).__name__
-        told = ErrorRecord(stage=stage, message=message, exit_code=code)
-        self.update(errors=(*self.record.errors, told))
+        told = (*self.record.errors, ErrorRecord(stage=stage, message=message, exit_code=code))
+        self.update(errors=told)
 
 
 def _is(gate: GateRecord | None, decision: Decision) -> bool:

@@ -50,7 +50,7 @@ class Checkpoint:
     Attributes:
         record: identity for the audit record.
         state: key to tensor on the CPU, floating point as float32, keys as open_clip names
-            them.
+            them and in the order of the network's layers, whatever the file's was.
         architecture: the network the weights belong to.
     """
 
@@ -95,9 +95,9 @@ def load_checkpoint(path: Path, *, arch: str | None = None) -> Checkpoint:
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         notes=(*inspection.notes, *notes, *architecture.notes),
     )
-    counters = {k: 0 for k in network.state_dict() if k.endswith("num_batches_tracked")}
-    state |= {key: torch.tensor(value) for key, value in counters.items()}
-    return Checkpoint(record, state, architecture)
+    keys = [*network.state_dict()]
+    state |= {key: torch.tensor(0) for key in keys if key.endswith("num_batches_tracked")}
+    return Checkpoint(record, {key: state[key] for key in keys if key in state}, architecture)
 
 
 def _read(inspection: Inspection) -> object:

@@ -15,8 +15,9 @@ from clipguard.record import (
     DetectorRecord,
     ErrorRecord,
     Outcome,
+    ReferenceRecord,
 )
-from clipguard.wording import number, triggers_of
+from clipguard.wording import number, percent, percent_beside, triggers_of
 
 PROFILES = ("quick", "standard", "thorough")
 BANDS = ("none", "self-null", "models")
@@ -154,6 +155,41 @@ def _blind(alpha: float, calibration: CalibrationRecord) -> str:
         f"{models} known-clean models show no p-value below {1 / (models + 1):.2g}; "
         f"{alpha:g} takes a null band of {enough} or more: clipguard calibrate"
     )
+
+
+def weights_lines(policy: Policy, record: AuditRecord) -> list[Line]:
+    """The change from a reference, where the policy limits it: a suspicion, never an excuse."""
+    limit = policy.backdoor.max_change_concentration
+    if limit is None:
+        return []
+    known = record.weights.reference if record.weights else None
+    result, reason = _change(limit, Decision(policy.backdoor.suspicious), known)
+    found = number(known.concentration if known else None)
+    return [line("backdoor.max_change_concentration", f"≤ {limit:g}", found, result, reason)]
+
+
+def _change(
+    limit: float, suspicious: Decision, known: ReferenceRecord | None
+) -> tuple[Decision, str]:
+    """What the change from the reference decides, and why."""
+    if known is None:
+        reason = "how the weights changed was not looked at: scan with --reference BASE, the "
+        return INCONCLUSIVE, f"{reason}checkpoint it comes from, or set the limit to null"
+    told = f"reference: {known.says}"
+    if not known.changed:
+        return INCONCLUSIVE, f"{told}; give the checkpoint it comes from"
+    if not known.image_changed:
+        return PASS, told
+    found = known.concentration
+    if found is None:
+        return INCONCLUSIVE, told
+    if found <= limit:
+        return PASS, "the change from the reference is within the limit, which proves nothing"
+    reason = (
+        f"{percent_beside(found, limit)} of the change from the reference lie in one direction, "
+        f"the policy asks for at most {percent(limit)}; this alone is only suspicious"
+    )
+    return suspicious, reason
 
 
 def coverage_lines(policy: Policy, record: AuditRecord) -> list[Line]:

@@ -29,6 +29,7 @@ class Options:
         arch: architecture name or config JSON, or None to infer it.
         probe: where images, class names and templates come from.
         calibration: file with a null band, or None for the shipped ones.
+        reference: checkpoint that the audited one is said to come from, or None.
         device: where to compute.
         command: command line to put into the record.
     """
@@ -44,5 +45,6 @@ class Options:
     arch: str | None = None
     probe: ProbeSource = field(default_factory=ProbeSource)
     calibration: Path | None = None
+    reference: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     command: str = ""

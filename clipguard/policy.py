@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from clipguard import errors
-from clipguard.gate_evidence import coverage_lines, finding_lines, run_lines
+from clipguard.gate_evidence import coverage_lines, finding_lines, run_lines, weights_lines
 from clipguard.gate_line import Line
 from clipguard.gate_release import (
     export_lines,
@@ -66,6 +66,7 @@ def judge(policy: Policy, record: AuditRecord, *, excuse: bool = True) -> GateRe
         *run_lines(record),
         *coverage_lines(policy, record),
         *(_counting(made, not (excused and made.excusable)) for made in findings),
+        *weights_lines(policy, record),
         *(_counting(made, relied_on) for made in purified),
         *missing_purification_lines(policy.purification, record),
         *export_lines(policy.export, record),

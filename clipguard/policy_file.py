@@ -32,12 +32,15 @@ class BackdoorPolicy(Section):
         clear_score: score at or below which there is no evidence; in between is suspicious.
         alpha: conformal p-value at or below which a score is borne out.
         suspicious: what a suspicious outcome or score decides.
+        max_change_concentration: share of the image tower's change from its reference that may
+            lie in one direction, above which it is suspicious; null to do without a reference.
     """
 
     max_score: Share
     clear_score: Share
     alpha: float = Field(gt=0, le=0.5)
     suspicious: Literal["fail", "inconclusive", "pass"]
+    max_change_concentration: Share | None
 
 
 class CoveragePolicy(Section):

@@ -225,6 +225,73 @@ class DetectorRecord(Part):
     screened: bool = False
 
 
+class WeightReading(Part):
+    """One number read off the weights, and in a sentence what it is."""
+
+    name: str
+    value: float
+    says: str
+
+
+class LabRange(Part):
+    """The same number on models of known truth: smallest and largest value of each kind.
+
+    Attributes:
+        base: the base parent they were trained from.
+        honest: of honest fine-tunes.
+        planted: of fine-tunes with a backdoor planted in the image tower.
+    """
+
+    base: str
+    honest: tuple[float, float]
+    planted: tuple[float, float]
+
+
+class ReferenceRecord(Part):
+    """What changed since the checkpoint that the audited one is said to come from.
+
+    Architecture and shapes are those of the audited one; another reference ends the audit.
+
+    Attributes:
+        name: file or folder name, no directories.
+        sha256: digest of its weights file.
+        architecture: as in the checkpoint's record.
+        tensors: how many were compared.
+        changed: how many of them differ.
+        image_changed: how many of those are the image tower's.
+        length: length of the image tower's change, as a share of the reference's length.
+        concentration: share of the first singular direction in the square of the change, mean
+            over matrices; null where no matrix of the image tower changed.
+        says: what this means, in a sentence.
+        lab: the concentration on models of known truth, per base parent.
+    """
+
+    name: str
+    sha256: Sha256
+    architecture: str
+    tensors: int = Field(ge=0)
+    changed: int = Field(ge=0)
+    image_changed: int = Field(ge=0)
+    length: float | None = Field(default=None, ge=0)
+    concentration: float | None = Field(default=None, ge=0, le=1)
+    says: str
+    lab: tuple[LabRange, ...] = ()
+
+
+class WeightsRecord(Part):
+    """What the weights alone show: a hint at most, never a verdict.
+
+    Attributes:
+        statement: what these numbers are worth.
+        readings: numbers of this checkpoint by itself.
+        reference: comparison with a reference, where one was given.
+    """
+
+    statement: str
+    readings: tuple[WeightReading, ...] = ()
+    reference: ReferenceRecord | None = None
+
+
 class CalibrationRecord(Part):
     """Where the null band came from.
 
@@ -462,6 +529,7 @@ class AuditRecord(Part):
     probe: ProbeRecord | None
     calibration: CalibrationRecord
     coverage: CoverageRecord
+    weights: WeightsRecord | None = None
     detectors: tuple[DetectorRecord, ...] = ()
     purification: PurificationRecord | None = None
     export: ExportRecord | None = None

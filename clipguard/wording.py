@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from clipguard.errors import INCONCLUSIVE
-from clipguard.record import AuditRecord, Decision, PurificationRecord, Rate
+from clipguard.record import (
+    AuditRecord,
+    Decision,
+    PurificationRecord,
+    Rate,
+    ReferenceRecord,
+    WeightsRecord,
+)
 
 WORDS = {
     Decision.PASS: "Pass",
@@ -92,3 +99,19 @@ def tuned_against(made: PurificationRecord) -> str:
         ends = dict.fromkeys((number(min(found)), number(max(found))))
         told.append(f"{len(found)} {family} ({unit}: {' to '.join(ends)})")
     return "; ".join(told) or "not recorded"
+
+
+def weight_numbers(weights: WeightsRecord) -> str:
+    """The numbers of a checkpoint by itself: `channel_outliers 0.003, text_projection 0.02`."""
+    return ", ".join(f"{row.name} {number(row.value)}" for row in weights.readings) or "none"
+
+
+def change_told(known: ReferenceRecord) -> str:
+    """How a checkpoint differs from its reference, and what models of known truth showed."""
+    told = f"{known.changed} of {known.tensors} tensors changed; {known.says}"
+    ranges = [
+        f"{row.base} honest {percent(row.honest[0])} to {percent(row.honest[1])}, "
+        f"planted {percent(row.planted[0])} to {percent(row.planted[1])}"
+        for row in known.lab
+    ]
+    return f"{told}. In the lab: {'; '.join(ranges)}" if ranges else told

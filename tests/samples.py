@@ -20,18 +20,22 @@ from clipguard.record import (
     Example,
     ExportRecord,
     FamilyRecord,
+    LabRange,
     Outcome,
     ParityRecord,
     ProbeRecord,
     PurificationRecord,
     Rate,
     Rates,
+    ReferenceRecord,
     ReinversionRecord,
     TimesRecord,
     ToolRecord,
     TriggerRecord,
     TunedTrigger,
     Untested,
+    WeightReading,
+    WeightsRecord,
 )
 
 HOSTILE = (
@@ -225,6 +229,32 @@ def export(head: str = "zero-shot", relative_error: float = 3e-6) -> ExportRecor
     )
 
 
+def reference(concentration: float | None = 0.328, **changes: Any) -> ReferenceRecord:
+    """A base checkpoint, with so much of the image tower's change in one direction."""
+    known = ReferenceRecord(
+        name="base.pt",
+        sha256="a5" * 32,
+        architecture="nano-rn",
+        tensors=225,
+        changed=132,
+        image_changed=102,
+        length=0.062,
+        concentration=concentration,
+        says="32.8 % of the square of the change lie in one direction",
+        lab=(LabRange(base="nano-rn", honest=(0.115, 0.289), planted=(0.26, 0.328)),),
+    )
+    return known.model_copy(update=changes)
+
+
+def weights(known: ReferenceRecord | None = None) -> WeightsRecord:
+    """Numbers of a checkpoint by itself, and perhaps beside a reference."""
+    rows = (
+        WeightReading(name="channel_outliers", value=0.003, says="17 of 5,664 channels stand out"),
+        WeightReading(name="image_projection", value=0.034, says="3.4 % lie in one direction"),
+    )
+    return WeightsRecord(statement="A hint, never a verdict.", readings=rows, reference=known)
+
+
 def unjudged(**changes: Any) -> AuditRecord:
     """A clean, complete audit before the gate, with `changes`."""
     record = AuditRecord(
@@ -260,6 +290,7 @@ def unjudged(**changes: Any) -> AuditRecord:
                 Untested(what="text triggers", why="clipguard does not search for them yet"),
             ),
         ),
+        weights=weights(),
         detectors=(clean_detector(),),
         times=TimesRecord(
             created="2026-01-02T03:04:05Z", seconds={"detect": 41.2, "purify": 12.9, "export": 8.4}
@@ -281,6 +312,7 @@ def passing() -> AuditRecord:
 def failing() -> AuditRecord:
     """A backdoored checkpoint that was purified and exported."""
     changes = {"purification": purification(), "export": export("purified")}
+    changes["weights"] = weights(reference())
     return judged(unjudged(detectors=(guilty_detector(),), **changes))
 
 
@@ -313,6 +345,7 @@ def refused() -> AuditRecord:
             complete=False,
             checkpoint=None,
             probe=None,
+            weights=None,
             detectors=(),
             calibration=CalibrationRecord(kind="none"),
             coverage=CoverageRecord(not_tested=(Untested(what="everything", why="refused"),)),
@@ -359,6 +392,19 @@ def hostile() -> AuditRecord:
                 "settings": {"profile": "standard", **dict.fromkeys(HOSTILE, everything)},
                 "checkpoint": base.checkpoint.model_copy(
                     update={"name": everything, "notes": HOSTILE, "container": HOSTILE[8]}
+                ),
+                "weights": WeightsRecord(
+                    statement=everything,
+                    readings=tuple(
+                        WeightReading(name=t, value=1.0, says=everything) for t in HOSTILE
+                    ),
+                    reference=reference(
+                        name=HOSTILE[8],
+                        says=everything,
+                        lab=tuple(
+                            LabRange(base=t, honest=(0.0, 0.1), planted=(0.1, 0.2)) for t in HOSTILE
+                        ),
+                    ),
                 ),
                 "detectors": (detector,),
                 "purification": purification().model_copy(

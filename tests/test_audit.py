@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from clipguard import audit as audit_module
 from clipguard.audit import audit
@@ -20,6 +21,7 @@ from clipguard.errors import (
     UsageError,
 )
 from clipguard.exporters.onnx import OnnxExporter
+from clipguard.nano import load_state
 from clipguard.onnx_runtime import open_session
 from clipguard.options import Options
 from clipguard.policy import Policy, load_policy
@@ -85,6 +87,36 @@ def test_a_search_that_did_not_settle_is_not_a_pass(
     record = scan(nano, tmp_path, export="none")
     assert record.detectors[0].outcome is Outcome.INCONCLUSIVE
     assert decision(record) is Decision.INCONCLUSIVE
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_change_in_one_direction_keeps_a_model_from_passing_where_the_policy_asks(
+    nano: Path, null_band: Callable[[float], None], tmp_path: Path
+):
+    null_band(ABOVE)
+    state = load_state("nano-rn")
+    state["visual.attnpool.k_proj.weight"] += 1e-5  # the same everywhere: one direction
+    torch.save(state, tmp_path / "changed.pt")
+    for limit, wanted in (("null", Decision.PASS), ("0.3", Decision.INCONCLUSIVE)):
+        record = scan(
+            tmp_path / "changed.pt",
+            tmp_path,
+            reference=nano,
+            policy=policy(tmp_path, max_change_concentration=limit),
+        )
+        assert record.weights is not None
+        assert record.weights.reference is not None
+        assert record.weights.reference.concentration == pytest.approx(1.0, abs=0.05)
+        assert decision(record) is wanted
+        assert (tmp_path / "out" / "model.onnx").exists() is (wanted is Decision.PASS)
+
+
+def test_a_mistyped_reference_leaves_an_earlier_report_alone(nano: Path, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "audit.json").write_text("earlier")
+    with pytest.raises(UsageError, match="no file or folder at"):
+        scan(nano, tmp_path, reference=tmp_path / "bsae.pt")
+    assert (tmp_path / "out" / "audit.json").read_text() == "earlier"
 
 
 @pytest.mark.usefixtures("settled")

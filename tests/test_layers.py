@@ -50,6 +50,8 @@ LAYERS = [  # DESIGN: a module imports only from its own row or from a lower one
         "strict_yaml",
         "suspicion",
         "watch",
+        "weights",
+        "weights_record",
         "wording",
     },
     {
@@ -71,7 +73,7 @@ METHOD_FOLDERS = LAYERS[2]
 MAX_FILE = 300
 MAX_FUNCTION = 60
 # Declarations with their documentation and no logic; one place to look a word up beats two.
-VOCABULARY = {"record.py": 500, "types.py": 400}
+VOCABULARY = {"record.py": 540, "types.py": 400}
 TORCH_FREE = {
     "gate_evidence",
     "gate_line",

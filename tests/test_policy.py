@@ -14,9 +14,11 @@ from samples import (
     passing,
     purification,
     rate,
+    reference,
     refused,
     reinversion,
     unjudged,
+    weights,
 )
 
 from clipguard import errors
@@ -106,6 +108,8 @@ def test_the_strict_policy_is_nowhere_laxer_than_the_default() -> None:
     assert strict.coverage.min_measure_images >= default.coverage.min_measure_images
     assert strict.purification.max_asr <= default.purification.max_asr
     assert set(default.coverage.families) <= set(strict.coverage.families)
+    assert default.backdoor.max_change_concentration is None
+    assert strict.backdoor.max_change_concentration is not None
 
 
 @pytest.mark.parametrize(
@@ -123,8 +127,19 @@ def test_the_strict_policy_is_nowhere_laxer_than_the_default() -> None:
         ("200 ", "'200' ", r"coverage.min_measure_images: .*valid integer, got '200'"),
         ("version: 1 ", "version: 2 ", r"line 5: version"),
         ("on-fail ", "sometimes ", r"purification.run"),
-        ("additive, freq", "aditive, freq", r"line 18: .*'aditive', did you mean 'additive'"),
+        ("additive, freq", "aditive, freq", r"line 21: .*'aditive', did you mean 'additive'"),
         ("[patch, additive, frequency, warp]", "[]", r"coverage.families"),
+        (
+            "ration: null ",
+            "ration: 1.5 ",
+            r"backdoor.max_change_concentration: .*less than or equal to 1",
+        ),
+        (
+            "ration: null ",
+            "ration: 'null' ",
+            r"backdoor.max_change_concentration: .*valid number, got 'null'",
+        ),
+        ("  max_change_concentration: null", "  # ", r"missing key backdoor.max_change_conc"),
         ("  alpha: 0.05 ", "  # alpha: 0.05 ", r"missing key backdoor.alpha"),
         ("  alpha: 0.05 ", "  max_score: 0.05 ", r"line 13: duplicate key 'max_score'"),
         ("name: default", "name: &a default", None),
@@ -394,6 +409,110 @@ def test_the_exit_code_is_zero_only_on_a_pass() -> None:
             gate = judge(policy, unjudged(detectors=d, purification=p, export=e, errors=f))
             assert (gate.exit_code == 0) == (gate.decision is Decision.PASS)
             assert (errors.POLICY_VIOLATED in gate.outcomes) <= (gate.decision is Decision.FAIL)
+
+
+# the change from a reference
+
+
+CHANGE = "backdoor.max_change_concentration"
+
+
+def limited(tmp_path: Path, *changes: tuple[str, str], to: str = "0.3") -> Policy:
+    """The default policy with a limit for the change from a reference."""
+    return changed(tmp_path, (f"{CHANGE[9:]}: null ", f"{CHANGE[9:]}: {to} "), *changes)
+
+
+def beside(concentration: float | None, **known: Any) -> dict[str, Any]:
+    return {"weights": weights(reference(concentration, **known))}
+
+
+@pytest.mark.parametrize("changes", [{}, {"weights": None}, beside(0.999), beside(None)])
+def test_without_a_limit_the_weights_decide_nothing_and_have_no_line(
+    changes: dict[str, Any],
+) -> None:
+    gate = decide(**changes)
+    assert gate.decision is Decision.PASS
+    assert not [check for check in gate.checks if check.key == CHANGE]
+
+
+@pytest.mark.parametrize(
+    ("concentration", "decision"),
+    [
+        (0.0, Decision.PASS),
+        (0.3, Decision.PASS),
+        (0.3001, Decision.INCONCLUSIVE),
+        (1.0, Decision.INCONCLUSIVE),
+    ],
+)
+def test_a_change_in_few_directions_is_suspicious_above_the_limit(
+    tmp_path: Path, concentration: float, decision: Decision
+) -> None:
+    gate = judge(limited(tmp_path), unjudged(**beside(concentration)))
+    assert gate.decision is result_of(gate, CHANGE) is decision
+
+
+@pytest.mark.parametrize("rule", ["fail", "inconclusive", "pass"])
+def test_the_policy_says_what_a_suspicious_change_decides(tmp_path: Path, rule: str) -> None:
+    policy = limited(tmp_path, ("suspicious: inconclusive", f"suspicious: {rule}"))
+    gate = judge(policy, unjudged(**beside(0.5)))
+    assert gate.decision is Decision(rule)
+    assert judge(policy, unjudged(**beside(0.2))).decision is Decision.PASS
+
+
+def test_the_reason_shows_share_and_limit_and_says_that_it_is_a_suspicion(tmp_path: Path) -> None:
+    gate = judge(limited(tmp_path), unjudged(**beside(0.3004)))
+    told = (
+        "30.04 % of the change from the reference lie in one direction, the policy asks for at "
+        "most 30.0 %; this alone is only suspicious"
+    )
+    assert gate.reasons == (told,)
+
+
+@pytest.mark.parametrize("changes", [{"weights": None}, {"weights": weights()}])
+def test_a_limit_without_a_reference_cannot_tell_and_says_what_to_do(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    gate = judge(limited(tmp_path), unjudged(**changes))
+    assert gate.decision is Decision.INCONCLUSIVE
+    assert "scan with --reference BASE" in gate.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("known", "decision"),
+    [
+        ({"changed": 0, "image_changed": 0}, Decision.INCONCLUSIVE),
+        ({"changed": 9, "image_changed": 0}, Decision.PASS),
+        ({"changed": 9, "image_changed": 4}, Decision.INCONCLUSIVE),
+    ],
+)
+def test_a_change_that_cannot_be_read_passes_only_where_the_image_tower_was_left_alone(
+    tmp_path: Path, known: dict[str, int], decision: Decision
+) -> None:
+    gate = judge(limited(tmp_path), unjudged(**beside(None, **known, says="told so")))
+    assert gate.decision is decision
+    (check,) = (check for check in gate.checks if check.key == CHANGE)
+    assert check.reason.startswith("reference: told so")
+
+
+def test_the_weights_never_make_a_decision_milder(tmp_path: Path) -> None:
+    order = (Decision.PASS, Decision.INCONCLUSIVE, Decision.FAIL)
+    detectors = ((), (clean_detector(),), (guilty_detector(),))
+    seen = (None, weights(), *(weights(reference(share)) for share in (None, 0.0, 0.2, 0.9)))
+    for rule in ("fail", "inconclusive", "pass"):
+        rest = (("suspicious: inconclusive", f"suspicious: {rule}"),)
+        bare, limit = changed(tmp_path, *rest), limited(tmp_path, *rest)
+        for found, known in itertools.product(detectors, seen):
+            record = unjudged(detectors=found, weights=known)
+            without = judge(bare, record.model_copy(update={"weights": None})).decision
+            assert judge(bare, record).decision is without
+            assert order.index(judge(limit, record).decision) >= order.index(without)
+
+
+def test_a_purified_head_does_not_make_a_suspicious_change_good(tmp_path: Path) -> None:
+    lenient = limited(tmp_path, ("may_pass: false", "may_pass: true"))
+    assert judge(lenient, backdoored(**beside(0.2))).decision is Decision.PASS
+    gate = judge(lenient, backdoored(**beside(0.5)))
+    assert gate.decision is result_of(gate, CHANGE) is Decision.INCONCLUSIVE
 
 
 # purification

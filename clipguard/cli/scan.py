@@ -68,6 +68,12 @@ Formats = Annotated[
 ]
 
 
+Reference = Annotated[
+    Path | None,
+    typer.Option(help="Checkpoint it is said to come from; how it changed is looked at, too."),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add `scan`."""
     app.command("scan")(scan)
@@ -89,6 +95,7 @@ def scan(
     classnames: ClassNames = None,
     templates: Templates = None,
     calibration: Calibration = None,
+    reference: Reference = None,
     arch: Arch = None,
     budget: Annotated[
         float | None, typer.Option(min=1, help="Seconds per model; the rest is not tested.")
@@ -120,6 +127,7 @@ def scan(
         arch=arch,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         calibration=calibration,
+        reference=reference,
         command=f"--policy {shlex.quote(Path(policy).name)}",
         device=device_of(device),
     )
@@ -213,6 +221,7 @@ def _command(model: Path, options: Options) -> str:
         ("--classnames", options.probe.class_names),
         ("--templates", options.probe.templates),
         ("--calibration", options.calibration),
+        ("--reference", options.reference),
     ):
         if value:
             parts += [option, value.name]

@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING
 
 from clipguard.record import AuditRecord, Decision
 from clipguard.text_safety import safe_text
-from clipguard.wording import WORDS, interval, name_of, power_told, verdict
+from clipguard.wording import (
+    WORDS,
+    change_told,
+    interval,
+    name_of,
+    power_told,
+    verdict,
+    weight_numbers,
+)
 
 if TYPE_CHECKING:  # types.py imports torch, which renderings do without
     from clipguard.types import Renderer
 
 MARKS = {Decision.PASS: "✅", Decision.INCONCLUSIVE: "⚠️", Decision.FAIL: "❌"}
 _NOT_COUNTED = {True: "", False: " (not counted)"}
-CHECKS, TARGETS, GAPS, REASONS = 16, 5, 6, 4
+CHECKS, TARGETS, GAPS, REASONS = 15, 5, 6, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +35,7 @@ class Markdown:
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""
         lines = [*_head(record), *_checks(record), *_targets(record)]
-        lines += [*_purification(record), *_coverage(record)]
+        lines += [*_weights(record), *_purification(record), *_coverage(record)]
         return "\n".join(lines) + "\n"
 
 
@@ -94,6 +102,15 @@ def _targets(record: AuditRecord) -> list[str]:
         for each in found[:TARGETS]
     ]
     return table(["Target class", "Family", "ASR (95 %)", "Without trigger"], rows)
+
+
+def _weights(record: AuditRecord) -> list[str]:
+    if record.weights is None:
+        return []
+    told = escape(weight_numbers(record.weights), 200)
+    if known := record.weights.reference:
+        told = f"change from {escape(known.name, 60)}: {escape(change_told(known), 600)}"
+    return ["", f"**Weights alone**, a hint at most: {told}"]
 
 
 def _purification(record: AuditRecord) -> list[str]:

@@ -23,6 +23,7 @@ LEVELS = {Decision.FAIL: "error", Decision.INCONCLUSIVE: "warning"}
 RULES = {
     "CG201": ("InvertedTrigger", "A trigger was found that sends images to one class"),
     "CG202": ("AboveNullBand", "A statistic lies outside what known-clean models show"),
+    "CG203": ("ConcentratedChange", "The change from the reference is suspicious or unknown"),
     "CG301": ("PurificationMissed", "The purified head misses a limit of the policy"),
     "CG303": ("PurificationScope", "Only the zero-shot classifier is repaired"),
     "CG304": ("Reinversion", "A new trigger was found through the purified head"),
@@ -45,6 +46,7 @@ RULE_OF_KEY = {
     "backdoor.outcome": "CG201",
     "backdoor.max_score": "CG202",
     "backdoor.alpha": "CG202",
+    "backdoor.max_change_concentration": "CG203",
     "coverage.families": "CG602",
     "coverage.min_measure_images": "CG603",
     "purification.reinversion": "CG304",

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipguard.record import AuditRecord, Check, PurificationRecord
+from clipguard.record import AuditRecord, Check, PurificationRecord, WeightsRecord
 from clipguard.text_safety import safe_text
 from clipguard.wording import (
     WORDS,
+    change_told,
     interval,
     name_of,
     number,
@@ -19,6 +20,7 @@ from clipguard.wording import (
     power_told,
     tuned_against,
     verdict,
+    weight_numbers,
 )
 
 if TYPE_CHECKING:  # types.py imports torch, which renderings do without
@@ -39,6 +41,7 @@ class Text:
             _checks(record),
             _families(record),
             _candidates(record),
+            _weights(record.weights),
             _purification(record.purification),
             _export(record),
             _coverage(record),
@@ -130,6 +133,17 @@ def _candidates(record: AuditRecord) -> list[str]:
     ]
     head = ["#", "target class", "family", "ASR (95 %)", "without trigger"]
     return _table("Targets, worst first", head, rows)
+
+
+def _weights(weights: WeightsRecord | None) -> list[str]:
+    if weights is None:
+        return []
+    lines = ["Weights alone", *_said("numbers", weight_numbers(weights))]
+    if weights.reference is not None:
+        known = weights.reference
+        lines += _said("reference", f"{known.name}, sha256 {known.sha256}")
+        lines += _said("change", change_told(known))
+    return [*lines, *_said("note", weights.statement)]
 
 
 def _purification(purified: PurificationRecord | None) -> list[str]:

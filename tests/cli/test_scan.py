@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from clipguard.cli.app import main
+from clipguard.nano import load_state
 from clipguard.record import AuditRecord
 from clipguard.schema import read_record
 
@@ -115,6 +117,38 @@ def test_gate_decides_from_the_record_as_scan_did_and_without_a_null_band_nothin
         assert record.gate is not None
         assert code == record.gate.exit_code == 3
         assert "clipguard calibrate" in " ".join(shown.split())
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_reference_is_compared_and_named_in_record_and_reports(
+    nano: Path, clean_models: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    options = ["--reference", str(nano), "-f", "markdown=-", "-f", "text=-", *BRIEF]
+    assert main(["scan", str(clean_models[1]), "-o", str(tmp_path), *options]) == 3
+    record = read_record(tmp_path / "audit.json")
+    assert record.weights is not None
+    known = record.weights.reference
+    assert known is not None
+    assert (known.name, known.changed, known.image_changed) == ("nano.pt", 1, 0)
+    assert "--reference nano.pt" in record.command
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Change from the reference nano.pt" in page
+    assert known.sha256 in page
+    shown = capsys.readouterr().out
+    assert "**Weights alone**, a hint at most: change from nano" in shown
+    assert "  reference nano.pt, sha256 " in shown
+
+
+def test_a_reference_of_another_architecture_is_a_usage_error_in_one_line(
+    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    torch.save(load_state("nano-vit"), tmp_path / "vit.pt")
+    options = ["--reference", str(tmp_path / "vit.pt"), "-q"]
+    assert main(["scan", str(nano), "-o", str(tmp_path / "out"), *options]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: nano.pt: reference: expected a nano-rn like the checkpoint, got")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("tiny")

@@ -5,7 +5,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from samples import HOSTILE, RECORDS, candidate, clean_detector, failing, unjudged, write_pictures
+from samples import (
+    HOSTILE,
+    RECORDS,
+    candidate,
+    clean_detector,
+    failing,
+    reference,
+    unjudged,
+    weights,
+    write_pictures,
+)
 
 from clipguard.outputs import RENDERERS
 from clipguard.record import AuditRecord, FamilyRecord
@@ -260,3 +270,25 @@ def test_every_hostile_name_reaches_the_page() -> None:
     printable = [name for name in HOSTILE if name.isprintable()]
     assert len(printable) >= 9
     assert all(name in text for name in printable)
+
+
+def test_weights_alone_show_the_change_beside_models_of_known_truth() -> None:
+    shown = " ".join(Page(render(failing())).text.split())
+    assert "Weights alone A hint, never a verdict." in shown
+    assert "Change from the reference base.pt 32.8 % of the square" in shown
+    assert "nano-rn11.5 % to 28.9 %26.0 % to 32.8 %" in shown
+    assert "Tensors changed132 of 225" in shown
+
+
+def test_weights_without_a_reference_say_how_to_give_one() -> None:
+    shown = Page(render(unjudged())).text
+    assert "clipguard scan --reference BASE" in shown
+    assert "Change from the reference" not in shown
+
+
+def test_a_change_that_was_not_read_has_no_number() -> None:
+    known = reference(None, length=None, lab=())
+    shown = " ".join(Page(render(unjudged(weights=weights(known)))).text.split())
+    assert "Share in one directionnothing to read" in shown
+    assert "Length of its changenot measured" in shown
+    assert "Honest fine-tunes" not in shown
