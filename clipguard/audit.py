@@ -43,6 +43,7 @@ from clipguard.watch import Watch
 from clipguard.weights_record import read_weights
 
 MAIN = "inversion"
+KNOWN = (InconclusiveError, ExportError)
 MIN_MEASURE = 20
 
 
@@ -283,8 +284,7 @@ class Run:
 
     def fail(self, stage: str, error: Exception) -> None:
         """Put the failure of one stage into the record; it cannot outrank what was found."""
-        known = isinstance(error, InconclusiveError | ExportError)
-        code = error.exit_code if known else ENVIRONMENT
+        code = error.exit_code if isinstance(error, KNOWN) else ENVIRONMENT
         message = str(error).partition("\n")[0] or type(error).__name__
         told = (*self.record.errors, ErrorRecord(stage=stage, message=message, exit_code=code))
         self.update(errors=told)
