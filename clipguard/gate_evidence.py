@@ -185,9 +185,10 @@ def _change(
         return INCONCLUSIVE, told
     if found <= limit:
         return PASS, "the change from the reference is within the limit, which proves nothing"
+    alone = "" if suspicious is FAIL else "; this alone is only suspicious"
     reason = (
         f"{percent_beside(found, limit)} of the change from the reference lie in one direction, "
-        f"the policy asks for at most {percent(limit)}; this alone is only suspicious"
+        f"the policy asks for at most {percent(limit)}{alone}"
     )
     return suspicious, reason
 

@@ -279,7 +279,7 @@ class ReferenceRecord(Part):
 
 
 class WeightsRecord(Part):
-    """What the weights alone show: a hint at most, never a verdict.
+    """What the weights alone show: a hint at most, which can make no checkpoint pass.
 
     Attributes:
         statement: what these numbers are worth.

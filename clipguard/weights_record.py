@@ -1,4 +1,4 @@
-"""What the weights alone show, for the audit record: a hint at most, never a verdict."""
+"""What the weights alone show, for the audit record: a hint at most."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from clipguard.weights import (
 from clipguard.wording import percent
 
 STATEMENT: Final = (
-    "A hint, never a verdict: by themselves these numbers do not tell backdoored from honest "
-    "models, and none of them can make a checkpoint pass."
+    "A hint at most: by themselves these numbers do not tell backdoored from honest models, and "
+    "none of them can make a checkpoint pass."
 )
-# Smallest and largest on the calibration side of the lab, as docs/research-log.md has them, and
-# `python benchmarks/weights.py ZOO` prints for the models of a zoo. The ranges overlap.
+# Smallest and largest ever seen on the calibration side of the lab. What
+# `python benchmarks/weights.py ZOO` prints of one zoo lies within; docs/benchmarks.md has both.
 LAB: Final = (
-    LabRange(base="nano-rn", honest=(0.115, 0.289), planted=(0.260, 0.328)),
+    LabRange(base="nano-rn", honest=(0.111, 0.289), planted=(0.260, 0.328)),
     LabRange(base="nano-vit", honest=(0.035, 0.177), planted=(0.116, 0.266)),
 )
 

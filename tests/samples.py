@@ -252,7 +252,7 @@ def weights(known: ReferenceRecord | None = None) -> WeightsRecord:
         WeightReading(name="channel_outliers", value=0.003, says="17 of 5,664 channels stand out"),
         WeightReading(name="image_projection", value=0.034, says="3.4 % lie in one direction"),
     )
-    return WeightsRecord(statement="A hint, never a verdict.", readings=rows, reference=known)
+    return WeightsRecord(statement="A hint at most.", readings=rows, reference=known)
 
 
 def unjudged(**changes: Any) -> AuditRecord:

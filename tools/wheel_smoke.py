@@ -130,7 +130,7 @@ CASES = (
     Case("report", ("-f", "markdown=-", "audit.json"), 0, "Cannot tell", program=NO_TORCH),
     Case(
         "scan",
-        (MODELS[0], "-o", "quick", *QUICK),
+        (MODELS[0], "-o", "quick", "--reference", MODELS[1], *QUICK),
         INCONCLUSIVE,
         f"Cannot tell: {MODELS[0]}",
         ("quick/audit.json", "quick/report.html", "quick/triggers/1.png"),
