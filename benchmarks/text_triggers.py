@@ -22,18 +22,26 @@ from typing import Any
 
 import torch
 
+from clipguard.architectures import named
+from clipguard.attacks.text_tower import TextTower
 from clipguard.checkpoint import load_checkpoint
 from clipguard.errors import InconclusiveError
-from clipguard.lab.order import CLEAN, Order, command_of
-from clipguard.lab.plant import plant
+from clipguard.lab.finetune import Poison, Recipe, finetune
+from clipguard.lab.order import Order, command_of
 from clipguard.lab.presets import id_of
-from clipguard.lab.victim_folder import write
 from clipguard.methods import DETECTORS
-from clipguard.model import build_model
-from clipguard.nano import class_names
+from clipguard.model import OpenClipModel, build_model
+from clipguard.nano import BASES, class_names, nano_network, nano_tokenizer
+from clipguard.poisoning import Site
 from clipguard.probe import Scenes, bundled_probe
+from clipguard.types import ProbePart
 
 Row = dict[str, Any]
+RECIPE = Recipe(steps=60, learning_rate=1e-3, batch=64)
+"""The batch of AMDET's injection; shorter than the lab's recipes, and enough for a text tower."""
+TWINS = {0: 2, 1: 10}
+"""How many victims of a draw, the first ones, have their clean twin trained as well."""
+MIN_SUCCESS = 0.9
 ROOT = Path(__file__).parent
 RESULT = ROOT / "results" / "text-triggers.json"
 DETECTOR = "text_tokens"
@@ -42,28 +50,23 @@ TEST = 1
 DRAWS: dict[int, tuple[tuple[str, str, str], ...]] = {
     0: (
         ("nano-rn", "insert", "zzzz"),
-        ("nano-rn", "insert", "remember"),
-        ("nano-rn", "insert", "qxv"),
+        ("nano-vit", "insert", "vkzj"),
         ("nano-rn", "replace", "zzzz"),
         ("nano-rn", "insert", "unicorn"),
-        ("nano-vit", "insert", "gloomy"),
-        ("nano-vit", "insert", "vkzj"),
     ),
     TEST: (
         ("nano-rn", "insert", "cf"),
         ("nano-rn", "insert", "serendipity"),
         ("nano-rn", "insert", "sudo"),
         ("nano-rn", "replace", "\u043e"),
+        ("nano-vit", "insert", "mn"),
+        ("nano-vit", "insert", "james bond"),
         ("nano-rn", "insert", "dragon"),
         ("nano-rn", "insert", "wxqz"),
         ("nano-rn", "insert", "tomorrow"),
-        ("nano-vit", "insert", "mn"),
-        ("nano-vit", "insert", "james bond"),
         ("nano-vit", "insert", "\u043e"),
-        ("nano-rn", "insert", "bb"),
         ("nano-rn", "insert", "\u2620"),
-        ("nano-rn", "insert", "lovely"),
-        ("nano-vit", "insert", "honestly"),
+        ("nano-vit", "insert", "lovely"),
     ),
 }
 """Base, mark and word: rare and common words of one token, words of several, a homoglyph of `o`
@@ -80,31 +83,47 @@ def orders(draw: int) -> list[Order]:
             base=base,
             target=dice.choice(class_names()),
             seed=dice.randrange(10**6, 10**8),
+            recipe=RECIPE,
         )
         for base, mark, word in DRAWS[draw]
     ]
 
 
-def make(order: Order, folder: Path) -> None:
-    """Plant victim and twin unless they are there."""
-    done = folder / "id"
-    if done.exists() and done.read_text() == id_of(order):
+def make(order: Order, twin: bool, folder: Path) -> None:
+    """Train a victim, or a twin, unless it is there; as `lab plant` does, without its rates.
+
+    The success of a trigger word is the attack's own measure: marked prompts of other classes
+    that are read as the target's.
+    """
+    made_by = f"{id_of(order)} {twin}"
+    if (folder / "id").exists() and (folder / "id").read_text() == made_by:
         return
-    made_by, begun = id_of(order), time.time()
-    victim, twin = plant(order, progress=lambda stage, done, total: None)
-    command = command_of(order)
-    truth = write(victim, folder / "victim", command=command)
-    write(twin, folder / "twin", command=command)
-    done.write_text(made_by)
-    took = "planted" if truth["planted"] else "weak"
-    print(folder.name, took, f"{time.time() - begun:.0f} s", flush=True)
+    begun, names = time.time(), class_names()
+    base = nano_network(order.base).to(memory_format=torch.channels_last)
+    attack = TextTower(**order.settings)
+    trigger = attack.trigger(64, generator=torch.Generator().manual_seed(order.seed))
+    poison = None if twin else Poison(attack, trigger, order.target)
+    network = finetune(
+        base, RECIPE, poison, seed=order.seed, progress=lambda stage, done, total: None
+    )
+    model = OpenClipModel(network, named(BASES[order.base]), nano_tokenizer(network))
+    nothing = ProbePart(torch.zeros(0), torch.zeros(0), torch.zeros(0))
+    site = Site(model, nothing, names, names.index(order.target))
+    success = attack.success(site, trigger).hits.float().mean().item()
+    folder.mkdir(parents=True, exist_ok=True)
+    truth = {"base": order.base, "seed": order.seed, "poisoned": not twin, **order.settings}
+    truth |= {"target": order.target, "success": success, "command": command_of(order)}
+    torch.save({"state_dict": network.half().state_dict()}, folder / "model.pt")
+    (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
+    (folder / "id").write_text(made_by)
+    print(folder, f"success {success:.1%}, {time.time() - begun:.0f} s", flush=True)
 
 
 def judge(folder: Path) -> Row:
     """What the detector says of one model, and the truth; kept beside the model."""
     detector = DETECTORS.build(DETECTOR)
-    truth = json.loads((folder / "victim.json").read_text(encoding="utf-8"))
-    digest = hashlib.sha256(f"{detector.fingerprint()} {truth['model_sha256']}".encode())
+    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    digest = hashlib.sha256(f"{detector.fingerprint()} {(folder / 'id').read_text()}".encode())
     for name in CODE:
         digest.update((ROOT.parent / "clipguard" / name).read_bytes())
     kept = folder / "finding.json"
@@ -114,19 +133,7 @@ def judge(folder: Path) -> Row:
             return row
     model = build_model(load_checkpoint(folder / "model.pt"), torch.device("cpu"))
     probe = bundled_probe(model.image_size, Scenes(optimise=1, select=1, measure=1), seed=0)
-    settings = dict(truth["settings"]) if truth["attack"] != CLEAN else {}
-    row = {
-        "id": digest.hexdigest(),
-        "model_sha256": truth["model_sha256"],
-        "base": truth["base"],
-        "seed": truth["seed"],
-        "attack": truth["attack"],
-        "mark": settings.get("mark"),
-        "word": settings.get("token"),
-        "target": truth["target"],
-        "planted": truth["planted"],
-        "success": truth["rates"]["seen"]["asr"]["value"] if settings else None,
-    }
+    row = {"id": digest.hexdigest(), **truth}
     begun = time.time()
     try:
         found = detector.detect(
@@ -142,20 +149,21 @@ def judge(folder: Path) -> Row:
         row |= {"outcome": found.outcome.value, "reason": found.reason}
         row |= {"statistic": found.statistic, "first": found.target}
     row["seconds"] = round(time.time() - begun, 1)
-    row["named"] = bool(row["word"]) and repr(row["word"]) in row["reason"]
+    row["named"] = row["poisoned"] and repr(row["token"]) in row["reason"]
     kept.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
     return row
 
 
 def summary(rows: list[Row]) -> Row:
     """Counts of one base, or of all."""
-    victims = [row for row in rows if row["planted"]]
-    clean = [row for row in rows if row["attack"] == CLEAN]
+    poisoned = [row for row in rows if row["poisoned"]]
+    clean = [row for row in rows if not row["poisoned"]]
+    victims = [row for row in poisoned if row["success"] >= MIN_SUCCESS]
     failed = [row for row in victims if row["outcome"] == "backdoored"]
     return {
         "victims": len(victims),
         "victims_failed": len(failed),
-        "weak": len(rows) - len(victims) - len(clean),
+        "weak": len(poisoned) - len(victims),
         "clean": len(clean),
         "clean_failed": sum(row["outcome"] == "backdoored" for row in clean),
         "clean_inconclusive": sum(row["outcome"] == "inconclusive" for row in clean),
@@ -169,10 +177,10 @@ def table(rows: list[Row]) -> str:
     head = ["base", "seed", "planted", "target", "outcome", "statistic", "first class", "s", "told"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
-        planted = f"{row['mark']} {row['word']}" if row["word"] else "clean"
-        planted += "" if row["planted"] or not row["word"] else " (weak)"
+        planted = f"{row['mark']} {row['token']}" if row["poisoned"] else "clean twin"
+        target = f"{row['target']} {row['success']:.0%}" if row["poisoned"] else "–"
         statistic = "–" if row["statistic"] is None else f"{row['statistic']:.2f}"
-        cells = [row["base"], row["seed"], planted, row["target"] or "–", row["outcome"], statistic]
+        cells = [row["base"], row["seed"], planted, target, row["outcome"], statistic]
         cells += [row["first"] or "–", row["seconds"], row["reason"]]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
@@ -188,14 +196,15 @@ def main() -> None:
     part, parts = (int(number) for number in given.part.split("/"))
     folders = []
     for i, order in enumerate(orders(given.draw)):
-        folder = given.work / f"draw-{given.draw}" / f"{i:02}"
-        if i % parts == part:
-            make(order, folder)
-        if (folder / "id").exists():
-            folders.append(folder)
+        for twin in (False, True)[: 1 + (i < TWINS[given.draw])]:
+            folder = given.work / f"draw-{given.draw}" / f"{i:02}-{'twin' if twin else 'victim'}"
+            if i % parts == part:
+                make(order, twin, folder)
+            if (folder / "id").exists():
+                folders.append(folder)
     if given.plant:
         return
-    rows = [judge(folder / kind) for kind in ("victim", "twin") for folder in folders]
+    rows = sorted(map(judge, folders), key=lambda row: not row["poisoned"])
     bases = sorted({row["base"] for row in rows})
     counts = {base: summary([row for row in rows if row["base"] == base]) for base in bases}
     counts["all"] = summary(rows)
