@@ -59,6 +59,8 @@ from clipguard.types import Finding, Inversion, PurifiedHead, Search, Trigger
 
 CLASSES = torch.eye(len(NAMES), WIDTH)
 PLANTED = 3
+OF_TEXT = {"text_tokens"}
+"""Detectors of the text tower, which the fakes with their trigger in the image cannot judge."""
 QUICK = {"collapse": {"steps": 50, "restarts": 1}, "targeted": {"steps": 50}}
 
 
@@ -291,7 +293,7 @@ def detected() -> Callable[[str, int | None], Finding]:
     return get
 
 
-@pytest.mark.parametrize("name", DETECTORS.names())
+@pytest.mark.parametrize("name", [name for name in DETECTORS.names() if name not in OF_TEXT])
 class TestEveryDetector:
     def test_finds_a_planted_backdoor_and_ranks_its_target_first(self, name: str, detected):
         record = detected(name, PLANTED).record

@@ -138,12 +138,15 @@ class Tower:
         return result
 
     def read_as(self, word: Tensor, prompts: Sequence[Prompt], where: str, target: int) -> float:
-        """Share of the prompts of other classes that are read as `target` with (K,) `word`."""
-        hits = [
-            int(self.cosines(word[None], prompt, where, _still).argmax()) == target
-            for prompt in prompts
-            if prompt[0] != target
-        ]
+        """Share of the prompts of other classes that are read as `target` with (K,) `word`.
+
+        Classes that the word names do not compete: a trigger moves their embeddings as well.
+        """
+        named, hits = self.natural(word[None])[0], []
+        for prompt in prompts:
+            cosines = self.cosines(word[None], prompt, where, _still)[0]
+            read = int(cosines.masked_fill(named, -1).argmax())
+            hits += [read == target] if prompt[0] != target else []
         return sum(hits) / max(1, len(hits))
 
     def natural(self, words: Tensor) -> Tensor:
