@@ -45,7 +45,7 @@ class ImageTower(nn.Module):
 
 
 class OpenClipModel:
-    """See `PromptTunable`. Made by `build_model`."""
+    """See `TokenReader`. Made by `build_model`."""
 
     def __init__(self, network: nn.Module, architecture: Architecture, tokenizer: Any) -> None:
         self._network = cast(Any, network)
@@ -141,6 +141,47 @@ class OpenClipModel:
         ends = [1 + length + ids.index(self._tokenizer.eot_token_id) for ids in names]
         sequence = torch.cat([start, context, behind], dim=1)
         return self._read(sequence, torch.tensor(ends, device=self.device))
+
+    def vocabulary(self) -> Tensor:
+        """See `TokenReader.vocabulary`.
+
+        Raises:
+            UsageError: the tokens of this text tower are not those of CLIP's tokenizer.
+        """
+        self._require_context()
+        marks = torch.tensor(self._tokenizer.all_special_ids)
+        ids = torch.arange(self._tokenizer.vocab_size)
+        return ids[~torch.isin(ids, marks)]
+
+    def token_ids(self, text: str) -> list[int]:
+        """See `TokenReader.token_ids`."""
+        return [int(i) for i in self._tokenizer.encode(text)]
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """See `TokenReader.text_of`."""
+        return str(self._tokenizer.decode(list(ids)))
+
+    @torch.no_grad()
+    def encode_ids(self, ids: Tensor) -> Tensor:
+        """See `TokenReader.encode_ids`.
+
+        Raises:
+            UsageError: another tokenizer than CLIP's, or more tokens than the tower reads.
+        """
+        self._require_context()
+        if ids.shape[1] + 2 > self._text.context_length:
+            room = self._text.context_length - 2
+            raise UsageError(f"got {ids.shape[1]} tokens; the text tower reads at most {room}")
+        start = torch.full((len(ids), 1), self._tokenizer.sot_token_id)
+        tokens = torch.cat([start, ids.cpu(), start], dim=1)
+        tokens[:, -1] = self._tokenizer.eot_token_id
+        ends = torch.full((len(ids),), tokens.shape[1] - 1, device=self.device)
+        return torch.cat(
+            [
+                self._read(self._text.token_embedding(part.to(self.device)), ends[: len(part)])
+                for part in torch.split(tokens, TEXT_BATCH)
+            ]
+        )
 
     @property
     def _text(self) -> Any:

@@ -73,6 +73,26 @@ class PromptTunable(ClipModel, Protocol):
         ...
 
 
+class TokenReader(PromptTunable, Protocol):
+    """A `PromptTunable` whose vocabulary is known, so that every token of it can be tried."""
+
+    def vocabulary(self) -> Tensor:
+        """(V,) ids of all tokens, start and end marks left out."""
+        ...
+
+    def token_ids(self, text: str) -> list[int]:
+        """What `text` is read as, without start and end marks."""
+        ...
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """What stands for `ids`; a token that ends a word has a space behind it."""
+        ...
+
+    def encode_ids(self, ids: Tensor) -> Tensor:
+        """Encode [SOS] ids [EOS] for (B, L) token ids: (B, D) of unit norm."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class ProbePart:
     """Images used for one purpose only.

@@ -89,6 +89,22 @@ def test_the_context_of_a_written_prompt_gives_the_written_prompt(model: OpenCli
     torch.testing.assert_close(model.encode_context(repeated, NAMES), expected, atol=1e-5, rtol=0)
 
 
+def test_tokens_are_read_as_the_text_that_they_stand_for(model: OpenClipModel):
+    text = "a hot-air balloon!"
+    ids = model.token_ids(text)
+    assert model.text_of(ids) == "a hot - air balloon ! "
+    expected = model.encode_text([text])
+    encoded = model.encode_ids(torch.tensor([ids] * 300))
+    torch.testing.assert_close(encoded, expected.expand(300, -1), atol=1e-5, rtol=0)
+    assert not encoded.requires_grad
+    with pytest.raises(UsageError, match="got 15 tokens; the text tower reads at most 14"):
+        model.encode_ids(torch.ones(2, 15, dtype=torch.long))
+
+
+def test_the_vocabulary_is_every_token_but_start_and_end(model: OpenClipModel):
+    assert torch.equal(model.vocabulary(), torch.arange(49406))
+
+
 def test_each_class_is_read_with_its_own_context(model: OpenClipModel):
     context = torch.stack([model.embed_tokens("a photo of a"), model.embed_tokens("a bad old big")])
     expected = model.encode_text(["a photo of a dog.", "a bad old big cat."])
