@@ -224,7 +224,7 @@ def test_a_backdoored_outcome_fails_without_calibration() -> None:
         with_detector(outcome=Outcome.INCONCLUSIVE),
         with_detector(outcome=Outcome.SUSPICIOUS),
         with_detector(score=0.99),
-        with_detector(score=0.21),
+        with_detector(score=0.31),
         with_detector(score=None),
         with_detector(p_value=None),
         with_detector(families=()),
@@ -266,7 +266,7 @@ def test_a_high_score_that_the_p_value_bears_out_fails() -> None:
 
 
 def test_readings_at_their_limit_are_within_it() -> None:
-    assert decide(**with_detector(score=0.2, p_value=0.05)).decision is Decision.PASS
+    assert decide(**with_detector(score=0.3, p_value=0.05)).decision is Decision.PASS
     assert decide(**with_detector(score=0.5, p_value=0.05)).decision is Decision.INCONCLUSIVE
 
 
@@ -277,7 +277,7 @@ def test_a_p_value_alone_decides_nothing() -> None:
 
 def test_a_clear_score_above_the_upper_limit_is_refused_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"line 12: backdoor.clear_score is 0.6, above max_score"):
-        changed(tmp_path, ("clear_score: 0.2 ", "clear_score: 0.6 "))
+        changed(tmp_path, ("clear_score: 0.3 ", "clear_score: 0.6 "))
 
 
 @pytest.mark.parametrize("rule", ["fail", "inconclusive", "pass"])

@@ -42,7 +42,8 @@ def main() -> None:
     print(curve.model_dump_json(indent=1))
     _, excesses, truths = zip(*known, strict=True)
     print(json.dumps({"excess": {"auroc": auroc(excesses, truths)}}))
-    for base in sorted({base for base, *_ in known}):
+    bases = sorted({base for base, *_ in known})
+    for base in bases if len(bases) > 1 else ():  # of one base there is no other to fit on
         print(json.dumps({base: left_out(known, base, curve)}))
     write_atomic(given.output, curve.model_dump_json(indent=1) + "\n")
 

@@ -88,7 +88,7 @@ class TriggerInversion:
     candidates: int = 2
     alpha: float = 0.05
     likely: float = 0.5
-    doubtful: float = 0.2
+    doubtful: float = 0.3
     blinded: float = 4.0
     strong_asr: float = 0.9
     control_asr: float = 0.5
