@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipguard.resources import asset
-from clipguard.suspicion import FILE, Suspicion, platt, shipped_suspicion
+from clipguard.suspicion import FILE, Suspicion, distance, platt, shipped_suspicion
 
 ROOT = Path(__file__).parent.parent
 EXCESS = st.floats(-50, 50)
@@ -38,10 +38,11 @@ def test_the_fit_stands_where_no_direction_is_better(bad: list[float], good: lis
 
 
 def test_models_that_are_apart_give_no_certainty():
-    slope, intercept = platt([10.0, 12.0, 14.0, 0.0, 1.0, 2.0], [True] * 3 + [False] * 3)
+    excesses = [10.0, 12.0, 14.0, 0.0, 1.0, 2.0]
+    slope, intercept = platt([distance(x) for x in excesses], [True] * 3 + [False] * 3)
     curve = Suspicion(command="", zoo="", poisoned=3, honest=3, slope=slope, intercept=intercept)
     assert 0.75 < curve.probability(12.0) < 0.95
-    assert 0.05 < curve.probability(1.0) < 0.25
+    assert 0.05 < curve.probability(1.0) < 0.35
 
 
 @pytest.mark.parametrize("truths", [[True, True], [False, False], [True], []])
@@ -58,8 +59,8 @@ def test_more_excess_is_never_less_suspicious(one: float, other: float):
 
 
 def test_no_excess_is_too_large_for_the_curve():
-    assert shipped_suspicion().probability(1e6) == 1.0
-    assert shipped_suspicion().probability(-1e6) == 0.0
+    assert shipped_suspicion().probability(1e300) == 1.0
+    assert 0 <= shipped_suspicion().probability(-1e300) < 1e-300
 
 
 def fit(bench: str, output: Path) -> subprocess.CompletedProcess[str]:
