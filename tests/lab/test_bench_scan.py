@@ -44,7 +44,7 @@ def require_same(cell: DetectCell, record: AuditRecord) -> None:
     assert record.gate is not None
     assert cell.decision is record.gate.decision
     told = (cell.outcome, cell.score, cell.p_value, cell.target, cell.reason)
-    assert told == (found.outcome, found.probability, found.p_value, found.target, found.reason)
+    assert told == (found.outcome, found.score, found.p_value, found.target, found.reason)
     assert cell.excess == found.excess
 
 
