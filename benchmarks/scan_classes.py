@@ -19,13 +19,13 @@ from pathlib import Path
 import open_clip
 
 from clipguard.artwork import load_artwork
-from clipguard.audit import Run
 from clipguard.lab.bench.job import Tower
 from clipguard.nano import class_names
 from clipguard.options import Options
 from clipguard.outputs import write_atomic
 from clipguard.policy import load_policy
 from clipguard.probe import ProbeSource
+from clipguard.run import Run
 from clipguard.watch import Watch
 
 RESULTS = Path(__file__).parent / "results" / "scan-classes.json"

@@ -45,7 +45,7 @@ MIN_SUCCESS = 0.9
 ROOT = Path(__file__).parent
 RESULT = ROOT / "results" / "text-triggers.json"
 DETECTOR = "text_tokens"
-CODE = ("detectors/text_tokens.py", "prompts.py", "model.py")
+CODE = ("detectors/_marked.py", "detectors/text_tokens.py", "prompts.py", "model.py")
 TEST = 1
 DRAWS: dict[int, tuple[tuple[str, str, str], ...]] = {
     0: (

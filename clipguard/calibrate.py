@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipguard.audit import Run
 from clipguard.calibration import MIN_MODELS, Calibration, CleanModel
 from clipguard.errors import InconclusiveError, UsageError
 from clipguard.options import Options
 from clipguard.record import Outcome
+from clipguard.run import Run
 from clipguard.text_safety import safe_text
 from clipguard.types import Progress
 from clipguard.watch import Watch
@@ -32,7 +32,7 @@ def measure_clean(path: Path, options: Options, *, progress: Progress) -> tuple[
     """
     run = Run(options, Watch(options.budget_s, progress))
     model, probe = run.look(path)
-    finding = run.detect(model, probe, None)
+    finding = run.search(model, probe, None)
     checkpoint, shown = run.record.checkpoint, safe_text(path.name)
     if finding is None or checkpoint is None:
         why = run.record.errors[-1].message if run.record.errors else "nothing was measured"

@@ -1,14 +1,26 @@
-"""Parts of the record that describe a run: environment, probe set, coverage."""
+"""Parts of the record that describe a run: how it begins, environment, probe set, coverage."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from clipguard import __version__
+from clipguard.options import Options
 from clipguard.probe import class_list_digest
-from clipguard.record import CoverageRecord, DetectorRecord, PowerRecord, ProbeRecord, Untested
+from clipguard.record import (
+    AuditRecord,
+    CalibrationRecord,
+    CoverageRecord,
+    DetectorRecord,
+    PowerRecord,
+    ProbeRecord,
+    TimesRecord,
+    ToolRecord,
+    Untested,
+)
 from clipguard.types import ProbeSet
-from clipguard.wording import triggers_of
+from clipguard.wording import TEXT, triggers_of
 
 PACKAGES = ("torch", "open_clip_torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
 BLIND_SPOTS = (
@@ -16,14 +28,45 @@ BLIND_SPOTS = (
         what="triggers outside the searched families",
         why="sample-specific patterns, objects, and colours of the whole image are not searched",
     ),
-    Untested(what="triggers in the text", why="only the image side is searched"),
     Untested(what="targets outside the class list", why="another class list needs another scan"),
 )
 
+TEXT_SPOT = Untested(
+    what="other triggers of the text",
+    why="phrases, learned prompt vectors, and words that act only with an image are not searched",
+)
 UNMEASURED = Untested(
     what="how many planted backdoors these searches find",
     why="the lab has not measured it for this model family, class list and profile",
 )
+
+
+def begun(options: Options, created: str) -> AuditRecord:
+    """The record of an audit that has looked at nothing yet.
+
+    Args:
+        options: what it will do.
+        created: when, as in `TimesRecord`.
+    """
+    return AuditRecord(
+        complete=False,
+        tool=ToolRecord(version=__version__),
+        command=options.command,
+        settings={
+            "profile": options.profile,
+            "seed": options.seed,
+            "purify": options.purify or options.policy.purification.run,
+            "export": options.export,
+            "budget_s": options.budget_s,
+            "device": str(options.device),
+        },
+        environment=environment(),
+        checkpoint=None,
+        probe=None,
+        calibration=CalibrationRecord(kind="none", reason="the scan ended before"),
+        coverage=CoverageRecord(),
+        times=TimesRecord(created=created, seconds={}),
+    )
 
 
 def environment() -> dict[str, str]:
@@ -79,3 +122,21 @@ def coverage(
         missed.append(UNMEASURED)
     spots = (*missed, *BLIND_SPOTS)
     return CoverageRecord(tested=tuple(tested), not_tested=spots, power=power)
+
+
+def untested(why: str) -> CoverageRecord:
+    """No trigger was searched at all."""
+    return CoverageRecord(not_tested=(Untested(what="every trigger family", why=why),))
+
+
+def with_text(seen: CoverageRecord, why: str) -> CoverageRecord:
+    """`seen`, and that words were tried in prompts, or `why` they were not."""
+    what = triggers_of(TEXT)
+    tested = (f"{what}: words of up to three tokens in prompts, from every token there is",)
+    missed = (Untested(what=what, why=why),) if why else ()
+    return seen.model_copy(
+        update={
+            "tested": seen.tested + (() if why else tested),
+            "not_tested": (*seen.not_tested, *missed, TEXT_SPOT),
+        }
+    )

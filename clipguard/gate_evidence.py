@@ -65,7 +65,8 @@ def finding_lines(policy: Policy, record: AuditRecord) -> list[Line]:
     lines = []
     for detector in record.detectors:
         lines.append(_outcome_line(detector, Decision(policy.backdoor.suspicious)))
-        lines.extend(_readings(policy, detector, record.calibration))
+        if not detector.own_null:
+            lines.extend(_readings(policy, detector, record.calibration))
     return lines
 
 

@@ -15,7 +15,7 @@ from clipguard.record import (
     PurificationRecord,
     ReinversionRecord,
 )
-from clipguard.wording import interval, number, percent, percent_beside
+from clipguard.wording import TEXT, interval, number, percent, percent_beside
 
 REINVERSION = "purification.reinversion"
 
@@ -100,7 +100,12 @@ def _ratio_line(least: float, purified: PurificationRecord) -> Line:
 
 def _reinversion_lines(record: AuditRecord, purified: PurificationRecord) -> list[Line]:
     """A line for each new trigger, and for each family that was searched only before."""
-    before = [row.family for found in record.detectors for row in found.families if row.tested]
+    before = [
+        row.family
+        for found in record.detectors
+        for row in found.families
+        if row.tested and row.family != TEXT  # a head holds no prompt that a word could be put in
+    ]
     again = {new.family for new in purified.reinversion}
     lines = [_reinversion_line(record, new) for new in purified.reinversion]
     missing = [f"{name}: " for name in dict.fromkeys(before) if name not in again]

@@ -13,6 +13,7 @@ from clipguard.errors import UsageError
 from clipguard.methods import MethodFolder, require_known
 from clipguard.resources import shipped
 from clipguard.text_safety import safe_text
+from clipguard.wording import TEXT
 
 FAMILIES: MethodFolder[object] = MethodFolder("clipguard.families", "trigger family")
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -47,7 +48,8 @@ class CoveragePolicy(Section):
     """What must have been tested before anything may pass.
 
     Attributes:
-        families: trigger families that must have been searched to the end.
+        families: trigger families that must have been searched to the end; `text` is words in
+            prompts.
         min_measure_images: images that published rates must rest on.
         min_profile: least thorough profile; `quick` never passes, whatever stands here.
         calibration: weakest null band that is accepted.
@@ -169,7 +171,7 @@ def load_policy(name_or_path: str | Path) -> Policy:
         raise UsageError(_explain(error, lines, name)) from error
     for index, family in enumerate(document.coverage.families):
         try:
-            require_known(family, FAMILIES.names(), FAMILIES.what)
+            require_known(family, [*FAMILIES.names(), TEXT], FAMILIES.what)
         except UsageError as error:
             line = lines[("coverage", "families", index)]
             raise UsageError(f"{name} line {line}: {safe_text(error, 400)}") from error

@@ -1,9 +1,9 @@
-"""How hard a scan looks: three profiles, each with its own null band."""
+"""How hard a scan looks: two profiles, each with its own null band, and one without images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from clipguard.errors import UsageError
 from clipguard.probe import Scenes
@@ -40,11 +40,15 @@ class Profile:
         scenes: size of the bundled probe set.
         detector: settings of the inversion detector.
         repair: how a purified head is made and checked.
+        text: settings of the detector of token triggers.
+        images: whether triggers are searched at all; without, the weights alone are looked at.
     """
 
     scenes: Scenes = field(default_factory=Scenes)
     detector: Mapping[str, object]
     repair: RepairSettings
+    text: Mapping[str, object] = field(default_factory=dict)
+    images: bool = True
 
 
 FAMILIES: Mapping[str, Mapping[str, object]] = {
@@ -69,28 +73,20 @@ AGAINST: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]] = {
 STANDARD: Mapping[str, object] = {"steps": 60, "batch": 16}
 """Targeted searches of the standard profile, on the model and on a purified head."""
 
+_STANDARD = Profile(
+    detector={
+        "families": FAMILIES,
+        "collapse": {"steps": 40, "restarts": 1, "batch": 16},
+        "screen": {"steps": 3, "images": 4},
+        "targeted": STANDARD,
+        "candidates": 1,
+    },
+    repair=RepairSettings(against=AGAINST, families=FAMILIES, targeted=STANDARD),
+)
+
 PROFILES = {
-    "quick": Profile(
-        scenes=Scenes(optimise=2, select=1, measure=2),
-        detector={
-            "families": FAMILIES,
-            "collapse": {"steps": 40, "restarts": 1},
-            "screen": {"steps": 3, "images": 8},
-            "targeted": {"steps": 40},
-            "candidates": 1,
-        },
-        repair=RepairSettings(against=AGAINST, families=FAMILIES, targeted={"steps": 40}),
-    ),
-    "standard": Profile(
-        detector={
-            "families": FAMILIES,
-            "collapse": {"steps": 40, "restarts": 1, "batch": 16},
-            "screen": {"steps": 3, "images": 4},
-            "targeted": STANDARD,
-            "candidates": 1,
-        },
-        repair=RepairSettings(against=AGAINST, families=FAMILIES, targeted=STANDARD),
-    ),
+    "quick": replace(_STANDARD, images=False),
+    "standard": _STANDARD,
     "thorough": Profile(
         scenes=Scenes(optimise=12, select=3, measure=6),
         detector={

@@ -210,6 +210,7 @@ class DetectorRecord(Part):
         families: evidence per trigger family.
         candidates: targets, worst first.
         screened: whether short targeted searches covered the whole class list.
+        own_null: whether it compares with the same model, so that no null band is needed.
     """
 
     name: str
@@ -223,6 +224,7 @@ class DetectorRecord(Part):
     families: tuple[FamilyRecord, ...] = ()
     candidates: tuple[Candidate, ...] = ()
     screened: bool = False
+    own_null: bool = False
 
 
 class WeightReading(Part):

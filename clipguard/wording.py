@@ -48,6 +48,10 @@ def name_of(record: AuditRecord) -> str:
     return record.checkpoint.name if record.checkpoint else "unidentified file"
 
 
+TEXT = "text"
+"""What policies and coverage call the family of triggers that are words in a prompt."""
+
+
 def triggers_of(family: str) -> str:
     """What coverage calls the triggers of one family."""
     return f"{family} triggers"

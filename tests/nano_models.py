@@ -38,6 +38,7 @@ TINY = profiles.Profile(
         families=FAMILIES,
         targeted=SEARCH,
     ),
+    text={"tokens": 300, "screened": 8, "length": 1, "choose": 2, "unseen": 4, "names": 8},
 )
 
 SETTLED = replace(TINY, detector={**TINY.detector, "targeted": ENOUGH})
@@ -69,15 +70,15 @@ def clean_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every profile takes seconds."""
-    for name in profiles.PROFILES:
-        monkeypatch.setitem(profiles.PROFILES, name, TINY)
+    for name, whole in profiles.PROFILES.items():
+        monkeypatch.setitem(profiles.PROFILES, name, replace(TINY, images=whole.images))
 
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every profile takes seconds, and its searches count as finished."""
-    for name in profiles.PROFILES:
-        monkeypatch.setitem(profiles.PROFILES, name, SETTLED)
+    for name, whole in profiles.PROFILES.items():
+        monkeypatch.setitem(profiles.PROFILES, name, replace(SETTLED, images=whole.images))
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from clipguard import audit as audit_module
+from clipguard import run as run_module
 from clipguard.audit import audit
 from clipguard.detectors.inversion import TriggerInversion
+from clipguard.detectors.text_tokens import TextTokens
 from clipguard.errors import (
     ClipguardError,
     ExportError,
@@ -29,6 +30,7 @@ from clipguard.purifiers.cbpt import Cbpt
 from clipguard.record import AuditRecord, Decision, Outcome
 from clipguard.resources import shipped
 from clipguard.schema import read_record
+from clipguard.types import Finding
 from clipguard.watch import Watch
 
 pytest_plugins = ["nano_models"]
@@ -119,14 +121,43 @@ def test_a_mistyped_reference_leaves_an_earlier_report_alone(nano: Path, tmp_pat
     assert (tmp_path / "out" / "audit.json").read_text() == "earlier"
 
 
-@pytest.mark.usefixtures("settled")
-def test_a_quick_scan_never_passes(nano: Path, null_band: Callable[[float], None], tmp_path: Path):
-    null_band(ABOVE)
-    record = scan(
-        nano, tmp_path, profile="quick", export="none", policy=policy(tmp_path, min_profile="quick")
-    )
-    assert record.detectors[0].outcome is Outcome.NO_EVIDENCE
+def test_a_quick_scan_looks_at_the_weights_alone_and_never_passes(nano: Path, tmp_path: Path):
+    loose = policy(tmp_path, min_profile="quick", calibration="none")
+    record = scan(nano, tmp_path, profile="quick", policy=loose)
+    assert record.complete
+    assert record.weights is not None
+    assert record.weights.readings
+    assert (record.detectors, record.probe, record.export) == ((), None, None)
+    (untested,) = record.coverage.not_tested
+    assert (untested.what, "weights alone" in untested.why) == ("every trigger family", True)
+    assert not record.coverage.tested
     assert decision(record) is Decision.INCONCLUSIVE
+
+
+@pytest.mark.usefixtures("tiny")
+def test_words_in_prompts_are_tried_and_the_report_says_so(nano: Path, tmp_path: Path):
+    record = scan(nano, tmp_path, purify="never")
+    images, text = record.detectors
+    assert (images.name, images.own_null) == ("inversion", False)
+    assert (text.name, text.own_null, text.outcome) == ("text_tokens", True, Outcome.NO_EVIDENCE)
+    assert any(line.startswith("text triggers: words") for line in record.coverage.tested)
+    assert record.times.seconds["text"] > 0
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_text_tower_whose_words_cannot_be_tried_is_not_tested_and_ends_nothing(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*args: object, **kwargs: object) -> Finding:
+        raise InconclusiveError("no token is known")
+
+    monkeypatch.setattr(TextTokens, "detect", refused)
+    record = scan(nano, tmp_path, purify="never")
+    assert [one.name for one in record.detectors] == ["inversion"]
+    assert record.errors == ()
+    assert not any("text triggers" in line for line in record.coverage.tested)
+    missed = {row.what: row.why for row in record.coverage.not_tested}
+    assert missed["text triggers"] == "no token is known"
 
 
 @pytest.mark.usefixtures("tiny")
@@ -264,7 +295,7 @@ def test_a_refused_file_leaves_no_temporary_folder(tmp_path: Path):
 def test_the_least_number_of_images_is_what_the_message_says(
     nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(audit_module, "MIN_MEASURE", 5000)
+    monkeypatch.setattr(run_module, "MIN_MEASURE", 5000)
     record = scan(nano, tmp_path)
     assert decision(record) is Decision.INCONCLUSIVE
     (untested,) = record.coverage.not_tested
@@ -273,5 +304,5 @@ def test_the_least_number_of_images_is_what_the_message_says(
 
 
 def test_a_scan_asks_the_main_detector_and_no_comparator(tmp_path: Path):
-    run = audit_module.Run(Options(policy=policy(tmp_path)), Watch(None, quiet))
+    run = run_module.Run(Options(policy=policy(tmp_path)), Watch(None, quiet))
     assert isinstance(run.detector, TriggerInversion)

@@ -64,7 +64,7 @@ LAYERS = [  # DESIGN: a module imports only from its own row or from a lower one
         "purifiers",
         "renderers",
     },
-    {"audit", "calibrate", "fleet", "lab", "repair"},
+    {"audit", "calibrate", "fleet", "lab", "repair", "run"},
     {"cli"},
     {"__main__"},
 ]

@@ -30,6 +30,7 @@ from clipguard.record import (
     CalibrationRecord,
     CoverageRecord,
     Decision,
+    DetectorRecord,
     ErrorRecord,
     ExportRecord,
     FamilyRecord,
@@ -289,6 +290,29 @@ def test_the_policy_says_what_a_suspicion_decides(
 ) -> None:
     policy = changed(tmp_path, ("suspicious: inconclusive", f"suspicious: {rule}"))
     assert judge(policy, unjudged(**changes)).decision is Decision(rule)
+
+
+def test_words_found_in_prompts_fail_and_a_quiet_text_tower_needs_no_null_band() -> None:
+    quiet = DetectorRecord(
+        name="text_tokens",
+        outcome=Outcome.NO_EVIDENCE,
+        reason="why",
+        own_null=True,
+        families=(FamilyRecord(family="text", tested=True, statistic=0.1),),
+    )
+    heard = quiet.model_copy(update={"outcome": Outcome.BACKDOORED, "target": "bus"})
+    policy, images = load_policy("default"), unjudged().detectors
+    assert judge(policy, unjudged(detectors=(*images, quiet))).decision is Decision.PASS
+    assert judge(policy, unjudged(detectors=(*images, heard))).decision is Decision.FAIL
+
+
+def test_a_policy_may_ask_for_the_text_tower(tmp_path: Path) -> None:
+    policy = changed(tmp_path, ("families: [patch,", "families: [text, patch,"))
+    made = judge(policy, unjudged())
+    assert made.decision is Decision.INCONCLUSIVE
+    assert [check.limit for check in made.checks if check.result is Decision.INCONCLUSIVE] == [
+        "text"
+    ]
 
 
 def test_a_quick_scan_may_fail_but_never_passes(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from clipguard.probe import Scenes
 
 search = {{"steps": 2, "batch": 4}}
 full = {{"steps": 20, "batch": 2, "tolerance": 99.0}}  # the fewest steps that count as a search
+text = {{"tokens": 300, "screened": 8, "length": 1, "choose": 2, "unseen": 4, "names": 8}}
 for name, whole in list(profiles.PROFILES.items()):
     detector = {{
         **whole.detector,
@@ -58,8 +59,9 @@ for name, whole in list(profiles.PROFILES.items()):
     }}
     once = {{name: ((name, {{}}),) for name in whole.repair.families}}
     repair = replace(whole.repair, settings={{"steps": 4}}, against=once, targeted=search)
+    few = Scenes(optimise=1, select=1, measure=1)
     profiles.PROFILES[name] = replace(
-        whole, scenes=Scenes(optimise=1, select=1, measure=1), detector=detector, repair=repair
+        whole, scenes=few, detector=detector, repair=repair, text=text
     )
 images = plant.lab_images
 plant.lab_images = lambda **given: images(**{{**given, "scenes": 1}})
@@ -98,7 +100,7 @@ class Case:
 MODELS = tuple(f"clean-{number}.pt" for number in range(5))
 SCANNED = ("scan/audit.json", "scan/report.html", "scan/head.safetensors", "scan/purified.onnx")
 PLANTED = ("lab/model.pt", "lab/victim.json", "lab/trigger.safetensors", "twin/model.pt")
-QUICK = ("--profile", "quick", "--purify", "never", "--export", "none")
+ALONE = ("--purify", "never", "--export", "none")
 CASES = (
     Case("doctor", ("--json",), 0, '"ok": true'),
     Case("doctor", (), 0, "bundled files"),
@@ -130,10 +132,10 @@ CASES = (
     Case("report", ("-f", "markdown=-", "audit.json"), 0, "Cannot tell", program=NO_TORCH),
     Case(
         "scan",
-        (MODELS[0], "-o", "quick", "--reference", MODELS[1], *QUICK),
+        (MODELS[0], "-o", "quick", "--reference", MODELS[1], "--profile", "quick"),
         INCONCLUSIVE,
         f"Cannot tell: {MODELS[0]}",
-        ("quick/audit.json", "quick/report.html", "quick/triggers/1.png"),
+        ("quick/audit.json", "quick/report.html"),
     ),
     Case(
         "scan",
@@ -170,7 +172,7 @@ CASES = (
     Case("calibrate", (*MODELS, "-o", "band.json"), 0, "5 models, ", ("band.json",), SHORT),
     Case(
         "scan",
-        (MODELS[1], "-o", "compared", *QUICK[2:], "--calibration", "band.json"),
+        (MODELS[1], "-o", "compared", *ALONE, "--calibration", "band.json"),
         INCONCLUSIVE,
         "known-clean models",
         ("compared/audit.json",),

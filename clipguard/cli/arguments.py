@@ -17,6 +17,13 @@ class Profile(str, Enum):
     thorough = "thorough"
 
 
+class Search(str, Enum):
+    """How hard to search, where there is no way around a search."""
+
+    standard = "standard"
+    thorough = "thorough"
+
+
 class Provider(str, Enum):
     """Execution provider that an export must run on."""
 
@@ -36,7 +43,10 @@ OutputDir = Annotated[
     typer.Option("--output-dir", "-o", help="Report folder; one sub-folder a model if several."),
 ]
 PolicyName = Annotated[str, typer.Option(help="default, strict, research, or a policy file.")]
-HowHard = Annotated[Profile, typer.Option(help="quick may fail or be inconclusive, never pass.")]
+HowHard = Annotated[
+    Profile, typer.Option(help="quick looks at the weights alone, in seconds, and never passes.")
+]
+HowHardSearched = Annotated[Search, typer.Option(help="How hard to search for triggers.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Drives every draw.")]
 ProbeData = Annotated[
     Path | None, typer.Option(help="Folder with one sub-folder of clean images per class.")

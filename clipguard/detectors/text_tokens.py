@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from clipguard.detectors._marked import CHUNK, POSITIONS, Prompt, Tick, Tower
-from clipguard.record import DetectorRecord, Outcome
+from clipguard.record import DetectorRecord, FamilyRecord, Outcome
 from clipguard.text_safety import safe_text
 from clipguard.types import ClipModel, Detector, Finding, NullBand, ProbeSet, Progress
+from clipguard.wording import TEXT
 
 PLACES = {"start": "before", "middle": "in the middle of", "end": "behind"}
 MAD_TO_SIGMA = 1.4826  # makes the MAD of a normal sample estimate its standard deviation
@@ -55,6 +56,7 @@ class TextTokens:
         are held by it, which count as natural.
 
     Attributes:
+        tokens: how many of the vocabulary are tried, the commonest first; None is all.
         screened: tokens that the screen hands on.
         beam: words of each length that are lengthened, by as many tokens.
         length: tokens of the longest word.
@@ -70,13 +72,14 @@ class TextTokens:
         onto a class; what is natural is told by the class names on the same model.
     """
 
+    tokens: int | None = None
     screened: int = 256
     beam: int = 16
     length: int = 3
     choose: int = 6
     unseen: int = 24
     names: int = 48
-    strong: float = 2.0
+    strong: float = 2.5
     share: float = 0.9
 
     def detect(
@@ -112,7 +115,7 @@ class TextTokens:
         what keeps it most to its own, as a trigger would whose target it is; the second name
         decides between them.
         """
-        vocabulary = tower.reader.vocabulary()[:, None]
+        vocabulary = tower.reader.vocabulary()[: self.tokens, None]
         first, second = (tower.prompt(index, bare=True) for index in order[:2])
         tick = _Ticker(progress, "try every token", -(-len(vocabulary) // CHUNK))
         once = tower.cosines(vocabulary, first, "both", tick)
@@ -200,6 +203,8 @@ class TextTokens:
             reason=told if strong else f"at most, {told}",
             statistic=statistic,
             target=target,
+            families=(FamilyRecord(family=TEXT, tested=True, statistic=statistic),),
+            own_null=True,
         )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from clipguard.errors import PASS, POLICY_VIOLATED
-from clipguard.record import AuditRecord, Check, Decision
+from clipguard.record import AuditRecord, Check, Decision, Outcome
 from clipguard.text_safety import safe_text
 from clipguard.wording import name_of, verdict
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # types.py imports torch, which renderings do without
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
 LEVELS = {Decision.FAIL: "error", Decision.INCONCLUSIVE: "warning"}
 RULES = {
-    "CG201": ("InvertedTrigger", "A trigger was found that sends images to one class"),
+    "CG201": ("InvertedTrigger", "A trigger was found that sends images, or prompts, to one class"),
     "CG202": ("AboveNullBand", "A statistic lies outside what known-clean models show"),
     "CG203": ("ConcentratedChange", "The change from the reference is suspicious or unknown"),
     "CG301": ("PurificationMissed", "The purified head misses a limit of the policy"),
@@ -117,7 +117,9 @@ def _subject(record: AuditRecord, check: Check) -> str:
     if check.key == "coverage.families":
         return check.limit
     if check.key.startswith("backdoor."):
-        return "|".join(f"{found.name}/{found.target}" for found in record.detectors)
+        about = (one for one in record.detectors if one.outcome is Outcome.BACKDOORED)
+        named = [*about] or record.detectors[:1]
+        return "|".join(f"{found.name}/{found.target}" for found in named)
     return ""
 
 

@@ -24,7 +24,7 @@ from clipguard.resources import shipped
 
 pytest_plugins = ["nano_models"]
 
-NO_RELEASE = ("--profile", "quick", "--purify", "never", "--export", "none")
+NO_RELEASE = ("--purify", "never", "--export", "none")
 
 
 class Marker:
@@ -330,6 +330,7 @@ def test_duplicate_class_names_are_merged_with_a_warning(
     assert "merged 1 duplicate class names" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("tiny")
 def test_too_few_images_are_inconclusive_and_say_what_was_not_tested(
     nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -339,7 +340,7 @@ def test_too_few_images_are_inconclusive_and_say_what_was_not_tested(
     command = ["scan", str(nano), "-o", str(tmp_path / "out"), *NO_RELEASE]
     assert main([*command, "--probe-data", str(tmp_path / "probe")]) == 3
     record = json.loads((tmp_path / "out" / "audit.json").read_text())
-    (untested,) = record["coverage"]["not_tested"]
+    untested = record["coverage"]["not_tested"][0]
     assert untested["what"] == "every trigger family"
     assert "at least 20 are needed" in untested["why"]
     assert (record["complete"], record["detectors"]) == (True, [])
@@ -373,7 +374,7 @@ def test_a_provider_that_is_not_there_is_an_export_failure(
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     out = tmp_path / "out"
     command = ["scan", str(nano), "-o", str(out), "-q", "--purify", "always"]
-    assert main([*command, "--require-ep", "cuda", "--profile", "quick"]) == 6
+    assert main([*command, "--require-ep", "cuda"]) == 6
     record = json.loads((out / "audit.json").read_text())
     assert [error["stage"] for error in record["errors"]] == ["export"]
     assert record["gate"]["outcomes"] == [6, 3]

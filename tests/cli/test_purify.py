@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clipguard import audit
+from clipguard import run
 from clipguard.cli.app import main
 from clipguard.errors import ExportError
 from clipguard.exporters.onnx import OnnxExporter
@@ -49,7 +49,7 @@ def held(monkeypatch: pytest.MonkeyPatch, null_band: Callable[[float], None]) ->
         weakened = [row.model_copy(update=weak) for row in record.reinversion]
         return record.model_copy(update={"reinversion": tuple(weakened)}), head
 
-    monkeypatch.setattr(audit, "repair", repaired)
+    monkeypatch.setattr(run, "repair", repaired)
 
 
 @pytest.fixture
@@ -115,3 +115,8 @@ def test_too_few_images_are_inconclusive(
     assert main([*command, "--probe-data", str(tmp_path / "probe")]) == 3
     assert "at least 20 are needed" in capsys.readouterr().err
     assert not (tmp_path / "out" / "head.safetensors").exists()
+
+
+def test_a_profile_that_searches_nothing_purifies_nothing(capsys: pytest.CaptureFixture[str]):
+    assert main(["purify", "model.pt", "--profile", "quick"]) == 2
+    assert "quick" in capsys.readouterr().err

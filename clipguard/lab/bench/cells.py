@@ -13,7 +13,6 @@ import torch
 from pydantic import Field, ValidationError
 
 from clipguard import __version__
-from clipguard.audit import MAIN
 from clipguard.errors import UsageError
 from clipguard.lab.zoo_manifest import TRUTH_LIMIT, Entry, read_plain
 from clipguard.methods import DETECTORS, PURIFIERS, require_known
@@ -22,6 +21,7 @@ from clipguard.policy import load_policy
 from clipguard.profiles import RepairSettings, profile
 from clipguard.record import Decision, Outcome, Part, Sha256
 from clipguard.resources import digest_of
+from clipguard.run import MAIN
 from clipguard.text_safety import safe_text
 
 PROFILE, POLICY = "standard", "default"

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clipguard.audit import MAIN, Run
 from clipguard.calibration import choose_band
 from clipguard.errors import RefusedError
 from clipguard.inspection import sha256_of
@@ -28,9 +27,12 @@ from clipguard.lab.bench.cells import (
 )
 from clipguard.lab.evaluate import evaluate_classes
 from clipguard.lab.zoo_manifest import Entry, read_truth
+from clipguard.methods import DETECTORS
 from clipguard.model import OpenClipModel
 from clipguard.options import Options
 from clipguard.policy import load_policy
+from clipguard.record import DetectorRecord
+from clipguard.run import MAIN, Run
 from clipguard.text_safety import safe_text
 from clipguard.types import ClipModel, Finding, ProbeSet
 from clipguard.watch import Watch
@@ -120,7 +122,7 @@ def _detect(job: Job, method: str) -> DetectCell:
         _search(run, job, tower)
     except Exception as raised:  # noqa: BLE001 - a victim that breaks a method counts against it
         error = _told(raised)
-    found = run.record.detectors[0] if error is None and run.record.detectors else None
+    found = _said(run, method) if error is None else None
     gate = run.finished(complete=error is None).gate
     why = error or (run.record.errors[-1].message if run.record.errors else "")
     base = _base(job, method, run, tower, error)
@@ -136,6 +138,12 @@ def _detect(job: Job, method: str) -> DetectCell:
         statistic=found.statistic,
         reason=found.reason,
     )
+
+
+def _said(run: Run, method: str) -> DetectorRecord | None:
+    """What the detector `method` concluded; a repair is preceded by the main one."""
+    name = method if method in DETECTORS.names() else MAIN
+    return next((one for one in run.record.detectors if one.name == name), None)
 
 
 def _purified(job: Job) -> Iterator[Cell]:
@@ -213,7 +221,7 @@ def _twin(job: Job) -> Entry:
 
 def _base(job: Job, method: str, run: Run, tower: Tower, error: str | None) -> dict[str, Any]:
     """What a cell of either kind says."""
-    detectors = run.record.detectors
+    found = _said(run, method)
     return {
         "method": method,
         "id": job.entry.id,
@@ -221,7 +229,7 @@ def _base(job: Job, method: str, run: Run, tower: Tower, error: str | None) -> d
         "fingerprint": job.prints[method],
         "seconds": dict(run.watch.seconds),
         "passes": tower.record(),
-        "target": detectors[0].target if detectors else None,
+        "target": found.target if found else None,
         "error": error,
     }
 
@@ -246,8 +254,9 @@ def _search(run: Run, job: Job, tower: Tower) -> tuple[OpenClipModel, ProbeSet, 
         raise RefusedError("model.pt is not the file that the zoo's manifest describes")
     band, told = choose_band(run.key(probe), None)
     run.update(calibration=told)
+    look = run.detect if job.task.kind == "detect" else run.search  # heads hold no prompts
     with tower.watching(model):
-        return model, probe, run.detect(model, probe, band)
+        return model, probe, look(model, probe, band)
 
 
 def _told(error: Exception) -> str:
