@@ -79,7 +79,7 @@ class TextTokens:
     choose: int = 6
     unseen: int = 24
     names: int = 48
-    strong: float = 2.5
+    strong: float = 3.0
     share: float = 0.9
 
     def detect(

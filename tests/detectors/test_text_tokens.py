@@ -214,7 +214,7 @@ def test_progress_is_told_and_may_stop_the_search():
 
 
 def test_the_fingerprint_tells_every_setting():
-    assert TextTokens().fingerprint() != TextTokens(strong=3.0).fingerprint()
+    assert TextTokens().fingerprint() != TextTokens(strong=4.0).fingerprint()
     assert "beam=16" in TextTokens().fingerprint()
 
 
