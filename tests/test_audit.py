@@ -298,9 +298,10 @@ def test_the_least_number_of_images_is_what_the_message_says(
     monkeypatch.setattr(run_module, "MIN_MEASURE", 5000)
     record = scan(nano, tmp_path)
     assert decision(record) is Decision.INCONCLUSIVE
-    (untested,) = record.coverage.not_tested
+    untested = record.coverage.not_tested[0]
+    assert untested.what == "every trigger family"
     assert "at least 5000 are needed" in untested.why
-    assert not record.detectors
+    assert [found.name for found in record.detectors] == ["text_tokens"]
 
 
 def test_a_scan_asks_the_main_detector_and_no_comparator(tmp_path: Path):
