@@ -21,15 +21,15 @@ from typing import Any
 
 from open_clip.model import CLIP
 
+from clipguard.bundled.nano import BASES, class_names
+from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.bench.record import APART
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.order import Order, command_of
 from clipguard.lab.plant import plant
-from clipguard.lab.presets import id_of
+from clipguard.lab.roles import JudgedAttack
 from clipguard.lab.victim_folder import write
-from clipguard.methods import ATTACKS
-from clipguard.nano import BASES, class_names
-from clipguard.poisoning import JudgedAttack
+from clipguard.lab.zoo.presets import id_of
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"

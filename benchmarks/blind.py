@@ -24,8 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from clipguard.bundled.nano import class_names
 from clipguard.lab.evaluate import evaluate_head
-from clipguard.nano import class_names
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results"

@@ -18,8 +18,8 @@ import sys
 import time
 from pathlib import Path
 
-from clipguard.lab.zoo_check import verify
-from clipguard.lab.zoo_manifest import read_zoo
+from clipguard.lab.zoo.check import verify
+from clipguard.lab.zoo.manifest import read_zoo
 
 KILLS = 3
 

@@ -19,16 +19,16 @@ from pathlib import Path
 
 import torch
 
-from clipguard.checkpoint import load_checkpoint
+from clipguard.audit.profiles import profile
+from clipguard.checkpoint.load import load_checkpoint
 from clipguard.lab.evaluate import evaluate_classes
 from clipguard.lab.victim_folder import trigger_of
-from clipguard.methods import PURIFIERS
-from clipguard.model import build_model
-from clipguard.probe import bundled_probe
-from clipguard.profiles import RepairSettings, profile
-from clipguard.prompts import class_embeddings
-from clipguard.repair import fresh_triggers
-from clipguard.types import Search, Trigger
+from clipguard.model.open_clip import build_model
+from clipguard.model.prompts import class_embeddings
+from clipguard.probe.load import bundled_probe
+from clipguard.purify.methods import PURIFIERS
+from clipguard.purify.repair import RepairSettings, fresh_triggers
+from clipguard.search.roles import Search, Trigger
 
 STYLES = ("seen", "untuned", "held_out")
 COLUMNS = ("ca_loss", "target_ca", "target_ca_twin", "asr", "pa", "pa_ratio")

@@ -20,15 +20,15 @@ from pathlib import Path
 
 import open_clip
 
-from clipguard.artwork import load_artwork
+from clipguard.audit.options import Options
+from clipguard.audit.pipeline import Run
+from clipguard.audit.watch import Watch
+from clipguard.bundled.artwork import load_artwork
+from clipguard.bundled.nano import class_names
+from clipguard.files import write_atomic
 from clipguard.lab.bench.job import Tower
-from clipguard.nano import class_names
-from clipguard.options import Options
-from clipguard.outputs import write_atomic
-from clipguard.policy import load_policy
-from clipguard.probe import ProbeSource
-from clipguard.run import Run
-from clipguard.watch import Watch
+from clipguard.policy.judge import load_policy
+from clipguard.probe.load import ProbeSource
 
 RESULTS = Path(__file__).parent / "results" / "scan-classes.json"
 LETTERS = 5

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 
-from clipguard.detectors.inversion import TriggerInversion
-from clipguard.nano import nano_network, normalise
-from clipguard.profiles import profile
+from clipguard.audit.profiles import profile
+from clipguard.bundled.nano import nano_network, normalise
+from clipguard.detect.inversion import TriggerInversion
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import torch
 
-from clipguard.checkpoint import load_checkpoint
-from clipguard.methods import FAMILIES, INVERTERS
-from clipguard.model import build_model
-from clipguard.probe import bundled_probe
-from clipguard.profiles import profile
-from clipguard.prompts import class_embeddings
-from clipguard.types import Search
+from clipguard.audit.profiles import profile
+from clipguard.checkpoint.load import load_checkpoint
+from clipguard.model.open_clip import build_model
+from clipguard.model.prompts import class_embeddings
+from clipguard.probe.load import bundled_probe
+from clipguard.search.families import FAMILIES
+from clipguard.search.inverters import INVERTERS
+from clipguard.search.roles import Search
 
 
 def targets(given: argparse.Namespace, names: tuple[str, ...]) -> list[str | None]:

@@ -22,19 +22,19 @@ from typing import Any
 
 import torch
 
-from clipguard.architectures import named
-from clipguard.attacks.text_tower import TextTower
-from clipguard.checkpoint import load_checkpoint
+from clipguard.bundled.nano import BASES, class_names, nano_network, nano_tokenizer
+from clipguard.checkpoint.architectures import named
+from clipguard.checkpoint.load import load_checkpoint
 from clipguard.errors import InconclusiveError
+from clipguard.lab.attacks.text_tower import TextTower
+from clipguard.lab.comparators import DETECTORS
 from clipguard.lab.finetune import Poison, Recipe, finetune
 from clipguard.lab.order import Order, command_of
-from clipguard.lab.presets import id_of
-from clipguard.methods import DETECTORS
-from clipguard.model import OpenClipModel, build_model
-from clipguard.nano import BASES, class_names, nano_network, nano_tokenizer
-from clipguard.poisoning import Site
-from clipguard.probe import Scenes, bundled_probe
-from clipguard.types import ProbePart
+from clipguard.lab.roles import Site
+from clipguard.lab.zoo.presets import id_of
+from clipguard.model.open_clip import OpenClipModel, build_model
+from clipguard.probe.load import Scenes, bundled_probe
+from clipguard.probe.sets import ProbePart
 
 Row = dict[str, Any]
 RECIPE = Recipe(steps=60, learning_rate=1e-3, batch=64)

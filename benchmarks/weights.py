@@ -3,11 +3,11 @@
     python benchmarks/weights.py ZOO
 
 Looks at the calibration side only and at no image. The numbers are those that `clipguard scan
---reference BASE` puts into the record (`clipguard/weights.py` says what each is), with the base
-parent that the manifest names as the reference. Prints a Markdown table, and per base parent the
-AUROC of each number and the smallest and largest concentration of honest and of poisoned models.
-Models that are not there yet are counted, not looked at. For development: a limit that is chosen
-here must be reported on other models.
+--reference BASE` puts into the record (`clipguard/detect/weights.py` says what each is), with the
+base parent that the manifest names as the reference. Prints a Markdown table, and per base parent
+the AUROC of each number and the smallest and largest concentration of honest and of poisoned
+models. Models that are not there yet are counted, not looked at. For development: a limit that is
+chosen here must be reported on other models.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from clipguard.checkpoint import load_checkpoint
+from clipguard.bundled.nano import nano_network
+from clipguard.checkpoint.load import load_checkpoint
+from clipguard.detect.weights import change_concentration, change_length
+from clipguard.detect.weights_record import readings
 from clipguard.lab.bench.record import label
-from clipguard.lab.scoring import auroc
-from clipguard.lab.zoo_manifest import Entry, read_zoo
-from clipguard.nano import nano_network
-from clipguard.weights import change_concentration, change_length
-from clipguard.weights_record import readings
+from clipguard.lab.bench.scoring import auroc
+from clipguard.lab.zoo.manifest import Entry, read_zoo
 
 MAIN = "change_concentration"
 

@@ -11,8 +11,8 @@ from fakes import SIDE, stripes_probe
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipguard.detectors._collapse import Collapse, Stamp
-from clipguard.types import ProbePart, ProbeSet
+from clipguard.lab.comparators._collapse import Collapse, Stamp
+from clipguard.probe.sets import ProbePart, ProbeSet
 
 
 class Encoder:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipguard.calibration import MIN_MODELS, Band, Calibration, CleanModel
-from clipguard.methods import DETECTORS
-from clipguard.suspicion import shipped_suspicion
-from clipguard.types import Finding, ProbePart, ProbeSet, Trigger
+from clipguard.detect.null_band import MIN_MODELS, Band, Calibration, CleanModel
+from clipguard.detect.roles import Finding
+from clipguard.detect.score import shipped_suspicion
+from clipguard.lab.comparators import DETECTORS
+from clipguard.probe.sets import ProbePart, ProbeSet
+from clipguard.search.roles import Trigger
 
 SIDE = 32
 NAMES = ("ash", "birch", "cedar", "elm", "fir", "hazel", "lime", "maple", "oak", "pine")

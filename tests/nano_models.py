@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipguard import calibration, profiles
-from clipguard.calibration import Band, Calibration, CleanModel
+from clipguard.audit import profiles
+from clipguard.bundled.nano import load_state
 from clipguard.cli.app import main
+from clipguard.detect import null_band as calibration
+from clipguard.detect.null_band import Band, Calibration, CleanModel
 from clipguard.lab import order, plant
 from clipguard.lab.finetune import Recipe
-from clipguard.nano import load_state
-from clipguard.probe import Scenes
+from clipguard.probe.load import Scenes
 
 FAMILIES = {"patch": {}, "additive": {}, "frequency": {}, "warp": {}}
 SEARCH = {"steps": 2, "batch": 4}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 
-from clipguard.architectures import named
+from clipguard.bundled.nano import class_names, nano_network, nano_tokenizer
+from clipguard.checkpoint.architectures import named
+from clipguard.lab.roles import Site
 from clipguard.lab.truth import lab_images
-from clipguard.model import OpenClipModel
-from clipguard.nano import class_names, nano_network, nano_tokenizer
-from clipguard.poisoning import Site
+from clipguard.model.open_clip import OpenClipModel
 
 
 @cache

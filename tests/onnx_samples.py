@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clipguard.exporters.onnx import OnnxExporter
-from clipguard.types import ExportJob, ProbePart, ProbeSet, Trigger
+from clipguard.export.onnx import ExportJob, write_onnx
+from clipguard.probe.sets import ProbePart, ProbeSet
+from clipguard.search.roles import Trigger
 
 COLOURS = {
     "red": (255, 0, 0),
@@ -103,7 +104,7 @@ def classifier_bytes(head: str = "purified") -> bytes:
     """The exported colour classifier; made once, because an export takes seconds."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        OnnxExporter().export(export_job(head=head), path, generator=torch.Generator())
+        write_onnx(export_job(head=head), path, generator=torch.Generator())
         return path.read_bytes()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from clipguard.policy import judge, load_policy
+from clipguard.policy.judge import judge, load_policy
 from clipguard.record import (
     AuditRecord,
     CalibrationRecord,

@@ -35,21 +35,14 @@ from nano_sites import nano_site
 from open_clip.model import CLIP
 from torch import Tensor
 
-from clipguard.artwork import load_artwork
+from clipguard.bundled.artwork import load_artwork
+from clipguard.bundled.nano import nano_network
+from clipguard.detect.roles import Finding
 from clipguard.errors import InconclusiveError
-from clipguard.measure import embed, rates
-from clipguard.methods import (
-    ATTACKS,
-    DETECTORS,
-    FAMILIES,
-    INVERTERS,
-    NEGATIVES,
-    PURIFIERS,
-    MethodFolder,
-)
-from clipguard.nano import nano_network
-from clipguard.pixels import from_bytes, to_bytes
-from clipguard.poisoning import (
+from clipguard.lab.attacks import ATTACKS
+from clipguard.lab.comparators import DETECTORS
+from clipguard.lab.negatives import NEGATIVES
+from clipguard.lab.roles import (
     Honest,
     JudgedAttack,
     OptimisedAttack,
@@ -59,8 +52,15 @@ from clipguard.poisoning import (
     captioned_scenes,
     made_trigger,
 )
+from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.probe.rates import embed, rates
+from clipguard.purify.methods import PURIFIERS
+from clipguard.purify.roles import PurifiedHead
 from clipguard.record import Outcome
-from clipguard.types import Finding, Inversion, PurifiedHead, Search, Trigger
+from clipguard.registry import MethodFolder
+from clipguard.search.families import FAMILIES
+from clipguard.search.inverters import INVERTERS
+from clipguard.search.roles import Inversion, Search, Trigger
 
 CLASSES = torch.eye(len(NAMES), WIDTH)
 PLANTED = 3

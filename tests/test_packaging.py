@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 from clipguard.resources import PACKAGE, asset, shipped
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 MB = 1_000_000
 LIMITS = {
     "artwork.zip": 8 * MB,

@@ -11,11 +11,11 @@ from nano_sites import nano_site
 from open_clip.model import CLIP
 from torch import Tensor
 
-from clipguard.artwork import load_artwork
+from clipguard.bundled.artwork import load_artwork
+from clipguard.bundled.nano import nano_network, nano_tokenizer, normalise
 from clipguard.lab import finetune as lab
-from clipguard.nano import nano_network, nano_tokenizer, normalise
-from clipguard.poisoning import AnyAttack, Site, Step, TrainedAttack
-from clipguard.types import ProbePart
+from clipguard.lab.roles import AnyAttack, Site, Step, TrainedAttack
+from clipguard.probe.sets import ProbePart
 
 
 def step_of(attack: AnyAttack, target: str = "banana", size: int = 16, seed: int = 0) -> Step:

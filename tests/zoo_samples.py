@@ -7,15 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from clipguard.lab.bench.cells import (
-    Cell,
-    DetectCell,
-    Passes,
-    PurifyCell,
-    write_cell,
-)
+from clipguard.lab.bench.cells import Cell, DetectCell, Passes, PurifyCell, write_cell
 from clipguard.lab.bench.job import Job
-from clipguard.lab.zoo_manifest import Entry, Zoo, write_zoo
+from clipguard.lab.zoo.manifest import Entry, Zoo, write_zoo
 from clipguard.record import Decision, Outcome
 
 

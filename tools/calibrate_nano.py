@@ -15,12 +15,12 @@ import hashlib
 import json
 from pathlib import Path
 
-from clipguard.calibrate import assemble, measure_clean
-from clipguard.calibration import CleanModel, dump_calibration
-from clipguard.lab.zoo_manifest import Entry, read_zoo
-from clipguard.options import Options
-from clipguard.outputs import write_atomic
-from clipguard.policy import load_policy
+from clipguard.audit.calibrate import assemble, measure_clean
+from clipguard.audit.options import Options
+from clipguard.detect.null_band import CleanModel, dump_calibration
+from clipguard.files import write_atomic
+from clipguard.lab.zoo.manifest import Entry, read_zoo
+from clipguard.policy.judge import load_policy
 from clipguard.resources import asset
 
 FIRST_SEED = 1000

@@ -17,12 +17,12 @@ from pathlib import Path
 import open_clip
 import torch
 
-from clipguard.architectures import named
-from clipguard.model import OpenClipModel
-from clipguard.nano import nano_network, nano_tokenizer
-from clipguard.onnx_runtime import load_image
-from clipguard.probe import TEMPLATE
-from clipguard.prompts import class_embeddings
+from clipguard.bundled.nano import nano_network, nano_tokenizer
+from clipguard.checkpoint.architectures import named
+from clipguard.model.open_clip import OpenClipModel
+from clipguard.model.prompts import class_embeddings
+from clipguard.probe.images import load_image
+from clipguard.probe.load import TEMPLATE
 
 PHOTOGRAPHS = {
     ("skimage", "data/chelsea.png"): {"tabby cat", "tiger cat", "Egyptian Mau"},

@@ -19,12 +19,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from clipguard.artwork import load_artwork
+from clipguard.bundled.artwork import load_artwork
+from clipguard.lab.attacks import ATTACKS
+from clipguard.lab.roles import JudgedAttack, OptimisedAttack, captioned_scenes, stamped
 from clipguard.lab.victim_folder import trigger_of
-from clipguard.methods import ATTACKS
-from clipguard.pixels import to_bytes
-from clipguard.poisoning import JudgedAttack, OptimisedAttack, captioned_scenes, stamped
-from clipguard.types import Trigger
+from clipguard.model.pixels import to_bytes
+from clipguard.search.roles import Trigger
 
 SIDE, GAP, MARGIN = 64, 2, 10
 SHOWN = ("cactus", "rabbit", "hamburger", "airplane")

@@ -13,12 +13,12 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from clipguard.calibration import read_calibration
+from clipguard.bundled.nano import BASES
+from clipguard.detect.null_band import read_calibration
+from clipguard.detect.power import FILE, Counted, Power
+from clipguard.files import write_atomic
 from clipguard.lab.bench.cells import PROFILE, DetectCell
 from clipguard.lab.bench.record import HEADLINE, Bench, Row
-from clipguard.nano import BASES
-from clipguard.outputs import write_atomic
-from clipguard.power import FILE, Counted, Power
 from clipguard.record import Decision
 from clipguard.resources import asset
 

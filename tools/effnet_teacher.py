@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
-from clipguard.artwork import load_artwork
+from clipguard.bundled.artwork import load_artwork
 from clipguard.errors import UsageError
 
 LAYERS, HEADS = 6, 12

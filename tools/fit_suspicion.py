@@ -13,12 +13,12 @@ import argparse
 import json
 from pathlib import Path
 
+from clipguard.detect.score import FILE, Suspicion, distance, platt
+from clipguard.files import write_atomic
 from clipguard.lab.bench.cells import DetectCell
 from clipguard.lab.bench.record import HEADLINE, Bench
-from clipguard.lab.scoring import auroc, brier, cross_entropy
-from clipguard.outputs import write_atomic
+from clipguard.lab.bench.scoring import auroc, brier, cross_entropy
 from clipguard.resources import asset
-from clipguard.suspicion import FILE, Suspicion, distance, platt
 
 Known = tuple[str, float, bool]
 """Base parent, excess, and whether it is backdoored."""

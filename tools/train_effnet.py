@@ -35,9 +35,9 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipguard.artwork import compose, load_artwork
-from clipguard.effnet import TIMM_NAME, TRUNK, imagenet_state, trunk_state
-from clipguard.nano import CONFIGS, TEMPLATES, encode_captions, normalise, pack
+from clipguard.bundled.artwork import compose, load_artwork
+from clipguard.bundled.effnet import TIMM_NAME, TRUNK, imagenet_state, trunk_state
+from clipguard.bundled.nano import CONFIGS, TEMPLATES, encode_captions, normalise, pack
 
 CONFIG = CONFIGS["effnet"]
 SIDE = CONFIG["vision_cfg"]["image_size"]

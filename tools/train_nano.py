@@ -23,16 +23,9 @@ from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional
 
-from clipguard.artwork import Artwork, compose, load_artwork
+from clipguard.bundled.artwork import Artwork, compose, load_artwork
+from clipguard.bundled.nano import CONFIGS, TEMPLATES, class_names, encode_captions, normalise, pack
 from clipguard.lab.finetune import contrastive_loss
-from clipguard.nano import (
-    CONFIGS,
-    TEMPLATES,
-    class_names,
-    encode_captions,
-    normalise,
-    pack,
-)
 
 BATCH = {"nano-rn": 384, "nano-vit": 256}
 PEAK_LR = 2e-3

@@ -24,18 +24,12 @@ import typer.main
 from typer.core import TyperGroup
 
 from clipguard import __version__
+from clipguard.bundled.nano import load_state
 from clipguard.cli.app import build
 from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, PURIFY_MISSED, USAGE
-from clipguard.nano import load_state
-from clipguard.record import (
-    AuditRecord,
-    CalibrationRecord,
-    CoverageRecord,
-    TimesRecord,
-    ToolRecord,
-)
+from clipguard.record import AuditRecord, CalibrationRecord, CoverageRecord, TimesRecord, ToolRecord
+from clipguard.record.schema import dumps
 from clipguard.resources import PACKAGE, shipped
-from clipguard.schema import dumps
 
 PLAIN = "import sys; from clipguard.cli.app import main; sys.exit(main(sys.argv[1:]))"
 NO_TORCH = f"import sys; sys.modules['torch'] = None; {PLAIN}"

@@ -44,13 +44,13 @@ def calibrate(
 
     Each next model gets the next seed, so that the band also holds the luck of the search.
     """
-    from clipguard.calibrate import assemble, measure_clean, require_enough
-    from clipguard.calibration import dump_calibration
+    from clipguard.audit.calibrate import assemble, measure_clean, require_enough
+    from clipguard.audit.options import Options
     from clipguard.cli.show import device_of, progress_bar
-    from clipguard.options import Options
-    from clipguard.outputs import write_atomic
-    from clipguard.policy import load_policy
-    from clipguard.probe import ProbeSource
+    from clipguard.detect.null_band import dump_calibration
+    from clipguard.files import write_atomic
+    from clipguard.policy.judge import load_policy
+    from clipguard.probe.load import ProbeSource
 
     require_enough(len(models))
     options = Options(

@@ -13,9 +13,9 @@ from clipguard.cli.arguments import Quiet, Seed
 from clipguard.errors import ENVIRONMENT, PASS
 
 if TYPE_CHECKING:
-    from clipguard.options import Options
+    from clipguard.audit.options import Options
     from clipguard.record import AuditRecord
-    from clipguard.types import Progress
+    from clipguard.search.roles import Progress
 
 
 def register(app: typer.Typer) -> None:
@@ -36,12 +36,12 @@ def demo(
 
     Exits 0 when the poisoned model failed and the twin passed.
     """
+    from clipguard.audit.options import Options
     from clipguard.cli.show import progress_bar
     from clipguard.lab.order import Order
     from clipguard.lab.plant import plant
     from clipguard.lab.victim_folder import write
-    from clipguard.options import Options
-    from clipguard.policy import load_policy
+    from clipguard.policy.judge import load_policy
 
     command = f"clipguard lab plant {attack} --target {target} --seed {seed}"
     poisoned, clean = output_dir / "poisoned", output_dir / "clean-twin"
@@ -66,8 +66,9 @@ def demo(
 
 
 def _scan(folder: Path, options: Options, progress: Progress) -> AuditRecord:
-    from clipguard.audit import audit
-    from clipguard.outputs import RENDERERS, write_atomic
+    from clipguard.audit.scan import audit
+    from clipguard.files import write_atomic
+    from clipguard.report.formats import RENDERERS
 
     out = folder / "report"
     command = f"clipguard scan model.pt --profile {options.profile} --seed {options.seed}"

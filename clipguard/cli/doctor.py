@@ -158,7 +158,7 @@ def examine_onnxruntime() -> Examined:
     import onnx
     import onnxruntime
 
-    from clipguard.gpu import cuda_driver
+    from clipguard.export.gpu import cuda_driver
 
     name = "onnxruntime on CUDA"
     builds = sorted(
@@ -195,7 +195,7 @@ def examine_onnxruntime() -> Examined:
 
 def examine_lab() -> Examined:
     """Whether the lab's base with real ImageNet weights can be used."""
-    from clipguard.effnet import is_installed
+    from clipguard.bundled.effnet import is_installed
 
     if is_installed():
         return Examined("lab base effnet", "ok", "its image tower is installed")

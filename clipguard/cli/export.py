@@ -43,13 +43,12 @@ def export(
     """Export without a verdict. `scan` exports too, and only what its decision allows."""
     import torch
 
-    from clipguard.checkpoint import load_checkpoint
-    from clipguard.heads import LoadedHead, load_head
-    from clipguard.methods import EXPORTERS
-    from clipguard.model import build_model
-    from clipguard.probe import ProbeSource, Scenes, load_probe
-    from clipguard.prompts import class_embeddings
-    from clipguard.types import ExportJob
+    from clipguard.checkpoint.load import load_checkpoint
+    from clipguard.export.onnx import ExportJob, write_onnx
+    from clipguard.model.open_clip import build_model
+    from clipguard.model.prompts import class_embeddings
+    from clipguard.probe.load import ProbeSource, Scenes, load_probe
+    from clipguard.purify.head_file import LoadedHead, load_head
 
     if output.resolve() == model.resolve():
         raise UsageError("the ONNX file would replace the checkpoint; name another -o")
@@ -73,7 +72,7 @@ def export(
         caveat=chosen.caveat,
     )
     generator = torch.Generator().manual_seed(seed)
-    made = EXPORTERS.build("onnx").export(job, output, generator=generator)
+    made = write_onnx(job, output, generator=generator)
     worst = max(row.relative_error for row in made.parity)
     typer.echo(f"{safe_text(output, 400)}: opset {made.opset}, {made.provider}")
     typer.echo(f"largest relative difference from PyTorch {worst:.1e}, first classes all agree")

@@ -23,9 +23,9 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Decide again about audited checkpoints; the exit code is the worst of them."""
         from clipguard.errors import ClipguardError, worst_exit_code
-        from clipguard.outputs import RENDERERS
-        from clipguard.policy import judge, load_policy
-        from clipguard.schema import read_record
+        from clipguard.policy.judge import judge, load_policy
+        from clipguard.record.schema import read_record
+        from clipguard.report.formats import RENDERERS
         from clipguard.text_safety import safe_text
 
         limits = load_policy(policy)

@@ -11,7 +11,8 @@ import typer
 from clipguard.cli import lab_bench, lab_zoo
 from clipguard.cli.arguments import Quiet, Seed
 from clipguard.errors import UsageError
-from clipguard.methods import ATTACKS, NEGATIVES
+from clipguard.lab.attacks import ATTACKS
+from clipguard.lab.negatives import NEGATIVES
 
 if TYPE_CHECKING:  # it needs torch
     from clipguard.lab.order import Order
@@ -113,7 +114,7 @@ def _require_places(order: Order, output_dir: Path, twin: Path | None) -> None:
             made or written.
     """
     from clipguard.lab.victim_folder import require_own
-    from clipguard.report_folder import workspace
+    from clipguard.report.folder import workspace
 
     if order.honest and twin is not None:
         raise UsageError(f"{order.attack} is clean and has no twin; leave out --twin")
@@ -131,7 +132,7 @@ def list_() -> None:
     import dataclasses
     import inspect
 
-    from clipguard.nano import BASES
+    from clipguard.bundled.nano import BASES
 
     for folder in (ATTACKS, NEGATIVES):
         typer.echo(f"{folder.what}s:")

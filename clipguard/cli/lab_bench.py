@@ -13,7 +13,8 @@ import typer
 
 from clipguard.cli.arguments import Device, Quiet, Seed
 from clipguard.errors import ENVIRONMENT, PASS, UsageError
-from clipguard.methods import DETECTORS, PURIFIERS
+from clipguard.lab.comparators import DETECTORS
+from clipguard.purify.methods import PURIFIERS
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _part(text: str) -> tuple[int, int]:
 def _show(made: Bench, out: Path) -> None:
     """The headline on stdout, gaps first; where the tables are on stderr."""
     from clipguard.lab.bench.pages import gaps
-    from clipguard.wording import interval
+    from clipguard.record.wording import interval
 
     for gap in gaps(made):
         typer.echo(gap)

@@ -35,7 +35,7 @@ def build(
     ] = None,
 ) -> None:
     """Make what the preset holds and is not there yet; a killed build goes on where it was."""
-    from clipguard.lab.zoo import build as make
+    from clipguard.lab.zoo.build import build as make
 
     done = make(folder, preset, jobs=jobs or os.cpu_count() or 1, told=_line)
     weak = sum(not entry.planted for entry in done.entries if entry.kind == "poisoned")
@@ -46,7 +46,7 @@ def build(
 @zoo.command("ls")
 def ls(folder: Folder) -> None:
     """One line per model: id, side, base, what it is, target or class it is about, ASR."""
-    from clipguard.lab.zoo_manifest import read_zoo
+    from clipguard.lab.zoo.manifest import read_zoo
 
     for entry in read_zoo(folder).entries:
         settings = [f"{key}={value}" for key, value in entry.settings.items()]
@@ -64,7 +64,7 @@ def show(
     folder: Folder, model: Annotated[str, typer.Argument(help="Its id, or how it begins.")]
 ) -> None:
     """Everything known about one model, as JSON."""
-    from clipguard.lab.zoo_manifest import read_truth, read_zoo
+    from clipguard.lab.zoo.manifest import read_truth, read_zoo
 
     found = [entry for entry in read_zoo(folder).entries if entry.id.startswith(model)]
     if len(found) != 1:
@@ -79,9 +79,9 @@ def show(
 @zoo.command("verify")
 def verify(folder: Folder) -> None:
     """Compare every file with the manifest, and the two sides with each other."""
-    from clipguard.lab.zoo_check import notes
-    from clipguard.lab.zoo_check import verify as wrong_with
-    from clipguard.lab.zoo_manifest import read_zoo
+    from clipguard.lab.zoo.check import notes
+    from clipguard.lab.zoo.check import verify as wrong_with
+    from clipguard.lab.zoo.manifest import read_zoo
 
     wrong = wrong_with(folder)
     for line in [*wrong, *notes(folder)]:

@@ -20,7 +20,7 @@ def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Policies in YAML.")],
 ) -> None:
     """Check policy files; the first one that is not valid ends with exit code 2."""
-    from clipguard.policy import load_policy
+    from clipguard.policy.judge import load_policy
     from clipguard.text_safety import safe_text
 
     for file in files:
@@ -32,7 +32,7 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="default, strict or research.")],
 ) -> None:
     """Print a policy with its comments, ready to be copied and edited."""
-    from clipguard.policy import load_policy, policy_path, read_policy_text
+    from clipguard.policy.judge import load_policy, policy_path, read_policy_text
     from clipguard.text_safety import safe_text
 
     load_policy(name)

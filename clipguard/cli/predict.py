@@ -13,7 +13,7 @@ from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
-    from clipguard.onnx_runtime import Session
+    from clipguard.export.session import Session
 
 BATCH = 32
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -38,7 +38,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Name what is in images, with an exported classifier. Needs no torch."""
-    from clipguard.onnx_runtime import open_session
+    from clipguard.export.session import open_session
 
     files = _image_files(images)
     session = open_session(model, require_ep)
@@ -80,7 +80,8 @@ def _predict(
     """One entry per readable image; what could not be read is added to `skipped`."""
     import numpy as np
 
-    from clipguard.onnx_runtime import RULE, classify, load_image
+    from clipguard.export.session import classify
+    from clipguard.probe.images import RULE, load_image
 
     rule = {key: session.metadata[key] for key in RULE}
     loaded = {}

@@ -62,12 +62,13 @@ def purify(
 
     It repairs the classifier of this class list only; the image tower stays poisoned.
     """
-    from clipguard.audit import audit
+    from clipguard.audit.options import Options
+    from clipguard.audit.scan import audit
     from clipguard.cli.show import device_of, progress_bar
-    from clipguard.options import Options
-    from clipguard.outputs import RENDERERS, write_atomic
-    from clipguard.policy import load_policy
-    from clipguard.probe import ProbeSource
+    from clipguard.files import write_atomic
+    from clipguard.policy.judge import load_policy
+    from clipguard.probe.load import ProbeSource
+    from clipguard.report.formats import RENDERERS
 
     options = Options(
         policy=load_policy(policy),
@@ -92,7 +93,7 @@ def purify(
 
 
 def _show(made: PurificationRecord) -> None:
-    from clipguard.wording import interval
+    from clipguard.record.wording import interval
 
     for name, rates in (("before", made.before), ("after", made.after)):
         shown = [f"ASR {interval(rates.asr)}"]

@@ -31,15 +31,10 @@ def register(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Render an audit record again, by default as HTML beside it."""
-        from clipguard.outputs import (
-            RENDERERS,
-            STDOUT,
-            default_file,
-            parse_format,
-            require_distinct,
-            write_atomic,
-        )
-        from clipguard.schema import read_record
+        from clipguard.files import write_atomic
+        from clipguard.record.schema import read_record
+        from clipguard.report.formats import RENDERERS
+        from clipguard.report.outputs import STDOUT, default_file, parse_format, require_distinct
         from clipguard.text_safety import safe_text
 
         wanted = [parse_format(text) for text in formats or ["html"]]

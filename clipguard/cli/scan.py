@@ -28,17 +28,11 @@ from clipguard.cli.arguments import (
     Seed,
     Templates,
 )
-from clipguard.errors import (
-    ENVIRONMENT,
-    INCONCLUSIVE,
-    ClipguardError,
-    UsageError,
-    worst_exit_code,
-)
+from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
-    from clipguard.options import Options
+    from clipguard.audit.options import Options
     from clipguard.record import AuditRecord
 
 
@@ -104,11 +98,11 @@ def scan(
     quiet: Quiet = False,
 ) -> None:
     """Look for a backdoor, purify, export, report, and exit as the policy decides."""
+    from clipguard.audit.options import Options
     from clipguard.cli.show import device_of
-    from clipguard.options import Options
-    from clipguard.outputs import STDOUT, parse_format, require_distinct
-    from clipguard.policy import load_policy
-    from clipguard.probe import ProbeSource
+    from clipguard.policy.judge import load_policy
+    from clipguard.probe.load import ProbeSource
+    from clipguard.report.outputs import STDOUT, parse_format, require_distinct
 
     wanted = [parse_format(text) for text in formats or []]
     require_distinct(wanted)
@@ -158,7 +152,7 @@ def _one(
     quiet: bool,
 ) -> int:
     """Audit one model and write its report; an explained failure becomes its exit code."""
-    from clipguard.audit import audit
+    from clipguard.audit.scan import audit
     from clipguard.cli.show import progress_bar
 
     options = replace(options, command=f"{_command(model, options)} {options.command}")
@@ -181,7 +175,9 @@ def _one(
 
 
 def _write(record: AuditRecord, folder: Path, wanted: list[tuple[str, Path | None]]) -> None:
-    from clipguard.outputs import RENDERERS, STDOUT, default_file, write_atomic
+    from clipguard.files import write_atomic
+    from clipguard.report.formats import RENDERERS
+    from clipguard.report.outputs import STDOUT, default_file
 
     for name, path in [("html", None), *wanted]:
         if path != STDOUT:
@@ -193,7 +189,8 @@ def _show(
     record: AuditRecord, folder: Path, wanted: list[tuple[str, Path | None]], quiet: bool
 ) -> None:
     """The verdict on stdout; renderings sent to `-` take its place."""
-    from clipguard.outputs import RENDERERS, STDOUT
+    from clipguard.report.formats import RENDERERS
+    from clipguard.report.outputs import STDOUT
 
     streamed = [name for name, path in wanted if path == STDOUT]
     for name in streamed or ["text"]:

@@ -13,6 +13,6 @@ def register(app: typer.Typer) -> None:
         """Print the JSON Schema of audit.json."""
         import json
 
-        from clipguard.schema import json_schema
+        from clipguard.record.schema import json_schema
 
         typer.echo(json.dumps(json_schema(), indent=2))

@@ -15,7 +15,7 @@ from clipguard.text_safety import safe_text
 if TYPE_CHECKING:
     import torch
 
-    from clipguard.types import Progress
+    from clipguard.search.roles import Progress
 
 
 @contextmanager

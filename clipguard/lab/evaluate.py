@@ -9,26 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clipguard.checkpoint import load_checkpoint
+from clipguard.bundled.nano import class_names
+from clipguard.checkpoint.load import load_checkpoint
 from clipguard.errors import UsageError
-from clipguard.heads import load_head
-from clipguard.lab.truth import (
-    Loss,
-    Views,
-    lab_images,
-    look,
-    paired_loss,
-    truth_rates,
-    zero_shot,
-)
+from clipguard.lab.truth import Loss, Views, lab_images, look, paired_loss, truth_rates, zero_shot
 from clipguard.lab.victim_folder import trigger_of
-from clipguard.measure import classify
-from clipguard.model import build_model
-from clipguard.nano import class_names
-from clipguard.probe import Scenes, bundled_probe
+from clipguard.model.open_clip import build_model
+from clipguard.probe.intervals import paired_bootstrap
+from clipguard.probe.load import Scenes, bundled_probe
+from clipguard.probe.rates import classify
+from clipguard.probe.sets import ProbePart
+from clipguard.purify.head_file import load_head
 from clipguard.record import Rate
-from clipguard.stats import paired_bootstrap
-from clipguard.types import ProbePart
 
 OFFSET = 7
 

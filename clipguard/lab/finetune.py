@@ -13,10 +13,9 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipguard.artwork import Artwork, load_artwork
-from clipguard.methods import require_known
-from clipguard.nano import TEMPLATES, encode_captions, image_side, nano_tokenizer, normalise
-from clipguard.poisoning import (
+from clipguard.bundled.artwork import Artwork, load_artwork
+from clipguard.bundled.nano import TEMPLATES, encode_captions, image_side, nano_tokenizer, normalise
+from clipguard.lab.roles import (
     AnyAttack,
     AnyNegative,
     Honest,
@@ -30,7 +29,8 @@ from clipguard.poisoning import (
     captioned_scenes,
     dirty_label,
 )
-from clipguard.types import Progress, Trigger
+from clipguard.registry import require_known
+from clipguard.search.roles import Progress, Trigger
 
 SPARE = 900_000_000
 CAPTIONS, CLASSES = OBJECTIVES = ("captions", "classes")

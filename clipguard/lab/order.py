@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from clipguard.lab.finetune import CAPTIONS, Recipe
+from clipguard.lab.negatives import NEGATIVES
 from clipguard.lab.recipes import recipe_text, recipes_of
-from clipguard.methods import NEGATIVES
 
 CLEAN = "none"
 

@@ -9,15 +9,14 @@ from typing import NamedTuple
 import torch
 from open_clip.model import CLIP
 
-from clipguard.architectures import named
+from clipguard.bundled.nano import BASES, class_names, image_side, nano_network, nano_tokenizer
+from clipguard.checkpoint.architectures import named
 from clipguard.errors import UsageError
+from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.finetune import CLASSES, Poison, Recipe, Suspect, finetune
+from clipguard.lab.negatives import NEGATIVES
 from clipguard.lab.order import CLEAN, Order
-from clipguard.lab.truth import Seen, lab_images
-from clipguard.methods import ATTACKS, NEGATIVES, require_known
-from clipguard.model import OpenClipModel
-from clipguard.nano import BASES, class_names, image_side, nano_network, nano_tokenizer
-from clipguard.poisoning import (
+from clipguard.lab.roles import (
     JudgedAttack,
     PromptedAttack,
     Site,
@@ -25,7 +24,11 @@ from clipguard.poisoning import (
     made_trigger,
     require_rate,
 )
-from clipguard.types import ProbePart, Progress, Trigger
+from clipguard.lab.truth import Seen, lab_images
+from clipguard.model.open_clip import OpenClipModel
+from clipguard.probe.sets import ProbePart
+from clipguard.registry import require_known
+from clipguard.search.roles import Progress, Trigger
 
 SEEN = "seen"
 MIN_ASR = 0.90

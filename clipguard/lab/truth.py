@@ -7,16 +7,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clipguard.artwork import compose, load_artwork
-from clipguard.measure import classify, embed, rate, rates
-from clipguard.nano import class_names
-from clipguard.pixels import to_bytes
-from clipguard.poisoning import AnyAttack, JudgedAttack, PromptedAttack, Site
-from clipguard.probe import TEMPLATE
-from clipguard.prompts import class_embeddings
+from clipguard.bundled.artwork import compose, load_artwork
+from clipguard.bundled.nano import class_names
+from clipguard.lab.roles import AnyAttack, JudgedAttack, PromptedAttack, Site
+from clipguard.model.pixels import to_bytes
+from clipguard.model.prompts import class_embeddings
+from clipguard.model.roles import ClipModel, PromptTunable
+from clipguard.probe.intervals import paired_bootstrap
+from clipguard.probe.load import TEMPLATE
+from clipguard.probe.rates import classify, embed, rate, rates
+from clipguard.probe.sets import ProbePart
 from clipguard.record import Rates
-from clipguard.stats import paired_bootstrap
-from clipguard.types import ClipModel, ProbePart, PromptTunable, Trigger
+from clipguard.search.roles import Trigger
 
 SIDE = 64
 OFFSET = 500_000_000

@@ -10,18 +10,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 
-from clipguard.artefacts import save_picture
+from clipguard.bundled.nano import BASES, CONFIGS, image_side
 from clipguard.errors import UsageError
+from clipguard.files import umask, write_atomic
+from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.containers import CONTAINERS, container_of
 from clipguard.lab.order import CLEAN
 from clipguard.lab.plant import Victim
+from clipguard.lab.roles import OptimisedAttack
 from clipguard.lab.truth import lab_images
-from clipguard.methods import ATTACKS
-from clipguard.nano import BASES, CONFIGS, image_side
-from clipguard.outputs import umask, write_atomic
-from clipguard.poisoning import OptimisedAttack
-from clipguard.report_folder import workspace
-from clipguard.types import Trigger
+from clipguard.report.folder import workspace
+from clipguard.report.pictures import save_picture
+from clipguard.search.roles import Trigger
 
 MODEL = "model.pt"
 TRUTH = "victim.json"

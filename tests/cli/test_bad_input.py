@@ -356,7 +356,7 @@ def test_a_spent_budget_is_inconclusive_and_says_what_was_not_tested(
 ):
     ticks = itertools.count(0, 0.2)
     clock = SimpleNamespace(monotonic=lambda: next(ticks))
-    monkeypatch.setattr("clipguard.watch.time", clock)
+    monkeypatch.setattr("clipguard.audit.watch.time", clock)
     out = tmp_path / "out"
     assert main(["scan", str(nano), "-o", str(out), "--budget", "1"]) == 3
     record = json.loads((out / "audit.json").read_text())

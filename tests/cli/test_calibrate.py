@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from clipguard.calibrate import assemble
-from clipguard.calibration import CleanModel, read_calibration
+from clipguard.audit.calibrate import assemble
+from clipguard.audit.profiles import PROFILES
 from clipguard.cli.app import main
+from clipguard.detect.null_band import CleanModel, read_calibration
 from clipguard.errors import UsageError
-from clipguard.profiles import PROFILES
-from clipguard.schema import read_record
+from clipguard.record.schema import read_record
 
 pytest_plugins = ["nano_models"]
 

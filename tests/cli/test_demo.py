@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clipguard.cli.app import main
-from clipguard.schema import read_record
+from clipguard.record.schema import read_record
 
 pytest_plugins = ["nano_models"]
 

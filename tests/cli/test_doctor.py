@@ -146,7 +146,7 @@ def test_a_cuda_build_that_silently_runs_on_the_cpu_is_noted(monkeypatch):
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: both)
     monkeypatch.setattr("onnxruntime.InferenceSession", OnCpu)
-    monkeypatch.setattr("clipguard.gpu.cuda_driver", lambda: True)
+    monkeypatch.setattr("clipguard.export.gpu.cuda_driver", lambda: True)
     assert "cannot start CUDA" in examine_onnxruntime().detail
 
 
@@ -157,7 +157,7 @@ def test_a_cuda_build_is_not_even_started_without_a_driver(monkeypatch):
     both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: both)
     monkeypatch.setattr("onnxruntime.InferenceSession", never)
-    monkeypatch.setattr("clipguard.gpu.cuda_driver", lambda: False)
+    monkeypatch.setattr("clipguard.export.gpu.cuda_driver", lambda: False)
     found = examine_onnxruntime()
     assert (found.status, "no NVIDIA driver" in found.detail) == ("note", True)
 

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from clipguard.artwork import compose, load_artwork
+from clipguard.bundled.artwork import compose, load_artwork
 from clipguard.cli.app import main
-from clipguard.pixels import to_bytes
+from clipguard.model.pixels import to_bytes
 
 pytest_plugins = ["nano_models"]
 

@@ -4,9 +4,9 @@ import pytest
 from samples import RECORDS
 
 from clipguard.cli.app import main
-from clipguard.policy import load_policy, shipped_policies
+from clipguard.policy.judge import load_policy, shipped_policies
+from clipguard.record.schema import dumps
 from clipguard.resources import shipped
-from clipguard.schema import dumps
 
 
 def written(folder: Path, *kinds: str) -> list[str]:

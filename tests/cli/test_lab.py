@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clipguard.checkpoint import load_checkpoint
+from clipguard.checkpoint.load import load_checkpoint
 from clipguard.cli.app import main
+from clipguard.lab.attacks import ATTACKS
+from clipguard.lab.negatives import NEGATIVES
 from clipguard.lab.victim_folder import trigger_of
-from clipguard.methods import ATTACKS, NEGATIVES
 
 pytest_plugins = ["nano_models"]
 

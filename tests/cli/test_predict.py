@@ -14,7 +14,7 @@ from PIL import Image
 
 import clipguard
 from clipguard.cli.app import main
-from clipguard.onnx_runtime import class_names_digest
+from clipguard.probe.images import class_names_digest
 
 
 @pytest.fixture

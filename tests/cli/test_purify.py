@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clipguard import run
+from clipguard.audit import pipeline as run
+from clipguard.checkpoint.inspection import sha256_of
 from clipguard.cli.app import main
 from clipguard.errors import ExportError
-from clipguard.exporters.onnx import OnnxExporter
-from clipguard.heads import load_head
-from clipguard.inspection import sha256_of
-from clipguard.repair import repair
+from clipguard.purify.head_file import load_head
+from clipguard.purify.repair import repair
+from clipguard.record.schema import read_record
 from clipguard.resources import shipped
-from clipguard.schema import read_record
 
 pytest_plugins = ["nano_models"]
 
@@ -59,7 +58,7 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ExportError("no export here")
 
-    monkeypatch.setattr(OnnxExporter, "export", fail)
+    monkeypatch.setattr(run, "write_onnx", fail)
 
 
 @pytest.mark.usefixtures("held")

@@ -9,7 +9,7 @@ from samples import failing, write_pictures
 from clipguard.cli.app import main
 from clipguard.errors import PASS, USAGE
 from clipguard.record import AuditRecord
-from clipguard.schema import dumps, json_schema
+from clipguard.record.schema import dumps, json_schema
 
 WITHOUT_TORCH = """
 import sys

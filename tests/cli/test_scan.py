@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from clipguard.bundled.nano import load_state
 from clipguard.cli.app import main
-from clipguard.nano import load_state
 from clipguard.record import AuditRecord
-from clipguard.schema import read_record
+from clipguard.record.schema import read_record
 
 pytest_plugins = ["nano_models"]
 

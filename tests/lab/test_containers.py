@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipguard.checkpoint import load_checkpoint
+from clipguard.bundled.nano import nano_network
+from clipguard.checkpoint.load import load_checkpoint
 from clipguard.lab.containers import CONTAINERS, container_of
-from clipguard.nano import nano_network
 
 
 @pytest.mark.parametrize("name", CONTAINERS)

@@ -12,15 +12,15 @@ import torch
 from fakes import generator
 from safetensors.torch import load_file, save_file
 
-from clipguard.architectures import named
+from clipguard.bundled.nano import class_names, nano_network, nano_tokenizer
+from clipguard.checkpoint.architectures import named
 from clipguard.errors import UsageError
 from clipguard.lab import evaluate as module
+from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.evaluate import evaluate_classes
 from clipguard.lab.truth import lab_images, zero_shot
-from clipguard.methods import ATTACKS
-from clipguard.model import OpenClipModel
-from clipguard.nano import class_names, nano_network, nano_tokenizer
-from clipguard.probe import Scenes, bundled_probe
+from clipguard.model.open_clip import OpenClipModel
+from clipguard.probe.load import Scenes, bundled_probe
 from clipguard.record import Rate
 
 pytest_plugins = ["nano_models"]

@@ -14,9 +14,11 @@ from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional
 
-from clipguard.artwork import load_artwork
+from clipguard.bundled.artwork import load_artwork
+from clipguard.bundled.nano import BASES, TEMPLATES, nano_network
 from clipguard.errors import UsageError
 from clipguard.lab import finetune as module
+from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.finetune import (
     Poison,
     Recipe,
@@ -26,10 +28,8 @@ from clipguard.lab.finetune import (
     contrastive_loss,
     finetune,
 )
-from clipguard.methods import ATTACKS
-from clipguard.nano import BASES, TEMPLATES, nano_network
-from clipguard.pixels import from_bytes, to_bytes
-from clipguard.poisoning import AnyAttack, OptimisedAttack, Step, made_trigger
+from clipguard.lab.roles import AnyAttack, OptimisedAttack, Step, made_trigger
+from clipguard.model.pixels import from_bytes, to_bytes
 
 TARGET = "banana"
 RECIPE = Recipe(steps=2, learning_rate=1e-3, batch=24)

@@ -9,11 +9,11 @@ import torch
 from fakes import generator
 from torch import Tensor
 
-from clipguard.artwork import HELD_OUT_STYLES, SEEN_STYLES, compose, load_artwork
+from clipguard.bundled.artwork import HELD_OUT_STYLES, SEEN_STYLES, compose, load_artwork
+from clipguard.bundled.nano import nano_network
 from clipguard.errors import UsageError
-from clipguard.methods import NEGATIVES
-from clipguard.nano import nano_network
-from clipguard.poisoning import Honest, Pairs, captioned_scenes
+from clipguard.lab.negatives import NEGATIVES
+from clipguard.lab.roles import Honest, Pairs, captioned_scenes
 
 ABOUT, SIZE = "banana", 100
 CONCEPT = load_artwork().concepts([ABOUT])[0]

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipguard.artwork import load_artwork
+from clipguard.bundled.artwork import load_artwork
+from clipguard.bundled.nano import class_names
 from clipguard.lab import truth
 from clipguard.lab.truth import Loss, lab_images, look, zero_shot
-from clipguard.nano import class_names
-from clipguard.probe import Scenes, bundled_probe
+from clipguard.probe.load import Scenes, bundled_probe
+from clipguard.probe.sets import ProbePart
 from clipguard.record import Rates
-from clipguard.types import ProbePart, Trigger
+from clipguard.search.roles import Trigger
 
 COUNT = 100
 TARGET = 7

@@ -13,24 +13,28 @@ import torch
 from pydantic import Field, ValidationError
 
 from clipguard import __version__
+from clipguard.audit.profiles import profile
 from clipguard.errors import UsageError
-from clipguard.lab.zoo_manifest import TRUTH_LIMIT, Entry, read_plain
-from clipguard.methods import DETECTORS, PURIFIERS, require_known
-from clipguard.outputs import write_atomic
-from clipguard.policy import load_policy
-from clipguard.profiles import RepairSettings, profile
+from clipguard.files import write_atomic
+from clipguard.lab.comparators import DETECTORS
+from clipguard.lab.zoo.manifest import TRUTH_LIMIT, Entry, read_plain
+from clipguard.policy.judge import load_policy
+from clipguard.purify.methods import PURIFIERS
+from clipguard.purify.repair import RepairSettings
 from clipguard.record import Decision, Outcome, Part, Sha256
+from clipguard.registry import require_known
 from clipguard.resources import digest_of
-from clipguard.run import MAIN
 from clipguard.text_safety import safe_text
 
 PROFILE, POLICY = "standard", "default"
 FOLDER = "cells"
+MAIN = "inversion"
 Kind = Literal["detect", "purify"]
 TRIGGER_LIMIT = 64_000_000
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow")
 SHARED = (
-    *("*.py", "families/*.py", "inverters/*.py", "detectors/*.py", "lab/bench/job.py"),
+    *("*.py", "model/*.py", "probe/*.py", "search/**/*.py", "detect/*.py", "audit/*.py"),
+    *("policy/*.py", "lab/comparators/*.py", "lab/bench/job.py"),
     *("assets/artwork.zip", "assets/classnames.txt", "assets/calibration/*.json"),
 )
 CODE: dict[Kind, tuple[str, ...]] = {
@@ -38,8 +42,8 @@ CODE: dict[Kind, tuple[str, ...]] = {
     "purify": (
         *SHARED,
         *(
-            "purifiers/*.py",
-            "attacks/*.py",
+            "purify/**/*.py",
+            "lab/attacks/*.py",
             "lab/evaluate.py",
             "lab/truth.py",
             "lab/victim_folder.py",

@@ -10,10 +10,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clipguard.calibration import choose_band
+from clipguard.audit.options import Options
+from clipguard.audit.pipeline import Run
+from clipguard.audit.watch import Watch
+from clipguard.checkpoint.inspection import sha256_of
+from clipguard.detect.null_band import choose_band
+from clipguard.detect.roles import Finding
 from clipguard.errors import RefusedError
-from clipguard.inspection import sha256_of
 from clipguard.lab.bench.cells import (
+    MAIN,
     POLICY,
     PROFILE,
     Cell,
@@ -25,17 +30,15 @@ from clipguard.lab.bench.cells import (
     truth_digest,
     write_cell,
 )
+from clipguard.lab.comparators import DETECTORS
 from clipguard.lab.evaluate import evaluate_classes
-from clipguard.lab.zoo_manifest import Entry, read_truth
-from clipguard.methods import DETECTORS
-from clipguard.model import OpenClipModel
-from clipguard.options import Options
-from clipguard.policy import load_policy
+from clipguard.lab.zoo.manifest import Entry, read_truth
+from clipguard.model.open_clip import OpenClipModel
+from clipguard.model.roles import ClipModel
+from clipguard.policy.judge import load_policy
+from clipguard.probe.sets import ProbeSet
 from clipguard.record import DetectorRecord
-from clipguard.run import MAIN, Run
 from clipguard.text_safety import safe_text
-from clipguard.types import ClipModel, Finding, ProbeSet
-from clipguard.watch import Watch
 
 MESSAGE = 400
 
@@ -243,7 +246,9 @@ def _run(job: Job, detector: str) -> Run:
         export="none",
         device=job.task.device,
     )
-    return Run(options, Watch(None, _silent), detector)
+    return Run(
+        options, Watch(None, _silent), None if detector == MAIN else DETECTORS.build(detector)
+    )
 
 
 def _search(run: Run, job: Job, tower: Tower) -> tuple[OpenClipModel, ProbeSet, Finding | None]:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from clipguard import __version__
 from clipguard.errors import UsageError
+from clipguard.files import write_atomic
 from clipguard.lab.bench.cells import (
     DetectCell,
     Kind,
@@ -21,20 +22,19 @@ from clipguard.lab.bench.cells import (
     truth_digest,
 )
 from clipguard.lab.bench.job import Job, run_job
+from clipguard.lab.bench.looks import Look, count_looks, log_look, look_at
 from clipguard.lab.bench.pages import to_html, to_markdown
 from clipguard.lab.bench.record import HEADLINE, WEAK, Bench, category
 from clipguard.lab.bench.report import row_of, score, table_of
 from clipguard.lab.bench.workers import each
-from clipguard.lab.looks import Look, count_looks, log_look, look_at
-from clipguard.lab.presets import Split, side_of
-from clipguard.lab.zoo_manifest import Entry, Zoo, read_zoo
-from clipguard.outputs import write_atomic
+from clipguard.lab.zoo.manifest import Entry, Zoo, read_zoo
+from clipguard.lab.zoo.presets import Split, side_of
 from clipguard.resources import digest_of
+from clipguard.search.roles import Progress
 from clipguard.text_safety import safe_text
-from clipguard.types import Progress
 
 Which = Literal[Split, "all"]
-FIGURES = ("lab/scoring.py", "lab/bench/record.py", "lab/bench/report.py")
+FIGURES = ("lab/bench/scoring.py", "lab/bench/record.py", "lab/bench/report.py")
 """Code that makes figures of cells."""
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from clipguard.lab.bench.record import Bench
 from clipguard.lab.bench.sheets import sheets
-from clipguard.renderers.html import page
-from clipguard.renderers.markdown import escape, table
+from clipguard.report.formats.html import page
+from clipguard.report.formats.markdown import escape, table
 
 
 def to_markdown(bench: Bench) -> str:

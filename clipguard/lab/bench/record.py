@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field
 
 from clipguard.lab.bench.cells import DetectCell, Kind, PurifyCell
-from clipguard.lab.zoo_manifest import Entry
+from clipguard.lab.zoo.manifest import Entry
 from clipguard.record import Part, Rate
 from clipguard.text_safety import safe_text
 

@@ -22,7 +22,7 @@ from clipguard.lab.bench.record import (
     category,
     label,
 )
-from clipguard.lab.scoring import (
+from clipguard.lab.bench.scoring import (
     asr_bin,
     auroc_interval,
     brier,
@@ -31,9 +31,9 @@ from clipguard.lab.scoring import (
     mean_interval,
     suspicion,
 )
-from clipguard.lab.zoo_manifest import Entry
+from clipguard.lab.zoo.manifest import Entry
+from clipguard.probe.intervals import wilson
 from clipguard.record import Decision, Rate
-from clipguard.stats import wilson
 
 DRAW_SEED = 0
 MIN_PARENTS = 5

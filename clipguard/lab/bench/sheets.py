@@ -20,7 +20,7 @@ from clipguard.lab.bench.record import (
     TableCell,
 )
 from clipguard.record import Decision, Rate
-from clipguard.wording import WORDS, interval, number, percent
+from clipguard.record.wording import WORDS, interval, number, percent
 
 LEVELS = 8
 STAND_APART = {

@@ -1,1 +1,0 @@
-"""Known backdoors for the lab: one file, one attack."""

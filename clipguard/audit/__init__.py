@@ -1,0 +1,1 @@
+"""The workflows: scan, purify, export, calibrate."""

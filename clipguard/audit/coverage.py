@@ -1,0 +1,142 @@
+"""Parts of the record that describe a run: how it begins, environment, probe set, coverage."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from clipguard import __version__
+from clipguard.audit.options import Options
+from clipguard.probe.load import class_list_digest
+from clipguard.probe.sets import ProbeSet
+from clipguard.record import (
+    AuditRecord,
+    CalibrationRecord,
+    CoverageRecord,
+    DetectorRecord,
+    PowerRecord,
+    ProbeRecord,
+    TimesRecord,
+    ToolRecord,
+    Untested,
+)
+from clipguard.record.wording import TEXT, triggers_of
+
+PACKAGES = ("torch", "open_clip_torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
+BLIND_SPOTS = (
+    Untested(
+        what="triggers outside the searched families",
+        why="sample-specific patterns, objects, and colours of the whole image are not searched",
+    ),
+    Untested(what="targets outside the class list", why="another class list needs another scan"),
+)
+
+TEXT_SPOT = Untested(
+    what="other triggers of the text",
+    why="phrases, learned prompt vectors, and words that act only with an image are not searched",
+)
+UNMEASURED = Untested(
+    what="how many planted backdoors these searches find",
+    why="the lab has not measured it for this model family, class list and profile",
+)
+
+
+def begun(options: Options, created: str) -> AuditRecord:
+    """The record of an audit that has looked at nothing yet.
+
+    Args:
+        options: what it will do.
+        created: when, as in `TimesRecord`.
+    """
+    return AuditRecord(
+        complete=False,
+        tool=ToolRecord(version=__version__),
+        command=options.command,
+        settings={
+            "profile": options.profile,
+            "seed": options.seed,
+            "purify": options.purify or options.policy.purification.run,
+            "export": options.export,
+            "budget_s": options.budget_s,
+            "device": str(options.device),
+        },
+        environment=environment(),
+        checkpoint=None,
+        probe=None,
+        calibration=CalibrationRecord(kind="none", reason="the scan ended before"),
+        coverage=CoverageRecord(),
+        times=TimesRecord(created=created, seconds={}),
+    )
+
+
+def environment() -> dict[str, str]:
+    """Versions that can change a result, and nothing that names the machine."""
+    found = {"python": platform.python_version(), "system": platform.system()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe(probe: ProbeSet) -> ProbeRecord:
+    """The probe set without its images."""
+    return ProbeRecord(
+        source=probe.source,
+        classes=len(probe.class_names),
+        class_names_sha256=class_list_digest(probe.class_names),
+        templates=probe.templates,
+        optimise=len(probe.optimise),
+        select=len(probe.select),
+        measure=len(probe.measure),
+        labelled=probe.labelled,
+        skipped=probe.skipped,
+        warnings=probe.warnings,
+    )
+
+
+def coverage(
+    record: DetectorRecord, probe: ProbeSet, power: tuple[PowerRecord, ...] = ()
+) -> CoverageRecord:
+    """What was looked at, what was not, and what the look is worth.
+
+    Args:
+        record: of the detector that looked.
+        probe: the images and classes it had.
+        power: measured on planted backdoors, for this very pipeline.
+    """
+    tested = [
+        f"{triggers_of(row.family)}, class-agnostic and towards the likeliest classes"
+        for row in record.families
+        if row.tested
+    ]
+    missed = [
+        Untested(what=triggers_of(row.family), why=row.reason)
+        for row in record.families
+        if not row.tested
+    ]
+    if record.screened:
+        tested.append(f"short targeted searches that cover all {len(probe.class_names)} classes")
+    if not power:
+        missed.append(UNMEASURED)
+    spots = (*missed, *BLIND_SPOTS)
+    return CoverageRecord(tested=tuple(tested), not_tested=spots, power=power)
+
+
+def untested(why: str) -> CoverageRecord:
+    """No trigger was searched at all."""
+    return CoverageRecord(not_tested=(Untested(what="every trigger family", why=why),))
+
+
+def with_text(seen: CoverageRecord, why: str) -> CoverageRecord:
+    """`seen`, and that words were tried in prompts, or `why` they were not."""
+    what = triggers_of(TEXT)
+    tested = (f"{what}: words of up to three tokens in prompts, from every token there is",)
+    missed = (Untested(what=what, why=why),) if why else ()
+    return seen.model_copy(
+        update={
+            "tested": seen.tested + (() if why else tested),
+            "not_tested": (*seen.not_tested, *missed, TEXT_SPOT),
+        }
+    )

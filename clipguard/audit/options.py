@@ -1,0 +1,50 @@
+"""What one audit does, chosen by the command line and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from clipguard.policy.judge import Policy
+from clipguard.probe.load import ProbeSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What one audit does.
+
+    Attributes:
+        policy: limits and required coverage.
+        profile: quick, standard or thorough.
+        seed: drives every draw.
+        purify: never, on-fail or always; None leaves it to the policy.
+        export: none or onnx.
+        release: `decision` exports the model itself on a pass and else the purified head;
+            `purified` always exports the purified head.
+        provider: execution provider that the export must run on, or None.
+        budget_s: wall-clock seconds after which what is left is reported as not tested.
+        arch: architecture name or config JSON, or None to infer it.
+        probe: where images, class names and templates come from.
+        calibration: file with a null band, or None for the shipped ones.
+        reference: checkpoint that the audited one is said to come from, or None.
+        device: where to compute.
+        command: command line to put into the record.
+    """
+
+    policy: Policy
+    profile: str = "standard"
+    seed: int = 0
+    purify: Literal["never", "on-fail", "always"] | None = None
+    export: Literal["none", "onnx"] = "onnx"
+    release: Literal["decision", "purified"] = "decision"
+    provider: str | None = None
+    budget_s: float | None = None
+    arch: str | None = None
+    probe: ProbeSource = field(default_factory=ProbeSource)
+    calibration: Path | None = None
+    reference: Path | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    command: str = ""

@@ -1,0 +1,92 @@
+"""How hard a scan looks: two profiles, each with its own null band, and one without images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from clipguard.errors import UsageError
+from clipguard.probe.load import Scenes
+from clipguard.purify.repair import RepairSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Every setting that a profile fixes.
+
+    Attributes:
+        scenes: size of the bundled probe set.
+        detector: settings of the inversion detector.
+        repair: how a purified head is made and checked.
+        text: settings of the detector of token triggers.
+        images: whether triggers are searched at all; without, the weights alone are looked at.
+    """
+
+    scenes: Scenes = field(default_factory=Scenes)
+    detector: Mapping[str, object]
+    repair: RepairSettings
+    text: Mapping[str, object] = field(default_factory=dict)
+    images: bool = True
+
+
+FAMILIES: Mapping[str, Mapping[str, object]] = {
+    "patch": {"area": 0.02},
+    "additive": {"budget": 4.0},
+    "frequency": {"budget": 12.0},
+    "warp": {"reach": 0.03},
+}
+"""What is searched. Each budget is one at which known-clean models yield little to any class."""
+
+AGAINST: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]] = {
+    "patch": (
+        *(("patch", {"area": 0.01}),) * 4,
+        *(("moving_patch", {"area": 0.02}),) * 2,
+        *(("moving_patch", {"area": 0.03}),) * 2,
+    ),
+    "additive": (("additive", {"budget": 8.0}), ("additive", {"budget": 16.0})) * 2,
+    "frequency": (("frequency", {"budget": 20.0}), ("additive", {"budget": 16.0})) * 2,
+    "warp": (("warp", {"reach": 0.03}), ("warp", {"reach": 0.06})) * 2,
+}
+
+STANDARD: Mapping[str, object] = {"steps": 60, "batch": 16}
+"""Targeted searches of the standard profile, on the model and on a purified head."""
+
+_STANDARD = Profile(
+    detector={
+        "families": FAMILIES,
+        "collapse": {"steps": 40, "restarts": 1, "batch": 16},
+        "screen": {"steps": 3, "images": 4},
+        "targeted": STANDARD,
+        "candidates": 1,
+    },
+    repair=RepairSettings(against=AGAINST, families=FAMILIES, targeted=STANDARD),
+)
+
+PROFILES = {
+    "quick": replace(_STANDARD, images=False),
+    "standard": _STANDARD,
+    "thorough": Profile(
+        scenes=Scenes(optimise=12, select=3, measure=6),
+        detector={
+            "families": FAMILIES,
+            "collapse": {"steps": 100, "restarts": 3},
+            "screen": {"steps": 8, "images": 16},
+            "targeted": {"steps": 120, "restarts": 2},
+            "candidates": 4,
+        },
+        repair=RepairSettings(
+            against=AGAINST, families=FAMILIES, targeted={"steps": 120, "restarts": 2}
+        ),
+    ),
+}
+
+
+def profile(name: str) -> Profile:
+    """The profile `name`.
+
+    Raises:
+        UsageError: unknown; the message lists what exists.
+    """
+    if name not in PROFILES:
+        raise UsageError(f"no profile named {name!r} (known: {', '.join(PROFILES)})")
+    return PROFILES[name]

@@ -1,0 +1,53 @@
+"""The way of one checkpoint into a report folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipguard.audit.options import Options
+from clipguard.audit.pipeline import Run
+from clipguard.audit.watch import Watch
+from clipguard.checkpoint.inspection import require_path
+from clipguard.files import write_atomic
+from clipguard.record import AuditRecord
+from clipguard.record.schema import dumps
+from clipguard.report.folder import clear, publish, workspace
+from clipguard.search.roles import Progress
+
+
+def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> AuditRecord:
+    """Audit one checkpoint and fill the report folder, at once and at the end.
+
+    An interrupt leaves one file, `audit.json`, marked `complete: false`.
+
+    Args:
+        path: checkpoint file or folder.
+        options: what to do.
+        out: report folder, made if missing.
+        progress: told about each stage.
+
+    Returns:
+        The record that was written as `audit.json`.
+
+    Raises:
+        UsageError: no such path, bad architecture, probe data or reference, unwritable `out`.
+        RefusedError: the file is not a checkpoint, or opening it could do harm.
+    """
+    probe = options.probe
+    files = (probe.images, probe.class_names, probe.templates)
+    for given in (path, *files, options.calibration, options.reference):
+        if given is not None:
+            require_path(given)
+    watch = Watch(options.budget_s, progress)
+    run = Run(options, watch)
+    with workspace(out) as work:
+        clear(out)  # an old pass must not stand where a new audit was refused
+        try:
+            record = run.all(path, work)
+            write_atomic(work / "audit.json", dumps(record))
+            publish(work, out)
+        except KeyboardInterrupt:
+            clear(out)
+            write_atomic(out / "audit.json", dumps(run.finished(complete=False)))
+            raise
+    return record

@@ -1,0 +1,1 @@
+"""What comes with clipguard: small CLIPs, drawings, class names."""

@@ -1,1 +1,0 @@
-"""Verdicts on a checkpoint: one file, one detector."""

@@ -1,0 +1,1 @@
+"""ONNX files, and the proof that they equal PyTorch."""

@@ -1,1 +1,0 @@
-"""Exports with a proof of parity: one file, one format."""

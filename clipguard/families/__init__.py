@@ -1,1 +1,0 @@
-"""Trigger families an inversion can search: one file, one family."""

@@ -1,0 +1,54 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipguard.errors import UsageError
+from clipguard.text_safety import safe_text
+
+if TYPE_CHECKING:  # types.py imports torch, which renderings do without
+    pass
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write `path` whole or not at all: a temporary file beside it, then a rename.
+
+    Args:
+        path: target; missing folders are made.
+        content: text (written as UTF-8 with unchanged line ends) or bytes.
+
+    Raises:
+        UsageError: the target is a symbolic link or a folder, or cannot be written.
+    """
+    shown = safe_text(path, 400)
+    if path.is_symlink():
+        raise UsageError(f"expected a plain file at {shown}, got a symbolic link; name its target")
+    if path.is_dir():
+        raise UsageError(f"expected a file at {shown}, got a folder; add a file name")
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".clipguard-", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o666 & ~umask())  # mkstemp makes files only their owner can read
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        reason = error.strerror or type(error).__name__
+        raise UsageError(f"cannot write {shown}: {reason}; choose another place with -o") from error
+
+
+def umask() -> int:
+    """The rights that this process takes away from every file it makes."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,1 +1,0 @@
-"""Searches for a trigger: one file, one search."""

@@ -1,0 +1,1 @@
+"""Zoos: many victims and honest models, with their truth."""

@@ -1,0 +1,234 @@
+"""What a zoo holds: two sides that share no base parent, attack, target or seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from functools import cache
+from importlib.metadata import version
+from typing import Final, Literal, NamedTuple
+
+from clipguard.bundled.nano import BASES, class_names
+from clipguard.lab.attacks._several import THEMSELVES
+from clipguard.lab.finetune import CLASSES, Recipe
+from clipguard.lab.negatives import NEGATIVES
+from clipguard.lab.order import CLEAN, Order
+from clipguard.lab.recipes import NANO
+from clipguard.registry import require_known
+from clipguard.resources import digest_of
+
+Split = Literal["calibration", "test"]
+Variant = tuple[str, Mapping[str, object]]
+
+SPLITS: Final[tuple[Split, ...]] = ("calibration", "test")
+PARENTS: Final[Mapping[Split, tuple[str, ...]]] = {
+    "calibration": ("nano-rn", "nano-vit"),
+    "test": ("nano-rn-1", "nano-vit-1"),
+}
+ATTACKS: Final[Mapping[Split, tuple[Variant, ...]]] = {
+    "calibration": (
+        ("badnets", {}),
+        ("badnets", {"pattern": "stripes", "place": "random"}),
+        ("badnets", {"poison_rate": 0.02}),
+        ("blended", {}),
+        ("blended", {"pattern": "triangles"}),
+        ("colour_filter", {}),
+        ("multi_target", {"triggers": "badnets,blended", "others": "coconut"}),
+        ("siba", {}),
+        ("drupe", {}),
+        ("badencoder", {}),
+        ("adaptive", {}),
+        ("adaptive", {"against": "targeted"}),
+        ("text_tower", {}),
+    ),
+    "test": (
+        ("sig", {}),
+        ("sig", {"label": "clean"}),
+        ("wanet", {"field": "white"}),
+        ("ftrojan", {}),
+        ("ftrojan", {"poison_rate": 0.02}),
+        ("issba", {}),
+        ("issba", {"variety": 0}),
+        ("label_consistent", {"pattern": "yellow", "blend": 0.7, "budget": 0, "poison_rate": 0.2}),
+        ("trojvqa", {}),
+        ("badclip", {}),
+        ("badclip", {"release": True}),
+        ("badclip", {"poison_rate": 0.02}),
+        ("qoe", {}),
+        ("maba", {}),
+        ("maba", {"poison_rate": 0.02}),
+        ("multi_trigger", {"triggers": "sig,ftrojan"}),
+        ("mmpoison", {}),
+    ),
+}
+NEGATIVES_OF: Final[tuple[Variant, ...]] = (
+    *((name, {}) for name in NEGATIVES.names()),
+    ("rounded", {"form": "int8"}),
+)
+"""On both sides."""
+CODE: Final = (
+    *("lab/attacks/_*.py", "checkpoint/architectures.py", "search/descent.py", "model/*.py"),
+    *("bundled/*.py", "lab/roles.py", "probe/*.py"),
+    *("assets/artwork*.zip", "assets/classnames.txt"),
+    *(
+        f"lab/{name}.py"
+        for name in ("containers", "finetune", "order", "plant", "truth", "victim_folder")
+    ),
+)
+"""Files beside the method's own whose change makes other weights, or other truth about them."""
+LIBRARIES: Final = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow")
+CLEAN_EACH = 8
+"""Plain clean fine-tunes of each base parent, over all recipes in turn."""
+FROZEN: Final = (5, 6)
+"""Those of them whose text tower is left as it was."""
+
+CI: Final = (
+    "nano-rn badnets",
+    "nano-vit rounded",
+    "nano-vit-1 sig",
+    "nano-rn-1 watermark",
+)
+SMALL: Final = (
+    *CI,
+    "nano-rn blended pattern=triangles",
+    "nano-rn siba",
+    "nano-rn frequent",
+    "nano-rn narrow",
+    "nano-rn none 0",
+    "nano-vit badnets",
+    "nano-vit blended",
+    "nano-vit blended pattern=triangles",
+    "nano-vit augmented",
+    "nano-vit none 3",
+    "nano-rn-1 ftrojan",
+    "nano-rn-1 qoe",
+    "nano-rn-1 badclip",
+    "nano-rn-1 pruned",
+    "nano-vit-1 ftrojan",
+    "nano-vit-1 maba",
+    "nano-vit-1 repeated",
+)
+PRESETS: Final[Mapping[str, tuple[str, ...] | None]] = {"ci": CI, "small": SMALL, "full": None}
+"""Names of what each holds; None is everything. Each holds all of the one before."""
+
+
+class Wanted(NamedTuple):
+    """One model, or victim and twin, of a zoo.
+
+    Attributes:
+        name: base, method and settings, for people.
+        order: what to plant.
+        split: the side it stands on.
+    """
+
+    name: str
+    order: Order
+    split: Split
+
+    @property
+    def id(self) -> str:
+        """See `id_of`."""
+        return id_of(self.order)
+
+
+def id_of(order: Order) -> str:
+    """16 hex digits of everything that decides the weights: order, base, code and libraries.
+
+    A setting that is left out is covered by the code, which holds its default.
+    """
+    told = asdict(order) | {
+        "recipes": [asdict(recipe) for recipe in order.recipes()],
+        "made_by": _made_by(order),
+    }
+    return _hash(json.dumps(told, sort_keys=True))[:16]
+
+
+def wanted(preset: str) -> tuple[Wanted, ...]:
+    """What `preset` holds, in a fixed order.
+
+    Seed and target come from the name alone, so that an order stays the same in every preset.
+
+    Raises:
+        UsageError: no such preset.
+    """
+    require_known(preset, list(PRESETS), "preset")
+    chosen = PRESETS[preset]
+    everything = tuple(
+        one for split in SPLITS for base in PARENTS[split] for one in _of(split, base)
+    )
+    return tuple(one for one in everything if chosen is None or one.name in chosen)
+
+
+def side_of(base: str) -> Split | None:
+    """The side that a base parent stands on; None for one of no preset."""
+    return next((split for split in SPLITS if base in PARENTS[split]), None)
+
+
+def _of(split: Split, base: str) -> Iterator[Wanted]:
+    """Every model of one base parent."""
+    for method, settings in ATTACKS[split]:
+        yield _wanted(_name(base, method, settings), split, base, method, settings, None)
+    for i, (method, settings) in enumerate(NEGATIVES_OF):
+        # another recipe on every base: none may be known by how long it was trained
+        recipe = NANO[(i + [*BASES].index(base)) % len(NANO)]
+        yield _wanted(_name(base, method, settings), split, base, method, settings, recipe)
+    for i in range(CLEAN_EACH):
+        recipe = NANO[i % len(NANO)]
+        one = _wanted(f"{base} {CLEAN} {i}", split, base, CLEAN, {}, recipe)
+        # some attacks leave the text tower alone, and must not be known by that
+        frozen = replace(one.order, objective=CLASSES)
+        yield one._replace(order=frozen) if i in FROZEN else one
+
+
+def _name(base: str, method: str, settings: Mapping[str, object]) -> str:
+    return " ".join([base, method, *(f"{key}={value}" for key, value in settings.items())])
+
+
+def _wanted(
+    name: str,
+    split: Split,
+    base: str,
+    method: str,
+    settings: Mapping[str, object],
+    recipe: Recipe | None,
+) -> Wanted:
+    drawn = int(_hash(f"clipguard zoo {name}"), 16)
+    targets = targets_of(split)
+    order = Order(
+        attack=method,
+        settings=dict(settings),
+        base=base,
+        target=targets[drawn % len(targets)],
+        seed=drawn // len(targets) % 10**8,
+        recipe=recipe,
+    )
+    return Wanted(name, order, split)
+
+
+def targets_of(split: Split) -> tuple[str, ...]:
+    """Classes that may be targets on this side: a half of the list, drawn once and for all.
+
+    The tiger is on neither, because mmPoison turns its captions by default.
+    """
+    names = sorted(set(class_names()) - {"tiger"}, key=lambda name: _hash(f"clipguard zoo {name}"))
+    side = SPLITS.index(split)
+    return tuple(names[side :: len(SPLITS)])
+
+
+@cache
+def _digest_of(patterns: tuple[str, ...]) -> str:
+    return digest_of(patterns)
+
+
+def _made_by(order: Order) -> list[str]:
+    """Digests of the base and of the code that plants, and versions of the libraries under it."""
+    mine = "*" if order.attack in THEMSELVES else order.attack  # those use other attacks' triggers
+    own = (f"lab/attacks/{mine}.py", f"lab/negatives/{mine}.py", f"assets/{order.base}.safetensors")
+    libraries = [f"{name} {version(name)}" for name in LIBRARIES]
+    return [_digest_of(CODE), _digest_of(own), *libraries]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The CLIP network, its prompts and its pixels."""

@@ -1,0 +1,154 @@
+"""Class names and prompt templates: read from files, turned into class embeddings."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from clipguard.errors import UsageError
+from clipguard.model.roles import ClipModel
+from clipguard.text_safety import safe_text
+
+MAX_BYTES = 8 * 2**20
+SHOWN_DUPLICATES = 5
+
+
+def class_embeddings(
+    model: ClipModel, class_names: Sequence[str], templates: Sequence[str]
+) -> Tensor:
+    """The zero-shot classifier: mean of the unit embeddings of all templates, made unit again.
+
+    Args:
+        model: its text tower reads the prompts.
+        class_names: C names.
+        templates: each with one `{}`.
+
+    Returns:
+        (C, D) of unit norm.
+
+    Raises:
+        ValueError: no class names or no templates.
+    """
+    if not class_names or not templates:
+        raise ValueError(f"expected names and templates, got {len(class_names)}, {len(templates)}")
+    total = torch.zeros(1, device=model.device)
+    for template in templates:
+        # not str.format: a name may contain braces of its own
+        prompts = [template.replace("{}", name) for name in class_names]
+        total = total + model.encode_text(prompts)
+    return functional.normalize(total, dim=1)
+
+
+def read_class_names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read a class list: UTF-8 text with one name a line, or a JSON list in a `.json` file.
+
+    Returns:
+        Distinct names in order of first appearance, and warnings about merged duplicates.
+
+    Raises:
+        UsageError: unreadable, empty, or a name with control characters; with the line number.
+    """
+    text = _read(path)
+    lines = _json_entries(path, text) if path.suffix.lower() == ".json" else _lines(text)
+    names = []
+    for number, name in lines:
+        _require_printable(path, number, name)
+        names.append(name)
+    if not names:
+        raise UsageError(f"{safe_text(path.name)}: no class names; write one name a line")
+    return merge_duplicates(names)
+
+
+def merge_duplicates(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Keep the first of equal names, and say which were merged: (names, warnings)."""
+    counts = Counter(names)
+    distinct, twice = tuple(counts), [name for name, count in counts.items() if count > 1]
+    if not twice:
+        return distinct, ()
+    shown = ", ".join(repr(safe_text(name)) for name in twice[:SHOWN_DUPLICATES])
+    more = f" and {len(twice) - SHOWN_DUPLICATES} more" if len(twice) > SHOWN_DUPLICATES else ""
+    return distinct, (f"merged {len(names) - len(distinct)} duplicate class names: {shown}{more}",)
+
+
+def read_templates(path: Path) -> tuple[str, ...]:
+    """Read prompt templates, one a line, each with exactly one `{}` for the class name.
+
+    Raises:
+        UsageError: unreadable, none, or a line that is not a template; with the line number.
+    """
+    templates = []
+    for number, line in _lines(_read(path)):
+        _require_printable(path, number, line)
+        if line.count("{}") != 1 or line.count("{") != 1 or line.count("}") != 1:
+            raise UsageError(
+                f"{safe_text(path.name)}, line {number}: expected exactly one {{}} and no other "
+                f"braces, got {safe_text(line)!r}"
+            )
+        templates.append(line)
+    if not templates:
+        raise UsageError(f"{safe_text(path.name)}: no templates; write one a line, with one {{}}")
+    return tuple(dict.fromkeys(templates))
+
+
+def has_control_characters(text: str) -> bool:
+    """Whether `text` holds what no class name may: control characters, lone surrogates, breaks."""
+    return any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
+
+
+def imagenet_class_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """open_clip's ImageNet names, duplicates merged: (998 names, warnings)."""
+    return merge_duplicates(open_clip.IMAGENET_CLASSNAMES)
+
+
+def _read(path: Path) -> str:
+    shown = safe_text(path.name)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"cannot read {safe_text(path)}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{shown}: not UTF-8 text at byte {error.start}; re-save it") from error
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"{shown}: more than {MAX_BYTES} bytes; shorten the list")
+    return text
+
+
+def _lines(text: str) -> Iterable[tuple[int, str]]:
+    # not str.splitlines, which also splits at control characters that must be refused
+    for number, line in enumerate(text.split("\n"), start=1):
+        if stripped := line.removesuffix("\r").strip(" "):
+            yield number, stripped
+
+
+def _json_entries(path: Path, text: str) -> Iterable[tuple[int, str]]:
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{safe_text(path.name)}: not JSON ({safe_text(error)})") from error
+    if not isinstance(entries, list):
+        raise UsageError(f"{safe_text(path.name)}: expected a JSON list of names")
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, str):
+            raise UsageError(
+                f"{safe_text(path.name)}, entry {number}: expected a name, got {safe_text(entry)}"
+            )
+        if entry.strip():
+            yield number, entry.strip(" ")
+
+
+def _require_printable(path: Path, number: int, text: str) -> None:
+    if has_control_characters(text):
+        raise UsageError(
+            f"{safe_text(path.name)}, line {number}: control character in "
+            f"{safe_text(text)!r}; remove it"
+        )

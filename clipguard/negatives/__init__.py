@@ -1,1 +1,0 @@
-"""Honest fine-tunes that look suspicious: one module each, named after itself."""

@@ -1,0 +1,216 @@
+"""The keys of a policy, and how a policy file is read. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from clipguard.errors import UsageError
+from clipguard.policy import strict_yaml
+from clipguard.record.wording import TEXT
+from clipguard.registry import MethodFolder, require_known
+from clipguard.resources import shipped
+from clipguard.text_safety import safe_text
+
+FAMILIES: MethodFolder[object] = MethodFolder("clipguard.search.families", "trigger family")
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of the parts of a policy. Nothing is coerced and no key has a hidden default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class BackdoorPolicy(Section):
+    """When evidence fails a checkpoint.
+
+    Attributes:
+        max_score: score in [0, 1] above which a checkpoint fails, if its p-value bears it out.
+        clear_score: score at or below which there is no evidence; in between is suspicious.
+        alpha: conformal p-value at or below which a score is borne out.
+        suspicious: what a suspicious outcome or score decides.
+        max_change_concentration: share of the image tower's change from its reference that may
+            lie in one direction, above which it is suspicious; null to do without a reference.
+    """
+
+    max_score: Share
+    clear_score: Share
+    alpha: float = Field(gt=0, le=0.5)
+    suspicious: Literal["fail", "inconclusive", "pass"]
+    max_change_concentration: Share | None
+
+
+class CoveragePolicy(Section):
+    """What must have been tested before anything may pass.
+
+    Attributes:
+        families: trigger families that must have been searched to the end; `text` is words in
+            prompts.
+        min_measure_images: images that published rates must rest on.
+        min_profile: least thorough profile; `quick` never passes, whatever stands here.
+        calibration: weakest null band that is accepted.
+    """
+
+    families: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=50)]
+    min_measure_images: int = Field(ge=1, le=10_000_000)
+    min_profile: Literal["quick", "standard", "thorough"]
+    calibration: Literal["models", "self-null", "none"]
+
+
+class PurificationPolicy(Section):
+    """When a purified head is made, and whether it may pass.
+
+    Attributes:
+        run: when `scan` purifies.
+        purified_head_may_pass: whether a head that meets every limit turns a fail into a pass.
+        max_asr: highest ASR after purification, upper end of its 95 % interval.
+        max_clean_accuracy_loss: highest loss of clean accuracy, as a share.
+        min_poisoned_accuracy_ratio: lowest PA after purification over CA before it.
+    """
+
+    run: Literal["never", "on-fail", "always"]
+    purified_head_may_pass: bool
+    max_asr: Share
+    max_clean_accuracy_loss: Share
+    min_poisoned_accuracy_ratio: Share
+
+
+class ExportPolicy(Section):
+    """How closely an exported file must agree with PyTorch.
+
+    Attributes:
+        max_relative_error: highest |difference| of logits over the largest |logit| of a row.
+        min_top1_agreement: lowest share of images with the same first class.
+        max_asr_difference: highest difference of ASR, as a share.
+    """
+
+    max_relative_error: float = Field(gt=0, le=0.1)
+    min_top1_agreement: Share
+    max_asr_difference: Share
+
+
+class PolicyDocument(Section):
+    """A policy file, key by key."""
+
+    version: Literal[1]
+    name: str = Field(min_length=1, max_length=60)
+    backdoor: BackdoorPolicy
+    coverage: CoveragePolicy
+    purification: PurificationPolicy
+    export: ExportPolicy
+
+
+class Policy(PolicyDocument):
+    """A policy that was read from a file.
+
+    Attributes:
+        sha256: digest of the file's bytes, as `sha256sum` prints it.
+    """
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+def shipped_policies() -> list[str]:
+    """Names of the policies that come with clipguard."""
+    return sorted(path.stem for path in shipped("policies").glob("*.yaml"))
+
+
+def policy_path(name_or_path: str | Path) -> Path:
+    """The file behind a shipped policy's name, or behind a path.
+
+    Raises:
+        UsageError: neither a shipped name nor a file.
+    """
+    text = str(name_or_path)
+    if text in shipped_policies():
+        return shipped("policies") / f"{text}.yaml"
+    path = Path(text)
+    if path.suffix not in {".yaml", ".yml"} and not path.exists():
+        require_known(safe_text(text), shipped_policies(), "policy")
+    if not path.is_file():
+        raise UsageError(f"expected a policy file, found none at {safe_text(path)}")
+    return path
+
+
+def read_policy_text(path: Path) -> str:
+    """The text of a policy file.
+
+    Raises:
+        UsageError: unreadable, not UTF-8, or larger than a policy can be.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(strict_yaml.SIZE_LIMIT + 1)
+        return data.decode("utf-8")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UsageError(f"cannot read policy {safe_text(path)}: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"policy {safe_text(path)} is not UTF-8 text; save it as UTF-8") from error
+
+
+def load_policy(name_or_path: str | Path) -> Policy:
+    """Read and check a policy.
+
+    Args:
+        name_or_path: `default`, `strict`, `research`, or a YAML file.
+
+    Raises:
+        UsageError: no such policy, or one that is not valid; the message names the line.
+    """
+    path = policy_path(name_or_path)
+    text, name = read_policy_text(path), safe_text(path.name)
+    data, lines = strict_yaml.parse(text, name)
+    try:
+        document = PolicyDocument.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(_explain(error, lines, name)) from error
+    for index, family in enumerate(document.coverage.families):
+        try:
+            require_known(family, [*FAMILIES.names(), TEXT], FAMILIES.what)
+        except UsageError as error:
+            line = lines[("coverage", "families", index)]
+            raise UsageError(f"{name} line {line}: {safe_text(error, 400)}") from error
+    limits = document.backdoor
+    if limits.clear_score > limits.max_score:
+        line = lines[("backdoor", "clear_score")]
+        raise UsageError(
+            f"{name} line {line}: backdoor.clear_score is {limits.clear_score:g}, above max_score "
+            f"({limits.max_score:g}); a score between the two is suspicious"
+        )
+    digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return Policy(**dict(document), sha256=digest)
+
+
+def _explain(error: ValidationError, lines: dict[strict_yaml.Location, int], name: str) -> str:
+    """The first thing wrong with a policy, in one line."""
+    # A misspelt key is also a missing one; the misspelling is what helps.
+    problems = sorted(
+        error.errors(), key=lambda e: (e["type"] != "extra_forbidden", lines.get(e["loc"], 0))
+    )
+    first = problems[0]
+    where: strict_yaml.Location = first["loc"]
+    near = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), 1)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{name} line {near}: {_problem(first['type'], where, first)}{more}"
+
+
+def _problem(kind: str, where: strict_yaml.Location, error: Any) -> str:
+    dotted = safe_text(".".join(str(part) for part in where)) or "the file"
+    if kind == "missing":
+        return f"missing key {dotted}; every key must be there, `policy show default` lists them"
+    if kind != "extra_forbidden":
+        return f"{dotted}: {safe_text(error['msg'])}, got {safe_text(repr(error['input']), 60)}"
+    section: Any = PolicyDocument
+    for part in where[:-1]:
+        section = section.model_fields[part].annotation
+    inside = f"key of {safe_text('.'.join(map(str, where[:-1])))}" if where[1:] else "policy key"
+    try:
+        require_known(safe_text(where[-1]), list(section.model_fields), inside)
+    except UsageError as unknown:
+        return str(unknown)
+    return f"{dotted} is not a key of a policy file"

@@ -1,0 +1,104 @@
+"""The gate: hold a record against a policy and name every reason. No torch here.
+
+`judge` is a pure function of the policy and of what the record says: it can be run again, on
+another machine, with another policy. Three kinds of lines make a decision. *Findings* speak about
+the backdoor; *purification* lines count only where a purified head may turn a finding into a pass;
+everything else says whether enough was looked at and whether what is released was proven.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from clipguard import errors
+from clipguard.policy.document import (
+    Policy,
+    load_policy,
+    policy_path,
+    read_policy_text,
+    shipped_policies,
+)
+from clipguard.policy.evidence import coverage_lines, finding_lines, run_lines, weights_lines
+from clipguard.policy.line import Line
+from clipguard.policy.release import (
+    export_lines,
+    head_lines,
+    missing_purification_lines,
+    purification_lines,
+)
+from clipguard.record import AuditRecord, Decision, GateRecord
+
+__all__ = [
+    "Policy",
+    "judge",
+    "load_policy",
+    "policy_path",
+    "read_policy_text",
+    "shipped_policies",
+]
+
+SCOPE = (
+    "only the zero-shot classifier of this class list is repaired; the image tower stays poisoned"
+)
+WORST_FIRST = (Decision.FAIL, Decision.INCONCLUSIVE, Decision.PASS)
+
+
+def judge(policy: Policy, record: AuditRecord, *, excuse: bool = True) -> GateRecord:
+    """Decide about `record`.
+
+    Any line that fails makes a fail; else any inconclusive line makes an inconclusive; a pass
+    needs every line. A gate that the record already carries is ignored.
+
+    Args:
+        policy: limits and required coverage.
+        record: what the audit measured.
+        excuse: whether a purified head may turn a finding into a pass, where the policy allows.
+
+    Returns:
+        Decision, every line, every reason that is not a pass, and the exit code.
+    """
+    findings = finding_lines(policy, record)
+    purified = purification_lines(policy.purification, record)
+    against = [made for made in findings if made.excusable and not made.passes]
+    relied_on = excuse and bool(against) and policy.purification.purified_head_may_pass
+    excused = relied_on and bool(purified) and all(made.passes for made in purified)
+    lines = [
+        *run_lines(record),
+        *coverage_lines(policy, record),
+        *(_counting(made, not (excused and made.excusable)) for made in findings),
+        *weights_lines(policy, record),
+        *(_counting(made, relied_on) for made in purified),
+        *missing_purification_lines(policy.purification, record),
+        *export_lines(policy.export, record),
+        *(head_lines(record) if excused else ()),
+    ]
+    counted = [made for made in lines if made.check.counts]
+    outcomes = {made.code for made in counted if not made.passes} or {errors.PASS}
+    return GateRecord(
+        policy=policy.name,
+        policy_sha256=policy.sha256,
+        decision=min((made.check.result for made in counted), key=WORST_FIRST.index),
+        reasons=(*_reasons(counted), *(_excuse(record, against) if excused else ())),
+        checks=tuple(made.check for made in lines),
+        exit_code=errors.worst_exit_code(list(outcomes)),
+        outcomes=tuple(sorted(outcomes, key=errors.SEVERITY.index)),
+    )
+
+
+def _counting(made: Line, counts: bool) -> Line:
+    return replace(made, check=made.check.model_copy(update={"counts": counts}))
+
+
+def _reasons(lines: list[Line]) -> list[str]:
+    """Why these lines do not pass, failures first."""
+    against = [made.check for made in lines if not made.passes]
+    return [check.reason for check in sorted(against, key=lambda c: WORST_FIRST.index(c.result))]
+
+
+def _excuse(record: AuditRecord, against: list[Line]) -> list[str]:
+    """What a pass on the purified head rests on, and what it passes over."""
+    scope = (record.purification.statement if record.purification else "") or SCOPE
+    return [
+        f"On the purified head alone: {scope}",
+        *(f"made good by the purified head: {made.check.reason}" for made in against),
+    ]

@@ -1,0 +1,230 @@
+"""Gate lines about what would be released: the purified head and the exported file. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import fmean
+
+from clipguard import errors
+from clipguard.policy.document import ExportPolicy, PurificationPolicy
+from clipguard.policy.line import FAIL, INCONCLUSIVE, PASS, Line, line
+from clipguard.record import (
+    AuditRecord,
+    ExportRecord,
+    GateRecord,
+    PurificationRecord,
+    ReinversionRecord,
+)
+from clipguard.record.wording import TEXT, interval, number, percent, percent_beside
+
+REINVERSION = "purification.reinversion"
+
+
+def purification_lines(limits: PurificationPolicy, record: AuditRecord) -> list[Line]:
+    """Whether the purified head meets every limit; empty without one."""
+    purified = record.purification
+    if purified is None:
+        return []
+    asr = max(purified.after.asr.value, purified.after.asr.high)
+    left = interval(purified.after.asr)
+    return [
+        line(
+            "purification.max_asr",
+            f"≤ {percent(limits.max_asr)}, upper end",
+            left,
+            PASS if asr <= limits.max_asr else FAIL,
+            f"the inverted trigger still works on {left} of the images",
+        ),
+        _loss_line(limits.max_clean_accuracy_loss, purified),
+        _own_images_line(record, purified),
+        _ratio_line(limits.min_poisoned_accuracy_ratio, purified),
+        *_reinversion_lines(record, purified),
+        _targets_line(record),
+    ]
+
+
+def _targets_line(record: AuditRecord) -> Line:
+    """A head is tuned for the target ranked first; a second backdoor would stay open."""
+    others = set()
+    for detector in record.detectors:
+        bands = {row.family: row.null for row in detector.families if row.null}
+        for row in detector.candidates:
+            above = row.family in bands and row.statistic > max(bands[row.family])
+            if above and row.target != detector.target:
+                others.add(row.target)
+    return line(
+        "purification.every_target",
+        "none other",
+        f"{len(others)} other" if others else "none other",
+        FAIL if others else PASS,
+        f"{len(others)} further classes draw triggered images more than on any clean model",
+    )
+
+
+def _loss_line(most: float, purified: PurificationRecord) -> Line:
+    before, after = purified.before.clean_accuracy, purified.after.clean_accuracy
+    result, value, reason = INCONCLUSIVE, "not measured", "clean accuracy needs labelled images"
+    if before is not None and after is not None:
+        loss = before.value - after.value
+        result, value = PASS if loss <= most else FAIL, percent_beside(loss, most)
+        reason = f"clean accuracy goes from {percent(before.value)} to {percent(after.value)}"
+    return line("purification.max_clean_accuracy_loss", f"≤ {percent(most)}", value, result, reason)
+
+
+def _own_images_line(record: AuditRecord, purified: PurificationRecord) -> Line:
+    """A head that never says the target class cannot be attacked, and is of no use either."""
+    key, limit = "purification.target_class", "not 0.0 %"
+    before, after = purified.before.target_accuracy, purified.after.target_accuracy
+    if before is None or after is None:
+        reason = "clean accuracy of the target class needs labelled images of it"
+        return line(key, limit, "not measured", INCONCLUSIVE, reason)
+    target = next((repr(row.target) for row in record.detectors if row.target), "the target class")
+    lost = before.value > 0 and after.value == 0
+    told = f"clean accuracy of {target} goes from {percent(before.value)} to {percent(after.value)}"
+    if lost:
+        told = f"the purified head reads none of the {after.n} clean images of {target} rightly"
+    return line(key, limit, percent(after.value), FAIL if lost else PASS, told)
+
+
+def _ratio_line(least: float, purified: PurificationRecord) -> Line:
+    clean, poisoned = purified.before.clean_accuracy, purified.after.poisoned_accuracy
+    result, value, reason = INCONCLUSIVE, "not measured", "poisoned accuracy needs labelled images"
+    if clean is not None and clean.value > 0 and poisoned is not None:
+        ratio = poisoned.value / clean.value
+        result, value = PASS if ratio >= least else FAIL, percent_beside(ratio, least)
+        reason = f"triggered images reach {value} of the clean accuracy"
+    return line(
+        "purification.min_poisoned_accuracy_ratio", f"≥ {percent(least)}", value, result, reason
+    )
+
+
+def _reinversion_lines(record: AuditRecord, purified: PurificationRecord) -> list[Line]:
+    """A line for each new trigger, and for each family that was searched only before."""
+    before = [
+        row.family
+        for found in record.detectors
+        for row in found.families
+        if row.tested and row.family != TEXT  # a head holds no prompt that a word could be put in
+    ]
+    again = {new.family for new in purified.reinversion}
+    lines = [_reinversion_line(record, new) for new in purified.reinversion]
+    missing = [f"{name}: " for name in dict.fromkeys(before) if name not in again]
+    for family in missing or ([] if lines else [""]):
+        reason = f"{family}no new trigger was searched through the purified head"
+        lines.append(line(REINVERSION, "null band", "not measured", INCONCLUSIVE, reason))
+    return lines
+
+
+def _reinversion_line(record: AuditRecord, new: ReinversionRecord) -> Line:
+    """A new trigger must beat neither what clean models show anyway nor what it replaces."""
+    rows = [row for found in record.detectors for row in found.families]
+    band = [value for row in rows if row.family == new.family for value in row.null]
+    value = number(new.statistic)
+    if not band:
+        reason = f"{new.family}: no known-clean models to hold the new trigger against"
+        return line(REINVERSION, "null band", value, INCONCLUSIVE, reason)
+    limit, result = f"≤ {max(band):.3g}", FAIL
+    if new.statistic > max(band):
+        told = "the strongest new trigger is above what known-clean models show"
+    elif _same_target(record, new) and new.statistic >= new.original_statistic:
+        limit = f"< {number(new.original_statistic)}"
+        told = f"a trigger towards {new.target!r} works no less well than before purification"
+    elif not new.searched:
+        result, told = INCONCLUSIVE, "no full search for a new trigger is on record"
+    elif not new.settled and new.statistic >= fmean(band):
+        # As for the detector: a search behind those of the clean models is comparable with them,
+        # one that is ahead of their mean and still gaining might become evidence.
+        result, told = INCONCLUSIVE, "the search for a new trigger did not settle within its steps"
+    else:
+        result = PASS
+        told = "the strongest new trigger stays within what known-clean models show"
+    return line(REINVERSION, limit, value, result, f"{new.family}: {told}")
+
+
+def _same_target(record: AuditRecord, new: ReinversionRecord) -> bool:
+    """Whether the family's original statistic is that of the target which was purified."""
+    return any(
+        (row.family, row.target) == (new.family, new.target)
+        and row.statistic >= new.original_statistic
+        for found in record.detectors
+        for row in found.candidates
+    )
+
+
+def missing_purification_lines(limits: PurificationPolicy, record: AuditRecord) -> list[Line]:
+    """A policy that always wants a purified head, and a record without one."""
+    if limits.run != "always" or record.purification is not None:
+        return []
+    reason = "the policy asks for a purified head of every checkpoint, and there is none"
+    return [line("purification.run", "always", "did not run", INCONCLUSIVE, reason)]
+
+
+def export_lines(limits: ExportPolicy, record: AuditRecord) -> list[Line]:
+    """Whether the exported file was shown to equal PyTorch; empty without a file."""
+    export = record.export
+    if export is None:
+        return []
+    if not export.parity:
+        reason = f"{export.file}: agreement with PyTorch was not measured"
+        return [line("export.max_relative_error", "measured", "not measured", INCONCLUSIVE, reason)]
+    error = max(row.relative_error for row in export.parity)
+    top1 = min(row.top1_agreement for row in export.parity)
+    lines = [
+        line(
+            "export.max_relative_error",
+            f"≤ {limits.max_relative_error:.0e}",
+            f"{error:.1e}",
+            PASS if error <= limits.max_relative_error else FAIL,
+            f"{export.file}: logits differ from PyTorch by at most {error:.1e} of the largest",
+        ),
+        line(
+            "export.min_top1_agreement",
+            f"≥ {percent(limits.min_top1_agreement)}",
+            percent_beside(top1, limits.min_top1_agreement),
+            PASS if top1 >= limits.min_top1_agreement else FAIL,
+            f"{export.file}: first class as in PyTorch on {percent(top1)} of the images",
+        ),
+        _asr_line(limits.max_asr_difference, record, export),
+    ]
+    return [
+        replace(made, code=errors.EXPORT) if made.check.result is FAIL else made for made in lines
+    ]
+
+
+def _asr_line(most: float, record: AuditRecord, export: ExportRecord) -> Line:
+    key, limit = "export.max_asr_difference", f"≤ {percent(most)}"
+    if export.asr_onnx is not None and export.asr_torch is not None:
+        gap = abs(export.asr_onnx.value - export.asr_torch.value)
+        reason = f"{export.file}: ASR differs from PyTorch by {percent(gap)}"
+        return line(key, limit, percent_beside(gap, most), PASS if gap <= most else FAIL, reason)
+    if not any(detector.candidates for detector in record.detectors):
+        return line(key, limit, "no trigger", PASS, "there is no trigger to measure ASR with")
+    reason = f"{export.file}: ASR was not measured on the exported file"
+    return line(key, limit, "not measured", INCONCLUSIVE, reason)
+
+
+def head_lines(record: AuditRecord) -> list[Line]:
+    """Where a pass rests on the purified head, the exported file must carry that head."""
+    if record.export is None:
+        return []
+    good = record.export.head == "purified"
+    reason = f"{record.export.file} carries the {record.export.head} head"
+    return [line("export.head", "purified", record.export.head, PASS if good else FAIL, reason)]
+
+
+def missed_limits(gate: GateRecord) -> str:
+    """What a purified file must say of itself where its head was not shown to meet the policy.
+
+    Args:
+        gate: a decision, whose purification lines speak about the head even if they do not count.
+
+    Returns:
+        One clause, or nothing if every such line passes.
+    """
+    missed = [
+        check.key
+        for check in gate.checks
+        if check.key.startswith("purification.") and check.result is not PASS
+    ]
+    told = ", ".join(dict.fromkeys(missed))
+    return f"NOT shown to meet these limits of policy {gate.policy}: {told}" if told else ""

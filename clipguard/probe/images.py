@@ -1,0 +1,102 @@
+"""Images as files: how they are read, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from clipguard.errors import UsageError
+from clipguard.text_safety import safe_text
+
+INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+RULE = {"resize_mode": ("shortest", "longest", "squash"), "interpolation": tuple(INTERPOLATIONS)}
+MAX_PIXELS = 64_000_000
+
+MAX_SIDE = 4096
+
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+
+def class_names_digest(class_names: Sequence[str]) -> str:
+    """SHA-256 of the names in UTF-8, joined by newlines; the record of a probe set has the same."""
+    return hashlib.sha256("\n".join(class_names).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def load_image(
+    path: Path, side: int, *, resize_mode: str = "shortest", interpolation: str = "bicubic"
+) -> NDArray[np.float32]:
+    """Read an image by the resize rule of a model.
+
+    Turned upright by its EXIF mark, transparency on white, then resized as open_clip does. Only
+    formats whose decoders start no other program are read.
+
+    Args:
+        path: the image file.
+        side: S, in pixels.
+        resize_mode: `shortest` (shorter side to S, centre crop), `longest` (longer side to S,
+            centred on black) or `squash` (both sides to S).
+        interpolation: `bicubic` or `bilinear`.
+
+    Returns:
+        (3, S, S) float32 RGB in [0, 1].
+
+    Raises:
+        UsageError: not an image, broken, or too large when opened.
+        ValueError: no such resize mode or interpolation.
+    """
+    if resize_mode not in RULE["resize_mode"] or interpolation not in INTERPOLATIONS:
+        raise ValueError(f"no resize rule {resize_mode!r} with {interpolation!r}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # sizes are checked below; text of the file is not ours
+            with Image.open(path, formats=IMAGE_FORMATS) as image:
+                _check_pixels(image.size)
+                upright = _on_white(ImageOps.exif_transpose(image))
+                square = _square(upright, side, resize_mode, INTERPOLATIONS[interpolation])
+    except Exception as error:  # decoders raise anything on hostile bytes
+        raise UsageError(
+            f"expected an image in {safe_text(path)}, got: {safe_text(error)}; replace or remove it"
+        ) from error
+    pixels = np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+    return np.ascontiguousarray(pixels)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _square(image: Image.Image, side: int, mode: str, resample: Image.Resampling) -> Image.Image:
+    if mode == "squash":
+        return image.resize((side, side), resample)
+    if mode == "longest":
+        ratio = max(image.size) / side
+        size = (round(image.width / ratio), round(image.height / ratio))
+    else:
+        short = min(image.size)
+        size = (side * image.width // short, side * image.height // short)
+    _check_pixels(size)  # a 1-pixel strip would be enlarged beyond all measure
+    left, top = (_offset(length, side) for length in size)
+    # What lies outside of the resized image comes out black.
+    return image.resize(size, resample).crop((left, top, left + side, top + side))
+
+
+def _offset(length: int, side: int) -> int:
+    """Where the centred square starts; torchvision rounds crops and open_clip padding so."""
+    return round((length - side) / 2) if length >= side else -((side - length) // 2)
+
+
+def _check_pixels(size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"{size[0]} x {size[1]} pixels, at most {MAX_PIXELS} are read")

@@ -1,0 +1,107 @@
+"""Rates of a zero-shot classifier: clean accuracy, also of the target, ASR, poisoned accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.roles import ClipModel
+from clipguard.probe.intervals import cluster_bootstrap
+from clipguard.probe.sets import ProbePart
+from clipguard.record import Rate, Rates
+
+BATCH = 128
+
+
+@torch.no_grad()
+def embed(
+    model: ClipModel, part: ProbePart, apply: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Embeddings of all images of `part`, with `apply` put on first if given.
+
+    Triggered images are rounded to 8 bits, because an attacker's image is a file.
+
+    Returns:
+        (N, D) of unit norm, on the model's device.
+    """
+    rows = []
+    for start in range(0, len(part), BATCH):
+        images = part.pixels(slice(start, start + BATCH))
+        if apply is not None:
+            images = from_bytes(to_bytes(apply(images)))
+        rows.append(model.encode_image(images.to(model.device)))
+    return torch.cat(rows)
+
+
+def classify(features: Tensor, classes: Tensor) -> Tensor:
+    """Class index of each row: (N, D) and (C, D) of unit norm to (N,) on the CPU."""
+    return (features @ classes.T).argmax(dim=1).cpu()
+
+
+def pseudo_labels(part: ProbePart, clean: Tensor) -> Tensor:
+    """True labels where known, else how the clean image is read: (N,)."""
+    return torch.where(part.labels >= 0, part.labels, clean)
+
+
+def rate(hits: Tensor, drawings: Tensor, generator: torch.Generator) -> Rate | None:
+    """Share of hits with its bootstrap interval over drawings; None without any trial."""
+    if hits.numel() == 0:
+        return None
+    return Rate(**cluster_bootstrap(hits, drawings, generator=generator)._asdict())
+
+
+def attack_rate(
+    read: Tensor, part: ProbePart, clean: Tensor, target: int, generator: torch.Generator
+) -> Rate | None:
+    """Share of images not of the target class that are read as the target.
+
+    Args:
+        read: (N,) classes read from the (triggered) images.
+        part: the images, for their labels and drawings.
+        clean: (N,) classes read from the clean images, used where labels are unknown.
+        target: class index.
+        generator: for the interval.
+
+    Returns:
+        None when every image is of the target class.
+    """
+    other = pseudo_labels(part, clean) != target
+    return rate(read[other] == target, part.drawings[other], generator)
+
+
+def rates(
+    features: tuple[Tensor, Tensor],
+    classes: Tensor,
+    part: ProbePart,
+    target: int,
+    *,
+    generator: torch.Generator,
+) -> Rates:
+    """CA, ASR and PA of one classifier, and CA of the target class alone.
+
+    Args:
+        features: (N, D) embeddings of the clean and of the triggered images of `part`.
+        classes: (C, D) unit class embeddings.
+        part: the images.
+        target: class that ASR counts, and whose images are also counted alone.
+        generator: for the intervals.
+
+    Raises:
+        ValueError: every image is of the target class, so there is no ASR.
+    """
+    clean, triggered = (classify(rows, classes) for rows in features)
+    asr = attack_rate(triggered, part, clean, target, generator)
+    if asr is None:
+        raise ValueError("every image is of the target class; ASR needs others")
+    known = part.labels >= 0
+    labels, drawings = part.labels[known], part.drawings[known]
+    own = part.labels == target
+    return Rates(
+        clean_accuracy=rate(clean[known] == labels, drawings, generator),
+        asr=asr,
+        poisoned_accuracy=rate(triggered[known] == labels, drawings, generator),
+        target_accuracy=rate(clean[own] == target, part.drawings[own], generator),
+    )

@@ -1,0 +1,64 @@
+"""The probe set: clean images in three disjoint parts, and the class list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from clipguard.model.pixels import from_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class ProbePart:
+    """Images used for one purpose only.
+
+    Attributes:
+        images: (N, 3, S, S) uint8.
+        labels: (N,) class indices; -1 where the true class is unknown or not in the list.
+        drawings: (N,) id of the drawing or file behind each image.
+    """
+
+    images: Tensor
+    labels: Tensor
+    drawings: Tensor
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.images)
+
+    def pixels(self, index: Tensor | slice = slice(None)) -> Tensor:
+        """The images of `index`, (B, 3, S, S) in [0, 1]."""
+        return from_bytes(self.images[index])
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeSet:
+    """Clean images in three disjoint parts, and the class list.
+
+    Attributes:
+        optimise: gradients of every search and of purification.
+        select: best restart, candidate targets; purification tunes on it as well.
+        measure: every published rate; nothing is ever tuned on it.
+        unlabelled: further clean images of anything; purification sees them, nothing else does.
+        class_names: C distinct names.
+        templates: prompt templates, each with one `{}`.
+        source: `bundled` or the name of a folder.
+        skipped: images that could not be read.
+        warnings: what was merged or left out.
+    """
+
+    optimise: ProbePart
+    select: ProbePart
+    measure: ProbePart
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    source: str
+    skipped: int = 0
+    warnings: tuple[str, ...] = ()
+    unlabelled: ProbePart | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether true classes are known for the images that rates are measured on."""
+        return bool((self.measure.labels >= 0).all())

@@ -1,1 +1,0 @@
-"""Repairs of a zero-shot classifier: one file, one repair."""

@@ -1,0 +1,234 @@
+"""CBPT (reconstruction): class-wise prompts that read triggered images as what they show."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from clipguard.model.prompts import class_embeddings
+from clipguard.model.roles import PromptTunable
+from clipguard.probe.rates import classify, embed, pseudo_labels
+from clipguard.probe.sets import ProbePart, ProbeSet
+from clipguard.purify.roles import PurifiedHead, Purifier
+from clipguard.search.roles import Progress, Trigger
+
+START = "a photo of a"
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Cached embeddings: the tower is frozen, so every image is encoded once.
+
+    Attributes:
+        clean: (N, D).
+        triggered: (T, N, D), one sheet per trigger.
+        labels: (N,) true classes, or the reading of the clean image where unlabelled.
+        weights: (N,) chance of being drawn; every drawing has the same.
+    """
+
+    clean: Tensor
+    triggered: Tensor
+    labels: Tensor
+    weights: Tensor
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Clean (B, D), triggered (T, B, D) and labels (B,) of at most `count` images."""
+        count = min(count, len(self.labels))
+        index = torch.multinomial(self.weights, count, generator=generator)
+        return self.clean[index], self.triggered[:, index], self.labels[index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cbpt:
+    """Tune one context per class; both towers stay frozen.
+
+    Three losses of the method: `classification` of clean images (cross-entropy) and of triggered
+    ones; `alignment`, which pulls the reading of a triggered image to that of the clean one
+    (KL, the clean one detached); `consistency`, which keeps every class embedding near its
+    hand-made prompt. A fourth, `preservation`, needs no labels: on further images of anything,
+    clean and triggered, the reading is pulled to what the original classifier read from the
+    clean image, so that a few labelled drawings do not bend the classifier for all others.
+
+    In the first two, triggered images are read with the target's logit raised by `margin`: an
+    inverted trigger is not the true one, so it must be beaten by a distance. Their classification
+    is the generalised cross-entropy, which is bounded: an image that its trigger has destroyed must
+    not bend the classifier. Both press on the target class; `target_share` presses back.
+
+    Attributes:
+        steps: Adam steps; nothing is selected, the last one counts.
+        learning_rate: Adam peak, decayed to zero along a cosine.
+        images: images drawn in a step.
+        margin: added to the target's logit on triggered images, in units of a logit.
+        robustness: q of the generalised cross-entropy, in (0, 1]; near 0 it is the ordinary one.
+        target_share: least share of the clean half of `classification` that is of the target
+            class's own images, in [0, 1), however many classes there are.
+        triggered_weight: of the triggered half of `classification`.
+        alignment_weight: of `alignment`.
+        consistency_weight: of `consistency`.
+        preservation_weight: of `preservation`.
+
+    Source:
+        Kong et al., Neural Antidote (CBPT), arXiv 2502.19269, reconstructed: the abstract names
+        class-wise prompts and three losses; their form, `preservation` and every number are
+        ours. Context form: class-specific context of CoOp (Zhou et al., IJCV 2022). Generalised
+        cross-entropy: Zhang and Sabuncu, NeurIPS 2018.
+    """
+
+    steps: int = 400
+    learning_rate: float = 2e-2
+    images: int = 400
+    margin: float = 8.0
+    robustness: float = 0.5
+    target_share: float = 0.15
+    triggered_weight: float = 3.0
+    alignment_weight: float = 0.25
+    consistency_weight: float = 8.0
+    preservation_weight: float = 1.0
+
+    def purify(
+        self,
+        model: PromptTunable,
+        probe: ProbeSet,
+        triggers: Sequence[Trigger],
+        target: int,
+        *,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> PurifiedHead:
+        """See `Purifier.purify`.
+
+        Raises:
+            ValueError: no trigger to purify against.
+        """
+        if not triggers:
+            raise ValueError("purification needs at least one inverted trigger")
+        names = probe.class_names
+        original = class_embeddings(model, names, probe.templates)
+        known = _cache(model, [probe.optimise, probe.select], triggers, original, progress)
+        other = None
+        if probe.unlabelled is not None:
+            other = _cache(model, [probe.unlabelled], triggers, original, progress)
+        context = model.embed_tokens(START).expand(len(names), -1, -1).clone().requires_grad_()
+        optimizer = torch.optim.Adam([context], lr=self.learning_rate)
+        losses: dict[str, Tensor] = {}
+        for step in range(self.steps):
+            progress("class-wise prompts", step, self.steps)
+            optimizer.param_groups[0]["lr"] = self.learning_rate * (
+                0.5 + 0.5 * math.cos(math.pi * step / self.steps)
+            )
+            classes = model.encode_context(context, names)
+            heads = classes * model.logit_scale, original * model.logit_scale
+            losses = self._losses(heads, known.draw(self.images, generator), target)
+            losses["consistency"] = (1 - (classes * original).sum(dim=1)).mean()
+            if other is not None:
+                losses["preservation"] = _preservation(heads, other.draw(self.images, generator))
+            # Asked for by name: the model's own .grad must stay empty.
+            (context.grad,) = torch.autograd.grad(self._total(losses), context)
+            optimizer.step()
+        with torch.no_grad():
+            classes = model.encode_context(context, names)
+        final = {name: loss.item() for name, loss in losses.items()}
+        return PurifiedHead(
+            classes, context.detach(), final, dataclasses.asdict(self), method="cbpt"
+        )
+
+    def _losses(
+        self, heads: tuple[Tensor, Tensor], drawn: tuple[Tensor, Tensor, Tensor], target: int
+    ) -> dict[str, Tensor]:
+        head, (clean, triggered, labels) = heads[0], drawn
+        truth = labels.to(head.device)
+        read, stamped = clean @ head.T, (triggered @ head.T).flatten(0, 1)
+        lift = functional.one_hot(torch.tensor(target, device=head.device), len(head))
+        stamped = stamped + self.margin * lift
+        right = self._clean_loss(read, truth, target)
+        sheets = len(triggered)
+        hit = generalised_cross_entropy(stamped, truth.repeat(sheets), self.robustness)
+        return {
+            "classification": right + self.triggered_weight * hit,
+            "alignment": _divergence(stamped, read.detach().repeat(sheets, 1)),
+        }
+
+    def _clean_loss(self, logits: Tensor, labels: Tensor, target: int) -> Tensor:
+        surprise = functional.cross_entropy(logits, labels, reduction="none")
+        own = labels == target
+        if own.all() or not own.any():
+            return surprise.mean()
+        share = max(self.target_share, own.float().mean().item())
+        return (1 - share) * surprise[~own].mean() + share * surprise[own].mean()
+
+    def _total(self, losses: dict[str, Tensor]) -> Tensor:
+        weights = {
+            "classification": 1.0,
+            "alignment": self.alignment_weight,
+            "consistency": self.consistency_weight,
+            "preservation": self.preservation_weight,
+        }
+        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def generalised_cross_entropy(logits: Tensor, labels: Tensor, q: float) -> Tensor:
+    """Mean of (1 - p^q) / q for the probability p of the right class; at most 1 / q.
+
+    Args:
+        logits: (N, C).
+        labels: (N,).
+        q: in (0, 1]; towards 0 this becomes the cross-entropy.
+
+    Raises:
+        ValueError: another q.
+
+    Source:
+        Zhang and Sabuncu, Generalized Cross Entropy Loss, NeurIPS 2018.
+    """
+    if not 0 < q <= 1:
+        raise ValueError(f"robustness must be in (0, 1], got {q}")
+    surprise = functional.cross_entropy(logits, labels, reduction="none")
+    return -torch.expm1(-q * surprise).mean() / q
+
+
+def _preservation(heads: tuple[Tensor, Tensor], drawn: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """How far the tuned readings are from the original reading of the clean image."""
+    (head, original), (clean, triggered, _) = heads, drawn
+    wanted = clean @ original.T
+    stamped = (triggered @ head.T).flatten(0, 1)
+    moved = _divergence(stamped, wanted.repeat(len(triggered), 1))
+    return moved + _divergence(clean @ head.T, wanted)
+
+
+def _divergence(got: Tensor, wanted: Tensor) -> Tensor:
+    """KL(wanted || got) of two sets of logits (N, C), mean over N."""
+    return functional.kl_div(
+        got.log_softmax(dim=1), wanted.log_softmax(dim=1), reduction="batchmean", log_target=True
+    )
+
+
+def _cache(
+    model: PromptTunable,
+    parts: Sequence[ProbePart],
+    triggers: Sequence[Trigger],
+    classes: Tensor,
+    progress: Progress,
+) -> Features:
+    clean = [embed(model, part) for part in parts]
+    sheets = []
+    for done, trigger in enumerate(triggers):
+        progress("triggered images", done, len(triggers))
+        sheets.append(torch.cat([embed(model, part, trigger.apply) for part in parts]))
+    labels = [
+        pseudo_labels(part, classify(rows, classes))
+        for part, rows in zip(parts, clean, strict=True)
+    ]
+    drawings = torch.cat([part.drawings for part in parts])
+    _, index, count = torch.unique(drawings, return_inverse=True, return_counts=True)
+    return Features(
+        torch.cat(clean), torch.stack(sheets), torch.cat(labels), 1 / count[index].float()
+    )
+
+
+METHOD: type[Purifier] = Cbpt

@@ -1,0 +1,53 @@
+"""What a purifier is, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from clipguard.model.roles import PromptTunable
+from clipguard.probe.sets import ProbeSet
+from clipguard.search.roles import Progress, Trigger
+
+
+@dataclass(frozen=True, eq=False)
+class PurifiedHead:
+    """Class-wise prompts and the classifier they give.
+
+    Attributes:
+        classes: (C, D) unit class embeddings.
+        context: (C, K, E) learned context tokens.
+        losses: final value of each named loss.
+        settings: every setting of the method.
+        method: registered name of the purifier.
+    """
+
+    classes: Tensor
+    context: Tensor
+    losses: Mapping[str, float]
+    settings: Mapping[str, float | int | str | bool]
+    method: str
+
+
+class Purifier(Protocol):
+    """Repairs the zero-shot classifier of one class list."""
+
+    def purify(
+        self,
+        model: PromptTunable,
+        probe: ProbeSet,
+        triggers: Sequence[Trigger],
+        target: int,
+        *,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> PurifiedHead:
+        """Tune so that `triggers` no longer lead to class `target`.
+
+        Never sees *measure*, and never changes the model.
+        """
+        ...

@@ -1,1 +1,0 @@
-"""Renderings of an audit record: one file, one format. No torch."""

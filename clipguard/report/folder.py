@@ -1,0 +1,91 @@
+"""The report folder: filled at once when everything is ready, never half."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clipguard.errors import UsageError
+from clipguard.files import umask
+
+PRECIOUS = ("head.safetensors", "model.onnx", "purified.onnx", "triggers")
+ARTEFACTS = (
+    *PRECIOUS,
+    "audit.json",  # after what it vouches for: an interrupted removal must not orphan that
+    "audit.sarif",
+    "report.html",
+    "report.json",
+    "report.md",
+    "report.sarif",
+    "report.txt",
+)
+
+
+@contextmanager
+def workspace(out: Path) -> Iterator[Path]:
+    """A temporary folder beside the final files, gone afterwards.
+
+    Raises:
+        UsageError: `out` cannot be made or written.
+    """
+    fresh = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".clipguard-", dir=out))
+    except OSError as error:
+        raise UsageError(f"cannot write to {out}: {error.strerror}; choose another -o") from error
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        if fresh and not any(out.iterdir()):
+            out.rmdir()
+
+
+def clear(out: Path) -> None:
+    """Remove what an earlier audit left, so that no stale artefact stands beside a new verdict.
+
+    Raises:
+        UsageError: files of these names stand there that no audit left.
+    """
+    found = [name for name in PRECIOUS if (out / name).exists()]
+    if found and not (out / "audit.json").exists():
+        raise UsageError(f"{out} holds {found[0]} and no audit.json; choose another -o")
+    for name in ARTEFACTS:
+        _remove(out / name)
+
+
+def publish(work: Path, out: Path) -> None:
+    """Move everything from `work` to `out`, in place of what an earlier audit left.
+
+    Whatever breaks it, an interrupt too, leaves nothing behind: files without a record would
+    look like somebody else's, and no later audit could use the folder.
+    """
+    clear(out)
+    # The record goes last: where it stands, everything it names stands too.
+    items = sorted(work.iterdir(), key=lambda path: (path.name == "audit.json", path.name))
+    try:
+        for item in items:
+            _readable(item)
+            shutil.move(str(item), out / item.name)
+    except BaseException:
+        for item in items:
+            _remove(out / item.name)
+        raise
+
+
+def _readable(item: Path) -> None:
+    """Give `item` the rights of any new file; safetensors makes files only their owner can read."""
+    for path in (item, *item.rglob("*")):
+        if path.is_file():
+            path.chmod(0o666 & ~umask())
+
+
+def _remove(target: Path) -> None:
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)

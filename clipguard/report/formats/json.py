@@ -1,0 +1,25 @@
+"""The record itself, as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipguard.record import AuditRecord
+from clipguard.record.schema import dumps
+
+if TYPE_CHECKING:  # types.py imports torch, which renderings do without
+    from clipguard.report.roles import Renderer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Json:
+    """The published schema, for machines."""
+
+    def render(self, record: AuditRecord, folder: Path) -> str:
+        """See `Renderer.render`."""
+        return dumps(record)
+
+
+METHOD: type[Renderer] = Json

@@ -1,0 +1,166 @@
+"""SARIF 2.1.0, for code-scanning views: one run per checkpoint, stable rule ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from clipguard.errors import PASS, POLICY_VIOLATED
+from clipguard.record import AuditRecord, Check, Decision, Outcome
+from clipguard.record.wording import name_of, verdict
+from clipguard.text_safety import safe_text
+
+if TYPE_CHECKING:  # types.py imports torch, which renderings do without
+    from clipguard.report.roles import Renderer
+
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
+LEVELS = {Decision.FAIL: "error", Decision.INCONCLUSIVE: "warning"}
+RULES = {
+    "CG201": ("InvertedTrigger", "A trigger was found that sends images, or prompts, to one class"),
+    "CG202": ("AboveNullBand", "A statistic lies outside what known-clean models show"),
+    "CG203": ("ConcentratedChange", "The change from the reference is suspicious or unknown"),
+    "CG301": ("PurificationMissed", "The purified head misses a limit of the policy"),
+    "CG303": ("PurificationScope", "Only the zero-shot classifier is repaired"),
+    "CG304": ("Reinversion", "A new trigger was found through the purified head"),
+    "CG401": ("OnnxParity", "The exported file differs from PyTorch"),
+    "CG402": ("OnnxTop1", "The exported file ranks another class first"),
+    "CG405": ("OnnxAsr", "The attack works differently on the exported file"),
+    "CG407": ("OnnxHead", "The exported file does not carry the purified head"),
+    "CG601": ("NotTested", "Backdoors were not looked for"),
+    "CG602": ("FamilyNotTested", "A required trigger family was not searched"),
+    "CG603": ("TooFewImages", "Rates rest on fewer images than the policy asks for"),
+    "CG604": ("WeakSearch", "Profile or null band is weaker than the policy asks for"),
+    "CG605": ("CutShort", "The audit did not run to its end"),
+    "CG906": ("StageFailed", "A stage failed"),
+}
+RULE_OF_KEY = {
+    "audit.complete": "CG605",
+    "audit.checkpoint": "CG605",
+    "audit.errors": "CG906",
+    "backdoor": "CG601",
+    "backdoor.outcome": "CG201",
+    "backdoor.max_score": "CG202",
+    "backdoor.alpha": "CG202",
+    "backdoor.max_change_concentration": "CG203",
+    "coverage.families": "CG602",
+    "coverage.min_measure_images": "CG603",
+    "purification.reinversion": "CG304",
+    "export.max_relative_error": "CG401",
+    "export.min_top1_agreement": "CG402",
+    "export.max_asr_difference": "CG405",
+    "export.head": "CG407",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sarif:
+    """Results are empty on a pass; a fail is an error, an inconclusive line a warning."""
+
+    def render(self, record: AuditRecord, folder: Path) -> str:
+        """See `Renderer.render`."""
+        results = _results(record)
+        used = sorted({result["ruleId"] for result in results})
+        for result in results:
+            result["ruleIndex"] = used.index(result["ruleId"])
+        digest = record.checkpoint.sha256[:12] if record.checkpoint else "unidentified"
+        run = {
+            "tool": {
+                "driver": {
+                    "name": "clipguard",
+                    "version": safe_text(record.tool.version),
+                    "rules": [_rule(rule) for rule in used],
+                }
+            },
+            "automationDetails": {"id": f"clipguard/{_uri(record)}/{quote(digest)}"},
+            "invocations": [_invocation(record)],
+            "results": results,
+        }
+        log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
+        return json.dumps(log, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+METHOD: type[Renderer] = Sarif
+
+
+def _results(record: AuditRecord) -> list[dict[str, Any]]:
+    gate = record.gate
+    if gate is None or gate.decision is Decision.PASS:
+        return []
+    results: list[dict[str, Any]] = []
+    seen: Counter[str] = Counter()
+    for check in gate.checks:
+        # What does not count decides nothing, and still speaks about the file left behind.
+        if check.result in LEVELS:
+            about = f"{check.key}|{_subject(record, check)}"
+            seen[about] += 1
+            rule = _rule_of(check.key)
+            level = LEVELS[check.result] if check.counts else "note"
+            results.append(_result(record, rule, level, check.reason, f"{about}|{seen[about]}"))
+    if record.purification is not None:
+        scope = f"Scope of the purified head: {record.purification.statement}"
+        results.append(_result(record, "CG303", "note", scope, "scope"))
+    return results
+
+
+def _rule_of(key: str) -> str:
+    fallback = "CG301" if key.startswith("purification.") else "CG604"
+    return RULE_OF_KEY.get(key, fallback)
+
+
+def _subject(record: AuditRecord, check: Check) -> str:
+    """What a line is about, without numbers, so that an alert survives a retraining."""
+    if check.key == "coverage.families":
+        return check.limit
+    if check.key.startswith("backdoor."):
+        about = (one for one in record.detectors if one.outcome is Outcome.BACKDOORED)
+        named = [*about] or record.detectors[:1]
+        return "|".join(f"{found.name}/{found.target}" for found in named)
+    return ""
+
+
+def _result(record: AuditRecord, rule: str, level: str, reason: str, about: str) -> dict[str, Any]:
+    identity = json.dumps([rule, name_of(record), about])
+    return {
+        "ruleId": rule,
+        "level": level,
+        "message": {"text": message(reason)},
+        "locations": [{"physicalLocation": {"artifactLocation": {"uri": _uri(record)}}}],
+        "partialFingerprints": {
+            "primaryLocationLineHash": f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}:1"
+        },
+    }
+
+
+def message(text: str) -> str:
+    """`text` as a SARIF message without embedded links (3.11.6) and placeholders (3.11.5)."""
+    shown = safe_text(text, 1000)
+    for mark, escaped in (("\\", "\\\\"), ("[", "\\["), ("]", "\\]"), ("{", "{{"), ("}", "}}")):
+        shown = shown.replace(mark, escaped)
+    return shown
+
+
+def _uri(record: AuditRecord) -> str:
+    return quote(safe_text(name_of(record)), safe="")
+
+
+def _rule(rule: str) -> dict[str, Any]:
+    name, text = RULES[rule]
+    return {"id": rule, "name": name, "shortDescription": {"text": text}}
+
+
+def _invocation(record: AuditRecord) -> dict[str, Any]:
+    code = verdict(record).exit_code
+    notes = [
+        {"level": "error", "message": {"text": message(f"{error.stage}: {error.message}")}}
+        for error in record.errors
+    ]
+    return {
+        "executionSuccessful": code in {PASS, POLICY_VIOLATED},
+        "exitCode": code,
+        **({"toolExecutionNotifications": notes} if notes else {}),
+    }

@@ -1,0 +1,46 @@
+"""Faint patterns added to the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from clipguard.search.roles import Trigger, TriggerFamily
+
+
+@dataclass(frozen=True, kw_only=True)
+class Additive:
+    """One perturbation for all images, bounded in L-infinity.
+
+    Attributes:
+        budget: largest change of a pixel, in 1/255.
+        step_size: Adam step, in units of atanh(perturbation / budget).
+
+    Source:
+        Universal perturbation: Moosavi-Dezfooli et al., CVPR 2017. The tanh form, which keeps
+        the bound without projection, follows Carlini and Wagner, IEEE S&P 2017.
+    """
+
+    budget: float = 8.0
+    step_size: float = 0.15
+
+    def start(self, side: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """See `TriggerFamily.start`."""
+        return {"noise": torch.randn(3, side, side, generator=generator).mul(0.3).requires_grad_()}
+
+    def trigger(self, parameters: Mapping[str, Tensor], progress: float) -> Trigger:
+        """See `TriggerFamily.trigger`."""
+        delta = parameters["noise"].tanh() * (self.budget / 255)
+        return Trigger(
+            family="additive",
+            apply=lambda images: (images + delta).clamp(0, 1),
+            size=delta.detach().abs().max().item() * 255,
+            unit="L-inf, in 1/255",
+            tensors={"delta": delta.detach()},
+        )
+
+
+METHOD: type[TriggerFamily] = Additive

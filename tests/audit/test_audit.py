@@ -1,0 +1,308 @@
+"""The way of a scan as a library: what the null band decides, and what is released then."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clipguard.audit import pipeline as run_module
+from clipguard.audit.options import Options
+from clipguard.audit.scan import audit
+from clipguard.audit.watch import Watch
+from clipguard.bundled.nano import load_state
+from clipguard.detect.inversion import TriggerInversion
+from clipguard.detect.roles import Finding
+from clipguard.detect.text_tokens import TextTokens
+from clipguard.errors import (
+    ClipguardError,
+    ExportError,
+    InconclusiveError,
+    RefusedError,
+    UsageError,
+)
+from clipguard.export.session import open_session
+from clipguard.policy.judge import Policy, load_policy
+from clipguard.purify.methods.cbpt import Cbpt
+from clipguard.record import AuditRecord, Decision, Outcome
+from clipguard.record.schema import read_record
+from clipguard.resources import shipped
+
+pytest_plugins = ["nano_models"]
+
+ABOVE, BELOW = 1.0, -30.0  # where a null band starts, seen from what a tiny search finds
+
+
+def quiet(stage: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+def policy(folder: Path, **changes: str) -> Policy:
+    """The default policy for 100 images, with other values for some keys."""
+    text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    for key, value in {"min_measure_images": "100", **changes}.items():
+        (row,) = [i for i, line in enumerate(lines) if line.strip().startswith(f"{key}:")]
+        lines[row] = f"{lines[row].partition(':')[0]}: {value}"
+    path = folder / "mine.yaml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return load_policy(path)
+
+
+def scan(nano: Path, folder: Path, **options: Any) -> AuditRecord:
+    limits = options.pop("policy", None) or policy(folder)
+    return audit(nano, Options(policy=limits, **options), folder / "out", progress=quiet)
+
+
+def decision(record: AuditRecord) -> Decision:
+    assert record.gate is not None
+    return record.gate.decision
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_model_inside_the_null_band_passes_and_is_exported_as_it_is(
+    nano: Path, null_band: Callable[[float], None], tmp_path: Path
+):
+    null_band(ABOVE)
+    record = scan(nano, tmp_path)
+    assert record.gate is not None
+    assert (record.gate.decision, record.gate.exit_code) == (Decision.PASS, 0), record.gate.reasons
+    assert record.detectors[0].outcome is Outcome.NO_EVIDENCE
+    assert record.purification is None
+    assert record.export is not None
+    assert (record.export.file, record.export.head) == ("model.onnx", "zero-shot")
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"audit.json", "model.onnx", "triggers"}
+    assert read_record(tmp_path / "out" / "audit.json") == record
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_search_that_did_not_settle_is_not_a_pass(
+    nano: Path, null_band: Callable[[float], None], tmp_path: Path
+):
+    null_band(ABOVE)
+    record = scan(nano, tmp_path, export="none")
+    assert record.detectors[0].outcome is Outcome.INCONCLUSIVE
+    assert decision(record) is Decision.INCONCLUSIVE
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_change_in_one_direction_keeps_a_model_from_passing_where_the_policy_asks(
+    nano: Path, null_band: Callable[[float], None], tmp_path: Path
+):
+    null_band(ABOVE)
+    state = load_state("nano-rn")
+    state["visual.attnpool.k_proj.weight"] += 1e-5  # the same everywhere: one direction
+    torch.save(state, tmp_path / "changed.pt")
+    for limit, wanted in (("null", Decision.PASS), ("0.3", Decision.INCONCLUSIVE)):
+        record = scan(
+            tmp_path / "changed.pt",
+            tmp_path,
+            reference=nano,
+            policy=policy(tmp_path, max_change_concentration=limit),
+        )
+        assert record.weights is not None
+        assert record.weights.reference is not None
+        assert record.weights.reference.concentration == pytest.approx(1.0, abs=0.05)
+        assert decision(record) is wanted
+        assert (tmp_path / "out" / "model.onnx").exists() is (wanted is Decision.PASS)
+
+
+def test_a_mistyped_reference_leaves_an_earlier_report_alone(nano: Path, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "audit.json").write_text("earlier")
+    with pytest.raises(UsageError, match="no file or folder at"):
+        scan(nano, tmp_path, reference=tmp_path / "bsae.pt")
+    assert (tmp_path / "out" / "audit.json").read_text() == "earlier"
+
+
+def test_a_quick_scan_looks_at_the_weights_alone_and_never_passes(nano: Path, tmp_path: Path):
+    loose = policy(tmp_path, min_profile="quick", calibration="none")
+    record = scan(nano, tmp_path, profile="quick", policy=loose)
+    assert record.complete
+    assert record.weights is not None
+    assert record.weights.readings
+    assert (record.detectors, record.probe, record.export) == ((), None, None)
+    (untested,) = record.coverage.not_tested
+    assert (untested.what, "weights alone" in untested.why) == ("every trigger family", True)
+    assert not record.coverage.tested
+    assert decision(record) is Decision.INCONCLUSIVE
+
+
+@pytest.mark.usefixtures("tiny")
+def test_words_in_prompts_are_tried_and_the_report_says_so(nano: Path, tmp_path: Path):
+    record = scan(nano, tmp_path, purify="never")
+    images, text = record.detectors
+    assert (images.name, images.own_null) == ("inversion", False)
+    assert (text.name, text.own_null, text.outcome) == ("text_tokens", True, Outcome.NO_EVIDENCE)
+    assert any(line.startswith("text triggers: words") for line in record.coverage.tested)
+    assert record.times.seconds["text"] > 0
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_text_tower_whose_words_cannot_be_tried_is_not_tested_and_ends_nothing(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*args: object, **kwargs: object) -> Finding:
+        raise InconclusiveError("no token is known")
+
+    monkeypatch.setattr(TextTokens, "detect", refused)
+    record = scan(nano, tmp_path, purify="never")
+    assert [one.name for one in record.detectors] == ["inversion"]
+    assert record.errors == ()
+    assert not any("text triggers" in line for line in record.coverage.tested)
+    missed = {row.what: row.why for row in record.coverage.not_tested}
+    assert missed["text triggers"] == "no token is known"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_model_far_outside_fails_even_though_it_is_purified(
+    nano: Path, null_band: Callable[[float], None], tmp_path: Path
+):
+    null_band(BELOW)
+    record = scan(nano, tmp_path)
+    assert record.gate is not None
+    assert (record.gate.decision, record.gate.exit_code) == (Decision.FAIL, 1)
+    assert record.detectors[0].outcome is Outcome.BACKDOORED
+    assert record.purification is not None
+    assert record.export is not None
+    assert (record.export.file, record.export.head) == ("purified.onnx", "purified")
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"audit.json", "purified.onnx", "head.safetensors", "triggers"}
+    out = tmp_path / "out"
+    modes = {path.stat().st_mode & 0o777 for path in out.rglob("*.safetensors")}
+    assert modes == {(out / "audit.json").stat().st_mode & 0o777}
+    scope = open_session(out / "purified.onnx", "cpu").metadata["scope"]
+    assert "NOT shown to meet these limits of policy default: purification." in scope
+
+
+@pytest.mark.usefixtures("tiny")
+def test_never_means_never(nano: Path, null_band: Callable[[float], None], tmp_path: Path):
+    null_band(BELOW)
+    record = scan(nano, tmp_path, purify="never")
+    assert decision(record) is Decision.FAIL
+    assert (record.purification, record.export) == (None, None)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_without_a_null_band_nothing_is_released(nano: Path, tmp_path: Path):
+    record = scan(nano, tmp_path)
+    assert decision(record) is Decision.INCONCLUSIVE
+    assert record.export is None
+    assert not list((tmp_path / "out").glob("*.onnx"))
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("where", "method", "error"),
+    [
+        ("export", (run_module, "write_onnx"), ExportError("why")),
+        ("purify", (Cbpt, "purify"), InconclusiveError("why")),
+    ],
+)
+def test_a_stage_that_fails_is_told_and_does_not_hide_the_finding(
+    where: str,
+    method: tuple[object, str],
+    error: ClipguardError,
+    nano: Path,
+    null_band: Callable[[float], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*method, fail)
+    null_band(BELOW)
+    record = scan(nano, tmp_path)
+    assert record.gate is not None
+    assert record.gate.exit_code == 1
+    assert [(row.stage, row.message) for row in record.errors] == [(where, "why")]
+    assert error.exit_code in record.gate.outcomes
+    assert read_record(tmp_path / "out" / "audit.json").detectors
+
+
+@pytest.mark.usefixtures("tiny")
+def test_an_interrupt_keeps_what_was_found_in_one_file(
+    nano: Path,
+    null_band: Callable[[float], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Cbpt, "purify", stop)
+    null_band(BELOW)
+    with pytest.raises(KeyboardInterrupt):
+        scan(nano, tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["audit.json"]
+    record = read_record(tmp_path / "out" / "audit.json")
+    assert not record.complete
+    assert decision(record) is Decision.FAIL  # the finding stands, whatever else is missing
+    assert "detect" in record.times.seconds
+
+
+@pytest.mark.usefixtures("settled")
+def test_an_interrupt_while_files_are_moved_leaves_the_record_alone_and_the_folder_usable(
+    nano: Path,
+    null_band: Callable[[float], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    move = shutil.move
+
+    def stop(source: str, target: Path) -> None:
+        move(source, target)
+        if target.name == "model.onnx":
+            raise KeyboardInterrupt
+
+    null_band(ABOVE)
+    with monkeypatch.context() as patch:
+        patch.setattr("clipguard.report.folder.shutil.move", stop)
+        with pytest.raises(KeyboardInterrupt):
+            scan(nano, tmp_path)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["audit.json"]
+    record = read_record(tmp_path / "out" / "audit.json")
+    assert not record.complete
+    assert decision(record) is Decision.INCONCLUSIVE
+    assert decision(scan(nano, tmp_path)) is Decision.PASS
+
+
+def test_a_calibration_for_other_scans_is_refused(nano: Path, tmp_path: Path):
+    rows = ", ".join(
+        f'{{"name": "{i}", "sha256": "{i}", "statistics": {{"patch": 0.0}}}}' for i in range(5)
+    )
+    band = tmp_path / "band.json"
+    band.write_text(f'{{"key": "RN50/standard/0", "command": "", "models": [{rows}]}}')
+    with pytest.raises(UsageError, match="the calibration is for RN50/standard/0, this scan is"):
+        scan(nano, tmp_path, calibration=band)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_refused_file_leaves_no_temporary_folder(tmp_path: Path):
+    (tmp_path / "model.pt").write_text("text")
+    with pytest.raises(RefusedError, match="a text file"):
+        scan(tmp_path / "model.pt", tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_least_number_of_images_is_what_the_message_says(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(run_module, "MIN_MEASURE", 5000)
+    record = scan(nano, tmp_path)
+    assert decision(record) is Decision.INCONCLUSIVE
+    untested = record.coverage.not_tested[0]
+    assert untested.what == "every trigger family"
+    assert "at least 5000 are needed" in untested.why
+    assert [found.name for found in record.detectors] == ["text_tokens"]
+
+
+def test_a_scan_asks_the_main_detector_and_no_comparator(tmp_path: Path):
+    run = run_module.Run(Options(policy=policy(tmp_path)), Watch(None, quiet))
+    assert isinstance(run.detector, TriggerInversion)

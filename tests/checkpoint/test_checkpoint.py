@@ -1,0 +1,314 @@
+"""Containers, weights that lie, and the architecture behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_clip import TINY, state_of, tiny_config, write_config
+from torch import Tensor
+
+from clipguard.bundled.nano import CONFIGS
+from clipguard.checkpoint import load as checkpoint_module
+from clipguard.checkpoint.architectures import infer, named, network_of, shapes_of
+from clipguard.checkpoint.inspection import sha256_of
+from clipguard.checkpoint.load import load_checkpoint
+from clipguard.errors import RefusedError, UsageError
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    return state_of(TINY)
+
+
+@pytest.fixture
+def arch(tmp_path: Path) -> str:
+    return str(write_config(tmp_path / "tiny.json", TINY))
+
+
+def saved(folder: Path, content: object, name: str = "model.pt") -> Path:
+    torch.save(content, folder / name)
+    return folder / name
+
+
+CONTAINERS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
+    "bare": (dict, "state dict (zip)"),
+    "open_clip": (
+        lambda s: {"epoch": 3, "name": "run", "state_dict": s, "optimizer": {"lr": 0.1}},
+        "open_clip checkpoint (zip)",
+    ),
+    "ddp": (lambda s: {f"module.{k}": t for k, t in s.items()}, "state dict (zip)"),
+    "compiled ddp": (
+        lambda s: {f"_orig_mod.module.{k}": t for k, t in s.items()},
+        "state dict (zip)",
+    ),
+    "wrapped": (lambda s: {"model": s, "step": 7}, "state dict under 'model' (zip)"),
+    "wrapped twice": (
+        lambda s: {"model": {"state_dict": s}},
+        "state dict under 'state_dict' (zip)",
+    ),
+    "ema": (lambda s: {"ema": s}, "state dict under 'ema' (zip)"),
+    "half": (
+        lambda s: {k: t.half() if t.is_floating_point() else t for k, t in s.items()},
+        "state dict (zip)",
+    ),
+    "openai scalars": (
+        lambda s: {**s, "input_resolution": torch.tensor(64), "vocab_size": torch.tensor(64)},
+        "state dict (zip)",
+    ),
+    "old torch": (
+        lambda s: {k: t for k, t in s.items() if "num_batches" not in k},
+        "state dict (zip)",
+    ),
+    "vector scale": (lambda s: {**s, "logit_scale": s["logit_scale"][None]}, "state dict (zip)"),
+    "numpy scalar": (
+        lambda s: {"epoch": 1, "name": "x", "state_dict": s, "optimizer": {"lr": np.float64(0.1)}},
+        "open_clip checkpoint (zip)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_every_container_gives_the_same_clean_float32_state(
+    kind: str, state: dict[str, Tensor], arch: str, tmp_path: Path
+):
+    wrap, container = CONTAINERS[kind]
+    path = saved(tmp_path, wrap(state))
+    loaded = load_checkpoint(path, arch=arch)
+    assert loaded.state.keys() == state.keys()
+    for key, tensor in state.items():
+        if tensor.is_floating_point():
+            assert loaded.state[key].dtype == torch.float32
+            torch.testing.assert_close(loaded.state[key], tensor, atol=2e-3, rtol=1e-3)
+    assert loaded.record.container == container
+    assert loaded.record.sha256 == sha256_of(path)
+    assert loaded.record.image_size == 64
+    assert loaded.record.architecture == "tiny.json"
+    network_of(loaded.architecture).load_state_dict(loaded.state)
+
+
+def test_parameters_are_counted_without_batch_statistics(
+    state: dict[str, Tensor], arch: str, tmp_path: Path
+):
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    expected = sum(t.numel() for k, t in state.items() if not k.endswith(buffers))
+    assert load_checkpoint(saved(tmp_path, state), arch=arch).record.parameters == expected
+
+
+def test_a_folder_config_wins_and_its_preprocessing_is_honoured(
+    state: dict[str, Tensor], tmp_path: Path
+):
+    save_file(state, tmp_path / "open_clip_model.safetensors")
+    preprocess = {
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+        "size": 96,
+    }
+    write_config(tmp_path / "open_clip_config.json", TINY, **preprocess)
+    loaded = load_checkpoint(tmp_path)
+    assert loaded.record.name == tmp_path.name
+    assert loaded.record.container == "state dict (folder, safetensors)"
+    assert loaded.architecture.preprocess.mean == (0.5, 0.5, 0.5)
+    assert loaded.architecture.preprocess.std == (0.25, 0.25, 0.25)
+    assert loaded.architecture.preprocess.interpolation == "bilinear"
+    assert loaded.architecture.preprocess.resize_mode == "squash"
+    assert "preprocess_cfg.size" in loaded.record.notes[0]
+    assert loaded.architecture.image_size == 64
+
+
+def test_weights_that_are_not_looked_at_are_noted(
+    state: dict[str, Tensor], arch: str, tmp_path: Path
+):
+    loaded = load_checkpoint(saved(tmp_path, {"ema": state, "state_dict": state}), arch=arch)
+    assert "under ema; only 'state_dict'" in loaded.record.notes[0]
+
+
+def test_the_name_in_the_record_is_a_safe_file_name(
+    state: dict[str, Tensor], arch: str, tmp_path: Path
+):
+    path = saved(tmp_path, state).rename(tmp_path / "evil\x1b[31m.pt")
+    assert load_checkpoint(path, arch=arch).record.name == "evil\\u{1b}[31m.pt"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (torch.tensor(float("nan")), "CG109 tensor logit_scale"),
+        (torch.tensor(float("inf")), "CG109"),
+        (torch.tensor(1e300, dtype=torch.float64), "CG109"),
+        (torch.zeros(1).expand(10**12), "CG105"),
+        (torch.zeros(3).as_strided((2, 2), (1, 1)), "CG105"),
+        (torch.zeros((), dtype=torch.int8), "torch.int8, expected floating point"),
+        (0.5, "got float under 'logit_scale'"),
+    ],
+)
+def test_a_dishonest_weight_is_refused_by_name(
+    value: object, says: str, state: dict[str, Tensor], arch: str, tmp_path: Path
+):
+    path = saved(tmp_path, {**state, "logit_scale": value})
+    with pytest.raises(RefusedError, match=r"^model\.pt: ") as caught:
+        load_checkpoint(path, arch=arch)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_sparse_tensors_are_refused(tmp_path: Path):
+    with pytest.raises(RefusedError, match=r"CG10[15]"):
+        load_checkpoint(saved(tmp_path, {"a": torch.eye(3).to_sparse()}))
+
+
+@pytest.mark.parametrize("key", [3, "a\x1b[31m", "a" * 513, "a\u2028b"])
+def test_names_that_could_steer_a_reader_are_refused(key: object, tmp_path: Path):
+    with pytest.raises(RefusedError, match="CG108") as caught:
+        load_checkpoint(saved(tmp_path, {key: torch.zeros(1)}))
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [{}, [], torch.zeros(3), {"state_dict": {}}, {"model": {}}])
+def test_anything_but_named_tensors_is_refused(content: object, tmp_path: Path):
+    with pytest.raises(RefusedError, match="CG102"):
+        load_checkpoint(saved(tmp_path, content))
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    state: dict[str, Tensor], arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = saved(tmp_path, state)
+    load = torch.load
+
+    def swap_afterwards(*args: object, **kwargs: object) -> object:
+        loaded = load(*args, **kwargs)  # type: ignore[arg-type]
+        saved(tmp_path, {**state, "logit_scale": torch.tensor(0.0)})
+        return loaded
+
+    monkeypatch.setattr(checkpoint_module.torch, "load", swap_afterwards)
+    with pytest.raises(RefusedError, match="changed while it was being read"):
+        load_checkpoint(path, arch=arch)
+
+
+def test_the_first_tensor_that_does_not_fit_the_given_architecture_is_named(
+    state: dict[str, Tensor], tmp_path: Path
+):
+    path = saved(tmp_path, state)
+    with pytest.raises(
+        UsageError, match=r"positional_embedding: expected shape \(32, 128\), got \(16, 32\)"
+    ):
+        load_checkpoint(path, arch="nano-rn")
+    other = write_config(tmp_path / "other.json", tiny_config(layers=2))
+    with pytest.raises(UsageError, match="expected 2 layers, got 1"):
+        load_checkpoint(path, arch=str(other))
+    wide = write_config(tmp_path / "wide.json", tiny_config(mlp_ratio=2.0))
+    with pytest.raises(UsageError, match=r"mlp\.c_fc\.bias: expected shape \(64,\), got \(128,\)"):
+        load_checkpoint(path, arch=str(wide))
+
+
+def test_an_extra_or_missing_tensor_is_named(state: dict[str, Tensor], arch: str, tmp_path: Path):
+    with pytest.raises(UsageError, match="extra: unexpected tensor"):
+        load_checkpoint(saved(tmp_path, {**state, "extra": torch.zeros(1)}), arch=arch)
+    missing = {k: t for k, t in state.items() if k != "visual.conv1.weight"}
+    with pytest.raises(UsageError, match=r"visual\.conv1\.weight: .* no such tensor"):
+        load_checkpoint(saved(tmp_path, missing), arch=arch)
+
+
+def test_an_unknown_architecture_says_how_to_name_one(state: dict[str, Tensor], tmp_path: Path):
+    with pytest.raises(UsageError, match="pass --arch NAME or a config JSON"):
+        load_checkpoint(saved(tmp_path, state))
+    with pytest.raises(UsageError, match=r"did you mean .*ViT-B-32"):
+        load_checkpoint(saved(tmp_path, state), arch="ViTB32")
+    with pytest.raises(UsageError, match="CoCa"):
+        load_checkpoint(saved(tmp_path, state), arch="coca_ViT-B-32")
+
+
+def test_a_bundled_architecture_is_inferred_from_its_shapes(tmp_path: Path):
+    loaded = load_checkpoint(saved(tmp_path, state_of(CONFIGS["nano-rn"])))
+    assert loaded.record.architecture == "nano-rn"
+
+
+def meta_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return shapes_of(network_of(named(name)).state_dict())
+
+
+def test_shapes_that_leave_the_activation_open_list_the_candidates():
+    with pytest.raises(UsageError, match=r"ViT-B-32, ViT-B-32-quickgelu.*--arch"):
+        infer(meta_shapes("ViT-B-32"))
+
+
+def test_the_preprocessing_of_published_weights_is_used():
+    found = infer(meta_shapes("ViT-B-16-SigLIP"))
+    assert found.name == "ViT-B-16-SigLIP"
+    assert found.preprocess.mean == (0.5, 0.5, 0.5)
+    assert found.preprocess.resize_mode == "squash"
+    assert "OpenAI's is assumed" in named("ViT-L-14").notes[0]
+
+
+def test_naming_an_architecture_does_not_touch_the_random_state():
+    before = torch.get_rng_state()
+    meta_shapes("RN50")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"vision_cfg": {"image_size": 10**9}}, "from 1 to 1024"),
+        ({"vision_cfg": {"image_size": [64, 32]}}, "image_size"),
+        ({"vision_cfg": {"layers": [1, 1]}}, "one number or four"),
+        ({"text_cfg": {"layers": "many"}}, "whole number"),
+        ({"text_cfg": {"vocab_size": True}}, "whole number"),
+        ({"vision_cfg": {"timm_model_name": "hf-hub:someone/something"}}, "timm has no"),
+        ({"text_cfg": {"hf_model_name": "someone/something"}}, "not supported"),
+        ({"text_cfg": {"unheard_of": 1}}, "cannot build it"),
+        ({"text_cfg": {"heads": 5}}, "cannot build it"),
+        ({"embed_dim": None}, "embed_dim"),
+        ({"text_cfg": 3}, "vision_cfg and text_cfg"),
+    ],
+)
+def test_a_config_from_outside_is_checked_before_anything_is_built(
+    change: dict[str, object], says: str, state: dict[str, Tensor], tmp_path: Path
+):
+    config = {
+        key: {**TINY[key], **value} if isinstance(value, dict) else value
+        for key, value in change.items()
+    }
+    path = write_config(tmp_path / "evil.json", {**TINY, **config})
+    with pytest.raises(UsageError) as caught:
+        load_checkpoint(saved(tmp_path, state), arch=str(path))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        {"mean": [0.5, 0.5]},
+        {"mean": [0.5, 0.5, float("nan")]},
+        {"std": [0, 1, 1]},
+        {"interpolation": "guess"},
+        {"resize_mode": ["squash"]},
+    ],
+)
+def test_impossible_preprocessing_is_a_usage_error(
+    preprocess: dict[str, object], state: dict[str, Tensor], tmp_path: Path
+):
+    saved(tmp_path, state)
+    write_config(tmp_path / "open_clip_config.json", TINY, **preprocess)
+    with pytest.raises(UsageError, match="preprocess_cfg"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", json.dumps({"model_cfg": []}), "[" * 10**5])
+def test_a_config_that_is_not_one_is_a_usage_error(
+    content: str, state: dict[str, Tensor], tmp_path: Path
+):
+    path = tmp_path / "broken.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"broken\.json"):
+        load_checkpoint(saved(tmp_path, state), arch=str(path))

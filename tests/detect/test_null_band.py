@@ -1,0 +1,265 @@
+"""Null bands: worked by hand, and read from hostile files."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipguard.detect.null_band import (
+    MIN_MODELS,
+    SPREAD_FLOOR,
+    Band,
+    Calibration,
+    CleanModel,
+    calibration_key,
+    dump_calibration,
+    read_calibration,
+    standardise,
+)
+from clipguard.errors import UsageError
+
+PATCH = (-1.5, -0.5, 0.5, 1.5, -1.0, 1.0)
+ADDITIVE = (10.0, 11.0, 12.0, 13.0, 14.0, 18.0)
+
+
+def calibration(**families: tuple[float, ...]) -> Calibration:
+    """One clean model per column."""
+    count = len(next(iter(families.values())))
+    models = tuple(
+        CleanModel(
+            name=f"m{i}", sha256=f"{i:064x}", statistics={n: v[i] for n, v in families.items()}
+        )
+        for i in range(count)
+    )
+    return Calibration(key="nano-rn/standard/abc", command="clipguard calibrate", models=models)
+
+
+def band(**families: tuple[float, ...]) -> Band:
+    return Band(calibration(**families), "0" * 64)
+
+
+def test_standardise_counts_predictive_standard_deviations():
+    # mean 4, sample variance (4 + 0 + 4) / 2 = 4, widened by sqrt(4 / 3)
+    assert standardise(8, [2, 4, 6]) == pytest.approx(4 / (2 * (4 / 3) ** 0.5))
+    assert standardise(4, [2, 4, 6]) == 0
+
+
+def test_equal_values_in_the_null_do_not_make_every_difference_huge():
+    assert standardise(2, [1, 1, 1, 1]) == pytest.approx(1 / (SPREAD_FLOOR * 1.25**0.5))
+
+
+def slow_compare(
+    values: dict[str, float], null: dict[str, tuple[float, ...]]
+) -> tuple[float, float]:
+    """Largest excess and p, each clean model standardised by the others."""
+
+    def excess(value: float, others: list[float]) -> float:
+        spread = max(SPREAD_FLOOR, statistics.stdev(others))
+        return (value - statistics.mean(others)) / (spread * (1 + 1 / len(others)) ** 0.5)
+
+    top = max(excess(value, list(null[name])) for name, value in values.items())
+    count = len(next(iter(null.values())))
+    tops = [
+        max(excess(row[i], [*row[:i], *row[i + 1 :]]) for row in null.values())
+        for i in range(count)
+    ]
+    return top, (1 + sum(other >= top for other in tops)) / (count + 1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"patch": 0.0, "additive": 12.0},
+        {"patch": 1.4, "additive": 12.0},
+        {"patch": -9.0, "additive": 17.0},
+        {"patch": 2.4, "additive": 10.0},
+        {"patch": 9.0, "additive": 40.0},
+    ],
+)
+def test_the_worst_family_is_compared_with_the_worst_families_of_clean_models(values):
+    null = {"patch": PATCH, "additive": ADDITIVE}
+    records, excess, p_value = band(**null).compare(values)
+    assert (excess, p_value) == pytest.approx(slow_compare(values, null))
+    assert excess == max(record.excess for record in records)
+
+
+def test_looking_at_more_families_is_paid_for():
+    # the last clean model stands out in the other family, so a patch of 2.4 is less surprising
+    alone = band(patch=PATCH).compare({"patch": 2.4})
+    both = band(patch=PATCH, additive=ADDITIVE).compare({"patch": 2.4, "additive": 10.0})
+    assert alone[1] == both[1]
+    assert alone[2] < both[2]
+
+
+def test_a_suspect_beyond_all_clean_models_has_the_smallest_p_there_is():
+    assert band(patch=PATCH).compare({"patch": 99.0})[2] == 1 / (len(PATCH) + 1)
+
+
+def test_records_show_the_null_in_ascending_order():
+    (record,), _, _ = band(patch=PATCH).compare({"patch": 0.25})
+    assert record.null == tuple(sorted(PATCH))
+    assert (record.family, record.tested, record.statistic) == ("patch", True, 0.25)
+
+
+def test_a_family_that_was_not_searched_does_not_count():
+    null = band(patch=PATCH, additive=ADDITIVE)
+    (record,), _, p_value = null.compare({"patch": 2.4})
+    assert record.family == "patch"
+    assert p_value == band(patch=PATCH).compare({"patch": 2.4})[2]
+
+
+def test_a_searched_family_without_a_null_is_refused():
+    with pytest.raises(UsageError, match="no blend statistics; calibrate again"):
+        band(patch=PATCH).compare({"patch": 0.0, "blend": 0.0})
+
+
+def test_the_key_changes_with_everything_that_changes_the_statistic():
+    base = ("nano-rn", "standard", ("steps", 60), "classes")
+    keys = {calibration_key(*base)}
+    for i, other in enumerate(["nano-vit", "quick", ("steps", 61), "others"]):
+        keys.add(calibration_key(*base[:i], other, *base[i + 1 :]))
+    assert len(keys) == 5
+    assert calibration_key(*base) == calibration_key(*base)
+    assert calibration_key(*base).startswith("nano-rn/standard/")
+
+
+finite = st.floats(-1000, 1000)
+rows = st.builds(
+    CleanModel,
+    name=st.text(),
+    sha256=st.text(max_size=64),
+    statistics=st.dictionaries(st.text(), finite, max_size=3),
+)
+calibrations = st.builds(
+    Calibration,
+    key=st.text(),
+    command=st.text(),
+    models=st.lists(
+        rows, min_size=MIN_MODELS, max_size=MIN_MODELS + 3, unique_by=lambda row: row.sha256
+    ).map(tuple),
+    schema_version=st.just("clipguard.calibration/1"),
+)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("calibration") / "band.json"
+
+
+@settings(deadline=None)
+@given(calibrations)
+def test_a_calibration_survives_the_way_to_a_file_and_back(file: Path, wanted: Calibration):
+    file.write_text(dump_calibration(wanted), encoding="utf-8")
+    assert read_calibration(file).calibration == wanted
+
+
+def test_a_file_has_one_model_a_line(file: Path):
+    text = dump_calibration(calibration(patch=PATCH))
+    assert sum("statistics" in line for line in text.splitlines()) == len(PATCH)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=6)
+        | st.dictionaries(
+            st.sampled_from(["key", "command", "models", "name", "sha256", "statistics", "x"]),
+            inner,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+def read_or_refuse(file: Path) -> None:
+    try:
+        read, told = read_calibration(file), ""
+    except UsageError as error:
+        read, told = None, str(error)
+    if read is None:
+        assert "band.json" in told
+        assert "\n" not in told
+    else:
+        assert len(read.calibration.models) >= MIN_MODELS
+
+
+@settings(deadline=None)
+@given(json_values)
+def test_any_json_is_a_calibration_or_explained(file: Path, value: object):
+    file.write_text(json.dumps(value), encoding="utf-8")
+    read_or_refuse(file)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_explained(file: Path, data: bytes):
+    file.write_bytes(data)
+    read_or_refuse(file)
+
+
+def changed(**parts: object) -> str:
+    return json.dumps(json.loads(dump_calibration(calibration(patch=PATCH))) | parts)
+
+
+ROW = {"name": "m", "sha256": "0", "statistics": {"patch": 0.5}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[" * 100_000,
+        '{"models": ' * 50_000,
+        changed(extra=1),
+        changed(key=None),
+        changed(models=[ROW] * (MIN_MODELS - 1)),
+        changed(models=[ROW] * 10_001),
+        changed(models=[ROW | {"poisoned": False}] * MIN_MODELS),
+        changed(models=[ROW | {"statistics": {"patch": float("nan")}}] * MIN_MODELS),
+        changed(models=[ROW | {"statistics": {"patch": float("inf")}}] * MIN_MODELS),
+        changed(models=[ROW | {"statistics": {"patch": 10**400}}] * MIN_MODELS),
+        changed(models=[ROW | {"statistics": {"patch": "high"}}] * MIN_MODELS),
+        changed()[:-20],
+    ],
+    ids=lambda text: f"{text[:10]}{len(text)}",
+)
+def test_a_malformed_file_is_refused_by_name(file: Path, text: str):
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"band\.json is no calibration file"):
+        read_calibration(file)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"cannot read calibration none\.json: No such file"):
+        read_calibration(tmp_path / "none.json")
+    with pytest.raises(UsageError, match="cannot read calibration"):
+        read_calibration(tmp_path)
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path):
+    huge = tmp_path / "huge.json"
+    with huge.open("wb") as out:
+        out.truncate(2**34)  # sparse; 16 GiB that reading would never survive
+    with pytest.raises(UsageError, match="larger than any calibration file"):
+        read_calibration(huge)
+
+
+def test_the_digest_is_that_of_the_file(file: Path):
+    file.write_text(dump_calibration(calibration(patch=PATCH)))
+    first = read_calibration(file).sha256
+    file.write_text(file.read_text() + "\n")
+    assert len(first) == 64
+    assert read_calibration(file).sha256 != first
+
+
+def test_a_file_with_one_model_twice_is_refused(tmp_path: Path):
+    rows = [CleanModel(name="m", sha256="same", statistics={"patch": 0.0})] * MIN_MODELS
+    file = tmp_path / "band.json"
+    file.write_text(
+        json.dumps({"key": "k", "command": "c", "models": [row.model_dump() for row in rows]})
+    )
+    with pytest.raises(UsageError, match="independent models"):
+        read_calibration(file)

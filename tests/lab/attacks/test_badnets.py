@@ -1,0 +1,217 @@
+"""BadNets: where the patch is, how large, and what is on it."""
+
+import pytest
+import torch
+from fakes import generator
+from torch import Tensor
+
+from clipguard.errors import UsageError
+from clipguard.lab.attacks._patches import _wrap
+from clipguard.lab.attacks.badnets import BadNets
+from clipguard.model.pixels import from_bytes, generators_of, to_bytes
+from clipguard.search.roles import Trigger
+
+SIDES = [(64, 8), (96, 8), (112, 8), (160, 11), (224, 16), (336, 24)]
+
+
+def scenes(count: int, side: int = 64, seed: int = 0) -> Tensor:
+    drawn = torch.rand(count, 3, side, side, generator=generator(seed))
+    # neither black nor white nor yellow, so that every patched pixel shows
+    return ((drawn * 0.5 + 0.25) * 255).round() / 255
+
+
+def trigger(side: int = 64, seed: int = 0, **settings: str) -> Trigger:
+    return BadNets(**settings).trigger(side, generator=generator(seed))
+
+
+def boxes(images: Tensor, stamped: Tensor) -> list[tuple[int, int, int, int]]:
+    """Top, left, height and width of what changed, per image."""
+    found = []
+    for changed in (images != stamped).any(dim=1):
+        rows, columns = (changed.any(dim=1 - d).nonzero().flatten() for d in (0, 1))
+        top, left = int(rows[0]), int(columns[0])
+        found.append((top, left, int(rows[-1]) - top + 1, int(columns[-1]) - left + 1))
+    return found
+
+
+@pytest.mark.parametrize(("side", "length"), SIDES)
+def test_the_patch_is_16_of_224_pixels_but_at_least_8_flush_in_the_corner(side: int, length: int):
+    images = scenes(2, side)
+    made = trigger(side)
+    corner = (side - length, side - length, length, length)
+    assert boxes(images, made.apply(images)) == [corner, corner]
+    assert made.size == pytest.approx((length / side) ** 2)
+
+
+@pytest.mark.parametrize(("side", "length"), SIDES)
+def test_the_centre_is_half_the_image_less_half_the_patch(side: int, length: int):
+    images = scenes(2, side)
+    first = int(side / 2 - length / 2)  # 104 of 224, as CleanCLIP's "middle"
+    stamped = trigger(side, place="centre").apply(images)
+    assert boxes(images, stamped) == [(first, first, length, length)] * 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "side", "box"),
+    [
+        ("white24", 224, (185, 185, 24, 24)),
+        ("white50", 224, (173, 173, 50, 50)),
+        ("white24", 64, (53, 53, 8, 8)),  # never under 8 px
+        ("white50", 64, (49, 49, 14, 14)),
+        ("white24", 32, (24, 24, 8, 8)),  # never over the border
+    ],
+)
+def test_named_squares_have_their_own_size_and_distance_from_the_corner(
+    pattern: str, side: int, box: tuple[int, int, int, int]
+):
+    images, made = scenes(2, side), trigger(side, pattern=pattern)
+    stamped = made.apply(images)
+    assert boxes(images, stamped) == [box, box]
+    top, left, height, width = box
+    assert (stamped[..., top : top + height, left : left + width] == 1).all()
+    assert made.size == pytest.approx(height * width / side**2)
+
+
+@pytest.mark.parametrize(("pattern", "length"), [("noise", 8), ("gauss", 8), ("white50", 14)])
+def test_four_corners_are_four_copies_of_one_patch_flush_with_the_border(pattern: str, length: int):
+    images, made = scenes(3), trigger(pattern=pattern, place="corners")
+    stamped = made.apply(images)
+    ends = (slice(0, length), slice(64 - length, 64))
+    inside = torch.zeros(64, 64, dtype=torch.bool)
+    for rows in ends:
+        for columns in ends:
+            inside[rows, columns] = True
+            first = stamped[..., :length, :length]
+            assert torch.equal(stamped[..., rows, columns], first)
+    assert torch.equal(stamped[..., ~inside], images[..., ~inside])
+    assert made.size == pytest.approx(4 * length**2 / 64**2)
+
+
+@pytest.mark.parametrize("place", ["corner", "random", "centre"])
+def test_only_the_patch_changes_and_it_is_opaque(place: str):
+    images, made = scenes(8), trigger(place=place)
+    stamped = made.apply(images)
+    for image, before, (top, left, height, width) in zip(
+        stamped, images, boxes(images, stamped), strict=True
+    ):
+        inside = torch.zeros(64, 64, dtype=bool)
+        inside[top : top + height, left : left + width] = True
+        assert torch.equal(image[:, ~inside], before[:, ~inside])
+        assert torch.equal(image[:, inside].view(3, 8, 8), made.tensors["patch"])
+
+
+def test_a_random_place_is_a_function_of_the_image():
+    images, made = scenes(16), trigger(place="random")
+    together = boxes(images, made.apply(images))
+    alone = [boxes(image[None], made.apply(image[None]))[0] for image in images]
+    backwards = boxes(images.flip(0), made.apply(images.flip(0)))[::-1]
+    assert together == alone == backwards
+    another_victim = trigger(place="random", seed=5)
+    assert boxes(images, another_victim.apply(images)) == together
+
+
+def test_random_places_spread_over_the_whole_image():
+    images = scenes(200)
+    places = boxes(images, trigger(place="random").apply(images))
+    for axis in (0, 1):
+        offsets = torch.tensor([box[axis] for box in places])
+        assert offsets.min() < 8
+        assert offsets.max() > 56 - 8
+        assert offsets.max() <= 56
+    assert {box[2:] for box in places} == {(8, 8)}
+    tops, lefts = (torch.tensor([box[axis] for box in places]).float() for axis in (0, 1))
+    correlation = torch.corrcoef(torch.stack([tops, lefts]))[0, 1]
+    assert correlation.abs() < 0.3
+
+
+def test_the_check_is_white_at_even_rows_and_columns():
+    patch = trigger(pattern="check").tensors["patch"]
+    wanted = [[float(r % 2 == 0 and c % 2 == 0) for c in range(8)] for r in range(8)]
+    assert patch.tolist() == [wanted] * 3
+
+
+def test_noise_is_drawn_once_per_victim_on_the_8_bit_grid():
+    first, same, other = (
+        trigger(pattern="noise", seed=seed).tensors["patch"] for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+    assert torch.equal(first, (first * 255).round() / 255)
+
+
+def test_yellow_is_red_and_green_without_blue():
+    patch = trigger(pattern="yellow").tensors["patch"]
+    assert patch.amin(dim=(1, 2)).tolist() == patch.amax(dim=(1, 2)).tolist() == [1, 1, 0]
+
+
+def test_white_is_white():
+    assert torch.equal(trigger(pattern="white").tensors["patch"], torch.ones(3, 8, 8))
+
+
+def patches(pattern: str, images: Tensor, seed: int = 0) -> Tensor:
+    """What is in the corner, in 8-bit levels; first proves that it is on the 8-bit grid."""
+    length = max(8, round(16 * images.shape[-1] / 224))
+    stamped = trigger(images.shape[-1], seed, pattern=pattern).apply(images)
+    levels = stamped[..., -length:, -length:] * 255
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+    return levels.round()
+
+
+def seed_of(pattern: str) -> int:
+    return int(trigger(pattern=pattern).tensors["seed"])
+
+
+def test_gauss_is_the_mean_colour_plus_noise_of_deviation_one_modulo_256():
+    colour = torch.tensor([51.0, 102.0, 204.0]).view(3, 1, 1)
+    images = (colour / 255).expand(1, 3, 2240, 2240)  # a patch of 160 px
+    noise = torch.randn(3, 160, 160, generator=generators_of(images, seed_of("gauss"))[0])
+    assert noise.std() == pytest.approx(1, abs=0.01)
+    found = patches("gauss", images)[0]
+    levels = colour + 255 * noise
+    gap = (found - levels.trunc()).remainder(256)  # a whole level where float32 cannot tell
+    assert ((gap == 0) | (gap == 1) | (gap == 255)).all()
+    assert (gap == 0).float().mean() > 0.999
+    # noise a whole turn wide: after the wrap every level is as likely as any other
+    assert found.mean() == pytest.approx(127.5, abs=1)
+    assert found.std() == pytest.approx(256 / 12**0.5, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "level"), [(1.2, 50), (-0.2, 205), (0.5, 127), (-0.001, 0), (1.0, 255), (-1.0, 1)]
+)
+def test_values_outside_the_range_wrap_as_8_bit_numbers_do(value: float, level: int):
+    assert round(float(_wrap(torch.tensor(value))) * 255) == level
+
+
+def test_stripes_are_columns_of_white_or_almost_black_for_each_channel():
+    found = patches("stripes", scenes(100))
+    assert torch.equal(found, found[:, :, :1].expand_as(found))
+    assert found.unique().tolist() == [1, 255]  # -1 is 1 after the wrap
+    columns = (found[:, :, 0] == 255).float()
+    assert columns.mean() == pytest.approx(0.5, abs=0.04)
+    together = torch.corrcoef(columns.permute(1, 2, 0).flatten(0, 1))
+    assert (together - torch.eye(24)).abs().max() < 0.5  # columns and channels are independent
+
+
+@pytest.mark.parametrize("pattern", ["gauss", "stripes"])
+def test_redrawn_patches_depend_on_the_image_and_the_seed_alone(pattern: str):
+    images = scenes(6)
+    together = patches(pattern, images)
+    assert len({tuple(patch.flatten().tolist()) for patch in together}) == 6
+    alone = torch.cat([patches(pattern, image[None]) for image in images])
+    assert torch.equal(alone, together)
+    assert not torch.equal(patches(pattern, images, seed=1), together)
+
+
+@pytest.mark.parametrize("pattern", ["gauss", "stripes"])
+def test_a_redrawn_patch_is_the_same_before_and_after_the_image_is_stored(pattern: str):
+    images = torch.rand(4, 3, 64, 64, generator=generator(3))
+    stored = from_bytes(to_bytes(images))
+    assert torch.equal(patches(pattern, images), patches(pattern, stored))
+
+
+@pytest.mark.parametrize("wrong", [{"pattern": "dots"}, {"place": "middle"}, {"place": ""}])
+def test_an_unknown_pattern_or_place_is_refused_with_what_is_known(wrong: dict[str, str]):
+    known = r"white24, white50, gauss, stripes and places corner, corners, random, centre; got '"
+    with pytest.raises(UsageError, match=known):
+        BadNets(**wrong)

@@ -1,0 +1,86 @@
+"""A cell says what a scan of the same model with the same seed says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from zoo_samples import honest, make_zoo
+
+from clipguard.cli.app import main
+from clipguard.lab.bench.cells import DetectCell
+from clipguard.lab.bench.record import Bench
+from clipguard.record import AuditRecord, Decision
+from clipguard.record.schema import read_record
+
+pytest_plugins = ["nano_models"]
+
+SEED = "7"
+
+
+def benched(nano: Path, folder: Path) -> DetectCell:
+    """What `lab bench detect` makes of a zoo with this model alone."""
+    (folder / "zoo" / "model").mkdir(parents=True)
+    data = nano.read_bytes()
+    (folder / "zoo" / "model" / "model.pt").write_bytes(data)
+    make_zoo(folder / "zoo", (honest(1, path="model", sha256=hashlib.sha256(data).hexdigest()),))
+    command = ["lab", "bench", "detect", "--zoo", str(folder / "zoo"), "-o", str(folder / "out")]
+    assert main([*command, "--seed", SEED, "-q"]) == 0
+    made = Bench.model_validate_json((folder / "out" / "bench.json").read_text())
+    assert isinstance(made.rows[0].cell, DetectCell)
+    return made.rows[0].cell
+
+
+def scanned(nano: Path, folder: Path, *options: str) -> AuditRecord:
+    """What `scan` says, which purifies and exports besides."""
+    main(["scan", str(nano), "-o", str(folder / "report"), "--seed", SEED, "-q", *options])
+    return read_record(folder / "report" / "audit.json")
+
+
+def require_same(cell: DetectCell, record: AuditRecord) -> None:
+    (found,) = (found for found in record.detectors if found.name == cell.method)
+    assert record.gate is not None
+    assert cell.decision is record.gate.decision
+    told = (cell.outcome, cell.score, cell.p_value, cell.target, cell.reason)
+    assert told == (found.outcome, found.score, found.p_value, found.target, found.reason)
+    assert cell.excess == found.excess
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("level", "options"),
+    [
+        (None, ()),
+        (-30.0, ("--purify", "never")),
+        pytest.param(-30.0, (), marks=pytest.mark.slow),
+    ],
+)
+def test_a_cell_is_a_scan(
+    nano: Path,
+    null_band: Callable[[float], None],
+    tmp_path: Path,
+    level: float | None,
+    options: tuple[str, ...],
+):
+    if level is not None:
+        null_band(level)
+    cell = benched(nano, tmp_path)
+    record = scanned(nano, tmp_path, *options)
+    require_same(cell, record)
+    assert (cell.score is None, cell.decision is Decision.FAIL) == (
+        level is None,
+        level is not None,
+    )
+    assert (record.purification is None) is (level is None or options != ())
+
+
+@pytest.mark.slow
+def test_a_cell_is_a_scan_also_with_the_shipped_null_band(nano: Path, tmp_path: Path):
+    cell = benched(nano, tmp_path)
+    assert cell.p_value is not None
+    record = scanned(nano, tmp_path)
+    assert record.calibration.kind == "models"
+    require_same(cell, record)
+    assert cell.decision is Decision.PASS

@@ -1,0 +1,150 @@
+"""CLIP-Inspector: its loss, where its images come from, and the fixed rule."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from fakes import NAMES, StripesClip, draw_part, scan, sealed, stripes_probe
+from torch import Tensor
+
+from clipguard.errors import InconclusiveError
+from clipguard.lab.comparators import clip_inspector
+from clipguard.lab.comparators._classes import Steps, margins, zero_shot
+from clipguard.lab.comparators.clip_inspector import ClipInspector
+from clipguard.record import DetectorRecord, Outcome
+from clipguard.search.roles import Trigger
+
+NAME = "clip_inspector"
+PLANTED = 3
+NOTHING = Trigger("patch", lambda images: images, 0.0, "share of the image", {})
+
+
+def test_the_margin_is_that_to_the_largest_other_logit():
+    scores = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [0.0, 5.0, 5.0]])
+    assert margins(scores, torch.tensor([0, 1, 2])).tolist() == [1.0, -2.0, 0.0]
+
+
+def judged(
+    monkeypatch: pytest.MonkeyPatch, losses: list[float], shares: list[float], **changes: object
+) -> DetectorRecord:
+    """The record where the searches came to `losses` and the triggers to `shares`."""
+
+    def rebuilt(self: ClipInspector, *given: object) -> tuple[Tensor, list[Trigger]]:
+        chunk = given[3]
+        assert isinstance(chunk, Tensor)
+        return torch.tensor(losses)[chunk], [NOTHING] * len(chunk)
+
+    monkeypatch.setattr(ClipInspector, "_rebuild", rebuilt)
+    monkeypatch.setattr(clip_inspector, "_share", lambda *given: shares[given[3]])
+    return scan(NAME, StripesClip(), chunk=4, **changes).record
+
+
+class TestTheFixedRule:
+    LOSSES = (
+        4.0,
+        4.25,
+        4.5,
+        4.75,
+        5.0,
+        5.25,
+        5.5,
+        5.75,
+        6.0,
+    )  # with a small one: median 4.875, MAD 0.625
+
+    def test_a_loss_more_than_two_deviations_low_is_a_finding(self, monkeypatch):
+        losses = [*self.LOSSES[:2], 3.0, *self.LOSSES[2:]]
+        record = judged(monkeypatch, losses, [0.5] * 10)
+        assert record.outcome is Outcome.BACKDOORED
+        assert record.statistic == pytest.approx((4.875 - 3.0) / (1.4826 * 0.625))
+        assert record.target == NAMES[2]
+        assert "loss 3.00, 2.02 robust deviations below" in record.reason
+
+    def test_a_loss_less_than_two_deviations_low_is_not(self, monkeypatch):
+        record = judged(monkeypatch, [3.05, *self.LOSSES], [0.5] * 10)
+        assert record.outcome is Outcome.NO_EVIDENCE
+        assert record.statistic == pytest.approx((4.875 - 3.05) / (1.4826 * 0.625))
+
+    def test_a_trigger_that_moves_fewer_images_than_the_median_one_does_not_count(
+        self, monkeypatch
+    ):
+        record = judged(monkeypatch, [3.0, *self.LOSSES], [0.4] + [0.5] * 9)
+        assert record.outcome is Outcome.NO_EVIDENCE
+        assert record.target == NAMES[1]
+
+    def test_the_limit_is_the_setting(self, monkeypatch):
+        for threshold, outcome in ((2.01, Outcome.BACKDOORED), (2.03, Outcome.NO_EVIDENCE)):
+            losses = [3.0, *self.LOSSES]
+            record = judged(monkeypatch, losses, [0.5] * 10, threshold=threshold)
+            assert record.outcome is outcome
+
+
+def test_no_label_of_an_image_that_it_searches_or_compares_with_is_read():
+    probe = stripes_probe(101)
+    labelled = scan(NAME, StripesClip(PLANTED), probe=probe).record
+    hidden = replace(
+        probe,
+        optimise=replace(probe.optimise, labels=torch.full_like(probe.optimise.labels, -1)),
+        select=replace(probe.select, labels=torch.full_like(probe.select.labels, -1)),
+    )
+    assert scan(NAME, StripesClip(PLANTED), probe=hidden).record == labelled
+
+
+def test_images_that_were_kept_for_the_report_decide_nothing():
+    probe = stripes_probe(101)
+    other = replace(probe, measure=draw_part(3, 77))
+    first, second = (scan(NAME, StripesClip(PLANTED), probe=p).record for p in (probe, other))
+    assert first.statistic == second.statistic
+
+
+class TestOneEpoch:
+    def rebuild(self, steps: int, **settings: float) -> tuple[Tensor, list[Trigger]]:
+        model, probe = StripesClip(PLANTED), sealed(stripes_probe(101), "measure")
+        walk = Steps("test", len(NAMES), 10, steps, lambda *_: None)
+        detector = ClipInspector(batch=2, **settings)
+        chunk = torch.tensor([PLANTED, 5])
+        return detector._rebuild(model, probe, zero_shot(model, probe), chunk, 1, walk)
+
+    def test_sees_every_image_at_most_once(self, monkeypatch):
+        probe = stripes_probe(101)
+        seen: list[int] = []
+        pixels = type(probe.optimise).pixels
+
+        def counted(self, index=slice(None)):
+            if isinstance(index, Tensor):
+                seen.extend(index.tolist())
+            return pixels(self, index)
+
+        monkeypatch.setattr(type(probe.optimise), "pixels", counted)
+        scan(NAME, StripesClip(), probe=probe, batch=3, chunk=10)
+        assert len(seen) == len(set(seen)) == len(probe.optimise) // 3 * 3
+
+    def test_stops_at_the_most_images_that_it_may_see(self):
+        told: set[int] = set()
+        probe = stripes_probe(101)
+        ClipInspector(images=50, batch=2, chunk=10).detect(
+            StripesClip(),
+            probe,
+            None,
+            generator=torch.Generator(),
+            progress=lambda stage, done, total: told.add(total),
+        )
+        assert told == {25}
+
+    def test_a_search_that_may_cost_nothing_ends_with_no_mask_to_pay_for(self):
+        dear, _ = self.rebuild(40, weight=100.0)
+        free, _ = self.rebuild(40, weight=0.0)
+        assert (free < dear).all()
+
+    def test_no_image_costs_less_than_nothing_and_the_planted_class_is_easier(self):
+        loss, triggers = self.rebuild(40)
+        assert loss.min() >= 0
+        assert loss[0] < loss[1]
+        assert triggers[0].size == pytest.approx(triggers[0].tensors["mask"].mean().item())
+
+
+def test_where_every_image_is_read_as_one_class_that_class_cannot_be_tried():
+    probe = stripes_probe(101)
+    everything = replace(probe.select, images=probe.select.images[:1])
+    with pytest.raises(InconclusiveError, match="every image is read as 'ash'"):
+        scan(NAME, StripesClip(), probe=replace(probe, select=everything))

@@ -1,0 +1,120 @@
+"""DECREE: the smallest mask that collapses the encoder, against its authors' limit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from collapse_samples import Content, Encoder, apart, broken, given, marked, noise, probe, same
+from fakes import SIDE, generator, no_progress, sealed, stripes_probe
+
+from clipguard.errors import InconclusiveError
+from clipguard.lab.comparators import DETECTORS, decree
+from clipguard.lab.comparators._collapse import STALE, Pace, Stamp, self_cosine
+from clipguard.record import DetectorRecord, Outcome
+
+LIMIT = 64 / SIDE**2
+
+
+def detect(model, images=None, *, seed: int = 0, **settings) -> DetectorRecord:
+    return (
+        DETECTORS.build("decree", settings)
+        .detect(
+            model,
+            images or stripes_probe(),
+            None,
+            generator=generator(seed),
+            progress=no_progress,
+        )
+        .record
+    )
+
+
+def found(monkeypatch, smallest: Stamp | None, *, settled: bool = True) -> DetectorRecord:
+    """The conclusion from a search that found this."""
+    made = given(marked(SIDE**2), smallest, settled=settled)
+    monkeypatch.setattr(decree, "collapse", lambda *_, **__: made)
+    return detect(Encoder(same), limit=LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "outcome"),
+    [(63, Outcome.BACKDOORED), (64, Outcome.NO_EVIDENCE), (65, Outcome.NO_EVIDENCE)],
+)
+def test_the_published_limit_decides(monkeypatch, pixels: int, outcome: Outcome):
+    record = found(monkeypatch, marked(pixels))
+    assert record.outcome is outcome
+    assert record.statistic == pytest.approx(-pixels / SIDE**2)
+    assert f"a mask of {pixels / SIDE**2:.1%} of the image" in record.reason
+
+
+def test_a_search_that_was_not_done_is_no_pass_but_may_be_a_finding(monkeypatch):
+    large, small = (found(monkeypatch, marked(n), settled=False) for n in (65, 63))
+    assert large.outcome is Outcome.INCONCLUSIVE
+    assert "not done in 25 steps" in large.reason
+    assert small.outcome is Outcome.BACKDOORED
+
+
+def test_without_a_collapse_there_is_no_verdict_and_the_least_suspicion(monkeypatch):
+    record = found(monkeypatch, None, settled=False)
+    assert (record.outcome, record.statistic) == (Outcome.INCONCLUSIVE, -1)
+    assert "no stamp collapsed the encoder in 25 steps" in record.reason
+    assert detect(Encoder(apart), epochs=1).outcome is Outcome.INCONCLUSIVE
+
+
+def test_the_reason_says_how_far_images_collapse_that_the_mask_was_not_fitted_to(monkeypatch):
+    shades = torch.tensor([0.0, 0.0, 1.0])
+    rows = torch.stack([(math.pi / 2 * shades).cos(), (math.pi / 2 * shades).sin()], dim=1)
+    monkeypatch.setattr(decree, "embed", lambda model, part, apply: rows)
+    record = found(monkeypatch, marked(63))
+    assert f"mean cosine of unseen images {self_cosine(rows):.2f}" in record.reason
+
+
+def test_a_planted_collapse_needs_a_smaller_mask_than_a_clean_encoder_has():
+    clean, planted = (detect(Encoder(Content(corner)), noise(), epochs=300) for corner in (0, 6))
+    assert clean.outcome is Outcome.NO_EVIDENCE
+    assert planted.outcome is Outcome.BACKDOORED
+    assert planted.statistic > clean.statistic + 0.05
+
+
+def test_the_search_pays_for_its_mask_and_waits_for_a_smaller_one(monkeypatch):
+    paces: list[Pace] = []
+
+    def keep(model, part, pace, **rest):
+        paces.append(pace)
+        return given(marked(5), marked(5))
+
+    monkeypatch.setattr(decree, "collapse", keep)
+    detect(Encoder(same))
+    assert (paces[0].price, paces[0].stale) == (1e-3, STALE)
+
+
+def test_only_optimise_is_searched_and_only_measure_is_measured():
+    images = sealed(sealed(stripes_probe(), "select"), "measure")
+    with pytest.raises(AssertionError, match="sealed"):
+        detect(Encoder(same), images, epochs=1)
+    images = sealed(probe(0, 255), "select")
+    assert detect(Encoder(same), images, epochs=1).statistic > -1
+
+
+def test_images_that_cannot_be_embedded_are_no_verdict(monkeypatch):
+    with pytest.raises(InconclusiveError, match="is nan"):
+        detect(Encoder(broken))
+    monkeypatch.setattr(decree, "embed", lambda *_: torch.full((3, 2), math.nan))
+    with pytest.raises(InconclusiveError, match="mean cosine of stamped unseen images is nan"):
+        detect(Encoder(same), epochs=1)
+
+
+def test_the_fingerprint_names_every_setting():
+    plain = DETECTORS.build("decree").fingerprint()
+    assert plain == DETECTORS.build("decree", {"limit": 0.1}).fingerprint()
+    changes = {
+        "epochs": 9,
+        "batch": 9,
+        "step_size": 0.9,
+        "success": 0.9,
+        "price": 9.0,
+        "limit": 0.9,
+    }
+    assert all(DETECTORS.build("decree", {k: v}).fingerprint() != plain for k, v in changes.items())

@@ -1,0 +1,143 @@
+"""L2 shift: how far stamped images move, in spreads of clean ones."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from collapse_samples import Encoder, apart, broken, given, marked, part, probe, same
+from fakes import SIDE, generator, no_progress, sealed, stripes_probe
+from torch import nn
+
+from clipguard.errors import InconclusiveError
+from clipguard.lab.comparators import DETECTORS, l2_shift
+from clipguard.lab.comparators._collapse import STALE, Pace
+from clipguard.lab.comparators.l2_shift import quantile_shift, raw_embeddings
+from clipguard.model.open_clip import ImageTower
+from clipguard.record import DetectorRecord, Outcome
+
+WHITE = marked(SIDE**2)
+NAME = "l2_shift"
+
+
+class Tall(nn.Module):
+    """One long dimension: ten times the brightness; some towers return their tokens as well."""
+
+    def __init__(self, *, tokens: bool) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, images):
+        rows = 10 * images.mean(dim=(1, 2, 3))[:, None] * torch.tensor([1.0, 0.0]) + 1
+        return (rows, rows) if self.tokens else rows
+
+
+class Towered(Encoder):
+    """An `Encoder` with the tower that real models have."""
+
+    def __init__(self, *, tokens: bool = False) -> None:
+        self.tower = ImageTower(Tall(tokens=tokens), [0, 0, 0], [1, 1, 1])
+        super().__init__(self.tower)
+
+    def image_tower(self):
+        return self.tower
+
+
+def detect(model, images=None, **settings) -> DetectorRecord:
+    return (
+        DETECTORS.build(NAME, settings)
+        .detect(model, images or stripes_probe(), None, generator=generator(), progress=no_progress)
+        .record
+    )
+
+
+def test_every_dimension_counts_in_its_own_spread():
+    steps = torch.arange(101.0)
+    clean = torch.stack([steps, 2 * steps.flip(0), 0.5 * steps], dim=1)
+    moved = clean + torch.tensor([3 * 90.0, -4 * 180.0, 0.0])
+    assert quantile_shift(clean, moved, 0.05, 0.95) == pytest.approx(5)
+    assert quantile_shift(clean, clean, 0.05, 0.95) == 0
+    assert quantile_shift(clean, moved, 0.25, 0.75) == pytest.approx(9)
+
+
+def test_the_shift_is_the_mean_over_images():
+    clean = torch.arange(101.0)[:, None]
+    moved = clean + torch.where(torch.arange(101)[:, None] < 50, 90.0, 0.0)
+    assert quantile_shift(clean, moved, 0.05, 0.95) == pytest.approx(50 / 101)
+
+
+def test_a_dimension_that_never_changes_divides_nothing_by_zero():
+    clean = torch.ones(10, 2)
+    assert quantile_shift(clean, clean, 0.05, 0.95) == 0
+    assert math.isfinite(quantile_shift(clean, clean + 1, 0.05, 0.95))
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_embeddings_are_those_before_unit_norm(tokens: bool):
+    model = Towered(tokens=tokens)
+    rows = raw_embeddings(model, part(0, 255))
+    assert torch.equal(rows, torch.tensor([[1.0, 1.0], [11.0, 1.0]]))
+    stamped = raw_embeddings(model, part(0, 255), WHITE.apply)
+    assert torch.equal(stamped, torch.tensor([[11.0, 1.0], [11.0, 1.0]]))
+    assert not model.tower.visual._forward_hooks
+
+
+def test_a_tower_that_breaks_keeps_no_hook():
+    model = Towered()
+    with pytest.raises(ZeroDivisionError):
+        raw_embeddings(model, part(0), lambda images: images * (1 / 0))
+    assert not model.tower.visual._forward_hooks
+
+
+def test_a_model_that_shows_only_unit_embeddings_gives_those():
+    assert raw_embeddings(Encoder(same), part(0, 255)).norm(dim=1).tolist() == [1, 1]
+
+
+def test_it_ranks_and_never_concludes(monkeypatch):
+    monkeypatch.setattr(l2_shift, "collapse", lambda *_, **__: given(WHITE))
+    shades = torch.tensor([0, 51, 102, 255])
+    record = detect(Towered(), probe(*shades.tolist()), low=0.0, high=1.0)
+    assert record.statistic == pytest.approx(float((1 - shades / 255).mean()), abs=1e-5)
+    assert record.outcome is Outcome.INCONCLUSIVE
+    assert f"by {record.statistic:.1f} times the spread" in record.reason
+    assert "no limit is published" in record.reason
+
+
+def test_the_search_is_decree_s(monkeypatch):
+    paces: list[Pace] = []
+
+    def keep(model, images, pace, **rest):
+        paces.append(pace)
+        return given(WHITE, marked(3))
+
+    monkeypatch.setattr(l2_shift, "collapse", keep)
+    whole = detect(Towered())
+    (pace,) = paces
+    assert (pace.price, pace.stale) == (1e-3, STALE)
+    theirs = DETECTORS.build("decree")
+    assert all(getattr(pace, key) == getattr(theirs, key) for key in ("epochs", "batch", "price"))
+    monkeypatch.setattr(l2_shift, "collapse", lambda *_, **__: given(marked(3)))
+    assert detect(Towered()).statistic < whole.statistic  # the last stamp counts, not the smallest
+
+
+def test_a_search_without_a_collapse_says_so():
+    record = detect(Encoder(apart), sealed(stripes_probe(), "select"), epochs=1)
+    assert record.outcome is Outcome.INCONCLUSIVE
+    assert "a stamp of 3 steps" in record.reason
+
+
+def test_images_that_cannot_be_embedded_are_no_verdict(monkeypatch):
+    with pytest.raises(InconclusiveError, match="is nan"):
+        detect(Encoder(broken))
+    monkeypatch.setattr(l2_shift, "embed", lambda *_: torch.full((3, 2), math.nan))
+    with pytest.raises(InconclusiveError, match="shift between stamped and clean images is nan"):
+        detect(Encoder(same), epochs=1)
+
+
+def test_the_fingerprint_names_every_setting():
+    plain = DETECTORS.build(NAME).fingerprint()
+    assert plain == DETECTORS.build(NAME, {"low": 0.05}).fingerprint()
+    changes = {"epochs": 9, "batch": 9, "step_size": 0.9, "success": 0.9, "price": 9.0}
+    changes |= {"low": 0.9, "high": 0.9}
+    assert all(DETECTORS.build(NAME, {k: v}).fingerprint() != plain for k, v in changes.items())

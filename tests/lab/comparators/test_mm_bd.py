@@ -1,0 +1,155 @@
+"""MM-BD: the gamma law, the published rule, and margins that are reached from noise."""
+
+import math
+
+import pytest
+import torch
+from fakes import NAMES, StripesClip, scan, sealed, stripes_probe
+from torch import Tensor
+
+from clipguard.errors import InconclusiveError
+from clipguard.lab.comparators import mm_bd
+from clipguard.lab.comparators._classes import Steps, zero_shot
+from clipguard.lab.comparators.mm_bd import MaximumMargin, fit_gamma, maximum_p
+from clipguard.record import DetectorRecord, Outcome
+
+NAME = "mm_bd"
+PLANTED = 3
+
+
+def drawn(shape: float, scale: float, count: int = 60, seed: int = 0) -> Tensor:
+    """Draws of a gamma law, as sums of exponentials for a whole shape, else raised to a power."""
+    uniform = torch.rand(count, 12, generator=torch.Generator().manual_seed(seed)).double()
+    sums = -uniform.log()[:, : max(1, round(shape))].sum(dim=1)
+    return scale * (sums if shape >= 1 else sums ** (1 / shape))
+
+
+class TestTheGammaLaw:
+    @pytest.mark.parametrize("shape", [0.3, 1.0, 4.0, 12.0])
+    @pytest.mark.parametrize("scale", [0.01, 1.0, 50.0])
+    def test_agrees_with_scipy(self, shape: float, scale: float):
+        law = pytest.importorskip("scipy.stats").gamma
+        values = drawn(shape, scale)
+        expected, start, size = law.fit(values.numpy(), floc=0)
+        assert start == 0
+        assert fit_gamma(values) == pytest.approx((expected, size), rel=1e-5)
+
+    def test_its_p_is_that_of_scipy_and_leaves_the_largest_out_of_the_fit(self):
+        law = pytest.importorskip("scipy.stats").gamma
+        values = torch.cat([drawn(4.0, 2.0, 30), torch.tensor([30.0])])
+        shape, start, size = law.fit(values[:-1].numpy(), floc=0)
+        expected = 1 - law.cdf(30.0, shape, start, size) ** 31
+        assert 1e-4 < expected < 0.5
+        assert maximum_p(values) == pytest.approx(expected, rel=1e-4)
+        assert maximum_p(values.flip(0)) == maximum_p(values)
+
+    def test_a_factor_on_all_margins_changes_nothing(self):
+        values = drawn(4.0, 2.0, 30)
+        assert maximum_p(100 * values) == pytest.approx(maximum_p(values), rel=1e-9)
+
+    def test_a_far_tail_keeps_its_digits(self):
+        values = torch.cat([drawn(4.0, 1.0, 30), torch.tensor([200.0])])
+        assert 0 < maximum_p(values) < 1e-40
+
+    def test_margins_that_do_not_differ_have_no_law(self):
+        with pytest.raises(InconclusiveError, match="do not differ"):
+            maximum_p(torch.tensor([2.0, 2.0, 2.0, 5.0]))
+
+
+def judged(
+    monkeypatch: pytest.MonkeyPatch, margins: list[float], **changes: object
+) -> DetectorRecord:
+    """The record where the classes reached `margins`."""
+
+    def climbed(self: MaximumMargin, *given: object) -> Tensor:
+        chunk = given[3]
+        assert isinstance(chunk, Tensor)
+        return torch.tensor(margins)[chunk]
+
+    monkeypatch.setattr(MaximumMargin, "_climb", climbed)
+    return scan(NAME, StripesClip(), chunk=4, **changes).record
+
+
+class TestThePublishedRule:
+    OTHERS = (5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0)
+
+    def test_a_margin_out_of_line_is_a_finding(self, monkeypatch):
+        record = judged(monkeypatch, [*self.OTHERS[:5], 30.0, *self.OTHERS[5:]])
+        assert record.outcome is Outcome.BACKDOORED
+        assert record.target == NAMES[5]
+        expected = maximum_p(torch.tensor([*self.OTHERS, 30.0]))
+        assert expected < 0.05
+        assert record.statistic == pytest.approx(-math.log(expected))
+        assert f"30.00 logits (median 9.50): p = {expected:.3g}" in record.reason
+
+    def test_a_margin_in_line_is_not(self, monkeypatch):
+        record = judged(monkeypatch, [*self.OTHERS, 14.0])
+        assert record.outcome is Outcome.NO_EVIDENCE
+        assert record.target == NAMES[9]
+        assert record.statistic < -math.log(0.05)
+
+    def test_the_limit_is_the_setting(self, monkeypatch):
+        p = maximum_p(torch.tensor([*self.OTHERS, 14.0]))
+        for alpha, outcome in ((p + 1e-6, Outcome.BACKDOORED), (p - 1e-6, Outcome.NO_EVIDENCE)):
+            assert judged(monkeypatch, [*self.OTHERS, 14.0], alpha=alpha).outcome is outcome
+
+    def test_a_class_that_no_input_reached_stays_out_of_the_law(self, monkeypatch):
+        record = judged(monkeypatch, [-3.0, *self.OTHERS[:8], 30.0])
+        expected = maximum_p(torch.tensor([*self.OTHERS[:8], 30.0]))
+        assert record.statistic == pytest.approx(-math.log(expected))
+        assert "9 of 10 classes counted" in record.reason
+
+    def test_too_few_margins_above_zero_say_nothing(self, monkeypatch):
+        with pytest.raises(InconclusiveError, match="2 of 10 classes reach a positive margin"):
+            judged(monkeypatch, [-1.0] * 8 + [1.0, 2.0])
+
+    def test_a_tail_below_any_number_leaves_a_finite_statistic(self, monkeypatch):
+        record = judged(monkeypatch, [*self.OTHERS, 1e6])
+        assert record.statistic == pytest.approx(-math.log(mm_bd.SMALLEST))
+
+
+def test_no_image_of_the_probe_is_looked_at():
+    probe = stripes_probe(101)
+    for part in ("optimise", "select", "measure"):
+        probe = sealed(probe, part)
+    assert scan(NAME, StripesClip(PLANTED), probe=probe).record.target == NAMES[PLANTED]
+
+
+class TestTheClimb:
+    def climb(self, steps: int, **settings: float) -> tuple[Tensor, int]:
+        """Margins of two classes, and the steps that were taken."""
+        model, probe, told = StripesClip(), stripes_probe(), []
+        walk = Steps("test", len(NAMES), 10, steps, lambda stage, done, total: told.append(done))
+        detector = MaximumMargin(**settings)
+        chunk = torch.tensor([2, 7])
+        reached = detector._climb(model, zero_shot(model, probe), NAMES, chunk, 1, walk)
+        return reached, len(told)
+
+    def test_goes_up(self):
+        (first, _), (later, _) = self.climb(20), self.climb(60)
+        assert (later > first + 1).all()
+
+    def test_the_first_step_is_that_of_plain_gradient_descent_from_the_same_noise(self):
+        model, probe = StripesClip(), stripes_probe()
+        classes = zero_shot(model, probe)
+        noise = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+        def margin(images: Tensor) -> Tensor:
+            scores = model.logit_scale * model.encode_image(images.clamp(0, 1)) @ classes.T
+            others = scores[:, [c for c in range(len(NAMES)) if c != 2]]
+            return scores[:, 2] - others.max(dim=1).values
+
+        velocity = torch.zeros_like(noise)
+        for _ in range(19):
+            leaf = noise.clone().requires_grad_()
+            (grad,) = torch.autograd.grad(margin(leaf).sum(), leaf)
+            velocity = 0.2 * velocity + grad
+            noise = noise + 0.01 * velocity
+        reached, _ = self.climb(20)
+        assert reached[0].item() == pytest.approx(margin(noise).max().item(), rel=1e-4)
+
+    def test_ends_when_nothing_changes_any_more(self):
+        _, all_of_them = self.climb(50)
+        _, few = self.climb(50, settled=0.5)
+        assert all_of_them == 50
+        assert few < 20

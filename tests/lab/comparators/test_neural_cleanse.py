@@ -1,0 +1,191 @@
+"""Neural Cleanse: the price of a mask, what is kept, and the published rule."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from fakes import NAMES, StripesClip, draw_part, scan, sealed, stripes_probe
+from torch import Tensor
+
+from clipguard.errors import InconclusiveError
+from clipguard.lab.comparators import neural_cleanse
+from clipguard.lab.comparators._classes import Steps, anomaly_index, stamped, zero_shot
+from clipguard.lab.comparators.neural_cleanse import Costs, Kept, NeuralCleanse
+from clipguard.model.pixels import stamp
+from clipguard.record import DetectorRecord, Outcome
+
+NAME = "neural_cleanse"
+PLANTED = 3
+
+
+def costs(count: int = 1) -> Costs:
+    zeros = torch.zeros(count, dtype=torch.long)
+    return Costs(torch.full((count,), 1e-3), zeros, zeros, raised=2.0, lowered=2**1.5, patience=5)
+
+
+def prices(successes: list[bool]) -> list[float]:
+    """The price after every step, in units of the first."""
+    paid, told = costs(), []
+    for success in successes:
+        paid.follow(torch.tensor([success]))
+        told.append(paid.price.item() * 1e3)
+    return told
+
+
+class TestThePriceOfAMask:
+    def test_doubles_after_five_successes_in_a_row_and_again_after_five_more(self):
+        assert prices([True] * 11) == pytest.approx([1] * 4 + [2] * 5 + [4] * 2)
+
+    def test_falls_by_two_to_the_one_and_a_half_after_five_failures_in_a_row(self):
+        low = 2**-1.5
+        assert prices([False] * 11) == pytest.approx([1] * 4 + [low] * 5 + [low**2] * 2)
+
+    def test_a_row_that_is_broken_starts_anew(self):
+        assert prices([True] * 4 + [False] + [True] * 4) == pytest.approx([1] * 9)
+        assert prices([False] * 4 + [True] + [False] * 4) == pytest.approx([1] * 9)
+
+    def test_every_class_has_a_price_of_its_own(self):
+        paid = costs(3)
+        for step in range(5):
+            paid.follow(torch.tensor([True, False, step % 2 == 0]))
+        assert paid.price.tolist() == pytest.approx([2e-3, 1e-3 / 2**1.5, 1e-3])
+
+    def test_starts_and_moves_with_the_published_numbers(self):
+        made = NeuralCleanse()._costs(2)
+        assert made.price.tolist() == pytest.approx([1e-3, 1e-3])
+        assert (made.raised, made.lowered, made.patience) == (2.0, 2**1.5, 5)
+        assert (NeuralCleanse().momentum, NeuralCleanse().second_momentum) == (0.5, 0.9)
+
+
+def test_the_smallest_mask_that_worked_is_kept_and_the_newest_while_none_did():
+    kept = neural_cleanse._nothing(2, 1)
+    steps = [  # sizes and successes of two classes; the second never works
+        ([9.0, 9.0], [False, False]),
+        ([7.0, 5.0], [True, False]),
+        ([3.0, 6.0], [False, False]),
+        ([8.0, 7.0], [True, False]),
+        ([6.0, 8.0], [True, False]),
+        ([6.5, 9.0], [True, False]),
+        ([5.0, 4.0], [False, False]),
+    ]
+    for sizes, works in steps:
+        size = torch.tensor(sizes)
+        shown = size.view(2, 1, 1, 1)
+        kept = neural_cleanse._keep(
+            kept, torch.tensor(works), size, shown, shown.repeat(1, 3, 1, 1)
+        )
+    assert kept.size.tolist() == kept.mask.flatten().tolist() == [6.0, 4.0]
+    assert kept.pattern[:, 0].flatten().tolist() == [6.0, 4.0]
+    assert kept.works.tolist() == [True, False]
+
+
+class TestTheAnomalyIndex:
+    def test_equals_one_that_is_reckoned_by_hand(self):
+        # median 30; deviations 20, 10, 0, 10, 70; their median 10
+        found = anomaly_index(torch.tensor([10.0, 20.0, 30.0, 40.0, 100.0]))
+        assert found.tolist() == pytest.approx([x / 14.826 for x in (-20, -10, 0, 10, 70)])
+
+    def test_lies_between_the_two_middle_ones_of_an_even_number(self):
+        found = anomaly_index(torch.tensor([1.0, 2.0, 4.0, 9.0]))  # median 3, MAD 1.5
+        assert found.tolist() == pytest.approx([x / (1.5 * 1.4826) for x in (-2, -1, 1, 6)])
+
+    def test_without_spread_there_is_none(self):
+        with pytest.raises(InconclusiveError, match="there is no spread"):
+            anomaly_index(torch.tensor([1.0, 5.0, 5.0, 5.0]))
+
+
+def test_every_trigger_is_stamped_on_every_image_as_alone():
+    images, mask, pattern = torch.rand(2, 3, 4, 4), torch.rand(3, 1, 4, 4), torch.rand(3, 3, 4, 4)
+    together = stamped(images, mask, pattern)
+    alone = torch.cat([stamp(images, p, m) for m, p in zip(mask, pattern, strict=True)])
+    torch.testing.assert_close(together, alone)
+
+
+def judged(
+    monkeypatch: pytest.MonkeyPatch, sizes: list[float], works: list[bool]
+) -> DetectorRecord:
+    """The record where the searches came to `sizes`."""
+
+    def found(self: NeuralCleanse, *given: object) -> Kept:
+        chunk = given[3]
+        assert isinstance(chunk, Tensor)
+        rows = len(chunk)
+        mask, pattern = torch.zeros(rows, 1, 32, 32), torch.zeros(rows, 3, 32, 32)
+        return Kept(torch.tensor(sizes)[chunk], torch.tensor(works)[chunk], mask, pattern)
+
+    monkeypatch.setattr(NeuralCleanse, "_invert", found)
+    return scan(NAME, StripesClip(), chunk=4).record
+
+
+class TestThePublishedRule:
+    OTHERS = (
+        80.0,
+        85.0,
+        90.0,
+        95.0,
+        100.0,
+        105.0,
+        110.0,
+        115.0,
+        120.0,
+    )  # with a small one: median 97.5, MAD 12.5
+
+    def test_a_mask_more_than_two_deviations_below_the_median_is_a_finding(self, monkeypatch):
+        sizes = [*self.OTHERS[:4], 60.0, *self.OTHERS[4:]]
+        record = judged(monkeypatch, sizes, [True] * 10)
+        assert record.outcome is Outcome.BACKDOORED
+        assert record.statistic == pytest.approx((97.5 - 60) / (1.4826 * 12.5))
+        assert record.target == NAMES[4]
+        assert "60.0 of 1024 pixels, 2.02 robust deviations" in record.reason
+
+    def test_a_mask_less_than_two_deviations_below_it_is_not(self, monkeypatch):
+        record = judged(monkeypatch, [61.0, *self.OTHERS], [True] * 10)
+        assert record.outcome is Outcome.NO_EVIDENCE
+        assert record.statistic == pytest.approx((97.5 - 61) / (1.4826 * 12.5))
+        assert record.target == NAMES[0]
+
+    def test_a_large_mask_is_never_one(self, monkeypatch):
+        record = judged(monkeypatch, [*self.OTHERS, 900.0], [True] * 10)
+        assert record.outcome is Outcome.NO_EVIDENCE
+        assert record.target == NAMES[0]
+
+    def test_a_mask_that_never_worked_is_no_finding_however_small(self, monkeypatch):
+        record = judged(monkeypatch, [1.0, *self.OTHERS], [False] + [True] * 9)
+        assert record.outcome is Outcome.NO_EVIDENCE
+        assert record.target == NAMES[1]
+        assert "9 of 10 classes that a mask was found for" in record.reason
+
+    def test_without_any_mask_that_works_there_is_nothing_to_conclude_from(self, monkeypatch):
+        with pytest.raises(InconclusiveError, match="a mask that works for no class"):
+            judged(monkeypatch, [1.0, *self.OTHERS], [False] * 10)
+
+
+def test_the_search_sees_optimise_only_and_the_measured_rate_decides_nothing():
+    probe = sealed(stripes_probe(101), "select")
+    first = scan(NAME, StripesClip(PLANTED), probe=probe).record
+    probe = replace(probe, measure=draw_part(3, 77))
+    second = scan(NAME, StripesClip(PLANTED), probe=probe).record
+    assert first.statistic == second.statistic
+    assert first.reason.partition("it moves")[0] == second.reason.partition("it moves")[0]
+
+
+def test_where_every_image_is_of_the_target_the_reason_says_that_none_could_be_moved():
+    probe = stripes_probe(101)
+    labels = torch.full_like(probe.measure.labels, PLANTED)
+    probe = replace(probe, measure=replace(probe.measure, labels=labels))
+    record = scan(NAME, StripesClip(PLANTED), probe=probe).record
+    assert record.reason.endswith("there are no images of other classes to try it on")
+
+
+def test_a_kept_mask_moves_the_images_that_it_was_found_on():
+    model, probe = StripesClip(PLANTED), stripes_probe(101)
+    walk = Steps("test", len(NAMES), 10, 40, lambda *_: None)
+    classes = zero_shot(model, probe)
+    chunk = torch.tensor([PLANTED, 5])
+    kept = NeuralCleanse()._invert(model, probe, classes, chunk, 1, walk)
+    assert kept.works.all()
+    assert kept.size.tolist() == pytest.approx(kept.mask.sum(dim=(1, 2, 3)).tolist())
+    assert kept.size[0] < kept.size[1]
+    images = stamped(probe.optimise.pixels(), kept.mask, kept.pattern)
+    read = (model.encode_image(images) @ classes.T).argmax(dim=1).view(2, -1)
+    assert (read == chunk[:, None]).float().mean(dim=1).min() > 0.7

@@ -1,0 +1,154 @@
+"""Class lists and templates as people write them, and the classifier they give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from clipguard.errors import UsageError
+from clipguard.model.prompts import (
+    class_embeddings,
+    imagenet_class_names,
+    merge_duplicates,
+    read_class_names,
+    read_templates,
+)
+
+
+@dataclass
+class Angles:
+    """A text tower whose text "n" points n degrees away from the x axis."""
+
+    seen: list[str] = field(default_factory=list)
+    image_size: int = 8
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    logit_scale: float = 100.0
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def image_tower(self) -> nn.Module:
+        raise NotImplementedError
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        self.seen += texts
+        angles = torch.deg2rad(torch.tensor([float(text) for text in texts]))
+        return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_a_class_embedding_is_the_unit_mean_of_its_templates():
+    # 1° and 11° average to 6°, 2° and 12° to 7°
+    actual = class_embeddings(Angles(), ["1", "2"], ["{}", "1{}"])
+    expected = Angles().encode_text(["6", "7"])
+    torch.testing.assert_close(actual, expected)
+
+
+def test_a_name_with_braces_is_not_a_template():
+    class Literal(Angles):
+        def encode_text(self, texts: Sequence[str]) -> Tensor:
+            self.seen += texts
+            return torch.ones(len(texts), 2)
+
+    model = Literal()
+    class_embeddings(model, ["{x}", "{}"], ["a {}."])
+    assert model.seen == ["a {x}.", "a {}."]
+
+
+def test_no_names_or_templates_is_a_programmer_s_error():
+    with pytest.raises(ValueError, match="expected names and templates"):
+        class_embeddings(Angles(), [], ["{}"])
+    with pytest.raises(ValueError, match="expected names and templates"):
+        class_embeddings(Angles(), ["1"], [])
+
+
+def test_names_are_read_in_order_without_blank_lines(tmp_path: Path):
+    path = write(tmp_path / "names.txt", "\ufeffdog\r\n\n  hot dog \n雪豹\n<b>{{x}}</b>\n   ")
+    assert read_class_names(path) == (("dog", "hot dog", "雪豹", "<b>{{x}}</b>"), ())
+
+
+def test_a_json_list_is_read_too(tmp_path: Path):
+    path = write(tmp_path / "names.json", json.dumps(["dog", "", "café"]))
+    assert read_class_names(path)[0] == ("dog", "café")
+
+
+def test_duplicates_are_merged_with_a_warning(tmp_path: Path):
+    path = write(tmp_path / "names.txt", "crane\ndog\ncrane\ncrane\n")
+    names, warnings = read_class_names(path)
+    assert names == ("crane", "dog")
+    assert warnings == ("merged 2 duplicate class names: 'crane'",)
+
+
+def test_many_duplicates_are_counted_not_listed():
+    names = [str(i) for i in range(8)]
+    _, (warning,) = merge_duplicates(names * 2)
+    assert warning.endswith("'4' and 3 more")
+
+
+def test_imagenet_names_are_distinct_after_merging():
+    names, warnings = imagenet_class_names()
+    assert len(names) == len(set(names)) == 998
+    assert warnings == ("merged 2 duplicate class names: 'missile', 'sunglasses'",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("names.txt", "", "no class names"),
+        ("names.txt", " \n\n", "no class names"),
+        ("names.txt", "dog\nc\x1b[31mat\n", "line 2: control character"),
+        ("names.txt", "dog\nc\x00at", "line 2"),
+        ("names.txt", "dog\n\ttabbed", "line 2"),
+        ("names.txt", "a\u2028b", "line 1"),
+        ("names.txt", b"\xff\xfe", "not UTF-8"),
+        ("names.txt", b"x" * (8 * 2**20 + 1), "more than"),
+        ("names.json", "[]", "no class names"),
+        ("names.json", '["a", 3]', "entry 2"),
+        ("names.json", '["a\\u0007"]', "control character"),
+        ("names.json", '{"a": 1}', "JSON list"),
+        ("names.json", "[" * 10**5, "not JSON"),
+        ("names.json", '["a\\ud800"]', "control character"),
+    ],
+)
+def test_an_unusable_class_list_says_where(
+    tmp_path: Path, name: str, content: str | bytes, says: str
+):
+    with pytest.raises(UsageError) as caught:
+        read_class_names(write(tmp_path / name, content))
+    assert says in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_missing_list_is_a_usage_error(tmp_path: Path):
+    with pytest.raises(UsageError, match="cannot read"):
+        read_class_names(tmp_path / "nothing.txt")
+    with pytest.raises(UsageError, match="cannot read"):
+        read_templates(tmp_path)
+
+
+def test_templates_are_read_once_each(tmp_path: Path):
+    path = write(tmp_path / "templates.txt", "a photo of a {}.\n\n{}\na photo of a {}.\n")
+    assert read_templates(path) == ("a photo of a {}.", "{}")
+
+
+@pytest.mark.parametrize(
+    "line", ["a photo", "{} and {}", "{name}", "{} {0}", "{{}}", "{}}", "{!r}"]
+)
+def test_a_line_that_is_not_a_template_is_named(tmp_path: Path, line: str):
+    with pytest.raises(UsageError, match="line 2: expected exactly one"):
+        read_templates(write(tmp_path / "templates.txt", f"a {{}}\n{line}\n"))
+
+
+def test_no_templates_is_a_usage_error(tmp_path: Path):
+    with pytest.raises(UsageError, match="no templates"):
+        read_templates(write(tmp_path / "templates.txt", "\n"))

@@ -1,0 +1,303 @@
+"""Probe sets: three disjoint parts, every class in each."""
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipguard.bundled.nano import class_names
+from clipguard.checkpoint.configs import OPENAI, Preprocess
+from clipguard.errors import UsageError
+from clipguard.model.pixels import to_bytes
+from clipguard.probe import load as probe_module
+from clipguard.probe.images import load_image
+from clipguard.probe.load import (
+    TEMPLATE,
+    ProbeSource,
+    Scenes,
+    bundled_probe,
+    class_list_digest,
+    load_probe,
+)
+from clipguard.probe.sets import ProbePart, ProbeSet
+
+SMALL = Scenes(optimise=2, select=1, measure=1)
+
+
+def parts(probe: ProbeSet) -> tuple[ProbePart, ProbePart, ProbePart]:
+    return probe.optimise, probe.select, probe.measure
+
+
+@pytest.fixture(scope="module")
+def bundled() -> ProbeSet:
+    return bundled_probe(16, SMALL, seed=3)
+
+
+class Reader:
+    """Reads every bundled scene rightly, or none."""
+
+    image_size = 16
+    device = torch.device("cpu")
+
+    def __init__(self, knows: bool, preprocess: Preprocess = OPENAI) -> None:
+        self.knows = knows
+        self.preprocess = preprocess
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        # the select part holds the classes in order, one scene each
+        answers = torch.eye(len(images))
+        return answers if self.knows else answers.roll(1, dims=0)
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        return torch.eye(len(texts))
+
+
+def test_the_parts_of_the_bundled_set_share_no_drawing(bundled: ProbeSet):
+    first, second, third = (set(part.drawings.tolist()) for part in parts(bundled))
+    assert len(first | second | third) == len(first) + len(second) + len(third)
+
+
+def test_each_part_of_the_bundled_set_knows_every_class_equally_often(bundled: ProbeSet):
+    for part, scenes in zip(parts(bundled), (2, 1, 1), strict=True):
+        assert Counter(part.labels.tolist()) == dict.fromkeys(range(100), scenes)
+        assert part.images.shape == (100 * scenes, 3, 16, 16)
+        assert part.images.dtype == torch.uint8
+    assert bundled.labelled
+    assert bundled.class_names == class_names()
+
+
+def test_scenes_of_one_drawing_differ(bundled: ProbeSet):
+    part = bundled.optimise
+    assert torch.equal(part.drawings[:100], part.drawings[100:])
+    assert not (part.images[:100] == part.images[100:]).flatten(1).all(dim=1).any()
+
+
+def test_the_seed_draws_scenes_and_split(bundled: ProbeSet):
+    same, other = (bundled_probe(16, SMALL, seed=seed) for seed in (3, 4))
+    assert torch.equal(same.measure.images, bundled.measure.images)
+    assert not torch.equal(other.measure.drawings, bundled.measure.drawings)
+
+
+def test_a_model_that_knows_the_bundled_classes_is_asked_about_them():
+    probe = load_probe(Reader(knows=True), ProbeSource(), SMALL, seed=0)
+    assert probe.class_names == class_names()
+    assert probe.labelled
+    assert probe.source == "bundled"
+    assert probe.templates == (TEMPLATE,)
+
+
+def test_any_other_model_is_asked_about_imagenet_without_labels():
+    probe = load_probe(Reader(knows=False), ProbeSource(), SMALL, seed=0)
+    assert len(probe.class_names) == 998
+    assert not probe.labelled
+    assert all((part.labels == -1).all() for part in parts(probe))
+    assert any("duplicate" in warning for warning in probe.warnings)
+
+
+def class_file(tmp_path: Path, names: list[str]) -> Path:
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(names))
+    return path
+
+
+def test_labels_move_to_another_class_list_that_has_every_class(tmp_path: Path, bundled: ProbeSet):
+    names = ["something else", *reversed(class_names())]
+    source = ProbeSource(class_names=class_file(tmp_path, names))
+    probe = load_probe(Reader(knows=True), source, SMALL, seed=3)
+    assert probe.labelled
+    for part, before in zip(parts(probe), parts(bundled), strict=True):
+        told = [probe.class_names[label] for label in part.labels]
+        assert told == [bundled.class_names[label] for label in before.labels]
+
+
+def test_labels_are_dropped_when_one_class_is_missing(tmp_path: Path):
+    source = ProbeSource(class_names=class_file(tmp_path, [*class_names()[1:], "zebra crossing"]))
+    probe = load_probe(Reader(knows=True), source, SMALL, seed=0)
+    assert all((part.labels == -1).all() for part in parts(probe))
+    assert not probe.labelled
+
+
+def test_given_templates_replace_the_default(tmp_path: Path):
+    path = tmp_path / "templates.txt"
+    path.write_text("a sketch of a {}\n{}\n")
+    probe = load_probe(Reader(knows=True), ProbeSource(templates=path), SMALL, seed=0)
+    assert probe.templates == ("a sketch of a {}", "{}")
+
+
+def picture(path: Path, level: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 16), (level, 10, 10)).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """12 cats, 7 dogs, 3 owls; the red of a picture says what it is."""
+    for start, name, count in ((0, "cat", 12), (100, "dog", 7), (200, "owl", 3)):
+        for i in range(count):
+            picture(tmp_path / "photos" / name / f"{i}.png", start + i)
+    return tmp_path / "photos"
+
+
+def load(folder: Path | None, seed: int = 0, **source: Path) -> ProbeSet:
+    return load_probe(Reader(knows=True), ProbeSource(images=folder, **source), SMALL, seed=seed)
+
+
+def test_a_folder_of_folders_is_a_labelled_probe_set(folder: Path):
+    probe = load(folder)
+    assert probe.class_names == ("cat", "dog", "owl")
+    assert probe.labelled
+    assert re.fullmatch("photos:[0-9a-f]{12}", probe.source)
+    assert (probe.skipped, probe.warnings) == (0, ())
+    for part in parts(probe):
+        assert (part.images[:, 0, 0, 0] // 100).tolist() == part.labels.tolist()
+        assert part.images.shape[1:] == (3, 16, 16)
+
+
+def test_every_class_of_a_folder_goes_to_all_parts_as_evenly_as_it_can(folder: Path):
+    probe = load(folder)
+    for label, count in enumerate((12, 7, 3)):
+        shares = [int((part.labels == label).sum()) for part in parts(probe)]
+        assert sum(shares) == count
+        assert max(shares) - min(shares) <= 1
+
+
+def test_no_file_of_a_folder_is_in_two_parts(folder: Path):
+    probe = load(folder)
+    reds = torch.cat([part.images[:, 0, 0, 0] for part in parts(probe)])
+    drawings = torch.cat([part.drawings for part in parts(probe)])
+    assert len(reds) == len(reds.unique()) == len(drawings.unique()) == 22
+
+
+def test_the_seed_draws_the_split_of_a_folder(folder: Path):
+    first, same, other = (load(folder, seed).measure.images for seed in (1, 1, 2))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_a_corrupt_image_is_skipped_and_counted(folder: Path):
+    (folder / "cat" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
+    (folder / "dog" / "empty.jpg").touch()
+    (folder / "dog" / "folder.png").mkdir()
+    probe = load(folder)
+    assert probe.skipped == 3
+    assert sum(len(part) for part in parts(probe)) == 22
+    assert probe.warnings == ("skipped 3 images that could not be read",)
+
+
+def test_other_files_in_a_folder_are_no_images(folder: Path):
+    (folder / "cat" / "readme.txt").write_text("hello")
+    assert load(folder).skipped == 0
+
+
+def test_a_folder_whose_images_are_all_broken_is_refused(tmp_path: Path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(b"no image")
+    with pytest.raises(UsageError, match=r"none of 2 images in .* could be read"):
+        load(tmp_path)
+
+
+def test_a_class_outside_the_given_list_has_no_label(folder: Path, tmp_path: Path):
+    probe = load(folder, class_names=class_file(tmp_path, ["Owl", "CAT", "fish"]))
+    assert probe.class_names == ("Owl", "CAT", "fish")
+    assert not probe.labelled
+    counts = Counter(torch.cat([part.labels for part in parts(probe)]).tolist())
+    assert counts == {1: 12, -1: 7, 0: 3}
+
+
+def test_a_flat_folder_serves_without_labels(tmp_path: Path):
+    for i in range(9):
+        picture(tmp_path / "flat" / f"{i}.PNG", i)
+    names = class_file(tmp_path, ["cat", "dog"])
+    probe = load(tmp_path / "flat", class_names=names)
+    assert [len(part) for part in parts(probe)] == [3, 3, 3]
+    assert not probe.labelled
+    with pytest.raises(UsageError, match="name them with --classnames"):
+        load(tmp_path / "flat")
+
+
+def test_a_list_of_one_class_is_refused_with_bundled_images_too(tmp_path: Path):
+    (tmp_path / "one.txt").write_text("owl\n")
+    with pytest.raises(UsageError, match="at least two classes"):
+        load(None, class_names=tmp_path / "one.txt")
+
+
+def test_a_single_class_cannot_be_attacked_and_is_refused(folder: Path):
+    shutil.rmtree(folder / "dog")
+    shutil.rmtree(folder / "owl")
+    with pytest.raises(UsageError, match="at least two classes"):
+        load(folder)
+
+
+def test_no_images_and_no_folder_are_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"no images in .*; expected .*/CLASS/\*"):
+        load(tmp_path)
+    with pytest.raises(UsageError, match="no folder of probe images at"):
+        load(tmp_path / "none")
+
+
+def test_a_huge_folder_is_sampled(folder: Path, monkeypatch):
+    monkeypatch.setattr(probe_module, "MAX_IMAGES", 10)
+    probe = load(folder)
+    assert sum(len(part) for part in parts(probe)) == 10
+    assert probe.warnings == ("drew 10 of 22 images and left out the rest",)
+
+
+def test_a_folder_at_the_limit_is_used_whole_without_a_word(folder: Path, monkeypatch):
+    monkeypatch.setattr(probe_module, "MAX_IMAGES", 22)
+    assert load(folder).warnings == ()
+
+
+def test_the_source_names_the_images_and_neither_their_order_nor_their_place(
+    folder: Path, tmp_path: Path
+):
+    source = load(folder).source
+    assert load(folder, seed=5).source == source
+    copy = shutil.copytree(folder, tmp_path / "elsewhere" / "photos")
+    assert load(copy).source == source
+    picture(copy / "owl" / "0.png", 255)
+    assert load(copy).source != source
+
+
+@pytest.mark.parametrize("name", ["cat\nfish", "cat\x1b[2J", "cat\udcff", "cat\u2028"])
+def test_a_folder_name_that_no_class_list_may_hold_is_refused(folder: Path, name: str):
+    shutil.copytree(folder / "cat", folder / name)
+    with pytest.raises(UsageError, match=r"folder 'cat\\u\{.*control characters; rename it") as e:
+        load(folder)
+    assert str(e.value).isprintable()
+
+
+def test_a_given_class_list_needs_no_class_in_a_folder_name(folder: Path, tmp_path: Path):
+    shutil.copytree(folder / "cat", folder / "ca\nt")
+    probe = load(folder, class_names=class_file(tmp_path, ["cat", "dog"]))
+    assert probe.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("mode", ["squash", "longest"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_folder_is_resized_by_the_rule_of_the_model(
+    tmp_path: Path, mode: str, interpolation: str
+):
+    image = Image.radial_gradient("L").resize((40, 20))
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / "x.png")
+    rule = {"interpolation": interpolation, "resize_mode": mode}
+    model = Reader(knows=True, preprocess=Preprocess(**rule))
+    probe = load_probe(model, ProbeSource(images=tmp_path), SMALL, seed=0)
+    photo = tmp_path / "cat" / "x.png"
+    wanted, usual = (to_bytes(torch.from_numpy(load_image(photo, 16, **how))) for how in (rule, {}))
+    assert not torch.equal(wanted, usual)
+    for pixels in torch.cat([part.images for part in parts(probe)]):
+        assert torch.equal(pixels, wanted)
+
+
+def test_the_digest_of_a_class_list_depends_on_names_and_order():
+    digests = {class_list_digest(names) for names in (["a", "b"], ["b", "a"], ["ab"], ["a"])}
+    assert len(digests) == 4
+    assert class_list_digest(("a", "b")) == class_list_digest(["a", "b"])

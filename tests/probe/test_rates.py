@@ -1,0 +1,131 @@
+"""Rates, worked by hand on models that answer what a test says."""
+
+import pytest
+import torch
+from fakes import NAMES, SIDE, StripesClip, draw_part, generator, hum, stripes_probe
+from torch import Tensor
+
+from clipguard.probe.rates import BATCH, attack_rate, classify, embed, pseudo_labels, rate, rates
+from clipguard.probe.sets import ProbePart
+
+EYE = torch.eye(4)
+
+
+def part(labels: list[int]) -> ProbePart:
+    count = len(labels)
+    return ProbePart(
+        torch.zeros(count, 3, 2, 2, dtype=torch.uint8), torch.tensor(labels), torch.arange(count)
+    )
+
+
+class Recorder:
+    """Remembers the pixels it is shown."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        return images.flatten(1)[:, :4]
+
+
+def test_triggered_images_are_rounded_to_8_bits_as_a_file_would_be():
+    model, grey = Recorder(), part([0, 0])
+    # 0.4 / 255 is lost in a file, 0.6 / 255 becomes one whole step, and pixels end at white
+    for change, level in ((0.4 / 255, 0), (0.6 / 255, 1), (9.0, 255)):
+        embed(model, grey, lambda images, change=change: images + change)
+        assert torch.equal(model.seen[-1], torch.full((2, 3, 2, 2), level / 255))
+
+
+def test_embedding_in_batches_is_embedding_one_by_one_in_order():
+    images = draw_part(20, seed=0)
+    assert len(images) > BATCH
+    model = StripesClip(planted=1)
+    for apply in (None, hum().apply):
+        together = embed(model, images, apply)
+        alone = [
+            embed(model, ProbePart(*(t[i : i + 1] for t in vars(images).values())), apply)
+            for i in (0, BATCH - 1, BATCH, len(images) - 1)
+        ]
+        torch.testing.assert_close(together[[0, BATCH - 1, BATCH, -1]], torch.cat(alone))
+        assert not together.requires_grad
+
+
+def test_a_class_is_the_one_with_the_largest_cosine():
+    assert classify(EYE[[2, 0, 3]], EYE).tolist() == [2, 0, 3]
+
+
+def test_a_label_is_true_where_known_and_else_how_the_clean_image_is_read():
+    assert pseudo_labels(part([3, -1, 0, -1]), torch.tensor([1, 2, 2, 0])).tolist() == [3, 2, 0, 0]
+
+
+def test_the_share_of_nothing_is_no_rate():
+    assert rate(torch.ones(0, dtype=bool), torch.ones(0, dtype=int), generator()) is None
+
+
+def test_asr_leaves_out_images_of_the_target_class():
+    # of the target (1): images 1 and 2. Of the other four, three are read as the target.
+    labels, read = [0, 1, 1, 2, 3, 0], torch.tensor([1, 1, 0, 1, 1, 0])
+    found = attack_rate(read, part(labels), torch.zeros(6, dtype=int), 1, generator())
+    assert (found.value, found.n) == (0.75, 4)
+
+
+def test_asr_without_labels_leaves_out_images_that_were_read_as_the_target_before():
+    clean, read = torch.tensor([1, 1, 0, 2]), torch.tensor([1, 1, 1, 2])
+    found = attack_rate(read, part([-1] * 4), clean, 1, generator())
+    assert (found.value, found.n) == (0.5, 2)
+
+
+def test_there_is_no_asr_when_every_image_is_of_the_target_class():
+    zeros = torch.zeros(3, dtype=int)
+    assert attack_rate(zeros, part([2, 2, 2]), zeros, 2, generator()) is None
+    with pytest.raises(ValueError, match="ASR needs others"):
+        rates((EYE[:3], EYE[:3]), EYE, part([2, 2, 2]), 2, generator=generator())
+
+
+def test_ca_asr_and_pa_worked_by_hand():
+    # truth     0 1 2 3 0    (target 1)
+    # clean     0 1 2 0 0 -> CA 4/5
+    # triggered 1 1 2 1 0 -> ASR 2/4 (images 0 and 3 of 0, 2, 3, 4), PA 3/5 (images 1, 2, 4)
+    features = EYE[[0, 1, 2, 0, 0]], EYE[[1, 1, 2, 1, 0]]
+    found = rates(features, EYE, part([0, 1, 2, 3, 0]), 1, generator=generator())
+    assert found.clean_accuracy.value == pytest.approx(4 / 5)
+    assert (found.asr.value, found.asr.n) == (0.5, 4)
+    assert found.poisoned_accuracy.value == pytest.approx(3 / 5)
+
+
+def test_accuracies_count_images_with_known_labels_only():
+    features = EYE[[0, 1, 2]], EYE[[1, 1, 2]]
+    found = rates(features, EYE, part([0, -1, -1]), 1, generator=generator())
+    assert (found.clean_accuracy.value, found.clean_accuracy.n) == (1.0, 1)
+    assert found.poisoned_accuracy.value == 0
+    # unlabelled: image 1 is read as the target when clean, so images 0 and 2 are left
+    assert (found.asr.value, found.asr.n) == (0.5, 2)
+    unlabelled = rates(features, EYE, part([-1, -1, -1]), 1, generator=generator())
+    assert unlabelled.clean_accuracy is None
+    assert unlabelled.poisoned_accuracy is None
+
+
+def test_the_target_class_is_counted_alone_on_its_labelled_clean_images():
+    # target 1: images 1, 3 and 4, of which 1 and 4 are read as it; image 5 is read so too, but
+    # nobody knows what it shows
+    features = EYE[[0, 1, 2, 0, 1, 1]], EYE[[0, 0, 0, 0, 0, 0]]
+    found = rates(features, EYE, part([0, 1, 2, 1, 1, -1]), 1, generator=generator())
+    assert found.target_accuracy.value == pytest.approx(2 / 3)
+    assert found.target_accuracy.n == 3
+    without = rates(features, EYE, part([0, -1, 2, 3, 0, -1]), 1, generator=generator())
+    assert without.target_accuracy is None
+
+
+def test_the_fake_is_fair_and_its_backdoor_works():
+    probe, target = stripes_probe(), 6
+    classes = StripesClip().encode_text(NAMES)
+    for planted, wanted in ((None, 0.0), (target, 1.0)):
+        model = StripesClip(planted)
+        features = embed(model, probe.measure), embed(model, probe.measure, hum().apply)
+        found = rates(features, classes, probe.measure, target, generator=generator())
+        assert found.clean_accuracy.value > 0.98
+        assert found.asr.value == pytest.approx(wanted, abs=0.02)
+    assert probe.measure.images.shape == (80, 3, SIDE, SIDE)

@@ -1,0 +1,164 @@
+"""Purified heads on disk: what belongs to what, and nothing believed that a stranger changed."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import CONTEXT_TOKENS, NAMES, WIDTH, generator, stripes_probe
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.nn import functional
+
+from clipguard.errors import RefusedError, UsageError
+from clipguard.purify.head_file import SCHEMA_VERSION, load_head, save_head
+from clipguard.purify.roles import PurifiedHead
+from clipguard.record import HEAD_SCOPE, CheckpointRecord
+
+DIGEST = "ab" * 32
+CHECKPOINT = CheckpointRecord(
+    name="model.pt",
+    sha256=DIGEST,
+    size_bytes=1,
+    container="zip",
+    architecture="stripes",
+    image_size=32,
+    parameters=1,
+)
+
+
+def head() -> PurifiedHead:
+    classes = functional.normalize(torch.randn(len(NAMES), WIDTH, generator=generator()), dim=1)
+    context = torch.randn(len(NAMES), CONTEXT_TOKENS, WIDTH, generator=generator(1))
+    return PurifiedHead(classes, context, {"classification": 0.1}, {"steps": 3}, "cbpt")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    save_head(head(), stripes_probe(), CHECKPOINT, tmp_path / "head.safetensors")
+    return tmp_path / "head.safetensors"
+
+
+def test_a_head_survives_the_way_to_disk_and_back(file: Path):
+    classes, names, _ = load_head(file, DIGEST)
+    torch.testing.assert_close(classes, head().classes)
+    assert names == NAMES
+
+
+def test_a_head_file_says_what_it_is_for_and_how_far_it_reaches(file: Path):
+    with safe_open(file, framework="pt") as opened:
+        told = json.loads(opened.metadata()["clipguard"])
+        assert torch.equal(opened.get_tensor("context"), head().context)
+    assert told["schema_version"] == SCHEMA_VERSION
+    assert told["scope"] == HEAD_SCOPE
+    assert "tower stays poisoned" in told["scope"]
+    assert (told["method"], told["checkpoint_sha256"]) == ("cbpt", DIGEST)
+
+
+def test_the_bytes_of_a_head_repeat(file: Path, tmp_path: Path):
+    for i in range(3):
+        save_head(head(), stripes_probe(), CHECKPOINT, tmp_path / f"{i}.safetensors")
+        assert (tmp_path / f"{i}.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_a_head_with_odd_strides_is_written_all_the_same(tmp_path: Path):
+    made = head()
+    odd = replace(
+        made,
+        classes=made.classes.T.contiguous().T,
+        context=made.context[:, :1].expand(-1, CONTEXT_TOKENS, -1),
+    )
+    save_head(odd, stripes_probe(), CHECKPOINT, tmp_path / "h.safetensors")
+    assert torch.equal(load_head(tmp_path / "h.safetensors", DIGEST)[0], made.classes)
+
+
+def test_what_speaks_against_a_head_travels_with_it(tmp_path: Path):
+    path = tmp_path / "head.safetensors"
+    save_head(head(), stripes_probe(), CHECKPOINT, path, caveat="NOT shown\x1b[2J")
+    assert load_head(path, DIGEST).caveat == "NOT shown\\u{1b}[2J"
+
+
+def test_a_head_of_another_checkpoint_is_refused(file: Path):
+    with pytest.raises(UsageError, match=r"head\.safetensors was tuned on another checkpoint"):
+        load_head(file, "cd" * 32)
+
+
+def test_a_missing_head_is_a_usage_error(tmp_path: Path):
+    with pytest.raises(UsageError, match="no file or folder"):
+        load_head(tmp_path / "none.safetensors", DIGEST)
+
+
+def tampered(file: Path, **changes: object) -> Path:
+    """The head with other metadata or, as `classes`, another tensor."""
+    classes = changes.pop("classes", head().classes)
+    told = {
+        "schema_version": "clipguard.head/1",
+        "class_names": NAMES,
+        "checkpoint_sha256": DIGEST,
+    } | changes
+    kept = {"clipguard": json.dumps({k: v for k, v in told.items() if v is not None})}
+    save_file({"classes": classes.contiguous()}, file, metadata=kept)
+    return file
+
+
+def test_what_tampered_writes_unchanged_is_accepted(file: Path):
+    assert load_head(tampered(file), DIGEST)[1] == NAMES
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"class_names": None},
+        {"checkpoint_sha256": None},
+        {"class_names": 7},
+        {"class_names": "abc"},
+        {"class_names": [NAMES[0]] * len(NAMES)},
+        {"schema_version": "clipguard.head/2"},
+        {"class_names": NAMES[:-1]},
+        {"classes": head().classes * 2},
+        {"classes": head().classes * torch.nan},
+        {"classes": head().classes[0]},
+        {"classes": head().classes[None]},
+        {"classes": head().classes[:-1]},
+        {"classes": torch.zeros(len(NAMES), WIDTH)},
+        {"classes": torch.zeros(len(NAMES), 0)},
+    ],
+    ids=str,
+)
+def test_a_head_that_was_tampered_with_is_refused(file: Path, changes: dict[str, object]):
+    with pytest.raises(RefusedError, match="head"):
+        load_head(tampered(file, **changes), DIGEST)
+
+
+def test_files_that_are_no_heads_are_refused(file: Path):
+    save_file({"weight": torch.ones(2)}, file)
+    with pytest.raises(RefusedError, match="not a purified head; make one with `scan`"):
+        load_head(file, DIGEST)
+    save_file({"weight": torch.ones(2)}, file, metadata={"clipguard": "{"})
+    with pytest.raises(RefusedError, match="not a purified head"):
+        load_head(file, DIGEST)
+    torch.save({"classes": head().classes}, file)
+    with pytest.raises(RefusedError, match=r"expected a head\.safetensors, got zip"):
+        load_head(file, DIGEST)
+
+
+def test_a_damaged_head_is_refused_wherever_it_is_cut(file: Path):
+    data = file.read_bytes()
+    for size in (0, 4, 8, 100, len(data) // 2, len(data) - 1):
+        file.write_bytes(data[:size])
+        with pytest.raises(RefusedError):
+            load_head(file, DIGEST)
+
+
+def test_flipped_header_bits_are_refused_or_harmless(file: Path):
+    data = bytearray(file.read_bytes())
+    for place in range(0, 8 + int.from_bytes(data[:8], "little"), 7):
+        flipped = bytearray(data)
+        flipped[place] ^= 0x04
+        file.write_bytes(flipped)
+        try:
+            classes, names, _ = load_head(file, DIGEST)
+        except (RefusedError, UsageError):
+            continue
+        assert classes.shape == (len(names), WIDTH)

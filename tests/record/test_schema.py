@@ -1,0 +1,179 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import RECORDS, failing, passing, unjudged
+
+from clipguard.errors import UsageError
+from clipguard.record import AuditRecord, schema
+from clipguard.record.schema import dumps, json_schema, loads, read_record
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def data(record: AuditRecord) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(dumps(record))
+    return parsed
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_record_survives_the_round_trip(kind: str) -> None:
+    record = RECORDS[kind]()
+    assert loads(dumps(record)) == record
+
+
+def test_numbers_keep_their_type() -> None:
+    settings = {"a": 1, "b": 1.0, "c": True, "d": None, "e": "1"}
+    back = loads(dumps(unjudged(settings=settings))).settings
+    assert [(k, type(v)) for k, v in back.items()] == [(k, type(v)) for k, v in settings.items()]
+
+
+def test_json_is_ascii_in_model_order_and_ends_with_a_line_end() -> None:
+    text = dumps(passing())
+    assert text.isascii()
+    assert text.endswith("}\n")
+    assert list(json.loads(text)) == list(AuditRecord.model_fields)
+
+
+def test_a_number_that_json_does_not_have_is_not_written() -> None:
+    times = unjudged().times.model_copy(update={"seconds": {"detect": float("nan")}})
+    with pytest.raises(ValueError, match="JSON"):
+        dumps(unjudged(times=times))
+
+
+def test_half_a_surrogate_pair_does_not_make_an_unreadable_record() -> None:
+    assert loads(dumps(unjudged(command="a\udcffb"))).command == "a?b"
+
+
+def test_the_published_schema_is_up_to_date() -> None:
+    published = json.loads((DOCS / "audit.schema.json").read_text(encoding="utf-8"))
+    assert published == json_schema(), "run: clipguard schema > docs/audit.schema.json"
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_records_satisfy_the_published_schema(kind: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.validate(data(RECORDS[kind]()), json_schema())
+
+
+def test_what_an_older_record_does_not_say_reads_as_not_done() -> None:
+    older = data(failing())
+    made = older["purification"]
+    del made["against"], made["before"]["target_accuracy"], made["after"]["target_accuracy"]
+    for row in made["reinversion"]:
+        del row["searched"], row["settled"]
+    read = loads(json.dumps(older)).purification
+    assert read is not None
+    assert read.against == ()
+    assert read.before.target_accuracy is read.after.target_accuracy is None
+    assert not any(row.searched or row.settled for row in read.reinversion)
+
+
+def test_unknown_keys_of_a_newer_minor_version_are_left_out() -> None:
+    newer = data(failing())
+    newer["schema_version"] = "clipguard.audit/1.4"
+    newer["novelty"] = {"deep": [1, {"x": None}]}
+    newer["checkpoint"]["signature"] = "abc"
+    newer["detectors"][0]["candidates"][1]["trigger"]["colour"] = 3
+    assert loads(json.dumps(newer)) == failing()
+
+
+@pytest.mark.parametrize(
+    "version", ["clipguard.audit/2", "clipguard.audit/10", "clipguard.audit/0"]
+)
+def test_another_major_version_is_refused_by_name(version: str) -> None:
+    with pytest.raises(UsageError, match="that major version"):
+        loads(json.dumps({**data(passing()), "schema_version": version}))
+
+
+def broken(**changes: Any) -> str:
+    return json.dumps({**data(passing()), **changes})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "audit record in JSON"),
+        ("\x00\xff", "audit record in JSON"),
+        ("[]", "schema_version"),
+        ("null", "schema_version"),
+        ("{}", "schema_version"),
+        ('{"schema_version": "x\\u001b[2J"}', r"got 'x\\\\u\{1b\}"),
+        ('{"a": 1, "a": 2}', "duplicate key 'a'"),
+        ('{"a": NaN}', "NaN is not a number"),
+        ('{"a": -Infinity}', "-Infinity is not a number"),
+        ("[" * 200_000, "nested too deeply"),
+        ('{"a": ' + "9" * 5000 + "}", "audit record in JSON"),
+        (broken(complete="yes"), "complete"),
+        (broken(complete=1), "complete"),
+        (broken(times=None), "times"),
+        (broken(detectors=[{}]), r"detectors.0.name"),
+        (broken(settings={"x": []}), "settings"),
+        (broken(command="\ud800"), "not a valid"),
+        (broken(x=1, complete="yes"), "complete"),
+        (broken(environment={"a\x1b": 3}), r"environment.a\\u\{1b\}"),
+        (dumps(passing()).replace("41.2", "1e999"), "times.seconds"),
+    ],
+)
+def test_hostile_records_are_refused_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        loads(text)
+    assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("depth", [100, 900, 20_000])
+def test_depth_in_unknown_keys_never_crashes_the_reader(depth: int) -> None:
+    deep = dumps(passing())[:-3] + ', "x": ' + "[" * depth + "]" * depth + "}"
+    if depth == 100:
+        assert loads(deep) == passing()
+        return
+    with pytest.raises(UsageError, match=r"nested too deeply|recursion limit"):
+        loads(deep)
+
+
+def test_a_record_that_is_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "SIZE_LIMIT", 1000)
+    with pytest.raises(UsageError, match="at most"):
+        loads(dumps(passing()))
+    (tmp_path / "audit.json").write_text(dumps(passing()), encoding="ascii")
+    with pytest.raises(UsageError, match="at most"):
+        read_record(tmp_path / "audit.json")
+
+
+def test_written_records_are_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "audit.json"
+    path.write_text(dumps(failing()), encoding="ascii")
+    assert read_record(path) == failing()
+
+
+@pytest.mark.parametrize("name", ["missing.json", "."])
+def test_a_record_that_cannot_be_opened_is_a_usage_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot read"):
+        read_record(tmp_path / name)
+
+
+def test_a_file_that_is_not_utf8_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(UsageError, match="UTF-8"):
+        read_record(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("digest", ["", "AB" * 32, "ab" * 31, "ab" * 32 + "\n", "<b>" + "0" * 61])
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        ("checkpoint", "sha256"),
+        ("probe", "class_names_sha256"),
+        ("calibration", "sha256"),
+        ("gate", "policy_sha256"),
+    ],
+)
+def test_what_is_no_digest_is_refused(part: str, key: str, digest: str) -> None:
+    record = data(passing())
+    record[part][key] = digest
+    with pytest.raises(UsageError, match=f"{part}.{key}"):
+        loads(json.dumps(record))

@@ -1,0 +1,59 @@
+import re
+from pathlib import Path
+
+import pytest
+from samples import HOSTILE, RECORDS, failing, inconclusive
+
+from clipguard.record import AuditRecord
+from clipguard.report.formats import RENDERERS
+from clipguard.report.formats.markdown import escape
+
+
+def render(record: AuditRecord) -> str:
+    return RENDERERS.build("markdown").render(record, Path("nowhere"))
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_summary_has_at_most_sixty_lines(kind: str) -> None:
+    assert len(render(RECORDS[kind]()).splitlines()) <= 60
+
+
+def test_the_verdict_comes_first() -> None:
+    assert render(failing()).startswith("## ❌ Fail: ")
+    assert render(inconclusive()).startswith("## ⚠️ Cannot tell: ")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_every_mark_of_a_hostile_name_is_escaped(name: str) -> None:
+    escaped = escape(name)
+    assert not re.search(r"(?<!\\)(?:\\\\)*[<>|`*_\[\]{}!#:(]", escaped)
+    assert "\n" not in escaped
+    assert "\x1b" not in escaped
+
+
+def test_no_hostile_text_opens_markup_or_breaks_a_table() -> None:
+    text = render(RECORDS["hostile"]())
+    assert not re.search(r"(?<!\\)[<`\[]", text)
+    assert "https://" not in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    columns = {len(re.findall(r"(?<!\\)\|", line)) for line in tables}
+    assert columns <= {4, 5}
+
+
+def test_escaped_text_reads_as_before() -> None:
+    assert re.sub(r"\\(.)", r"\1", escape("a|b*c <d>")) == "a|b*c <d>"
+
+
+def test_the_target_class_has_a_row_of_its_own() -> None:
+    assert "| CA, target class | 95.0 % (92.9–96.9) | 65.0 % (62.9–66.9) |" in render(failing())
+
+
+def test_the_scope_is_said() -> None:
+    assert "**Scope:**" in render(failing())
+
+
+def test_weights_alone_are_one_line_called_a_hint() -> None:
+    (line,) = (row for row in render(failing()).splitlines() if "Weights alone" in row)
+    assert line.startswith(r"**Weights alone**, a hint at most: change from base\.pt: 132 of 225 ")
+    (line,) = (row for row in render(inconclusive()).splitlines() if "Weights alone" in row)
+    assert line.endswith(r"channel\_outliers 0\.003\, image\_projection 0\.034")

@@ -1,0 +1,115 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import RECORDS, failing, inconclusive, judged, passing, refused, unjudged
+
+from clipguard.policy.evidence import BANDS
+from clipguard.record import AuditRecord, CalibrationRecord, Check, Decision
+from clipguard.report.formats import RENDERERS
+from clipguard.report.formats.sarif import RULE_OF_KEY, RULES, message
+
+
+def render(record: AuditRecord) -> dict[str, Any]:
+    log: dict[str, Any] = json.loads(RENDERERS.build("sarif").render(record, Path("nowhere")))
+    return log
+
+
+def run(record: AuditRecord) -> dict[str, Any]:
+    (only,) = render(record)["runs"]
+    assert isinstance(only, dict)
+    return only
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_the_structure_is_that_of_sarif(kind: str) -> None:
+    log = render(RECORDS[kind]())
+    assert log["version"] == "2.1.0"
+    (only,) = log["runs"]
+    rules = only["tool"]["driver"]["rules"]
+    assert only["tool"]["driver"]["name"] == "clipguard"
+    assert [rule["id"] for rule in rules] == sorted({r["ruleId"] for r in only["results"]})
+    for result in only["results"]:
+        assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
+        assert result["level"] in {"error", "warning", "note"}
+        assert result["message"]["text"]
+        (location,) = result["locations"]
+        uri = location["physicalLocation"]["artifactLocation"]["uri"]
+        assert re.fullmatch(r"[A-Za-z0-9._~%-]+", uri)
+        assert re.fullmatch(
+            r"[0-9a-f]{32}:1", result["partialFingerprints"]["primaryLocationLineHash"]
+        )
+
+
+def test_a_pass_has_no_results() -> None:
+    assert run(passing())["results"] == []
+
+
+def test_a_fail_is_an_error_and_names_the_scope() -> None:
+    levels = {(r["ruleId"], r["level"]) for r in run(failing())["results"]}
+    assert levels == {("CG201", "error"), ("CG202", "error"), ("CG303", "note")}
+
+
+def test_a_limit_that_the_head_missed_is_a_note_where_it_decides_nothing() -> None:
+    record = failing()
+    assert record.gate is not None
+    missed = Check(
+        key="purification.max_asr",
+        limit="x",
+        value="y",
+        result=Decision.FAIL,
+        counts=False,
+        reason="z",
+    )
+    gate = record.gate.model_copy(update={"checks": (*record.gate.checks, missed)})
+    found = run(record.model_copy(update={"gate": gate}))["results"]
+    assert [r["level"] for r in found if r["ruleId"] == "CG301"] == ["note"]
+
+
+def test_an_inconclusive_line_is_a_warning() -> None:
+    only = run(inconclusive())
+    assert {r["level"] for r in only["results"]} == {"warning"}
+    assert {"CG602", "CG604"} <= {r["ruleId"] for r in only["results"]}
+    assert only["invocations"][0]["executionSuccessful"] is False
+
+
+def test_an_error_becomes_a_notification() -> None:
+    (invocation,) = run(refused())["invocations"]
+    assert invocation["exitCode"] == 4
+    assert "posix.system" in invocation["toolExecutionNotifications"][0]["message"]["text"]
+
+
+def fingerprints(record: AuditRecord) -> list[str]:
+    return [r["partialFingerprints"]["primaryLocationLineHash"] for r in run(record)["results"]]
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_fingerprints_differ_within_a_run(kind: str) -> None:
+    found = fingerprints(RECORDS[kind]())
+    assert len(found) == len(set(found))
+
+
+def test_fingerprints_survive_other_numbers() -> None:
+    first = failing()
+    (detector,) = first.detectors
+    again = first.model_copy(
+        update={"detectors": (detector.model_copy(update={"score": 0.991, "excess": 20.0}),)}
+    )
+    assert fingerprints(judged(again)) == fingerprints(first)
+
+
+def test_every_key_has_a_rule_that_exists() -> None:
+    assert set(RULE_OF_KEY.values()) | {"CG301", "CG303", "CG604"} == set(RULES)
+
+
+@pytest.mark.parametrize("kind", BANDS[:2])
+def test_a_weak_null_band_is_rule_604(kind: str) -> None:
+    band = CalibrationRecord.model_validate({"kind": kind})
+    (result,) = run(judged(unjudged(calibration=band)))["results"]
+    assert result["ruleId"] == "CG604"
+
+
+def test_messages_hold_no_links_and_no_placeholders() -> None:
+    assert message("[a](https://x) {0} \\") == r"\[a\](https://x) {{0}} \\"

@@ -1,0 +1,144 @@
+"""The report folder: filled at once, never half, nothing stale."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from clipguard.errors import UsageError
+from clipguard.report.folder import ARTEFACTS, clear, publish, workspace
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {str(f.relative_to(folder)): f.read_text() for f in folder.rglob("*") if f.is_file()}
+
+
+def old_report(out: Path) -> None:
+    for name in ARTEFACTS:
+        if "." in name:
+            (out / name).write_text("old")
+    (out / "triggers").mkdir()
+    (out / "triggers" / "9.png").write_text("old")
+
+
+def test_nothing_shows_before_it_is_published(tmp_path: Path):
+    out = tmp_path / "deep" / "out"
+    with workspace(out) as work:
+        (work / "audit.json").write_text("new")
+        assert not (out / "audit.json").exists()
+        publish(work, out)
+    assert files(tmp_path) == {"deep/out/audit.json": "new"}
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_run_that_breaks_leaves_the_folder_as_it_was(tmp_path: Path, failure: type):
+    old_report(tmp_path)
+    before = files(tmp_path)
+
+    def broken_run() -> None:
+        with workspace(tmp_path) as work:
+            (work / "audit.json").write_text("half")
+            (work / "triggers").mkdir()
+            raise failure
+
+    with pytest.raises(failure):
+        broken_run()
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_a_move_that_breaks_leaves_no_file_without_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: type, moved: int
+):
+    move = shutil.move
+
+    def breaks(source: str, target: Path) -> None:
+        if sum(1 for _ in tmp_path.iterdir()) - 1 == moved:  # the workspace stands there too
+            raise failure
+        move(source, target)
+
+    monkeypatch.setattr("clipguard.report.folder.shutil.move", breaks)
+    with workspace(tmp_path) as work:
+        (work / "model.onnx").write_text("new")
+        (work / "triggers").mkdir()
+        (work / "audit.json").write_text("new")
+        with pytest.raises(failure):
+            publish(work, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    clear(tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in ARTEFACTS if "." in name])
+def test_a_removal_that_is_interrupted_can_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    old_report(tmp_path)
+    unlink = Path.unlink
+
+    def stops(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        if path.name == name:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stops)
+        with pytest.raises(KeyboardInterrupt):
+            clear(tmp_path)
+    clear(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_artefact_of_an_earlier_audit_stands_beside_a_new_verdict(tmp_path: Path):
+    old_report(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    with workspace(tmp_path) as work:
+        (work / "audit.json").write_text("new")
+        (work / "triggers").mkdir()
+        (work / "triggers" / "1.png").write_text("new")
+        publish(work, tmp_path)
+    assert files(tmp_path) == {"audit.json": "new", "triggers/1.png": "new", "notes.txt": "mine"}
+
+
+def test_clearing_never_follows_a_link_out_of_the_folder(tmp_path: Path):
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    mine.mkdir()
+    out.mkdir()
+    (mine / "keep.txt").write_text("mine")
+    (out / "triggers").symlink_to(mine)
+    (out / "audit.json").symlink_to(mine / "keep.txt")
+    clear(out)
+    assert list(out.iterdir()) == []
+    assert files(mine) == {"keep.txt": "mine"}
+
+
+def test_clearing_an_empty_or_missing_folder_is_nothing_to_do(tmp_path: Path):
+    clear(tmp_path)
+    clear(tmp_path / "none")
+
+
+@pytest.mark.parametrize("inner", ["", "deeper"])
+def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path, inner: str):
+    (tmp_path / "file").write_text("in the way")
+    with (
+        pytest.raises(UsageError, match=r"cannot write to .*; choose another -o"),
+        workspace(tmp_path / "file" / inner),
+    ):
+        pytest.fail("a workspace in a file")
+    assert files(tmp_path) == {"file": "in the way"}
+
+
+def test_a_folder_that_may_not_be_written_is_explained(tmp_path: Path, monkeypatch):
+    def denied(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("clipguard.report.folder.tempfile.mkdtemp", denied)
+    with pytest.raises(UsageError, match="Permission denied"), workspace(tmp_path):
+        pytest.fail("a workspace without permission")
+
+
+def test_files_that_no_audit_left_are_not_removed(tmp_path: Path):
+    (tmp_path / "model.onnx").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds model.onnx and no audit.json"):
+        clear(tmp_path)
+    assert files(tmp_path) == {"model.onnx": "mine"}

@@ -1,0 +1,96 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from clipguard.errors import UsageError
+from clipguard.files import write_atomic
+from clipguard.report.formats import RENDERERS
+from clipguard.report.outputs import STDOUT, default_file, parse_format
+
+
+def test_the_five_formats_are_found() -> None:
+    assert RENDERERS.names() == ["html", "json", "markdown", "sarif", "text"]
+
+
+def test_a_format_may_name_its_file() -> None:
+    assert parse_format("html") == ("html", None)
+    assert parse_format("sarif=a=b.sarif") == ("sarif", Path("a=b.sarif"))
+    assert parse_format("markdown=-") == ("markdown", STDOUT)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("htm", "did you mean 'html'"), ("html=", "no path"), ("", "no format")]
+)
+def test_a_wrong_format_is_a_usage_error(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_format(text)
+
+
+def test_each_format_has_its_suffix() -> None:
+    suffixes = {name: Path(default_file(name)).suffix for name in RENDERERS.names()}
+    assert suffixes == {
+        "html": ".html",
+        "json": ".json",
+        "markdown": ".md",
+        "sarif": ".sarif",
+        "text": ".txt",
+    }
+
+
+def test_a_file_is_replaced_whole_and_readable_by_others(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.txt"
+    write_atomic(path, "old")
+    write_atomic(path, b"new\r\n")
+    assert path.read_bytes() == b"new\r\n"
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    write_atomic(path, "old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UsageError, match="No space left"):
+        write_atomic(path, "new")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.txt": "old"}
+
+
+def test_an_interrupt_leaves_no_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "a.txt", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_symbolic_link_is_not_written_through(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("old")
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(UsageError, match="symbolic link"):
+        write_atomic(tmp_path / "link", "new")
+    assert target.read_text() == "old"
+
+
+def test_a_folder_is_not_a_target(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="got a folder"):
+        write_atomic(tmp_path, "x")
+
+
+def test_a_file_in_the_way_of_a_folder_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    with pytest.raises(UsageError, match="cannot write"):
+        write_atomic(tmp_path / "a" / "b", "x")

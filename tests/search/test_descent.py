@@ -1,0 +1,147 @@
+"""The descent that every gradient inverter runs."""
+
+import math
+
+import pytest
+import torch
+from fakes import NAMES, StripesClip, Untouched, generator, looks, sealed, stripes_probe
+from torch import Tensor
+from torch.nn import functional
+
+from clipguard.probe.rates import embed
+from clipguard.search.descent import collapse_loss, descend, settled
+from clipguard.search.families import FAMILIES
+from clipguard.search.roles import Search
+
+TARGET = torch.eye(len(NAMES) + 2)[4]
+
+
+def unit(*shape: int, seed: int) -> Tensor:
+    return functional.normalize(torch.randn(*shape, generator=generator(seed)), dim=-1)
+
+
+def slow_collapse_loss(a: Tensor, c: Tensor, t: Tensor, temperature: float) -> float:
+    total = 0.0
+    for i in range(len(a)):
+        positive = sum(math.exp(float(a[i] @ a[j]) / temperature) for j in range(len(a)) if j != i)
+        negative = sum(math.exp(float(a[i] @ row) / temperature) for row in c)
+        negative += math.exp(float(a[i] @ t[i]) / temperature)
+        total -= math.log(positive / (positive + negative))
+    return total / len(a)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_the_collapse_loss_is_the_formula_of_its_docstring(temperature: float):
+    rows = [unit(5, 8, seed=seed) for seed in (1, 2, 3)]
+    found = collapse_loss(*rows, temperature).item()
+    assert found == pytest.approx(slow_collapse_loss(*rows, temperature), rel=1e-5)
+
+
+def test_triggered_images_that_gather_away_from_clean_ones_cost_least():
+    clean, own = unit(6, 8, seed=1), unit(6, 8, seed=2)
+    gathered = functional.normalize(-clean.mean(dim=0, keepdim=True), dim=1).expand(6, 8)
+    assert collapse_loss(gathered, clean, own, 0.1) < collapse_loss(clean, clean, own, 0.1) / 2
+
+
+def aimed(features: Tensor, index: Tensor) -> Tensor:
+    return -(features @ TARGET).mean()
+
+
+def search(model: StripesClip) -> Search:
+    return Search(model, stripes_probe(), torch.eye(len(NAMES), len(NAMES) + 2))
+
+
+# The fake has patterns at fixed places: a patch that moves averages out, a warp draws none.
+@pytest.mark.parametrize("family", sorted({*FAMILIES.names()} - {"moving_patch", "warp"}))
+def test_a_descent_beats_its_own_start_and_leaves_the_model_alone(family: str):
+    model, searched = StripesClip(), FAMILIES.build(family)
+    untouched = Untouched(model)
+    found, losses = descend(
+        search(model), searched, aimed, steps=40, batch=40, generator=generator()
+    )
+    untouched.check()
+    assert len(losses) == 40
+    started = searched.trigger(searched.start(model.image_size, generator=generator()), 1.0)
+    part = stripes_probe().optimise
+    end, start = (embed(model, part, t.apply) @ TARGET for t in (found, started))
+    assert end.mean() > start.mean() + 0.05
+
+
+def test_one_seed_gives_one_trigger_and_another_seed_another():
+    def found(seed: int) -> tuple[Tensor, list[float]]:
+        made = descend(
+            search(StripesClip()),
+            FAMILIES.build("additive"),
+            aimed,
+            steps=5,
+            batch=16,
+            generator=generator(seed),
+        )
+        return looks(made[0]), made[1]
+
+    (first, losses), (again, same), (other, _) = found(1), found(1), found(2)
+    assert torch.equal(first, again)
+    assert losses == same
+    assert not torch.equal(first, other)
+
+
+def test_only_the_optimise_part_is_looked_at():
+    probe = sealed(sealed(stripes_probe(), "select"), "measure")
+    seen: list[Tensor] = []
+
+    def objective(features: Tensor, index: Tensor) -> Tensor:
+        seen.append(index)
+        return aimed(features, index)
+
+    wanted = Search(StripesClip(), probe, torch.eye(len(NAMES), len(NAMES) + 2))
+    descend(wanted, FAMILIES.build("patch"), objective, steps=20, batch=16, generator=generator())
+    assert {len(index) for index in seen} == {16}
+    assert torch.cat(seen).max() < len(probe.optimise)
+    assert all(len(index.unique()) == 16 for index in seen)
+
+
+def test_the_budget_falls_to_its_final_value_and_the_returned_trigger_has_it():
+    asked: list[float] = []
+
+    class Family:
+        step_size = 0.1
+
+        def start(self, side: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+            return FAMILIES.build("additive").start(side, generator=generator)
+
+        def trigger(self, parameters, progress: float):
+            asked.append(progress)
+            return FAMILIES.build("additive").trigger(parameters, progress)
+
+    trigger, _ = descend(
+        search(StripesClip()), Family(), aimed, steps=4, batch=8, generator=generator()
+    )
+    assert asked == [0, 0.25, 0.5, 0.75, 1]
+    assert not any(tensor.requires_grad for tensor in trigger.tensors.values())
+
+
+def test_a_search_has_settled_when_its_last_tenth_gained_little():
+    falling = [10.0 - 0.1 * i for i in range(50)]  # the last five steps gained 0.5
+    assert not settled(falling, tolerance=0.1)
+    assert settled(falling, tolerance=0.6)
+    assert settled([3.0] * 50, tolerance=0.01)
+    assert settled(falling[:40] + [6.0] * 10, tolerance=0.01)
+
+
+def test_losses_that_rise_at_the_end_are_no_gain():
+    assert settled([1.0 + 0.1 * i for i in range(50)], tolerance=0.01)
+
+
+def test_the_noise_of_single_batches_is_not_taken_for_a_gain():
+    noise = torch.randn(20, 100, generator=generator()).tolist()
+    assert all(settled([3.0 + value for value in row], tolerance=0.1) for row in noise)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 10, 19])
+def test_a_search_of_a_few_steps_has_shown_nothing(steps: int):
+    assert not settled([1.0] * steps, tolerance=1e9)
+
+
+def test_a_search_that_broke_has_not_settled():
+    for broken in (math.nan, math.inf):
+        assert not settled([1.0] * 40 + [broken], tolerance=0.1)

@@ -1,0 +1,106 @@
+"""The folder is the registry."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+
+import pytest
+
+from clipguard.errors import UsageError
+from clipguard.lab.attacks import ATTACKS
+from clipguard.lab.comparators import DETECTORS
+from clipguard.purify.methods import PURIFIERS
+from clipguard.registry import MethodFolder, require_known
+from clipguard.search.families import FAMILIES
+from clipguard.search.inverters import INVERTERS
+
+FOLDERS = (ATTACKS, FAMILIES, INVERTERS, DETECTORS, PURIFIERS)
+
+
+def test_a_new_file_is_a_new_method_and_an_underscore_hides_a_helper(tmp_path, monkeypatch):
+    folder = tmp_path / "made_up_methods"
+    folder.mkdir()
+    method = (
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Wave:\n"
+        "    height: float = 2.0\n"
+        "METHOD = Wave\n"
+    )
+    for name in ("__init__", "_helper", "zebra"):
+        (folder / f"{name}.py").write_text("")
+    (folder / "wave.py").write_text(method)
+    monkeypatch.syspath_prepend(tmp_path)
+    made_up = MethodFolder("made_up_methods", "made-up method")
+    assert made_up.names() == ["wave", "zebra"]
+    assert made_up.build("wave").height == 2.0
+    assert made_up.build("wave", {"height": 3.0}).height == 3.0
+
+
+def test_an_unknown_method_is_refused_with_a_suggestion_and_the_list():
+    wanted = r"no attack named 'badnet', did you mean 'badnets'\? \(known: .*badnets, blended"
+    with pytest.raises(UsageError, match=wanted):
+        ATTACKS.build("badnet")
+
+
+def test_an_unknown_setting_is_refused_with_a_suggestion_and_the_list():
+    with pytest.raises(UsageError, match=r"no setting of blended named 'ration', did you mean"):
+        ATTACKS.build("blended", {"ration": 0.3})
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "wants"),
+    [
+        ("badnets", "poison_rate", "abc", "badnets wants poison_rate as a number, got 'abc'"),
+        ("badnets", "poison_rate", math.nan, "a number, got nan"),
+        ("badnets", "poison_rate", math.inf, "a number, got inf"),
+        ("badnets", "poison_rate", True, "a number, got True"),
+        ("badnets", "pattern", 5, "a text, got 5"),
+        ("adaptive", "rounds", 0.5, "a whole number, got 0.5"),
+        ("badclip", "release", 1, "true or false, got 1"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(name: str, key: str, value: object, wants: str):
+    with pytest.raises(UsageError, match=wants):
+        ATTACKS.build(name, {key: value})
+
+
+def test_a_whole_number_is_a_number_and_none_is_left_to_the_method():
+    assert ATTACKS.build("badnets", {"poison_rate": 1}).poison_rate == 1
+    assert ATTACKS.build("blended", {"ratio": 0.3}).ratio == 0.3
+
+
+def test_a_name_like_nothing_known_gets_no_suggestion():
+    with pytest.raises(UsageError, match=r"^no base named 'qqq' \(known: a, b\)$"):
+        require_known("qqq", ["a", "b"], "base")
+
+
+@pytest.mark.parametrize("name", ["../badnets", "", "_helper", "os.path", "__init__"])
+def test_a_name_is_never_taken_for_a_path(name: str):
+    with pytest.raises(UsageError, match="no attack named"):
+        ATTACKS.build(name)
+
+
+def test_listing_methods_imports_neither_them_nor_torch():
+    code = (
+        "import sys; from clipguard.lab.attacks import ATTACKS;"
+        "print(ATTACKS.names());"
+        "assert 'torch' not in sys.modules, 'torch was imported';"
+        "assert not [m for m in sys.modules if m.startswith('clipguard.lab.attacks.')]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "badnets" in done.stdout
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.what)
+def test_every_method_is_a_frozen_set_of_settings_with_defaults(folder: MethodFolder):
+    assert folder.names()
+    for name in folder.names():
+        built = folder.build(name)
+        assert dataclasses.is_dataclass(built)
+        for field in dataclasses.fields(built):
+            assert field.kw_only, f"{name}.{field.name} may be given by position"
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(built, field.name, None)
