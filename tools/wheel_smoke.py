@@ -36,9 +36,10 @@ NO_TORCH = f"import sys; sys.modules['torch'] = None; {PLAIN}"
 # Searches and trainings of a few steps: what comes out means nothing, that it comes out does.
 SHORT = f"""
 from dataclasses import replace
-from clipguard import profiles
-from clipguard.lab import order, plant, presets, recipes, zoo
-from clipguard.probe import Scenes
+from clipguard.audit import profiles
+from clipguard.lab import order, plant, recipes
+from clipguard.lab.zoo import build as zoo, presets
+from clipguard.probe.load import Scenes
 
 search = {{"steps": 2, "batch": 4}}
 full = {{"steps": 20, "batch": 2, "tolerance": 99.0}}  # the fewest steps that count as a search

@@ -332,5 +332,5 @@ def test_any_json_header_is_accepted_or_refused(fields: dict[str, object]):
 
 
 def test_inspection_works_where_torch_cannot_be_imported():
-    code = "import sys; sys.modules['torch'] = None; import clipguard.inspection"
+    code = "import sys; sys.modules['torch'] = None; import clipguard.checkpoint.inspection"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": "."})

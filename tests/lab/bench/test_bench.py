@@ -15,7 +15,7 @@ import torch
 from samples import HOSTILE
 from zoo_samples import ENTRIES, Runner, digest, entry, honest, in_test_split, make_zoo
 
-import clipguard.detectors
+import clipguard.lab.comparators
 from clipguard.errors import RefusedError, UsageError
 from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.bench import cells, job, matrix, record
@@ -521,7 +521,7 @@ def test_a_detector_that_breaks_on_a_victim_is_a_result(
 SILENT = """
 from dataclasses import dataclass
 from clipguard.record import DetectorRecord, Outcome
-from clipguard.types import Finding
+from clipguard.detect.roles import Finding
 
 @dataclass(frozen=True, kw_only=True)
 class Silent:
@@ -546,8 +546,8 @@ def test_a_detector_plugs_in_by_the_name_of_its_file(
     folder = tmp_path / "more"
     folder.mkdir()
     (folder / "silent.py").write_text(SILENT)
-    path = [*clipguard.detectors.__path__, str(folder)]
-    monkeypatch.setattr(clipguard.detectors, "__path__", path)
+    path = [*clipguard.lab.comparators.__path__, str(folder)]
+    monkeypatch.setattr(clipguard.lab.comparators, "__path__", path)
     cell = detect_once(tmp_path, nano_entry, "silent")
     assert (cell.error, cell.score, cell.outcome) == (None, 0.25, Outcome.BACKDOORED)
     assert cell.decision is Decision.FAIL
