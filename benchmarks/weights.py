@@ -1,13 +1,13 @@
-"""What weights alone tell about the models of a zoo, and the change from the base parent.
+"""How the models of a zoo changed from the base parent they were made from.
 
     python benchmarks/weights.py ZOO
 
 Looks at the calibration side only and at no image. The numbers are those that `clipguard scan
---reference BASE` puts into the record (`clipguard/detect/weights.py` says what each is), with the
-base parent that the manifest names as the reference. Prints a Markdown table, and per base parent
-the AUROC of each number and the smallest and largest concentration of honest and of poisoned
-models. Models that are not there yet are counted, not looked at. For development: a limit that is
-chosen here must be reported on other models.
+--reference BASE` puts into the record, with the base parent that the manifest names as the
+reference. Prints a Markdown table, and per base parent the AUROC of each number and the smallest
+and largest concentration of honest and of poisoned models. Models that are not there yet are
+counted, not looked at. For development: a limit that is chosen here must be reported on other
+models.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from torch import Tensor
 
 from clipguard.bundled.nano import nano_network
 from clipguard.checkpoint.load import load_checkpoint
-from clipguard.detect.weights import change_concentration, change_length
-from clipguard.detect.weights_record import readings
+from clipguard.detect.reference import change_concentration, change_length
 from clipguard.lab.bench.record import label
 from clipguard.lab.bench.scoring import auroc
 from clipguard.lab.zoo.manifest import Entry, read_zoo
@@ -31,7 +30,6 @@ MAIN = "change_concentration"
 def statistics(model: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, float]:
     """Of a model and of the parent it was made from; an image tower left alone counts as 0."""
     return {
-        **{reading.name: reading.value for reading in readings(model)},
         "change_length": change_length(model, base) or 0.0,
         MAIN: change_concentration(model, base) or 0.0,
     }

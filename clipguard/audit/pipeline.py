@@ -14,9 +14,9 @@ from clipguard.checkpoint.load import load_checkpoint
 from clipguard.detect.inversion import TriggerInversion
 from clipguard.detect.null_band import Band, calibration_key, choose_band, family_of
 from clipguard.detect.power import power_of
+from clipguard.detect.reference import compare
 from clipguard.detect.roles import Detector, Finding
 from clipguard.detect.text_tokens import TextTokens
-from clipguard.detect.weights_record import read_weights
 from clipguard.errors import ENVIRONMENT, ClipguardError, ExportError, InconclusiveError
 from clipguard.export.onnx import ExportJob, write_onnx
 from clipguard.model.open_clip import OpenClipModel, build_model
@@ -71,9 +71,6 @@ class Run:
     def all(self, path: Path, work: Path) -> AuditRecord:
         """Every stage in order; files go to `work`."""
         model = self.load(path)
-        if not self.settings.images:
-            self.update(coverage=untested("the quick profile looks at the weights alone"))
-            return self.finished(complete=True)
         probe = self.gather(model)
         band, told = choose_band(self.key(probe), self.options.calibration)
         self.update(calibration=told)
@@ -90,14 +87,16 @@ class Run:
         return model, self.gather(model)
 
     def load(self, path: Path) -> OpenClipModel:
-        """Load the checkpoint, and look at its weights."""
+        """Load the checkpoint, and hold it against the reference where there is one."""
         with self.watch.stage("load"):
             checkpoint = load_checkpoint(path, arch=self.options.arch)
             self.update(checkpoint=checkpoint.record)
             self.family = family_of(checkpoint.architecture)
             model = build_model(checkpoint, self.options.device)
-        with self.watch.stage("weights"):
-            self.update(weights=read_weights(checkpoint, self.options.reference, self.options.arch))
+        if self.options.reference is not None:
+            with self.watch.stage("reference"):
+                known = compare(checkpoint, self.options.reference, self.options.arch)
+                self.update(reference=known)
         return model
 
     def gather(self, model: OpenClipModel) -> ProbeSet:

@@ -19,7 +19,7 @@ from clipguard.lab.negatives import NEGATIVES
 from clipguard.lab.order import CLEAN, Order, command_of
 from clipguard.lab.recipes import NANO
 from clipguard.lab.roles import JudgedAttack, OptimisedAttack
-from clipguard.lab.zoo import presets
+from clipguard.lab.zoo.build import presets
 from clipguard.lab.zoo.presets import (
     ATTACKS,
     PARENTS,

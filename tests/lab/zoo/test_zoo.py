@@ -21,8 +21,8 @@ from clipguard.cli.app import main
 from clipguard.errors import ClipguardError, UsageError
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.order import CLEAN, Order
-from clipguard.lab.zoo import build as zoo
-from clipguard.lab.zoo import check as zoo_check
+from clipguard.lab.zoo.build import build as zoo
+from clipguard.lab.zoo.build import check as zoo_check
 from clipguard.lab.zoo.manifest import read_zoo, write_zoo
 from clipguard.lab.zoo.presets import Wanted, id_of
 
