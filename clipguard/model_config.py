@@ -16,6 +16,8 @@ from clipguard.text_safety import safe_text
 MAX_CONFIG_BYTES = 2**20
 MAX_IMAGE_SIDE = 1024
 MAX_NUMBER = 10**6
+MAX_TOKENS = 1024
+"""What a text tower may read at once: its mask, which no weight holds, grows with the square."""
 TEXT_DEFAULTS = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
 VISION_DEFAULTS = {"image_size": 224, "layers": 12, "width": 768, "patch_size": 16}
 """What open_clip assumes where a config says nothing."""
@@ -95,7 +97,8 @@ def _model(raw: object) -> dict[str, Any]:
     _require(raw.get("embed_dim"), "embed_dim")
     _require(vision["image_size"], "vision_cfg.image_size", MAX_IMAGE_SIDE)
     for key in TEXT_DEFAULTS:
-        _require(text[key], f"text_cfg.{key}")
+        most = MAX_TOKENS if key == "context_length" else MAX_NUMBER
+        _require(text[key], f"text_cfg.{key}", most)
     layers = vision["layers"]
     if isinstance(layers, list) and len(layers) != 4:
         raise UsageError(f"vision_cfg.layers: expected one number or four, got {len(layers)}")

@@ -231,7 +231,7 @@ def test_no_protocol_hides_a_forbidden_name(protocol: int, target: object):
         (b"\x80\x02\x82\x01.", "EXT1"),
         (b"\x80\x02ctorch.storage\nUntypedStorage\nK\x05\x85R.", "calls something"),
         (b"\x80\x02}K\x01\x85K\x02s.", "CG104"),
-        (b"\x80\x02ccollections\nOrderedDict\n](K\x01K\x02e\x85R.", "calls something"),
+        (b"\x80\x02ccollections\nOrderedDict\n](K\x01K\x02e\x85R.", "CG101"),
         (b"\x80\x02]" + b"\x85" * (MAX_DEPTH + 1) + b".", "CG104"),
         (b"\x80\x02}.}.", "goes on after its end"),
         (b"\x80\x02}", "truncated"),
