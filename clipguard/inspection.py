@@ -190,11 +190,13 @@ def _check_end(path: Path, size: int) -> int:
     before that record, and a comment can hold a second one.
     """
     with path.open("rb") as file:
-        file.seek(max(size - END_64, 0))
+        file.seek(max(0, size - END_64))
         tail = file.read()
+    if size < END_64:  # one entry with its line in the directory takes more
+        raise RefusedError("CG103 truncated or damaged archive")
     start, end = size - END, tail[-END:]
-    found = struct.unpack("<HHLL", end[8:20]) if len(end) == END else (0, 0, 0, 0)
-    if tail[-END - 20 : -END - 16] == b"PK\6\7":
+    found = struct.unpack("<HHLL", end[8:20])
+    if tail[56:60] == b"PK\6\7":
         start, small = size - END_64, found
         found = struct.unpack("<QQQQ", tail[24:56])
         most = (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
@@ -203,13 +205,16 @@ def _check_end(path: Path, size: int) -> int:
             raise RefusedError("CG103 the archive has two end records that say different things")
     here, everywhere, length, offset = found
     if end[:4] != b"PK\5\6" or end[20:] != b"\0\0" or here != everywhere:
-        raise RefusedError("CG103 truncated or damaged archive, or bytes stand behind its end")
+        raise RefusedError(
+            "CG103 truncated archive, or bytes stand behind its end, where a second directory may "
+            "hide: two readers would see two different files"
+        )
     if offset + length != start:
         raise RefusedError(
             "CG103 the archive has a second directory, or bytes stand before the archive; two "
             "readers would see two different files"
         )
-    return here
+    return int(here)
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> str:

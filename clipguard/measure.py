@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from clipguard.errors import RefusedError
 from clipguard.pixels import from_bytes, to_bytes
 from clipguard.record import Rate, Rates
 from clipguard.stats import cluster_bootstrap
@@ -25,6 +26,9 @@ def embed(
 
     Returns:
         (N, D) of unit norm, on the model's device.
+
+    Raises:
+        RefusedError: the image tower overflows.
     """
     rows = []
     for start in range(0, len(part), BATCH):
@@ -32,7 +36,20 @@ def embed(
         if apply is not None:
             images = from_bytes(to_bytes(apply(images)))
         rows.append(model.encode_image(images.to(model.device)))
-    return torch.cat(rows)
+    return require_unit(torch.cat(rows))
+
+
+def require_unit(rows: Tensor) -> Tensor:
+    """`rows`, (N, D), if all are of unit norm; those of a tower that overflows are zero or NaN.
+
+    Raises:
+        RefusedError: they are not.
+    """
+    if not (rows.norm(dim=1) > 0.5).all():
+        raise RefusedError(
+            "CG109 the embeddings are not finite: the weights are too large to compute with"
+        )
+    return rows
 
 
 def classify(features: Tensor, classes: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import open_clip
 
 from clipguard.errors import UsageError
+from clipguard.resources import read_given
 from clipguard.text_safety import safe_text
 
 MAX_CONFIG_BYTES = 2**20
@@ -65,20 +66,17 @@ def read_config(path: Path) -> ConfigFile:
         UsageError: unreadable, not such a config, or values that make no sense; one line that
             starts with the file's name.
     """
+    text = read_given(path, MAX_CONFIG_BYTES)
     try:
-        with path.open("rb") as file:
-            raw = json.loads(file.read(MAX_CONFIG_BYTES).decode("utf-8"))
+        raw = json.loads(text)
         if not isinstance(raw, dict):
             raise UsageError("expected a JSON object with embed_dim, vision_cfg and text_cfg")
         model = _model(raw.get("model_cfg", raw))
         given = raw.get("preprocess_cfg") if "model_cfg" in raw else None
         preprocess = None if given is None else _preprocess(given)
         notes = () if given is None else _size_note(given, model)
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(
-            f"{safe_text(path.name)}: not a JSON file ({safe_text(reason)})"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{safe_text(path.name)}: not a JSON file ({safe_text(error)})") from error
     except UsageError as error:
         raise UsageError(f"{safe_text(path.name)}: {error}") from error
     return ConfigFile(model, preprocess, notes)

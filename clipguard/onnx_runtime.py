@@ -32,6 +32,12 @@ INPUT, OUTPUTS = "images", ("logits", "embeddings")
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 RULE = {"resize_mode": ("shortest", "longest", "squash"), "interpolation": tuple(INTERPOLATIONS)}
 METADATA = ("checkpoint_sha256", "class_names", "class_names_sha256", "resize", "scope", "head")
+OPERATORS = """
+Abs Add AveragePool BatchNormalization Cast Clip Concat Constant Conv Div Equal Erf Expand Flatten
+Gather Gelu Gemm GlobalAveragePool HardSigmoid HardSwish Identity LayerNormalization MatMul Max
+MaxPool Min Mul Neg Pad Pow Range ReduceL2 ReduceMax ReduceMean ReduceSum Relu Reshape Shape Sigmoid
+Slice Softmax Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where
+"""
 MAX_BYTES = 1_900_000_000
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 4096
@@ -81,8 +87,7 @@ def open_session(path: Path, provider: str | None = None) -> Session:
     """
     name = safe_text(path.name)
     model, data = _parse(path, name)
-    problem = next(_problems(model), None)
-    if problem is not None:
+    if (problem := next(_problems(model), None)) is not None:
         raise _refused(name, problem)
     metadata = _metadata(model)
     runtime = _start(data, name, provider)
@@ -149,6 +154,8 @@ def load_image(
     if resize_mode not in RULE["resize_mode"] or interpolation not in INTERPOLATIONS:
         raise ValueError(f"no resize rule {resize_mode!r} with {interpolation!r}")
     try:
+        if not path.is_file():
+            raise ValueError("no plain file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are checked below; text of the file is not ours
             with Image.open(path, formats=IMAGE_FORMATS) as image:
@@ -180,14 +187,9 @@ def _square(image: Image.Image, side: int, mode: str, resample: Image.Resampling
         short = min(image.size)
         size = (side * image.width // short, side * image.height // short)
     _check_pixels(size)  # a 1-pixel strip would be enlarged beyond all measure
-    left, top = (_offset(length, side) for length in size)
-    # What lies outside of the resized image comes out black.
+    # torchvision rounds crops so, open_clip padding; what lies outside comes out black.
+    left, top = (round((n - side) / 2) if n >= side else -((side - n) // 2) for n in size)
     return image.resize(size, resample).crop((left, top, left + side, top + side))
-
-
-def _offset(length: int, side: int) -> int:
-    """Where the centred square starts; torchvision rounds crops and open_clip padding so."""
-    return round((length - side) / 2) if length >= side else -((side - length) // 2)
 
 
 def _check_pixels(size: tuple[int, int]) -> None:
@@ -242,11 +244,11 @@ def _unexpected_parts(model: Any) -> Iterator[str]:
     domains = {o.domain for o in model.opset_import} | {n.domain for n in graph.node}
     if not domains <= {"", "ai.onnx"} or not model.opset_import:
         yield "expected standard operators only"
+    if odd := {n.op_type for n in graph.node} - {*OPERATORS.split()}:
+        yield f"expected the operators of an image tower, got {safe_text(min(odd))}"
     if model.functions or model.training_info or graph.sparse_initializer:
         yield "expected a plain graph without functions, training or sparse tensors"
-    attributes = [a for n in graph.node for a in n.attribute]
-    if any(a.HasField("g") or a.graphs for a in attributes):
-        yield "expected no nested graphs"
+    attributes = (a for n in graph.node for a in n.attribute)
     tensors = [*graph.initializer, *(t for a in attributes for t in (a.t, *a.tensors))]
     if any(t.external_data or t.data_location for t in tensors):
         yield "expected all weights in the file, got external data"
@@ -266,9 +268,7 @@ def _class_list_problems(metadata: Mapping[str, str], logits: list[int]) -> Iter
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    prefix = "clipguard."
-    pairs = ((p.key, p.value) for p in model.metadata_props)
-    return {key[len(prefix) :]: value for key, value in pairs if key.startswith(prefix)}
+    return {p.key[10:]: p.value for p in model.metadata_props if p.key.startswith("clipguard.")}
 
 
 def _dimensions(value: Any) -> list[int]:

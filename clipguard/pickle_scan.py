@@ -66,6 +66,7 @@ _BUILDERS = {
     "BUILD": {"OrderedDict", "dtype"},
 }
 """Instructions that fill an object, and the kinds of object that they may fill."""
+_STATE = "number text plain plain plain number number number"
 _BYTE_ORDERS = [[3, order, None, None, None, -1, -1, 0] for order in "<|"]
 """The only states of a NumPy type that are honest: no flags, no fields, no size of its own."""
 _TUPLES = {"EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
@@ -104,6 +105,10 @@ class _Value:
         if self.items is None or len(self.items) > MAX_ARGUMENTS:
             return False
         return re.fullmatch(kinds, " ".join(item.kind for item in self.items)) is not None
+
+    def literals(self) -> list[object]:
+        """What stands in this tuple, None for what is no literal."""
+        return [item.literal for item in self.items or ()]
 
 
 _MARK = _Value()
@@ -170,12 +175,10 @@ class _Walk:
                 "CG104 data.pkl uses a compound object as a dictionary key, which can be made "
                 "to take for ever; a checkpoint does not"
             )
-        forged = name == "BUILD" and (
-            [item.literal for item in (items[0].items or [])[:9]] not in _BYTE_ORDERS
-            if target.kind == "dtype"
-            else items[0].kind != "dict"
-        )
-        if forged or target.kind not in _BUILDERS[name]:
+        honest = name != "BUILD" or items[0].kind == "dict"
+        if target.kind == "dtype":
+            honest = items[0].matches(_STATE) and items[0].literals() in _BYTE_ORDERS
+        if not honest or target.kind not in _BUILDERS[name]:
             raise RefusedError(
                 "CG101 data.pkl fills in an object by hand, which no checkpoint needs"
             )

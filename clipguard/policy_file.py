@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from clipguard import strict_yaml
 from clipguard.errors import UsageError
 from clipguard.methods import MethodFolder, require_known
-from clipguard.resources import shipped
+from clipguard.resources import read_given, shipped
 from clipguard.text_safety import safe_text
 from clipguard.wording import TEXT
 
@@ -142,15 +142,7 @@ def read_policy_text(path: Path) -> str:
     Raises:
         UsageError: unreadable, not UTF-8, or larger than a policy can be.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(strict_yaml.SIZE_LIMIT + 1)
-        return data.decode("utf-8")
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UsageError(f"cannot read policy {safe_text(path)}: {reason}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"policy {safe_text(path)} is not UTF-8 text; save it as UTF-8") from error
+    return read_given(path, strict_yaml.SIZE_LIMIT)
 
 
 def load_policy(name_or_path: str | Path) -> Policy:
