@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that somebody names: read with limits, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -52,3 +52,29 @@ def umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def read_given(path: Path, most: int) -> str:
+    """The text of a file that somebody named; a pipe, which may never end, is not read.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Raises:
+        UsageError: missing, no plain file, unreadable, too large, or not UTF-8.
+    """
+    shown = safe_text(path, 400)
+    try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"cannot read {shown}: it is not a plain file; name one")
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise UsageError(f"{shown}: expected at most {most} bytes, got more; shorten it")
+        return data.decode("utf-8")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UsageError(f"cannot read {shown}: {reason}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{shown}: not UTF-8 text at byte {error.start}; re-save it") from error

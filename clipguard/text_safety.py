@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 LIMIT = 120
+COMMAND = re.compile(r":(?=:)|##(?=\w*\[)")
+"""What begins a command to a CI runner: `::` at the start of a line, `##[` or `##vso[` anywhere."""
 
 
 def safe_text(text: object, limit: int = LIMIT) -> str:
     r"""`text` without anything that could steer a terminal or a reader.
 
     Control characters (C0, C1), bidirectional and zero-width marks, surrogates, private-use
-    and unassigned code points become `\u{...}`; long text is cut and the cut is visible.
+    and unassigned code points become `\u{...}`; what a CI runner takes for a command gets a
+    blank; long text is cut and the cut is visible.
     Markup of a particular medium (HTML, Markdown, rich) is still the renderer's job.
 
     Args:
@@ -25,6 +29,7 @@ def safe_text(text: object, limit: int = LIMIT) -> str:
         else _hex(char)
         for char in raw[:limit]
     )
+    shown = COMMAND.sub(r"\g<0> ", shown)
     return shown if len(raw) <= limit else f"{shown}… (+{len(raw) - limit} characters)"
 
 

@@ -30,6 +30,10 @@ def test_nothing_that_steers_a_terminal_or_a_reader_is_left(text: str):
         ("a\u200bb", r"a\u{200b}b"),
         ("\u2028", r"\u{2028}"),
         ("\ud800", r"\u{d800}"),
+        ("::error::a", ": :error: :a"),
+        ("a :::", "a : : :"),
+        ("##[error]", "## [error]"),
+        ("###vso[task]", "### vso[task]"),
         ("\ue000\U000e0041", r"\u{e000}\u{e0041}"),
     ],
 )

@@ -11,11 +11,14 @@ from typing import Any
 import open_clip
 
 from clipguard.errors import UsageError
+from clipguard.files import read_given
 from clipguard.text_safety import safe_text
 
 MAX_CONFIG_BYTES = 2**20
 MAX_IMAGE_SIDE = 1024
 MAX_NUMBER = 10**6
+MAX_TOKENS = 1024
+"""What a text tower may read at once: its mask, which no weight holds, grows with the square."""
 TEXT_DEFAULTS = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
 VISION_DEFAULTS = {"image_size": 224, "layers": 12, "width": 768, "patch_size": 16}
 """What open_clip assumes where a config says nothing."""
@@ -63,20 +66,17 @@ def read_config(path: Path) -> ConfigFile:
         UsageError: unreadable, not such a config, or values that make no sense; one line that
             starts with the file's name.
     """
+    text = read_given(path, MAX_CONFIG_BYTES)
     try:
-        with path.open("rb") as file:
-            raw = json.loads(file.read(MAX_CONFIG_BYTES).decode("utf-8"))
+        raw = json.loads(text)
         if not isinstance(raw, dict):
             raise UsageError("expected a JSON object with embed_dim, vision_cfg and text_cfg")
         model = _model(raw.get("model_cfg", raw))
         given = raw.get("preprocess_cfg") if "model_cfg" in raw else None
         preprocess = None if given is None else _preprocess(given)
         notes = () if given is None else _size_note(given, model)
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(
-            f"{safe_text(path.name)}: not a JSON file ({safe_text(reason)})"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{safe_text(path.name)}: not a JSON file ({safe_text(error)})") from error
     except UsageError as error:
         raise UsageError(f"{safe_text(path.name)}: {error}") from error
     return ConfigFile(model, preprocess, notes)
@@ -95,7 +95,8 @@ def _model(raw: object) -> dict[str, Any]:
     _require(raw.get("embed_dim"), "embed_dim")
     _require(vision["image_size"], "vision_cfg.image_size", MAX_IMAGE_SIDE)
     for key in TEXT_DEFAULTS:
-        _require(text[key], f"text_cfg.{key}")
+        most = MAX_TOKENS if key == "context_length" else MAX_NUMBER
+        _require(text[key], f"text_cfg.{key}", most)
     layers = vision["layers"]
     if isinstance(layers, list) and len(layers) != 4:
         raise UsageError(f"vision_cfg.layers: expected one number or four, got {len(layers)}")

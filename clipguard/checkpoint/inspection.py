@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ TORCH_ENTRY = re.compile(
     r"data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment"
     r"|\.data/serialization_id"
 )
+END, END_64 = 22, 98
+"""Bytes of the records at the end of an archive, of a small one and of one in ZIP64 form."""
 RESAVE = "re-save it with a current torch.save or as safetensors"
 
 
@@ -72,11 +75,8 @@ def inspect_file(path: Path) -> Inspection:
     """
     weights = _weights_in(path) if path.is_dir() else path
     require_path(weights)
-    try:
-        container = _container(weights)
-    except RefusedError as error:
-        raise RefusedError(f"{safe_text(weights.name)}: {error}") from error
-    notes = []
+    container = _container(weights)
+    notes = _beside(weights) if path.is_dir() else []
     if (weights.suffix.lower() == ".safetensors") != (container == "safetensors"):
         if weights.suffix.lower() == ".safetensors":
             notes.append(f"CG102 named .safetensors, but the content is {container}")
@@ -114,7 +114,27 @@ def _weights_in(folder: Path) -> Path:
     return found[0]
 
 
+def _beside(weights: Path) -> list[str]:
+    """Refuse a folder for other weights that a loader may prefer; a note on what was not read."""
+    others = [f for f in sorted(weights.parent.iterdir()) if f.is_file() and f != weights]
+    loaded = [f for f in others if f.suffix.lower() in SUFFIXES | {".py"}]
+    for file in loaded:
+        if "model" in file.name and file.suffix != ".py":
+            _container(file)
+    names = ", ".join(safe_text(file.name) for file in loaded[:8])
+    if not names:
+        return []
+    return [f"CG110 the folder also holds {names}; only {safe_text(weights.name)} was read"]
+
+
 def _container(path: Path) -> str:
+    try:
+        return _checked(path)
+    except RefusedError as error:
+        raise RefusedError(f"{safe_text(path.name)}: {error}") from error
+
+
+def _checked(path: Path) -> str:
     size = path.stat().st_size
     if size == 0:
         raise RefusedError("CG102 the file is empty")
@@ -146,9 +166,12 @@ def _what(head: bytes) -> str:
 
 
 def _check_archive(path: Path, size: int) -> None:
+    stated = _check_end(path, size)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            if len(entries) != stated:
+                raise RefusedError(f"CG103 the archive lists {len(entries)} of {stated} entries")
             root = _check_entries(entries, size)
             for entry in entries:
                 archive.open(entry).close()  # local and central header must name the same entry
@@ -158,6 +181,40 @@ def _check_archive(path: Path, size: int) -> None:
     except Exception as error:  # hostile bytes: zipfile raises a dozen types
         raise RefusedError(f"CG103 truncated or damaged archive: {safe_text(error)}") from error
     scan_pickle(pickled)
+
+
+def _check_end(path: Path, size: int) -> int:
+    """How many entries the archive says it has, if all readers look for them in one place.
+
+    Some readers believe the place of the directory that the end record states, others look right
+    before that record, and a comment can hold a second one.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, size - END_64))
+        tail = file.read()
+    if size < END_64:  # one entry with its line in the directory takes more
+        raise RefusedError("CG103 truncated or damaged archive")
+    start, end = size - END, tail[-END:]
+    found = struct.unpack("<HHLL", end[8:20])
+    if tail[56:60] == b"PK\6\7":
+        start, small = size - END_64, found
+        found = struct.unpack("<QQQQ", tail[24:56])
+        most = (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+        equal = all(a in (b, m) for a, b, m in zip(small, found, most, strict=True))
+        if tail[:4] != b"PK\6\6" or tail[64:72] != struct.pack("<Q", start) or not equal:
+            raise RefusedError("CG103 the archive has two end records that say different things")
+    here, everywhere, length, offset = found
+    if end[:4] != b"PK\5\6" or end[20:] != b"\0\0" or here != everywhere:
+        raise RefusedError(
+            "CG103 truncated archive, or bytes stand behind its end, where a second directory may "
+            "hide: two readers would see two different files"
+        )
+    if offset + length != start:
+        raise RefusedError(
+            "CG103 the archive has a second directory, or bytes stand before the archive; two "
+            "readers would see two different files"
+        )
+    return int(here)
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> str:

@@ -34,6 +34,8 @@ PREFIXES = ("module.", "_orig_mod.")
 OPENAI_SCALARS = frozenset({"input_resolution", "context_length", "vocab_size"})
 MAX_KEY = 512
 MAX_WRAPPERS = 3
+MAX_GROWTH = 8
+"""Bytes in float32 over bytes of the file: four for 8-bit weights, and some stand twice."""
 SCALAR = np.float64(0).__reduce__()[0]  # its module has moved between NumPy versions
 NUMPY_SCALARS: list[Any] = [
     (SCALAR, "numpy.core.multiarray.scalar"),
@@ -77,6 +79,9 @@ def load_checkpoint(path: Path, *, arch: str | None = None) -> Checkpoint:
         raw, form, notes = _unwrap(_read(inspection))
         if sha256_of(weights) != inspection.sha256:
             raise RefusedError("CG103 the file changed while it was being read; try again")
+        needed = sum(4 * t.numel() for t in raw.values() if isinstance(t, Tensor))
+        if needed > MAX_GROWTH * inspection.size_bytes:
+            raise RefusedError(f"CG105 the tensors need {needed} bytes, far more than the file has")
         for key, tensor in raw.items():
             _check_tensor(key, tensor)
         state = _clean(raw)

@@ -9,6 +9,7 @@ import json
 import math
 from typing import Any, BinaryIO
 
+from clipguard.checkpoint.pickle_scan import MAX_DIMENSIONS
 from clipguard.errors import RefusedError
 from clipguard.text_safety import safe_text
 
@@ -54,7 +55,9 @@ def check_header(file: BinaryIO, size: int) -> None:
         raise RefusedError("CG103 the safetensors header is not JSON") from error
     if not isinstance(header, dict):
         raise RefusedError("CG103 the safetensors header is not a JSON object")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise RefusedError("CG103 the metadata of the safetensors header are not text")
     spans = sorted(_span(name, entry) for name, entry in header.items())
     position = 0
     for begin, end, name in spans:
@@ -80,7 +83,8 @@ def _span(name: str, entry: object) -> tuple[int, int, str]:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise RefusedError(f"CG103 tensor {shown} is not described as safetensors does")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2):
+    natural = _naturals(shape) and _naturals(offsets) and len(offsets) == 2
+    if not natural or len(shape) > MAX_DIMENSIONS:  # a product of more would take for ever
         raise RefusedError(f"CG103 tensor {shown} has an impossible shape or offset")
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise RefusedError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import pkgutil
+import re
 import signal
 import sys
 import traceback
@@ -15,7 +16,7 @@ import typer
 
 import clipguard.cli
 from clipguard import __version__
-from clipguard.errors import ENVIRONMENT, INTERRUPTED, TERMINATED, USAGE, ClipguardError
+from clipguard.errors import ENVIRONMENT, INTERRUPTED, TERMINATED, USAGE, ClipguardError, UsageError
 from clipguard.text_safety import safe_text
 
 NOT_COMMANDS = {"app", "arguments", "lab_bench", "lab_zoo", "show"}
@@ -71,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a narrow terminal must not lose a verdict
     try:
         # typer turns an interrupt into the code 130, so only `terminated` knows which it was.
+        _require_words(sys.argv[1:] if arguments is None else arguments)
         code = build()(args=arguments, standalone_mode=False)
     except ClipguardError as error:
         _say(f"error: {error}")
@@ -92,6 +94,15 @@ def main(arguments: list[str] | None = None) -> int:
         _say("terminated" if terminated else "interrupted")
         return TERMINATED if terminated else INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def _require_words(given: list[str]) -> None:
+    # An empty path would be the current folder.
+    empty = [i for i, word in enumerate(given, 1) if re.fullmatch(r"(--[^=]+=)?", word)]
+    if empty:
+        raise UsageError(
+            f"argument {empty[0]} is empty, as from a variable that is not set; give it a value"
+        )
 
 
 def _say(message: str) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from clipguard.checkpoint.architectures import Architecture, known_configs
 from clipguard.checkpoint.configs import OPENAI
 from clipguard.errors import UsageError
+from clipguard.files import read_given
 from clipguard.record import CalibrationRecord, FamilyRecord
 from clipguard.resources import asset
 from clipguard.text_safety import safe_text
@@ -156,12 +157,10 @@ def read_calibration(path: Path) -> Band:
         UsageError: missing, too large, or not a calibration file.
     """
     try:
-        if path.stat().st_size > 16_000_000:
-            raise UsageError(f"{path.name} is larger than any calibration file (16 MB)")
-        data = path.read_bytes()
-        return Band(Calibration.model_validate_json(data), hashlib.sha256(data).hexdigest())
-    except OSError as error:
-        raise UsageError(f"cannot read calibration {path.name}: {error.strerror}") from error
+        text = read_given(path, 16_000_000)
+        return Band(
+            Calibration.model_validate_json(text), hashlib.sha256(text.encode()).hexdigest()
+        )
     except ValidationError as error:
         first = error.errors()[0]
         where = safe_text(".".join(str(part) for part in first["loc"]) or "the file")

@@ -28,6 +28,12 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 PROVIDERS = {"cuda": CUDA, "cpu": CPU}
 INPUT, OUTPUTS = "images", ("logits", "embeddings")
 METADATA = ("checkpoint_sha256", "class_names", "class_names_sha256", "resize", "scope", "head")
+OPERATORS = """
+Abs Add AveragePool BatchNormalization Cast Clip Concat Constant Conv Div Equal Erf Expand Flatten
+Gather Gelu Gemm GlobalAveragePool HardSigmoid HardSwish Identity LayerNormalization MatMul Max
+MaxPool Min Mul Neg Pad Pow Range ReduceL2 ReduceMax ReduceMean ReduceSum Relu Reshape Shape Sigmoid
+Slice Softmax Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where
+"""
 MAX_BYTES = 1_900_000_000
 
 
@@ -68,8 +74,7 @@ def open_session(path: Path, provider: str | None = None) -> Session:
     """
     name = safe_text(path.name)
     model, data = _parse(path, name)
-    problem = next(_problems(model), None)
-    if problem is not None:
+    if (problem := next(_problems(model), None)) is not None:
         raise _refused(name, problem)
     metadata = _metadata(model)
     runtime = _start(data, name, provider)
@@ -158,11 +163,11 @@ def _unexpected_parts(model: Any) -> Iterator[str]:
     domains = {o.domain for o in model.opset_import} | {n.domain for n in graph.node}
     if not domains <= {"", "ai.onnx"} or not model.opset_import:
         yield "expected standard operators only"
+    if odd := {n.op_type for n in graph.node} - {*OPERATORS.split()}:
+        yield f"expected the operators of an image tower, got {safe_text(min(odd))}"
     if model.functions or model.training_info or graph.sparse_initializer:
         yield "expected a plain graph without functions, training or sparse tensors"
-    attributes = [a for n in graph.node for a in n.attribute]
-    if any(a.HasField("g") or a.graphs for a in attributes):
-        yield "expected no nested graphs"
+    attributes = (a for n in graph.node for a in n.attribute)
     tensors = [*graph.initializer, *(t for a in attributes for t in (a.t, *a.tensors))]
     if any(t.external_data or t.data_location for t in tensors):
         yield "expected all weights in the file, got external data"
@@ -182,9 +187,7 @@ def _class_list_problems(metadata: Mapping[str, str], logits: list[int]) -> Iter
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    prefix = "clipguard."
-    pairs = ((p.key, p.value) for p in model.metadata_props)
-    return {key[len(prefix) :]: value for key, value in pairs if key.startswith(prefix)}
+    return {p.key[10:]: p.value for p in model.metadata_props if p.key.startswith("clipguard.")}
 
 
 def _dimensions(value: Any) -> list[int]:

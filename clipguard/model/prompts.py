@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from clipguard.errors import UsageError
-from clipguard.model.roles import ClipModel
+from clipguard.files import read_given
+from clipguard.model.roles import ClipModel, require_unit
 from clipguard.text_safety import safe_text
 
 MAX_BYTES = 8 * 2**20
@@ -35,6 +36,7 @@ def class_embeddings(
         (C, D) of unit norm.
 
     Raises:
+        RefusedError: the text tower overflows.
         ValueError: no class names or no templates.
     """
     if not class_names or not templates:
@@ -44,7 +46,7 @@ def class_embeddings(
         # not str.format: a name may contain braces of its own
         prompts = [template.replace("{}", name) for name in class_names]
         total = total + model.encode_text(prompts)
-    return functional.normalize(total, dim=1)
+    return require_unit(functional.normalize(total, dim=1))
 
 
 def read_class_names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -56,7 +58,7 @@ def read_class_names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     Raises:
         UsageError: unreadable, empty, or a name with control characters; with the line number.
     """
-    text = _read(path)
+    text = read_given(path, MAX_BYTES).removeprefix("\ufeff")
     lines = _json_entries(path, text) if path.suffix.lower() == ".json" else _lines(text)
     names = []
     for number, name in lines:
@@ -85,7 +87,7 @@ def read_templates(path: Path) -> tuple[str, ...]:
         UsageError: unreadable, none, or a line that is not a template; with the line number.
     """
     templates = []
-    for number, line in _lines(_read(path)):
+    for number, line in _lines(read_given(path, MAX_BYTES).removeprefix("\ufeff")):
         _require_printable(path, number, line)
         if line.count("{}") != 1 or line.count("{") != 1 or line.count("}") != 1:
             raise UsageError(
@@ -106,21 +108,6 @@ def has_control_characters(text: str) -> bool:
 def imagenet_class_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """open_clip's ImageNet names, duplicates merged: (998 names, warnings)."""
     return merge_duplicates(open_clip.IMAGENET_CLASSNAMES)
-
-
-def _read(path: Path) -> str:
-    shown = safe_text(path.name)
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        text = data.decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"cannot read {safe_text(path)}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{shown}: not UTF-8 text at byte {error.start}; re-save it") from error
-    if len(data) > MAX_BYTES:
-        raise UsageError(f"{shown}: more than {MAX_BYTES} bytes; shorten the list")
-    return text
 
 
 def _lines(text: str) -> Iterable[tuple[int, str]]:

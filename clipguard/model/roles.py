@@ -11,6 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from clipguard.errors import RefusedError
+
 
 class ClipModel(Protocol):
     """A CLIP with frozen weights, in evaluation mode, seen through raw pixels."""
@@ -82,3 +84,16 @@ class TokenReader(PromptTunable, Protocol):
     def encode_ids(self, ids: Tensor) -> Tensor:
         """Encode [SOS] ids [EOS] for (B, L) token ids: (B, D) of unit norm."""
         ...
+
+
+def require_unit(rows: Tensor) -> Tensor:
+    """`rows`, (N, D), if all are of unit norm; those of a tower that overflows are zero or NaN.
+
+    Raises:
+        RefusedError: they are not.
+    """
+    if not (rows.norm(dim=1) > 0.5).all():
+        raise RefusedError(
+            "CG109 the embeddings are not finite: the weights are too large to compute with"
+        )
+    return rows

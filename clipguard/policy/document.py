@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from clipguard.errors import UsageError
+from clipguard.files import read_given
 from clipguard.policy import strict_yaml
 from clipguard.record.wording import TEXT
 from clipguard.registry import MethodFolder, require_known
@@ -142,15 +143,7 @@ def read_policy_text(path: Path) -> str:
     Raises:
         UsageError: unreadable, not UTF-8, or larger than a policy can be.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(strict_yaml.SIZE_LIMIT + 1)
-        return data.decode("utf-8")
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UsageError(f"cannot read policy {safe_text(path)}: {reason}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"policy {safe_text(path)} is not UTF-8 text; save it as UTF-8") from error
+    return read_given(path, strict_yaml.SIZE_LIMIT)
 
 
 def load_policy(name_or_path: str | Path) -> Policy:

@@ -11,6 +11,7 @@ from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
 
 SIZE_LIMIT = 64 * 1024
+MAX_DIGITS = 100
 Location = tuple[str | int, ...]
 
 
@@ -21,7 +22,13 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             mark = self.get_mark()
             raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
-        return super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
+        if node is None or not node.tag.endswith((":int", ":float")):
+            return node
+        if len(node.value) > MAX_DIGITS:
+            problem = f"a number of more than {MAX_DIGITS} digits"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return node
 
     def construct_mapping(
         self, node: yaml.MappingNode, deep: bool = False

@@ -56,6 +56,8 @@ def load_image(
     if resize_mode not in RULE["resize_mode"] or interpolation not in INTERPOLATIONS:
         raise ValueError(f"no resize rule {resize_mode!r} with {interpolation!r}")
     try:
+        if not path.is_file():
+            raise ValueError("no plain file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are checked below; text of the file is not ours
             with Image.open(path, formats=IMAGE_FORMATS) as image:
@@ -87,14 +89,9 @@ def _square(image: Image.Image, side: int, mode: str, resample: Image.Resampling
         short = min(image.size)
         size = (side * image.width // short, side * image.height // short)
     _check_pixels(size)  # a 1-pixel strip would be enlarged beyond all measure
-    left, top = (_offset(length, side) for length in size)
-    # What lies outside of the resized image comes out black.
+    # torchvision rounds crops so, open_clip padding; what lies outside comes out black.
+    left, top = (round((n - side) / 2) if n >= side else -((side - n) // 2) for n in size)
     return image.resize(size, resample).crop((left, top, left + side, top + side))
-
-
-def _offset(length: int, side: int) -> int:
-    """Where the centred square starts; torchvision rounds crops and open_clip padding so."""
-    return round((length - side) / 2) if length >= side else -((side - length) // 2)
 
 
 def _check_pixels(size: tuple[int, int]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clipguard.model.pixels import from_bytes, to_bytes
-from clipguard.model.roles import ClipModel
+from clipguard.model.roles import ClipModel, require_unit
 from clipguard.probe.intervals import cluster_bootstrap
 from clipguard.probe.sets import ProbePart
 from clipguard.record import Rate, Rates
@@ -26,6 +26,9 @@ def embed(
 
     Returns:
         (N, D) of unit norm, on the model's device.
+
+    Raises:
+        RefusedError: the image tower overflows.
     """
     rows = []
     for start in range(0, len(part), BATCH):
@@ -33,7 +36,7 @@ def embed(
         if apply is not None:
             images = from_bytes(to_bytes(apply(images)))
         rows.append(model.encode_image(images.to(model.device)))
-    return torch.cat(rows)
+    return require_unit(torch.cat(rows))
 
 
 def classify(features: Tensor, classes: Tensor) -> Tensor:

@@ -86,15 +86,15 @@ def load_head(path: Path, checkpoint_sha256: str) -> LoadedHead:
     inspection = inspect_file(path)
     if not inspection.container.startswith("safetensors"):
         raise RefusedError(f"{shown}: expected a head.safetensors, got {inspection.container}")
-    with safe_open(path, framework="pt") as file:
-        try:
+    try:
+        with safe_open(path, framework="pt") as file:
             metadata = json.loads(file.metadata()["clipguard"])
             names = tuple(_strings(metadata["class_names"]))
             made_for = str(metadata["checkpoint_sha256"])
             caveat = safe_text(metadata.get("caveat", ""), CAVEAT)
             classes = file.get_tensor("classes").float()
-        except Exception as error:
-            raise RefusedError(f"{shown}: not a purified head; make one with `scan`") from error
+    except Exception as error:  # hostile bytes
+        raise RefusedError(f"{shown}: not a purified head; make one with `scan`") from error
     if made_for != checkpoint_sha256:
         raise UsageError(
             f"{shown} was tuned on another checkpoint; use the head of this one's scan"

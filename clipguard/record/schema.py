@@ -10,10 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from clipguard.errors import UsageError
+from clipguard.files import read_given
 from clipguard.record import SCHEMA_VERSION, AuditRecord
 from clipguard.text_safety import safe_text
 
 SIZE_LIMIT = 16 * 1024 * 1024
+MAX_DIGITS = 15
 FAMILY, MAJOR = SCHEMA_VERSION.split("/")
 READ = ("1", MAJOR)
 REMOVED = (
@@ -33,7 +35,8 @@ def dumps(record: AuditRecord) -> str:
     """
     raw = json.dumps(record.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
     data = json.loads(raw.encode("utf-8", "replace"))
-    return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+    text = json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+    return text.replace("##", "#\\u0023")  # no command to a CI runner that prints it
 
 
 def loads(text: str) -> AuditRecord:
@@ -48,7 +51,12 @@ def loads(text: str) -> AuditRecord:
     if len(text) > SIZE_LIMIT:
         raise UsageError(f"expected an audit record of at most {SIZE_LIMIT >> 20} MB, got more")
     try:
-        data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        data = json.loads(
+            text,
+            object_pairs_hook=_no_duplicates,
+            parse_constant=_no_constant,
+            parse_int=_whole,
+        )
     except (ValueError, RecursionError) as error:
         reason = safe_text(error) if isinstance(error, ValueError) else "nested too deeply"
         raise UsageError(
@@ -78,15 +86,9 @@ def read_record(path: Path) -> AuditRecord:
         UsageError: no such file, unreadable, or not a record (see `loads`).
     """
     shown = safe_text(path, 400)
+    text = read_given(path, SIZE_LIMIT)
     try:
-        with path.open("rb") as file:
-            raw = file.read(SIZE_LIMIT + 1)
-        return loads(raw.decode("utf-8"))
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UsageError(f"cannot read {shown}: {reason}; give an audit.json") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{shown}: expected JSON in UTF-8, got other bytes") from error
+        return loads(text)
     except UsageError as error:
         raise UsageError(f"{shown}: {error}") from error
 
@@ -165,6 +167,11 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"duplicate key {safe_text(name)!r}")
         found[name] = value
     return found
+
+
+def _whole(digits: str) -> float:
+    # A count of more digits could not be computed with; as a float its field refuses it by name.
+    return int(digits) if len(digits) <= MAX_DIGITS else float(digits)
 
 
 def _no_constant(name: str) -> float:

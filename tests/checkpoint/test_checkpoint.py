@@ -159,6 +159,14 @@ def test_a_dishonest_weight_is_refused_by_name(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_one_storage_under_many_names_is_refused_before_it_is_copied(tmp_path: Path, half: bool):
+    shared = torch.zeros(10_000).half() if half else torch.zeros(10_000)
+    views = {f"t{i}": shared[i:] for i in range(30)}
+    with pytest.raises(RefusedError, match="CG105"):
+        load_checkpoint(saved(tmp_path, views))
+
+
 def test_sparse_tensors_are_refused(tmp_path: Path):
     with pytest.raises(RefusedError, match=r"CG10[15]"):
         load_checkpoint(saved(tmp_path, {"a": torch.eye(3).to_sparse()}))
@@ -259,6 +267,7 @@ def test_naming_an_architecture_does_not_touch_the_random_state():
     ("change", "says"),
     [
         ({"vision_cfg": {"image_size": 10**9}}, "from 1 to 1024"),
+        ({"text_cfg": {"context_length": 30_000}}, "context_length"),
         ({"vision_cfg": {"image_size": [64, 32]}}, "image_size"),
         ({"vision_cfg": {"layers": [1, 1]}}, "one number or four"),
         ({"text_cfg": {"layers": "many"}}, "whole number"),

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,43 @@ def test_bytes_before_the_archive_are_refused(tmp_path: Path):
     assert "before the archive" in refusal(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: data + b"x", "behind its end"),
+        (lambda data: data[:-2] + b"\4\0more", "behind its end"),
+        (lambda data: data[:-2] + b"\4\0", "behind its end"),
+        (lambda data: data[:-22] + b"PK\1\2" + data[-22:], "second directory"),
+        (lambda data: data[:-98] + data[-98:-42] + bytes(20) + data[-22:], "second directory"),
+        (lambda data: data[:-34] + b"\0" + data[-33:], "two end records"),
+        (lambda data: data[:-14] + b"\1\0" + data[-12:], "two end records"),
+        (lambda data: data[:-98] + b"PK\1\2" + data[-98:], "two end records"),
+        (lambda data: data[:-66] + b"\1" + data[-65:-14] + b"\1" + data[-13:], "CG103"),
+    ],
+)
+def test_an_archive_that_two_readers_could_read_differently_is_refused(
+    tmp_path: Path, change: Callable[[bytes], bytes], says: str
+):
+    path = saved(tmp_path / "m.pt", {"a": torch.zeros(1)})
+    path.write_bytes(change(path.read_bytes()))
+    assert "CG103" in (message := refusal(path))
+    assert says in message
+
+
+def test_a_plain_archive_without_zip64_records_passes(tmp_path: Path):
+    assert inspect_file(archive(tmp_path / "m.pt", {"m/data.pkl": EMPTY_PICKLE})).notes == ()
+
+
+def test_a_folder_is_refused_for_other_weights_and_code_beside_them_is_noted(tmp_path: Path):
+    saved(tmp_path / "open_clip_pytorch_model.bin", {"a": torch.zeros(1)})
+    (tmp_path / "modeling.py").write_text("")
+    saved(tmp_path / "optimizer.pt", {"a": eval})
+    assert "modeling.py, optimizer.pt" in inspect_file(tmp_path).notes[0]
+    saved(tmp_path / "pytorch_model-00001-of-00002.bin", {"a": eval})
+    with pytest.raises(RefusedError, match=r"^pytorch_model-00001-of-00002\.bin: CG101"):
+        inspect_file(tmp_path)
+
+
 def test_a_pickle_with_code_is_refused_by_name_and_never_run(tmp_path: Path):
     marker = tmp_path / "ran"
 
@@ -221,6 +259,27 @@ def test_no_protocol_hides_a_forbidden_name(protocol: int, target: object):
         scan_pickle(pickle.dumps({"key": target}, protocol=protocol))
 
 
+WORD, LATIN = b"X\1\0\0\0a", b"X\6\0\0\0latin1"
+
+
+def call(function: bytes, *arguments: bytes) -> bytes:
+    return function + b"(" + b"".join(arguments) + b"tR"
+
+
+STORAGE = b"(X\7\0\0\0storagectorch\nFloatStorage\n" + WORD + b"X\3\0\0\0cpuK\1t"
+SIZES = (b"(K\1t", b"(K\1t", b"\x89", call(b"ccollections\nOrderedDict\n"))
+TENSOR = call(b"ctorch._utils\n_rebuild_tensor_v2\n", STORAGE + b"Q", b"K\0", *SIZES)
+DTYPE = call(b"cnumpy\ndtype\n", b"X\2\0\0\0f8", b"\x89", b"\x88")
+ENCODED = call(b"c_codecs\nencode\n", WORD, LATIN)
+STATE = b"(K\3X\1\0\0\0<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0t"
+
+
+def test_calls_as_torch_writes_them_pass():
+    scalar = call(b"cnumpy.core.multiarray\nscalar\n", DTYPE + STATE + b"b", ENCODED)
+    for code in (TENSOR, call(b"ctorch\nSize\n", b"(K\2K\3t"), scalar):
+        scan_pickle(b"\x80\2" + code + b".")
+
+
 @pytest.mark.parametrize(
     ("code", "says"),
     [
@@ -231,8 +290,36 @@ def test_no_protocol_hides_a_forbidden_name(protocol: int, target: object):
         (b"\x80\x02\x82\x01.", "EXT1"),
         (b"\x80\x02ctorch.storage\nUntypedStorage\nK\x05\x85R.", "calls something"),
         (b"\x80\x02}K\x01\x85K\x02s.", "CG104"),
-        (b"\x80\x02ccollections\nOrderedDict\n](K\x01K\x02e\x85R.", "calls something"),
+        (b"\x80\x02ccollections\nOrderedDict\n](K\x01K\x02e\x85R.", "CG101"),
         (b"\x80\x02]" + b"\x85" * (MAX_DEPTH + 1) + b".", "CG104"),
+        (call(b"c_codecs\nencode\n", WORD, b"X\x03\0\0\0hex"), "CG101"),
+        (call(b"c_codecs\nencode\n", call(b"c_codecs\nencode\n", WORD, LATIN), LATIN), "CG101"),
+        (
+            b"]("
+            + b"c_codecs\nencode\n(X\x40\0\0\0"
+            + b"a" * 64
+            + LATIN
+            + b"tq\0R"
+            + b"c_codecs\nencode\nh\0R" * 9
+            + b"e",
+            "CG101",
+        ),
+        (call(b"ctorch\nSize\n", TENSOR), "CG101"),
+        (call(b"ctorch\nSize\n", b"(" + b"K\1" * 65 + b"t"), "CG101"),
+        (call(b"ctorch\ndevice\n", b"N"), "CG101"),
+        (TENSOR.replace(b"(K\1t(", b"(" + b"K\1" * 65 + b"t("), "CG101"),
+        (TENSOR.replace(b"tQ", b"t"), "CG101"),
+        (STORAGE.replace(WORD, b"(" + WORD * 3 + b"t") + b"Q", "CG104"),
+        (STORAGE.replace(WORD, b"K\0") + b"Q", "CG104"),
+        (WORD + b"Q", "CG104"),
+        (call(b"cnumpy\ndtype\n", b"X\4\0\0\0V500", b"\x89", b"\x88"), "CG101"),
+        (call(b"cnumpy\ndtype\n", b"X\2\0\0\0O8", b"\x89", b"\x88"), "CG101"),
+        (DTYPE + STATE.replace(b"K\0t", b"K\x3ft") + b"b", "CG101"),
+        (DTYPE + STATE.replace(b"NNN", b"NN)") + b"b", "CG101"),
+        (DTYPE + b"(" + b"N" * 100 + b"tb", "CG101"),
+        (call(b"cnumpy.core.multiarray\nscalar\n", DTYPE, WORD), "CG101"),
+        (TENSOR + b"}b", "CG101"),
+        (b"})Na", "CG101"),
         (b"\x80\x02}.}.", "goes on after its end"),
         (b"\x80\x02}", "truncated"),
         (b"\x80\x02h\x07.", "damaged"),
@@ -244,7 +331,7 @@ def test_no_protocol_hides_a_forbidden_name(protocol: int, target: object):
 )
 def test_hostile_pickles_are_refused_in_one_line(code: bytes, says: str):
     with pytest.raises(RefusedError) as caught:
-        scan_pickle(code)
+        scan_pickle(code if code[:1] in (b"\x80", b"") else b"\x80\2" + code + b".")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -279,6 +366,9 @@ def tensor(begin: int, end: int, shape: list[object], dtype: str = "U8") -> dict
         (header({"a": tensor(0, 1, [True])}, bytes(1)), "CG103"),
         (header({"a": tensor(0, 1, [1], "I4")}, bytes(1)), "CG103"),
         (header({"a": [1]}), "CG103"),
+        (header({"a": tensor(0, 0, [9] * 64 + [0])}), "CG103"),
+        (header({"__metadata__": {"a": 5}}), "CG103"),
+        (header({"__metadata__": ["a"]}), "CG103"),
         (header(b"[]"), "CG103"),
         (header(b"{nonsense"), "CG103"),
         (header(b"[" * 100_000), "CG103"),

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +19,15 @@ import torch
 from PIL import Image
 
 import clipguard
+from clipguard.checkpoint.configs import read_config
+from clipguard.checkpoint.inspection import inspect_file
 from clipguard.cli.app import main
+from clipguard.detect.null_band import read_calibration
+from clipguard.errors import UsageError
+from clipguard.model.prompts import read_class_names, read_templates
+from clipguard.policy.judge import load_policy
+from clipguard.probe.images import load_image
+from clipguard.record.schema import read_record
 from clipguard.resources import shipped
 
 pytest_plugins = ["nano_models"]
@@ -41,6 +49,57 @@ def write(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[Path]:
+    """A named pipe that nobody writes to; whoever waits for it is woken by an error."""
+
+    def late(number: int, frame: object) -> None:
+        raise AssertionError("it waits for a pipe")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    yield tmp_path / "pipe.yaml"
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_class_names,
+        read_templates,
+        read_record,
+        read_calibration,
+        read_config,
+        load_policy,
+        inspect_file,
+        lambda path: load_image(path, 8),
+    ],
+)
+def test_a_pipe_is_not_waited_for(pipe: Path, read: Callable[[Path], object]):
+    with pytest.raises(UsageError, match=r"pipe\.yaml"):
+        read(pipe)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["scan", ""],
+        ["scan", "model.pt", "-o", ""],
+        ["export", "model.pt", "--classnames="],
+        ["gate", "audit.json", "--policy", ""],
+        ["lab", "plant", "badnets", "-o", ""],
+    ],
+)
+def test_an_empty_argument_is_a_usage_error_and_writes_nothing(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert not any(tmp_path.iterdir())
 
 
 def saved(path: Path, content: object) -> Path:

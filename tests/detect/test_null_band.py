@@ -233,9 +233,9 @@ def test_a_malformed_file_is_refused_by_name(file: Path, text: str):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"cannot read calibration none\.json: No such file"):
+    with pytest.raises(UsageError, match=r"cannot read .*none\.json: No such file"):
         read_calibration(tmp_path / "none.json")
-    with pytest.raises(UsageError, match="cannot read calibration"):
+    with pytest.raises(UsageError, match="cannot read"):
         read_calibration(tmp_path)
 
 
@@ -243,7 +243,7 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path):
     huge = tmp_path / "huge.json"
     with huge.open("wb") as out:
         out.truncate(2**34)  # sparse; 16 GiB that reading would never survive
-    with pytest.raises(UsageError, match="larger than any calibration file"):
+    with pytest.raises(UsageError, match="at most"):
         read_calibration(huge)
 
 

@@ -79,6 +79,13 @@ def unknown_operator(model):
     model.graph.node[0].op_type = "NoSuchOperator"
 
 
+def grown(op_type, **attributes):
+    def change(model):
+        model.graph.node.append(helper.make_node(op_type, [], ["big"], **attributes))
+
+    return change
+
+
 def other_name(model):
     model.graph.output[0].name = "scores\x1b[2J"
 
@@ -91,7 +98,7 @@ HOSTILE = {
     "half": (half_precision, "expected float32"),
     "external": (external, "got external data"),
     "external, hidden": (external_in_attribute, "got external data"),
-    "nested": (nested, "expected no nested graphs"),
+    "nested": (nested, "operators of an image tower"),
     "function": (function, "without functions"),
     "custom": (custom_operator, "expected standard operators only"),
     "no opset": (lambda m: m.ClearField("opset_import"), "expected standard operators only"),
@@ -107,7 +114,9 @@ HOSTILE = {
         lambda model: set_property(model, "interpolation", "lanczos"),
         "expected clipguard.interpolation to be one of bicubic, bilinear",
     ),
-    "unknown operator": (unknown_operator, "onnxruntime says"),
+    "constant of shape": (grown("ConstantOfShape"), "operators of an image tower"),
+    "random": (grown("RandomNormal", shape=[10**9]), "operators of an image tower"),
+    "unknown operator": (unknown_operator, "operators of an image tower"),
 }
 
 

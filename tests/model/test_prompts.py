@@ -111,7 +111,7 @@ def test_imagenet_names_are_distinct_after_merging():
         ("names.txt", "dog\n\ttabbed", "line 2"),
         ("names.txt", "a\u2028b", "line 1"),
         ("names.txt", b"\xff\xfe", "not UTF-8"),
-        ("names.txt", b"x" * (8 * 2**20 + 1), "more than"),
+        ("names.txt", b"x" * (8 * 2**20 + 1), "at most"),
         ("names.json", "[]", "no class names"),
         ("names.json", '["a", 3]', "entry 2"),
         ("names.json", '["a\\u0007"]', "control character"),

@@ -150,6 +150,8 @@ def test_the_strict_policy_is_nowhere_laxer_than_the_default() -> None:
         ("name: default", "name: \x1b", r"mine.yaml: "),
         ("name: default", "sha256: " + "0" * 64 + "\nname: x", r"no policy key named 'sha256'"),
         ("version: 1", "version: " + "9" * 5000, r"mine.yaml"),
+        ("version: 1", "version: 0x" + "f" * 20_000, r"mine.yaml line 5: "),
+        ("  alpha: 0.05 ", "  alpha: " + "9:" * 5000 + "9.5 ", r"mine.yaml line \d+: "),
         ("version: 1", "---\n---\nversion: 1", r"line 6: but found another document"),
     ],
 )

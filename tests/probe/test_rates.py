@@ -5,7 +5,17 @@ import torch
 from fakes import NAMES, SIDE, StripesClip, draw_part, generator, hum, stripes_probe
 from torch import Tensor
 
-from clipguard.probe.rates import BATCH, attack_rate, classify, embed, pseudo_labels, rate, rates
+from clipguard.errors import RefusedError
+from clipguard.model.roles import require_unit
+from clipguard.probe.rates import (
+    BATCH,
+    attack_rate,
+    classify,
+    embed,
+    pseudo_labels,
+    rate,
+    rates,
+)
 from clipguard.probe.sets import ProbePart
 
 EYE = torch.eye(4)
@@ -28,7 +38,7 @@ class Recorder:
 
     def encode_image(self, images: Tensor) -> Tensor:
         self.seen.append(images)
-        return images.flatten(1)[:, :4]
+        return torch.ones(len(images), 4)
 
 
 def test_triggered_images_are_rounded_to_8_bits_as_a_file_would_be():
@@ -37,6 +47,12 @@ def test_triggered_images_are_rounded_to_8_bits_as_a_file_would_be():
     for change, level in ((0.4 / 255, 0), (0.6 / 255, 1), (9.0, 255)):
         embed(model, grey, lambda images, change=change: images + change)
         assert torch.equal(model.seen[-1], torch.full((2, 3, 2, 2), level / 255))
+
+
+@pytest.mark.parametrize("row", [[0.0, 0.0], [float("nan"), 1.0]])
+def test_embeddings_that_overflowed_are_refused(row: list[float]):
+    with pytest.raises(RefusedError, match="CG109"):
+        require_unit(torch.tensor([[1.0, 0.0], row]))
 
 
 def test_embedding_in_batches_is_embedding_one_by_one_in_order():

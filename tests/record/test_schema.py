@@ -158,7 +158,7 @@ def broken(**changes: Any) -> str:
         ('{"a": NaN}', "NaN is not a number"),
         ('{"a": -Infinity}', "-Infinity is not a number"),
         ("[" * 200_000, "nested too deeply"),
-        ('{"a": ' + "9" * 5000 + "}", "audit record in JSON"),
+        ('{"a": ' + "9" * 5000 + "}", "schema_version"),
         (broken(complete="yes"), "complete"),
         (broken(complete=1), "complete"),
         (broken(times=None), "times"),
@@ -202,6 +202,13 @@ def test_written_records_are_read_again(tmp_path: Path) -> None:
     path = tmp_path / "audit.json"
     path.write_text(dumps(failing()), encoding="ascii")
     assert read_record(path) == failing()
+
+
+@pytest.mark.parametrize("digits", ["1" + "0" * 18, "1" + "0" * 400, "9" * 5000])
+def test_a_count_that_nothing_can_compute_with_is_refused_by_name(digits: str) -> None:
+    text = dumps(passing()).replace('"measure": 400', f'"measure": {digits}')
+    with pytest.raises(UsageError, match=r"probe\.measure"):
+        loads(text)
 
 
 @pytest.mark.parametrize("name", ["missing.json", "."])

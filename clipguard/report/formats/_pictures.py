@@ -28,13 +28,13 @@ class Pictures:
         Returns:
             None if it is missing, too large, no PNG, a link, or outside the folder.
         """
-        path = self._inside(name or "")
-        if path is None:
-            return None
         try:
+            path = self._inside(name or "")
+            if path is None:
+                return None
             with path.open("rb") as file:
                 data = file.read(LARGEST + 1)
-        except OSError:
+        except OSError:  # a name that is too long, too
             return None
         if not data.startswith(SIGNATURE) or len(data) > min(LARGEST, self.left):
             return None

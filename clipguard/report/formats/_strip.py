@@ -9,6 +9,7 @@ from clipguard.record import FamilyRecord
 
 WIDTH, LEFT, RIGHT = 640, 16, 624
 DOT = 11.0
+LEVELS = 5
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def _stacked(places: list[float]) -> tuple[tuple[float, int], ...]:
     last: list[float] = []
     stacked = []
     for x in places:
-        level = next((n for n, end in enumerate(last) if x - end >= DOT), len(last))
+        free = (n for n, end in enumerate(last) if x - end >= DOT)
+        level = next(free, min(len(last), LEVELS - 1))
         last[level : level + 1] = [x]
-        stacked.append((x, min(level, 4)))
-    return tuple(stacked)
+        stacked.append((x, level))
+    return tuple(dict.fromkeys(stacked))

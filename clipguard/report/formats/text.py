@@ -52,8 +52,7 @@ METHOD: type[Renderer] = Text
 
 
 def _plain(text: object, limit: int = 60) -> str:
-    # `##[` anywhere in a line is a command to a CI runner.
-    return safe_text(text, limit).replace("##[", "## [")
+    return safe_text(text, limit)
 
 
 def _said(label: str, text: str) -> list[str]:
