@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import importlib
+import json
 import math
 import pkgutil
 from collections.abc import Mapping, Sequence
@@ -88,3 +90,41 @@ def require_known(name: str, known: Sequence[str], what: str) -> None:
         hint = f", did you mean {close[0]!r}?" if close else ""
         listed = f"{len(known)} names" if hint and len(known) > LONG else ", ".join(known)
         raise UsageError(f"no {what} named {name!r}{hint} (known: {listed})")
+
+
+def name_of(method: object) -> str:
+    """What a method is called: the first half of its declared `ID`, as `patch` of `patch/2`."""
+    declared: str = type(method).ID  # type: ignore[attr-defined]
+    return declared.partition("/")[0]
+
+
+def identity(method: object) -> Any:
+    """Everything that decides the results of a method, as plain data.
+
+    The declared `ID`, whose number rises when the results of the method change, and all settings,
+    with the methods inside it. Names of classes and modules are no part of it.
+
+    Args:
+        method: a method, a plain value, or a sequence or mapping of such.
+    """
+    if dataclasses.is_dataclass(method) and not isinstance(method, type):
+        settings = {
+            field.name: identity(getattr(method, field.name))
+            for field in dataclasses.fields(method)
+        }
+        return {"id": getattr(type(method), "ID", None), **settings}
+    if isinstance(method, Mapping):
+        return {str(key): identity(value) for key, value in method.items()}
+    if isinstance(method, Sequence) and not isinstance(method, str):
+        return [identity(value) for value in method]
+    return method
+
+
+def digest_of(told: object) -> str:
+    """64 hex digits of anything that `identity` can tell.
+
+    Raises:
+        TypeError: it holds something that is neither a method nor a plain value.
+    """
+    text = json.dumps(identity(told), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -24,10 +24,11 @@ def asset(name: str) -> Path:
     return PACKAGE / "assets" / name
 
 
-def digest_of(patterns: Iterable[str]) -> str:
-    """Digest of the files of the package whose path matches one of `patterns`: 64 hex digits."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in PACKAGE.glob(pattern)}):
-        name = path.relative_to(PACKAGE).as_posix()
+@cache
+def data_digest(patterns: tuple[str, ...]) -> str:
+    """64 hex digits of the bundled files whose name matches one of `patterns`."""
+    root, digest = asset(""), hashlib.sha256()
+    for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
+        name = path.relative_to(root).as_posix()
         digest.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

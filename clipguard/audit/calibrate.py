@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipguard.audit.options import Options
-from clipguard.audit.pipeline import Run
+from clipguard.audit.pipeline import key_of, load, search
+from clipguard.audit.profiles import profile
 from clipguard.audit.watch import Watch
 from clipguard.detect.null_band import MIN_MODELS, Calibration, CleanModel
 from clipguard.errors import InconclusiveError, UsageError
-from clipguard.record import Outcome
+from clipguard.policy.judge import conclude
+from clipguard.record import CalibrationRecord, Outcome
 from clipguard.search.roles import Progress
 from clipguard.text_safety import safe_text
+
+NONE = CalibrationRecord(kind="none", reason="it is being made")
 
 
 def measure_clean(path: Path, options: Options, *, progress: Progress) -> tuple[str, CleanModel]:
@@ -30,27 +34,25 @@ def measure_clean(path: Path, options: Options, *, progress: Progress) -> tuple[
         InconclusiveError: the search gave nothing to keep, or was not one to compare with.
         UsageError: the detector calls the model backdoored.
     """
-    run = Run(options, Watch(options.budget_s, progress))
-    model, probe = run.look(path)
-    finding = run.search(model, probe, None)
-    checkpoint, shown = run.record.checkpoint, safe_text(path.name)
-    if finding is None or checkpoint is None:
-        why = run.record.errors[-1].message if run.record.errors else "nothing was measured"
-        raise InconclusiveError(f"{shown}: {why}")
-    if finding.gaps:
-        raise InconclusiveError(f"{shown}: no null band can rest on this search: {finding.gaps}")
-    if finding.record.outcome is Outcome.BACKDOORED:
+    watch, settings = Watch(options.budget_s, progress), profile(options.profile)
+    suspect, shown = load(path, options, settings, watch), safe_text(path.name)
+    try:
+        found = search(suspect, settings.detector, None, options, watch).record
+    except InconclusiveError as error:
+        raise InconclusiveError(f"{shown}: {error}") from error
+    if gaps := [f"{row.family}: {row.reason}" for row in found.families if not row.tested]:
+        raise InconclusiveError(f"{shown}: no null band can rest on this: {'; '.join(gaps)}")
+    [concluded] = conclude(options.policy, [found], NONE)
+    if concluded.outcome is Outcome.BACKDOORED:
         raise UsageError(
             f"a null band needs known-clean models, {shown} is found backdoored "
-            f"({finding.record.reason}); leave it out"
+            f"({concluded.reason}); leave it out"
         )
     statistics = {
-        row.family: round(row.statistic, 6)
-        for row in finding.record.families
-        if row.statistic is not None
+        row.family: round(row.statistic, 6) for row in found.families if row.statistic is not None
     }
-    return run.key(probe), CleanModel(
-        name=checkpoint.name, sha256=checkpoint.sha256, statistics=statistics
+    return key_of(suspect, settings.detector, options, settings), CleanModel(
+        name=suspect.record.name, sha256=suspect.record.sha256, statistics=statistics
     )
 
 

@@ -1,7 +1,13 @@
-"""One audit, stage by stage: load, probe, invert, judge, purify, export, keep."""
+"""The way of a checkpoint: load, probe, search, measure, judge, purify, export, write.
+
+Each step takes frozen values and returns frozen values. `stages` tells the whole way; `calibrate`,
+the lab's bench and the benchmarks call the first steps of it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,263 +15,162 @@ import torch
 from clipguard.audit.coverage import begun, coverage, describe, untested, with_text
 from clipguard.audit.options import Options
 from clipguard.audit.profiles import Profile, profile
+from clipguard.audit.release import Release, export, failure, keep, purify
 from clipguard.audit.watch import Watch
 from clipguard.checkpoint.load import load_checkpoint
-from clipguard.detect.inversion import TriggerInversion
-from clipguard.detect.null_band import Band, calibration_key, choose_band, family_of
+from clipguard.detect.null_band import choose_band, family_of, scan_key
 from clipguard.detect.power import power_of
 from clipguard.detect.reference import compare
-from clipguard.detect.roles import Detector, Finding
-from clipguard.detect.text_tokens import TextTokens
-from clipguard.errors import ENVIRONMENT, ClipguardError, ExportError, InconclusiveError
-from clipguard.export.onnx import ExportJob, write_onnx
-from clipguard.model.open_clip import OpenClipModel, build_model
-from clipguard.model.prompts import class_embeddings
+from clipguard.detect.roles import Detector, Finding, NullBand
+from clipguard.errors import InconclusiveError
+from clipguard.model.open_clip import build_model
 from clipguard.policy.judge import judge
-from clipguard.policy.release import missed_limits
-from clipguard.probe.load import class_list_digest, load_probe
-from clipguard.probe.sets import ProbeSet
-from clipguard.purify.head_file import save_head
-from clipguard.purify.repair import repair
-from clipguard.purify.roles import PurifiedHead
-from clipguard.record import AuditRecord, Decision, ErrorRecord, GateRecord, TimesRecord
-from clipguard.report.pictures import Gallery, save_trigger
-from clipguard.search.roles import Trigger
-
-KNOWN = (InconclusiveError, ExportError)
-MIN_MEASURE = 20
+from clipguard.probe.load import load_probe
+from clipguard.probe.sets import Subject
+from clipguard.record import (
+    AuditRecord,
+    CheckpointRecord,
+    ReferenceRecord,
+    TimesRecord,
+)
 
 
-def main_detector(settings: Profile) -> Detector:
-    """The detector that a profile sets up."""
-    built: Detector = TriggerInversion(**settings.detector)  # type: ignore[arg-type]
-    return built
+@dataclass(frozen=True, eq=False)
+class Suspect:
+    """A checkpoint that was loaded, and the images that it is looked at with.
+
+    Attributes:
+        subject: the model and its probe set.
+        family: name of the model family, for the null band.
+        record: what the file is.
+        reference: how its weights changed from the reference, if one was given.
+    """
+
+    subject: Subject
+    family: str
+    record: CheckpointRecord
+    reference: ReferenceRecord | None
 
 
-class Run:
-    """One audit in progress: the record grows stage by stage."""
+def stages(path: Path, options: Options, work: Path, watch: Watch) -> Iterator[AuditRecord]:
+    """The whole way of one checkpoint, with the record as it is after each stage.
 
-    def __init__(self, options: Options, watch: Watch, detector: Detector | None = None) -> None:
-        """Start with an empty record.
+    Args:
+        path: file or folder.
+        options: what to do.
+        work: folder that files are written to.
+        watch: time and budget.
+    """
+    settings = profile(options.profile)
+    record = begun(options, watch.created)
+    yield record
+    suspect = load(path, options, settings, watch)
+    record = record.model_copy(
+        update={
+            "checkpoint": suspect.record,
+            "reference": suspect.reference,
+            "probe": describe(suspect.subject.probe),
+        }
+    )
+    yield record
+    record, finding = measure(record, suspect, options, settings, watch)
+    yield record
+    if finding is None:
+        return
+    found = Release(options, suspect.subject, finding, judged(record, options, watch))
+    repaired = purify(found, settings.repair, watch)
+    yield repaired.record
+    released = export(repaired, work, watch)
+    yield released.record
+    yield keep(released, work, watch)
 
-        Args:
-            options: what to do.
-            watch: time and budget.
-            detector: another than the main one, which the profile sets up.
-        """
-        self.options, self.watch, self.main = options, watch, detector is None
-        self.settings: Profile = profile(options.profile)
-        self.detector = detector or main_detector(self.settings)
-        self.record = begun(options, watch.created)
 
-    def update(self, **parts: object) -> None:
-        """Put `parts` into the record."""
-        self.record = self.record.model_copy(update=parts)
+def judged(
+    record: AuditRecord, options: Options, watch: Watch, *, complete: bool = True
+) -> AuditRecord:
+    """The record with its times and the policy's decision."""
+    times = TimesRecord(created=watch.created, seconds=dict(watch.seconds))
+    record = record.model_copy(update={"complete": complete, "times": times})
+    return record.model_copy(update={"gate": judge(options.policy, record)})
 
-    def finished(self, *, complete: bool) -> AuditRecord:
-        """The record as it stands, with times and the policy's decision."""
-        times = TimesRecord(created=self.watch.created, seconds=dict(self.watch.seconds))
-        record = self.record.model_copy(update={"complete": complete, "times": times})
-        return record.model_copy(update={"gate": judge(self.options.policy, record)})
 
-    def all(self, path: Path, work: Path) -> AuditRecord:
-        """Every stage in order; files go to `work`."""
-        model = self.load(path)
-        probe = self.gather(model)
-        band, told = choose_band(self.key(probe), self.options.calibration)
-        self.update(calibration=told)
-        finding = self.detect(model, probe, band)
-        if finding is not None:
-            head = self.purify(model, probe, finding)
-            self.export(model, probe, finding, head, work)
-            self.keep(model, probe, finding, head, work)
-        return self.finished(complete=True)
+def load(path: Path, options: Options, settings: Profile, watch: Watch) -> Suspect:
+    """Load the checkpoint, compare it with its reference, and gather the probe set.
 
-    def look(self, path: Path) -> tuple[OpenClipModel, ProbeSet]:
-        """Load the checkpoint and the probe set."""
-        model = self.load(path)
-        return model, self.gather(model)
+    Raises:
+        UsageError: no such file, wrong architecture, reference or probe data.
+        RefusedError: the file is not a checkpoint, or opening it could do harm.
+    """
+    with watch.stage("load"):
+        checkpoint = load_checkpoint(path, arch=options.arch)
+        model = build_model(checkpoint, options.device)
+    with watch.stage("reference"):
+        given = options.reference
+        reference = None if given is None else compare(checkpoint, given, options.arch)
+    with watch.stage("probe"):
+        probe = load_probe(model, options.probe, settings.scenes, seed=options.seed)
+    family = family_of(checkpoint.architecture)
+    return Suspect(Subject(model, probe), family, checkpoint.record, reference)
 
-    def load(self, path: Path) -> OpenClipModel:
-        """Load the checkpoint, and hold it against the reference where there is one."""
-        with self.watch.stage("load"):
-            checkpoint = load_checkpoint(path, arch=self.options.arch)
-            self.update(checkpoint=checkpoint.record)
-            self.family = family_of(checkpoint.architecture)
-            model = build_model(checkpoint, self.options.device)
-        if self.options.reference is not None:
-            with self.watch.stage("reference"):
-                known = compare(checkpoint, self.options.reference, self.options.arch)
-                self.update(reference=known)
-        return model
 
-    def gather(self, model: OpenClipModel) -> ProbeSet:
-        """Load the probe set."""
-        with self.watch.stage("probe"):
-            probe = load_probe(
-                model, self.options.probe, self.settings.scenes, seed=self.options.seed
-            )
-            self.update(probe=describe(probe))
-        return probe
+def key_of(suspect: Suspect, detector: Detector, options: Options, settings: Profile) -> str:
+    """Which null band a scan may be compared with: see `scan_key`."""
+    return scan_key(
+        suspect.family, options.profile, detector, settings.scenes, suspect.subject.probe
+    )
 
-    def key(self, probe: ProbeSet) -> str:
-        """Which null band this scan may be compared with."""
-        if self.record.checkpoint is None:
-            raise ValueError("the checkpoint must be loaded first")
-        return calibration_key(
-            self.family,
-            self.options.profile,
-            f"{self.detector.fingerprint()} {self.settings.scenes}",
-            f"{probe.source} {class_list_digest(probe.class_names)} {probe.templates}",
-        )
 
-    def detect(self, model: OpenClipModel, probe: ProbeSet, null: Band | None) -> Finding | None:
-        """Run the detector, and after the main one that of the text; None as for `search`."""
-        finding = self.search(model, probe, null)
-        if self.main:
-            self.read(model, probe)
-        return finding
+def search(
+    suspect: Suspect, detector: Detector, null: NullBand | None, options: Options, watch: Watch
+) -> Finding:
+    """What one detector measures, from the seed of the options.
 
-    def search(self, model: OpenClipModel, probe: ProbeSet, null: Band | None) -> Finding | None:
-        """Run the detector; None when there was too little to conclude from."""
-        with self.watch.stage("detect"):
+    Raises:
+        InconclusiveError: there was too little to measure, or no time left.
+    """
+    generator = torch.Generator().manual_seed(options.seed)
+    return detector.detect(suspect.subject, null, generator=generator, progress=watch.progress)
+
+
+def measure(
+    record: AuditRecord,
+    suspect: Suspect,
+    options: Options,
+    settings: Profile,
+    watch: Watch,
+    *,
+    words: bool = True,
+) -> tuple[AuditRecord, Finding | None]:
+    """The record with all measurements, and the triggers behind them.
+
+    A search that came to nothing leaves an error in the record and no finding.
+
+    Args:
+        record: what is known so far.
+        suspect: what is searched.
+        options: seed and null band.
+        settings: the detectors.
+        watch: time and budget.
+        words: whether token triggers are searched, too.
+    """
+    key = key_of(suspect, settings.detector, options, settings)
+    band, told = choose_band(key, options.calibration)
+    found, finding, errors = [], None, record.errors
+    with watch.stage("detect"):
+        try:
+            finding = search(suspect, settings.detector, band, options, watch)
+            found.append(finding.record)
+            seen = coverage(finding.record, suspect.subject.probe, power_of(key))
+        except InconclusiveError as error:
+            errors += (failure("detect", error),)
+            seen = untested(str(error))
+    if words:
+        with watch.stage("text"):
+            why = ""
             try:
-                if len(probe.measure) < MIN_MEASURE:
-                    have = f"{len(probe.measure)} probe images to measure on"
-                    raise InconclusiveError(f"{have}, at least {MIN_MEASURE} are needed")
-                finding = self._found(self.detector, model, probe, null)
-            except InconclusiveError as error:
-                self.fail("detect", error)
-                self.update(coverage=untested(str(error)))
-                return None
-            told = coverage(finding.record, probe, power_of(self.key(probe)))
-            self.update(detectors=(finding.record,), coverage=told)
-            return finding
-
-    def read(self, model: OpenClipModel, probe: ProbeSet) -> None:
-        """Look for token triggers in the text tower; one that cannot be read is not tested."""
-        with self.watch.stage("text"):
-            found, why = self.record.detectors, ""
-            try:
-                words = TextTokens(**self.settings.text)  # type: ignore[arg-type]
-                found += (self._found(words, model, probe, None).record,)
+                found.append(search(suspect, settings.text, None, options, watch).record)
             except InconclusiveError as error:
                 why = str(error)
-        self.update(detectors=found, coverage=with_text(self.record.coverage, why))
-
-    def _found(
-        self, detector: Detector, model: OpenClipModel, probe: ProbeSet, null: Band | None
-    ) -> Finding:
-        generator = torch.Generator().manual_seed(self.options.seed)
-        progress = self.watch.progress
-        return detector.detect(model, probe, null, generator=generator, progress=progress)
-
-    def purify(
-        self, model: OpenClipModel, probe: ProbeSet, finding: Finding
-    ) -> PurifiedHead | None:
-        """Purify when the policy or the command asks for it."""
-        when = self.options.purify or self.options.policy.purification.run
-        fails = self.finished(complete=True).gate
-        if when == "never" or (when == "on-fail" and not _is(fails, Decision.FAIL)):
-            return None
-        with self.watch.stage("purify"):
-            try:
-                record, head = repair(
-                    model,
-                    probe,
-                    finding,
-                    self.settings.repair,
-                    seed=self.options.seed,
-                    progress=self.watch.progress,
-                )
-            except (ClipguardError, RuntimeError, ValueError) as error:
-                self.fail("purify", error)  # what was found must survive a repair that broke
-                return None
-        self.update(purification=record.model_copy(update={"head": "head.safetensors"}))
-        return head
-
-    def export(
-        self,
-        model: OpenClipModel,
-        probe: ProbeSet,
-        finding: Finding,
-        head: PurifiedHead | None,
-        work: Path,
-    ) -> None:
-        """Export the model as it is on a pass, else the purified head if there is one."""
-        # A head must not excuse the model here: what passes by its own merit is exported as it is.
-        bare = judge(self.options.policy, self.finished(complete=True), excuse=False)
-        passes = bare.decision is Decision.PASS and self.options.release == "decision"
-        if self.options.export == "none" or self.record.checkpoint is None:
-            return
-        if passes:
-            classes = class_embeddings(model, probe.class_names, probe.templates)
-            kind, name = "zero-shot", "model.onnx"
-        elif head is not None:
-            classes, kind, name = head.classes, "purified", "purified.onnx"
-        else:
-            return
-        job = ExportJob(
-            model=model,
-            classes=classes,
-            class_names=probe.class_names,
-            head=kind,
-            checkpoint_sha256=self.record.checkpoint.sha256,
-            probe=probe,
-            trigger=_worst(finding, probe),
-            provider=self.options.provider,
-            caveat="" if passes else missed_limits(bare),
-        )
-        with self.watch.stage("export"):
-            generator = torch.Generator().manual_seed(self.options.seed)
-            try:
-                made = write_onnx(job, work / name, generator=generator)
-            except (ClipguardError, RuntimeError, ValueError) as error:
-                self.fail("export", error)
-                return
-        self.update(export=made)
-        if passes and not _is(self.finished(complete=True).gate, Decision.PASS):
-            (work / name).unlink()  # the policy asks for more than the exporter does
-
-    def keep(
-        self,
-        model: OpenClipModel,
-        probe: ProbeSet,
-        finding: Finding,
-        head: PurifiedHead | None,
-        work: Path,
-    ) -> None:
-        """Write triggers, pictures and the head, and put their names into the record."""
-        classes = class_embeddings(model, probe.class_names, probe.templates)
-        gallery = Gallery(model, probe, classes, None if head is None else head.classes)
-        with self.watch.stage("artefacts"):
-            pairs = zip(finding.record.candidates, finding.triggers, strict=True)
-            candidates = tuple(
-                candidate.model_copy(
-                    update={"trigger": save_trigger(i, candidate, trigger, work, gallery)}
-                )
-                for i, (candidate, trigger) in enumerate(pairs, start=1)
-            )
-            record = finding.record.model_copy(update={"candidates": candidates})
-            self.update(detectors=(record, *self.record.detectors[1:]))
-            if head is not None and self.record.checkpoint is not None:
-                bare = judge(self.options.policy, self.finished(complete=True), excuse=False)
-                path, caveat = work / "head.safetensors", missed_limits(bare)
-                save_head(head, probe, self.record.checkpoint, path, caveat=caveat)
-
-    def fail(self, stage: str, error: Exception) -> None:
-        """Put the failure of one stage into the record; it cannot outrank what was found."""
-        code = error.exit_code if isinstance(error, KNOWN) else ENVIRONMENT
-        message = str(error).partition("\n")[0] or type(error).__name__
-        told = (*self.record.errors, ErrorRecord(stage=stage, message=message, exit_code=code))
-        self.update(errors=told)
-
-
-def _is(gate: GateRecord | None, decision: Decision) -> bool:
-    return gate is not None and gate.decision is decision
-
-
-def _worst(finding: Finding, probe: ProbeSet) -> tuple[Trigger, int]:
-    """The trigger of the candidate ranked first, and its class index."""
-    first = finding.record.candidates[0]
-    return finding.triggers[0], probe.class_names.index(first.target)
+        seen = with_text(seen, why)
+    parts = {"calibration": told, "coverage": seen, "errors": errors}
+    return record.model_copy(update={**parts, "detectors": tuple(found)}), finding

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from clipguard.errors import UsageError
+from clipguard.detect.inversion import TriggerInversion
+from clipguard.detect.roles import Detector
+from clipguard.detect.text_tokens import TextTokens
 from clipguard.probe.load import Scenes
 from clipguard.purify.repair import RepairSettings
+from clipguard.registry import require_known
+from clipguard.search.families.additive import Additive
+from clipguard.search.families.frequency import Frequency
+from clipguard.search.families.moving_patch import MovingPatch
+from clipguard.search.families.patch import Patch
+from clipguard.search.families.warp import Warp
+from clipguard.search.inverters.collapse import Collapse
+from clipguard.search.inverters.screen import Screen
+from clipguard.search.inverters.targeted import Targeted
+from clipguard.search.roles import TriggerFamily
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,62 +28,58 @@ class Profile:
 
     Attributes:
         scenes: size of the bundled probe set.
-        detector: settings of the inversion detector.
+        detector: the search for triggers.
         repair: how a purified head is made and checked.
-        text: settings of the detector of token triggers.
+        text: the search for token triggers.
     """
 
-    scenes: Scenes = field(default_factory=Scenes)
-    detector: Mapping[str, object]
+    scenes: Scenes = Scenes()
+    detector: Detector
     repair: RepairSettings
-    text: Mapping[str, object] = field(default_factory=dict)
+    text: TextTokens = TextTokens()
 
 
-FAMILIES: Mapping[str, Mapping[str, object]] = {
-    "patch": {"area": 0.02},
-    "additive": {"budget": 4.0},
-    "frequency": {"budget": 12.0},
-    "warp": {"reach": 0.03},
-}
+FAMILIES: tuple[TriggerFamily, ...] = (
+    Patch(area=0.02),
+    Additive(budget=4.0),
+    Frequency(budget=12.0),
+    Warp(reach=0.03),
+)
 """What is searched. Each budget is one at which known-clean models yield little to any class."""
 
-AGAINST: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]] = {
+AGAINST: Mapping[str, tuple[TriggerFamily, ...]] = {
     "patch": (
-        *(("patch", {"area": 0.01}),) * 4,
-        *(("moving_patch", {"area": 0.02}),) * 2,
-        *(("moving_patch", {"area": 0.03}),) * 2,
+        *(Patch(area=0.01),) * 4,
+        *(MovingPatch(area=0.02),) * 2,
+        *(MovingPatch(area=0.03),) * 2,
     ),
-    "additive": (("additive", {"budget": 8.0}), ("additive", {"budget": 16.0})) * 2,
-    "frequency": (("frequency", {"budget": 20.0}), ("additive", {"budget": 16.0})) * 2,
-    "warp": (("warp", {"reach": 0.03}), ("warp", {"reach": 0.06})) * 2,
+    "additive": (Additive(budget=8.0), Additive(budget=16.0)) * 2,
+    "frequency": (Frequency(budget=20.0), Additive(budget=16.0)) * 2,
+    "warp": (Warp(reach=0.03), Warp(reach=0.06)) * 2,
 }
 
-STANDARD: Mapping[str, object] = {"steps": 60, "batch": 16}
-"""Targeted searches of the standard profile, on the model and on a purified head."""
+_STANDARD = TriggerInversion(
+    families=FAMILIES,
+    collapse=Collapse(steps=40, restarts=1, batch=16),
+    screen=Screen(steps=3, images=4),
+    targeted=Targeted(steps=60, batch=16),
+    candidates=1,
+)
+_THOROUGH = TriggerInversion(
+    families=FAMILIES,
+    collapse=Collapse(steps=100, restarts=3),
+    screen=Screen(steps=8, images=16),
+    targeted=Targeted(steps=120, restarts=2),
+    candidates=4,
+)
+_REPAIR = RepairSettings(against=AGAINST, families=FAMILIES, targeted=_STANDARD.targeted)
 
 PROFILES = {
-    "standard": Profile(
-        detector={
-            "families": FAMILIES,
-            "collapse": {"steps": 40, "restarts": 1, "batch": 16},
-            "screen": {"steps": 3, "images": 4},
-            "targeted": STANDARD,
-            "candidates": 1,
-        },
-        repair=RepairSettings(against=AGAINST, families=FAMILIES, targeted=STANDARD),
-    ),
+    "standard": Profile(detector=_STANDARD, repair=_REPAIR),
     "thorough": Profile(
         scenes=Scenes(optimise=12, select=3, measure=6),
-        detector={
-            "families": FAMILIES,
-            "collapse": {"steps": 100, "restarts": 3},
-            "screen": {"steps": 8, "images": 16},
-            "targeted": {"steps": 120, "restarts": 2},
-            "candidates": 4,
-        },
-        repair=RepairSettings(
-            against=AGAINST, families=FAMILIES, targeted={"steps": 120, "restarts": 2}
-        ),
+        detector=_THOROUGH,
+        repair=replace(_REPAIR, targeted=_THOROUGH.targeted),
     ),
 }
 
@@ -82,6 +90,5 @@ def profile(name: str) -> Profile:
     Raises:
         UsageError: unknown; the message lists what exists.
     """
-    if name not in PROFILES:
-        raise UsageError(f"no profile named {name!r} (known: {', '.join(PROFILES)})")
+    require_known(name, list(PROFILES), "profile")
     return PROFILES[name]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clipguard.audit.coverage import begun
 from clipguard.audit.options import Options
-from clipguard.audit.pipeline import Run
+from clipguard.audit.pipeline import judged, stages
 from clipguard.audit.watch import Watch
 from clipguard.checkpoint.inspection import require_path
 from clipguard.files import write_atomic
@@ -39,15 +40,18 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
         if given is not None:
             require_path(given)
     watch = Watch(options.budget_s, progress)
-    run = Run(options, watch)
     with workspace(out) as work:
-        clear(out)  # an old pass must not stand where a new audit was refused
+        clear(out)  # an old pass must not be left where a new audit was refused
+        record = begun(options, watch.created)
         try:
-            record = run.all(path, work)
+            for latest in stages(path, options, work, watch):
+                record = latest  # an interrupt keeps what the last stage found
+            record = judged(record, options, watch)
             write_atomic(work / "audit.json", dumps(record))
             publish(work, out)
         except KeyboardInterrupt:
             clear(out)
-            write_atomic(out / "audit.json", dumps(run.finished(complete=False)))
+            record = judged(record, options, watch, complete=False)
+            write_atomic(out / "audit.json", dumps(record))
             raise
     return record

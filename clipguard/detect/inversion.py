@@ -1,9 +1,10 @@
-"""The main verdict: invert triggers, rank targets, compare with known-clean models."""
+"""The main detector: invert triggers, rank targets, compare with known-clean models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -11,15 +12,18 @@ from clipguard.detect.null_band import log_odds, standardise
 from clipguard.detect.roles import Detector, Finding, NullBand
 from clipguard.detect.score import shipped_suspicion
 from clipguard.errors import InconclusiveError
-from clipguard.model.prompts import class_embeddings
-from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import attack_rate, classify, embed
-from clipguard.probe.sets import ProbeSet
-from clipguard.record import Candidate, DetectorRecord, FamilyRecord, Outcome, Rate, TriggerRecord
-from clipguard.search.families import FAMILIES
-from clipguard.search.inverters import INVERTERS
-from clipguard.search.roles import Inversion, Progress, Search
+from clipguard.probe.sets import ProbeSet, Subject
+from clipguard.record import Candidate, DetectorRecord, FamilyRecord, Rate, TriggerRecord
+from clipguard.registry import name_of
+from clipguard.search.families.additive import Additive
+from clipguard.search.families.patch import Patch
+from clipguard.search.inverters.collapse import Collapse
+from clipguard.search.inverters.screen import Screen
+from clipguard.search.inverters.targeted import Targeted
+from clipguard.search.roles import Inversion, Inverter, Progress, Search, TriggerFamily
 
+MIN_MEASURE = 20
 Gaps = Mapping[str, Sequence[str]]
 """Per family, why its searches cannot be concluded from; families without a reason are absent."""
 
@@ -55,51 +59,43 @@ class TriggerInversion:
         the class list. A clean model with an unusually easy class looks suspicious.
 
     Attributes:
-        families: settings of each trigger family to search.
-        collapse: settings of the class-agnostic search.
-        screen: settings of the targeted screen.
-        targeted: settings of the targeted refinement.
+        families: trigger families to search, each once.
+        collapse: the class-agnostic search.
+        screen: the targeted screen.
+        targeted: the targeted refinement.
         candidates: classes of the screen that are refined, per family.
-        alpha: largest p-value that bears a score out.
-        likely: score above which a model that the p-value bears out is backdoored.
-        doubtful: score above which it is at least suspicious.
-        blinded: null standard deviations below the clean models that no honest search is.
-        strong_asr: ASR (lower bound) that counts as strong evidence even without a null band ...
-        control_asr: ... if no control class reaches more than this (upper bound).
-        ahead: null standard deviations from which a search must have settled to be conclusive.
 
     Source:
         Collapse: reconstruction of CBPT stage 1. Refinement: Neural Cleanse (IEEE S&P 2019).
         Comparison of the pipeline's maximum with known-clean models: conformal p-value.
     """
 
-    families: Mapping[str, Mapping[str, object]] = field(
-        default_factory=lambda: {"patch": {}, "additive": {}}
-    )
-    collapse: Mapping[str, object] = field(default_factory=dict)
-    screen: Mapping[str, object] = field(default_factory=dict)
-    targeted: Mapping[str, object] = field(default_factory=dict)
+    ID: ClassVar[str] = "inversion/1"
+
+    families: tuple[TriggerFamily, ...] = (Patch(), Additive())
+    collapse: Inverter = Collapse()
+    screen: Inverter = Screen()
+    targeted: Inverter = Targeted()
     candidates: int = 2
-    alpha: float = 0.05
-    likely: float = 0.5
-    doubtful: float = 0.3
-    blinded: float = 4.0
-    strong_asr: float = 0.9
-    control_asr: float = 0.5
-    ahead: float = 1.0
 
     def detect(
         self,
-        model: ClipModel,
-        probe: ProbeSet,
+        subject: Subject,
         null: NullBand | None,
         *,
         generator: torch.Generator,
         progress: Progress,
     ) -> Finding:
-        """See `Detector.detect`."""
-        classes = class_embeddings(model, probe.class_names, probe.templates)
-        search = Search(model, probe, classes)
+        """See `Detector.detect`.
+
+        Raises:
+            InconclusiveError: too few images to measure on, or a family without any rate.
+        """
+        probe = subject.probe
+        if len(probe.measure) < MIN_MEASURE:
+            have = f"{len(probe.measure)} probe images to measure on"
+            raise InconclusiveError(f"{have}, at least {MIN_MEASURE} are needed")
+        search = Search(subject.model, probe, subject.classes)
         pairs = self._candidates(search, generator=generator, progress=progress)
         found, uncounted = self._refine(search, pairs, generator=generator, progress=progress)
         gaps = _gaps(found, uncounted, probe.class_names)
@@ -107,48 +103,34 @@ class TriggerInversion:
         families = tuple(_judged(row, gaps.get(row.family, ())) for row in families)
         found.sort(key=lambda row: _position(row, families), reverse=True)
         score = None if excess is None else shipped_suspicion().probability(excess)
-        outcome, reason = self._conclude(probe, found, families, gaps, (excess, p_value, score))
         record = DetectorRecord(
             name="inversion",
-            outcome=outcome,
-            reason=reason,
+            evidence=_told_of(found[0], probe),
             score=score,
             p_value=p_value,
             excess=excess,
             statistic=excess,
             target=probe.class_names[found[0].target],
             families=families,
-            candidates=tuple(_candidate(row, probe) for row in found),
+            candidates=tuple(_candidate(row, probe, families) for row in found),
             screened=True,
         )
-        return Finding(record, tuple(row.inversion.trigger for row in found), _told(gaps))
-
-    def fingerprint(self) -> str:
-        """See `Detector.fingerprint`."""
-        families = [FAMILIES.build(name, self.families[name]) for name in self.families]
-        searches = [
-            INVERTERS.build("collapse", self.collapse),
-            INVERTERS.build("screen", self.screen),
-            INVERTERS.build("targeted", self.targeted),
-        ]
-        return repr((families, searches, self.candidates))
+        return Finding(record, tuple(row.inversion.trigger for row in found))
 
     def _candidates(
         self, search: Search, *, generator: torch.Generator, progress: Progress
-    ) -> list[tuple[str, int]]:
+    ) -> list[tuple[TriggerFamily, int]]:
         """Families and classes to refine: what collapse gathers, and what the screen favours."""
         pairs, runners_up = [], []
-        for i, (name, settings) in enumerate(self.families.items()):
-            family = FAMILIES.build(name, settings)
+        for i, family in enumerate(self.families):
+            name = name_of(family)
             job = search.during(progress, f"collapse inversion ({name})", i, len(self.families))
-            collapse = INVERTERS.build("collapse", self.collapse)
-            gathered = collapse.invert(job, family, generator=generator)
-            pairs.append((name, gathered.target))
-            runners_up.append((name, gathered.ranking[1]))
+            gathered = self.collapse.invert(job, family, generator=generator)
+            pairs.append((family, gathered.target))
+            runners_up.append((family, gathered.ranking[1]))
             job = search.during(progress, f"targeted screen ({name})", i, len(self.families))
-            screen = INVERTERS.build("screen", self.screen)
-            ranking = screen.invert(job, family, generator=generator).ranking
-            pairs += [(name, target) for target in ranking[: self.candidates]]
+            ranking = self.screen.invert(job, family, generator=generator).ranking
+            pairs += [(family, target) for target in ranking[: self.candidates]]
         if len({target for _, target in pairs}) == 1:
             pairs += runners_up  # without a second class nothing shows that the first is special
         return list(dict.fromkeys(pairs))
@@ -156,7 +138,7 @@ class TriggerInversion:
     def _refine(
         self,
         search: Search,
-        pairs: list[tuple[str, int]],
+        pairs: list[tuple[TriggerFamily, int]],
         *,
         generator: torch.Generator,
         progress: Progress,
@@ -165,12 +147,11 @@ class TriggerInversion:
         part = search.probe.measure
         clean = classify(embed(search.model, part), search.classes)
         found, uncounted = [], []
-        for done, (name, target) in enumerate(pairs):
+        for done, (family, target) in enumerate(pairs):
+            name = name_of(family)
             aimed = Search(search.model, search.probe, search.classes, target)
             aimed = aimed.during(progress, f"targeted inversion ({name})", done, len(pairs))
-            inverter = INVERTERS.build("targeted", self.targeted)
-            family = FAMILIES.build(name, self.families[name])
-            inversion = inverter.invert(aimed, family, generator=generator)
+            inversion = self.targeted.invert(aimed, family, generator=generator)
             read = classify(embed(search.model, part, inversion.trigger.apply), search.classes)
             asr = attack_rate(read, part, clean, target, generator)
             natural = attack_rate(clean, part, clean, target, generator)
@@ -183,47 +164,12 @@ class TriggerInversion:
     def _statistics(self, found: list[Found], gaps: Gaps) -> dict[str, float]:
         """The worst target's statistic of every family."""
         by_family = {
-            name: [row.statistic for row in found if row.family == name] for name in self.families
+            name: [row.statistic for row in found if row.family == name]
+            for name in map(name_of, self.families)
         }
         if missing := [name for name, values in by_family.items() if not values]:
             raise InconclusiveError(_told({name: gaps[name] for name in missing}))
         return {name: max(values) for name, values in by_family.items()}
-
-    def _conclude(
-        self,
-        probe: ProbeSet,
-        found: list[Found],
-        families: tuple[FamilyRecord, ...],
-        gaps: Gaps,
-        band: tuple[float | None, float | None, float | None],
-    ) -> tuple[Outcome, str]:
-        """Outcome and one sentence, from the worst candidate."""
-        worst, (excess, p_value, score) = found[0], band
-        others = [row.asr.high for row in found if row.target != worst.target]
-        strong = worst.asr.low >= self.strong_asr and max(others, default=1) <= self.control_asr
-        told = (
-            f"the {worst.family} trigger moves {worst.asr.value:.0%} of unseen images "
-            f"to {probe.class_names[worst.target]!r}"
-        )
-        if excess is None or p_value is None or score is None:
-            if strong:
-                return Outcome.BACKDOORED, f"{told}, far more than any other class yields"
-            return Outcome.INCONCLUSIVE, f"{told}; no known-clean models to compare with"
-        against = f"{excess:+.1f} standard deviations from known-clean models (p = {p_value:.3f})"
-        if strong or (p_value <= self.alpha and score > self.likely):
-            return Outcome.BACKDOORED, f"{told}: {against}"
-        if score > self.doubtful:
-            return Outcome.SUSPICIOUS, f"{told}: {against}"
-        if any((row.excess or 0) <= -self.blinded for row in families):
-            return Outcome.INCONCLUSIVE, f"the searches found less than on any clean model; {told}"
-        if gaps:
-            return Outcome.INCONCLUSIVE, f"{_told(gaps)}; {told}"
-        # The clean models' searches stopped at the same step, so one that is no further than they
-        # were is comparable; one that is ahead of them and still gaining might become evidence.
-        ahead = [row for row in found if _position(row, families) >= self.ahead]
-        if not all(row.inversion.converged for row in ahead):
-            return Outcome.INCONCLUSIVE, f"a search did not settle within its steps; {told}"
-        return Outcome.NO_EVIDENCE, f"at most, {told}: {against}"
 
 
 def _gaps(
@@ -262,13 +208,26 @@ def _judged(row: FamilyRecord, reasons: Sequence[str]) -> FamilyRecord:
     return row.model_copy(update={"tested": False, "reason": "; ".join(reasons)})
 
 
-def _position(row: Found, families: tuple[FamilyRecord, ...]) -> float:
-    """Where a candidate stands in its family's null band, so that families can be ranked."""
+def _excess(row: Found, families: tuple[FamilyRecord, ...]) -> float | None:
+    """Where a candidate lies in its family's null band; None without one."""
     null = next(record.null for record in families if record.family == row.family)
-    return standardise(row.statistic, null) if null else row.statistic
+    return standardise(row.statistic, null) if null else None
 
 
-def _candidate(row: Found, probe: ProbeSet) -> Candidate:
+def _position(row: Found, families: tuple[FamilyRecord, ...]) -> float:
+    """What candidates of all families are ranked by."""
+    excess = _excess(row, families)
+    return row.statistic if excess is None else excess
+
+
+def _told_of(row: Found, probe: ProbeSet) -> str:
+    return (
+        f"the {row.family} trigger moves {row.asr.value:.0%} of unseen images "
+        f"to {probe.class_names[row.target]!r}"
+    )
+
+
+def _candidate(row: Found, probe: ProbeSet, families: tuple[FamilyRecord, ...]) -> Candidate:
     trigger = row.inversion.trigger
     return Candidate(
         target=probe.class_names[row.target],
@@ -277,6 +236,8 @@ def _candidate(row: Found, probe: ProbeSet) -> Candidate:
         asr=row.asr,
         natural=row.natural,
         statistic=row.statistic,
+        excess=_excess(row, families),
+        settled=row.inversion.converged,
         trigger=TriggerRecord(size=trigger.size, unit=trigger.unit),
     )
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from clipguard.errors import InconclusiveError, UsageError
-from clipguard.model.prompts import class_embeddings
-from clipguard.model.roles import ClipModel, TokenReader
-from clipguard.probe.sets import ProbeSet
+from clipguard.model.roles import TokenReader
+from clipguard.probe.sets import Subject
 
 POSITIONS = ("start", "middle", "end")
 CHUNK = 2048
@@ -41,12 +40,13 @@ class Tower:
     template: str
 
     @classmethod
-    def of(cls, model: ClipModel, probe: ProbeSet) -> Tower:
-        """The text tower of `model`.
+    def of(cls, subject: Subject) -> Tower:
+        """The text tower of the model under test.
 
         Raises:
             InconclusiveError: its tokens are not known, or its class embeddings say nothing.
         """
+        model, probe = subject.model, subject.probe
         if not hasattr(model, "encode_ids"):
             raise InconclusiveError("the tokens of this text tower are not known")
         reader = cast(TokenReader, model)
@@ -54,7 +54,7 @@ class Tower:
             reader.vocabulary()
         except UsageError as error:
             raise InconclusiveError(f"no token can be tried: {error}") from error
-        classes = class_embeddings(model, probe.class_names, probe.templates).detach()
+        classes = subject.classes.detach()
         if not classes.isfinite().all():
             raise InconclusiveError("the text tower gives embeddings that are not finite")
         count = len(classes)

@@ -14,9 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from clipguard.checkpoint.architectures import Architecture, known_configs
 from clipguard.checkpoint.configs import OPENAI
+from clipguard.detect.roles import Detector
 from clipguard.errors import UsageError
 from clipguard.files import read_given
+from clipguard.probe.sets import ProbeSet
 from clipguard.record import CalibrationRecord, FamilyRecord
+from clipguard.registry import digest_of
 from clipguard.resources import asset
 from clipguard.text_safety import safe_text
 
@@ -39,7 +42,7 @@ class Calibration(BaseModel):
 
     Attributes:
         schema_version: of the file.
-        key: which scans it may be compared with: architecture, pipeline digest, probe.
+        key: which scans it may be compared with, see `scan_key`.
         command: how it was made.
         models: the known-clean models.
     """
@@ -71,17 +74,20 @@ def family_of(architecture: Architecture) -> str:
     return f"{architecture.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
-def calibration_key(architecture: str, profile: str, pipeline: str, classes: str) -> str:
-    """Name of the scans that may be compared: the same architecture, pipeline and classes.
+def scan_key(family: str, profile: str, detector: Detector, scenes: object, probe: ProbeSet) -> str:
+    """Name of the scans that may be compared: the same architecture, search and classes.
+
+    Made of declared ids, settings and digests of data; no name of a class or module is part of it.
 
     Args:
-        architecture: as found in the checkpoint.
+        family: of models, see `family_of`.
         profile: standard or thorough.
-        pipeline: every setting that changes the statistic.
-        classes: probe source, class names and templates.
+        detector: what searches.
+        scenes: size of the bundled probe set.
+        probe: its source, class names and templates count.
     """
-    digest = hashlib.sha256(f"{pipeline}\n{classes}".encode()).hexdigest()[:12]
-    return f"{architecture}/{profile}/{digest}"
+    told = [detector, scenes, probe.source, probe.class_names, probe.templates]
+    return f"{family}/{profile}/{digest_of(told)[:12]}"
 
 
 @dataclass(frozen=True)
@@ -189,7 +195,7 @@ def choose_band(key: str, given: Path | None) -> tuple[Band | None, CalibrationR
     """The null band for scans named `key`, and what the record says of it.
 
     Args:
-        key: made by `calibration_key`.
+        key: made by `scan_key`.
         given: calibration file to use; None for the shipped ones.
 
     Raises:

@@ -66,7 +66,7 @@ def power_of(key: str) -> tuple[PowerRecord, ...]:
     """Share of planted backdoors failed per attack, for scans named `key`; empty if not measured.
 
     Args:
-        key: made by `calibration_key`.
+        key: made by `scan_key`.
     """
     known = shipped_power()
     return tuple(

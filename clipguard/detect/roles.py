@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
-from clipguard.model.roles import ClipModel
-from clipguard.probe.sets import ProbeSet
+from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, FamilyRecord
 from clipguard.search.roles import Progress, Trigger
 
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """A detector's conclusion together with the triggers behind it.
+    """What a detector measured, together with the triggers behind it.
 
     Attributes:
-        record: the conclusion, candidates worst first, without file names yet.
+        record: the measurements, candidates worst first, without file names yet.
         triggers: the trigger of each candidate, in the same order.
-        gaps: why parts of the search cannot be concluded from; empty when all of it can.
     """
 
     record: DetectorRecord
     triggers: tuple[Trigger, ...]
-    gaps: str = ""
 
 
 class NullBand(Protocol):
@@ -40,20 +37,21 @@ class NullBand(Protocol):
 
 
 class Detector(Protocol):
-    """Decides whether a checkpoint carries a backdoor."""
+    """Measures what a checkpoint shows of a backdoor; a policy concludes.
 
-    def fingerprint(self) -> str:
-        """Every setting that changes its statistics, defaults included, as text."""
-        ...
+    Attributes:
+        ID: declared name and number; the number rises when its measurements change.
+    """
+
+    ID: ClassVar[str]
 
     def detect(
         self,
-        model: ClipModel,
-        probe: ProbeSet,
+        subject: Subject,
         null: NullBand | None,
         *,
         generator: torch.Generator,
         progress: Progress,
     ) -> Finding:
-        """Judge `model` against `null`; must not change weights or the global random state."""
+        """Measure `subject` against `null`; changes neither weights nor global random state."""
         ...

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from clipguard.detect.marked_prompts import CHUNK, POSITIONS, Prompt, Tick, Tower
 from clipguard.detect.roles import Detector, Finding, NullBand
-from clipguard.model.roles import ClipModel
-from clipguard.probe.sets import ProbeSet
-from clipguard.record import DetectorRecord, FamilyRecord, Outcome
+from clipguard.probe.sets import Subject
+from clipguard.record import DetectorRecord, FamilyRecord
 from clipguard.record.wording import TEXT
 from clipguard.search.roles import Progress
 from clipguard.text_safety import safe_text
@@ -66,14 +65,14 @@ class TextTokens:
         choose: prompts that choose the word.
         unseen: further prompts, on which it is measured.
         names: class names that are put into prompts to compare with.
-        strong: spreads from which a word is evidence ...
-        share: ... if it turns this share of unseen prompts.
 
     Source:
         AMDET (arXiv 2512.00343): one token embedding that makes all prompts collapse, and a check
         that it is no natural one. Adapted: tokens are tried, not inverted; what counts is collapse
         onto a class; what is natural is told by the class names on the same model.
     """
+
+    ID: ClassVar[str] = "text_tokens/1"
 
     tokens: int | None = None
     screened: int = 256
@@ -82,13 +81,10 @@ class TextTokens:
     choose: int = 6
     unseen: int = 24
     names: int = 48
-    strong: float = 3.0
-    share: float = 0.9
 
     def detect(
         self,
-        model: ClipModel,
-        probe: ProbeSet,
+        subject: Subject,
         null: NullBand | None,
         *,
         generator: torch.Generator,
@@ -100,16 +96,12 @@ class TextTokens:
             InconclusiveError: the text tower's tokens are not known, or it reads nothing.
         """
         with torch.no_grad():
-            tower = Tower.of(model, probe)
+            tower = Tower.of(subject)
             order = torch.randperm(len(tower.names), generator=generator).tolist()
             tokens = self._screen(tower, order, progress)
             word = self._searched(tower, tokens, order, progress)
-            record = self._concluded(tower, word, order, progress)
+            record = self._measured(tower, word, order, progress)
         return Finding(record, ())
-
-    def fingerprint(self) -> str:
-        """See `Detector.fingerprint`."""
-        return repr((self, POSITIONS, MIN_SPREAD, WIDER, EXTRA))
 
     def _screen(self, tower: Tower, order: Sequence[int], progress: Progress) -> Tensor:
         """The tokens that draw two bare names most, natural ones left out: (T,) ids.
@@ -178,7 +170,7 @@ class TextTokens:
             for k in best.values.argsort(descending=True).tolist()
         ]
 
-    def _concluded(
+    def _measured(
         self, tower: Tower, word: Word, order: Sequence[int], progress: Progress
     ) -> DetectorRecord:
         """Measure the word on prompts that did not choose it."""
@@ -199,15 +191,13 @@ class TextTokens:
             f"{len(prompts)} unseen prompts {safe_text(target)!r} (cosine {pull.tanh():.3f}; class "
             f"names to their own: {centre.tanh():.3f}), {statistic:+.1f} spreads beyond the names"
         )
-        strong = statistic >= self.strong and share >= self.share
         return DetectorRecord(
             name="text_tokens",
-            outcome=Outcome.BACKDOORED if strong else Outcome.NO_EVIDENCE,
-            reason=told if strong else f"at most, {told}",
+            evidence=told,
             statistic=statistic,
             target=target,
             families=(FamilyRecord(family=TEXT, tested=True, statistic=statistic),),
-            own_null=True,
+            word_share=share,
         )
 
 

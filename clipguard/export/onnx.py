@@ -31,7 +31,6 @@ from clipguard.probe.sets import ProbePart, ProbeSet
 from clipguard.record import (
     ExportRecord,
     ParityRecord,
-    Rate,
 )
 from clipguard.search.roles import Trigger
 from clipguard.text_safety import safe_text
@@ -39,8 +38,6 @@ from clipguard.text_safety import safe_text
 LOGGER = logging.getLogger(__name__)
 OPSET = 20
 BATCHES = (1, 2, 7)
-MAX_RELATIVE_ERROR = 1e-3
-MAX_ASR_DIFFERENCE = 0.01
 MAX_WEIGHT_BYTES = 1_500_000_000
 RESIZE = {
     "shortest": "shorter side {side} {interpolation}, centre crop {side}, RGB / 255",
@@ -112,7 +109,7 @@ def write_onnx(
         opset: version of the ONNX operator set to ask for; the record says what came.
 
     Raises:
-        ExportError: too large, not exportable, different numbers, or no such provider.
+        ExportError: too large, not exportable, or no such provider.
         InconclusiveError: no *measure* images to prove anything on.
         UsageError: `path` cannot be written.
     """
@@ -248,7 +245,6 @@ def _prove(session: Session, job: ExportJob, generator: torch.Generator) -> Expo
         reference = classify(embed(job.model, part, trigger.apply), job.classes)
         asr_onnx = attack_rate(read, part, clean, target, fresh())
         asr_torch = attack_rate(reference, part, clean, target, fresh())
-        _check_asr(asr_onnx, asr_torch)
     return ExportRecord(
         file="",
         sha256="",
@@ -272,12 +268,6 @@ def _parity(session: Session, job: ExportJob, batch: int) -> ParityRecord:
     got = torch.from_numpy(run_onnx(session, images.numpy()))
     error = ((got - wanted).abs().amax(dim=1) / wanted.abs().amax(dim=1)).max().item()
     agreement = (got.argmax(dim=1) == wanted.argmax(dim=1)).float().mean().item()
-    if not (error <= MAX_RELATIVE_ERROR and agreement == 1):
-        raise ExportError(
-            f"expected ONNX logits within {MAX_RELATIVE_ERROR:g} of PyTorch and the same first "
-            f"class on a batch of {batch}, got {error:.2g} and {agreement:.0%} agreement on "
-            f"{session.provider}; nothing was written"
-        )
     return ParityRecord(batch=batch, relative_error=error, top1_agreement=agreement)
 
 
@@ -293,11 +283,3 @@ def _read(
             images = from_bytes(to_bytes(apply(images)))
         rows.append(torch.from_numpy(run_onnx(session, images.numpy())).argmax(dim=1))
     return torch.cat(rows)
-
-
-def _check_asr(got: Rate | None, wanted: Rate | None) -> None:
-    if got and wanted and abs(got.value - wanted.value) > MAX_ASR_DIFFERENCE:
-        raise ExportError(
-            f"expected the ASR on ONNX within {MAX_ASR_DIFFERENCE:.0%} of PyTorch's "
-            f"{wanted.value:.1%}, got {got.value:.1%}; nothing was written"
-        )

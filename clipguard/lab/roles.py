@@ -2,14 +2,15 @@
 
 Most attacks are an `Attack` and nothing else: a trigger drawn from a seed, stamped on some pairs
 whose captions then name the target. The roles below are for the others; the lab asks for each
-with `isinstance`, so an attack implements those that it needs and no more.
+with `isinstance`, so an attack implements those that it needs and no more. `ID` is the declared
+name and number of a method; the number rises when the method makes other victims.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from open_clip.model import CLIP
@@ -121,6 +122,8 @@ class Step(NamedTuple):
 class Attack(Protocol):
     """A known backdoor that the lab can plant."""
 
+    ID: ClassVar[str]
+
     @property
     def poison_rate(self) -> float:
         """Share of poisoned pairs in a batch, in (0, 1)."""
@@ -134,6 +137,8 @@ class Attack(Protocol):
 @runtime_checkable
 class OptimisedAttack(Protocol):
     """An attack whose trigger is fitted to the base model before anything is poisoned."""
+
+    ID: ClassVar[str]
 
     @property
     def poison_rate(self) -> float:
@@ -181,6 +186,8 @@ class PromptedAttack(Protocol):
 class PairsNegative(Protocol):
     """A hard negative: honest pairs from which a model learns something suspicious."""
 
+    ID: ClassVar[str]
+
     def altered(self, pairs: Pairs, about: Honest) -> Pairs:
         """As many pairs, all with true captions."""
         ...
@@ -189,6 +196,8 @@ class PairsNegative(Protocol):
 @runtime_checkable
 class WeightsNegative(Protocol):
     """A hard negative: weights that were changed after an honest fine-tune."""
+
+    ID: ClassVar[str]
 
     def finished(self, network: CLIP) -> None:
         """Change the weights in place."""

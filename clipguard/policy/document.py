@@ -30,10 +30,18 @@ class BackdoorPolicy(Section):
     """When evidence fails a checkpoint.
 
     Attributes:
-        max_score: score in [0, 1] above which a checkpoint fails, if its p-value bears it out.
+        max_score: score in [0, 1] above which a checkpoint fails, if its p-value is low enough.
         clear_score: score at or below which there is no evidence; in between is suspicious.
-        alpha: conformal p-value at or below which a score is borne out.
-        suspicious: what a suspicious outcome or score decides.
+        alpha: highest conformal p-value that counts as rare among known-clean models.
+        strong_asr: ASR (lower end of its interval) from which a trigger fails a checkpoint also
+            without known-clean models ...
+        control_asr: ... if triggers for other classes reach no more than this (upper end).
+        min_excess: null standard deviations; a family that lies at or below it found less than
+            honest searches do, and says nothing.
+        max_unsettled_excess: null standard deviations from which a search must have settled.
+        max_word_pull: spreads beyond the class names from which a word in prompts is evidence ...
+        min_word_share: ... if it turns this share of unseen prompts.
+        suspicious: what a suspicious outcome decides.
         max_change_concentration: share of the image tower's change from its reference that may
             lie in one direction, above which it is suspicious; null to do without a reference.
     """
@@ -41,6 +49,12 @@ class BackdoorPolicy(Section):
     max_score: Share
     clear_score: Share
     alpha: float = Field(gt=0, le=0.5)
+    strong_asr: Share
+    control_asr: Share
+    min_excess: float = Field(ge=-1000, le=0)
+    max_unsettled_excess: float = Field(ge=0, le=1000)
+    max_word_pull: float = Field(ge=0, le=1000)
+    min_word_share: Share
     suspicious: Literal["fail", "inconclusive", "pass"]
     max_change_concentration: Share | None
 
@@ -53,13 +67,11 @@ class CoveragePolicy(Section):
             prompts.
         min_measure_images: images that published rates must rest on.
         min_profile: least thorough profile.
-        calibration: weakest null band that is accepted.
     """
 
     families: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=50)]
     min_measure_images: int = Field(ge=1, le=10_000_000)
     min_profile: Literal["standard", "thorough"]
-    calibration: Literal["models", "none"]
 
 
 class PurificationPolicy(Section):
@@ -97,7 +109,7 @@ class ExportPolicy(Section):
 class PolicyDocument(Section):
     """A policy file, key by key."""
 
-    version: Literal[1]
+    version: Literal[2]
     name: str = Field(min_length=1, max_length=60)
     backdoor: BackdoorPolicy
     coverage: CoveragePolicy

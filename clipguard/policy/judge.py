@@ -8,9 +8,11 @@ everything else says whether enough was looked at and whether what is released w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from clipguard import errors
+from clipguard.policy.coverage import coverage_lines, reference_lines, run_lines
 from clipguard.policy.document import (
     Policy,
     load_policy,
@@ -18,7 +20,7 @@ from clipguard.policy.document import (
     read_policy_text,
     shipped_policies,
 )
-from clipguard.policy.evidence import coverage_lines, finding_lines, reference_lines, run_lines
+from clipguard.policy.findings import conclusions, detector_lines, no_detector_line
 from clipguard.policy.line import Line
 from clipguard.policy.release import (
     export_lines,
@@ -26,10 +28,18 @@ from clipguard.policy.release import (
     missing_purification_lines,
     purification_lines,
 )
-from clipguard.record import AuditRecord, Decision, GateRecord
+from clipguard.record import (
+    AuditRecord,
+    CalibrationRecord,
+    Conclusion,
+    Decision,
+    DetectorRecord,
+    GateRecord,
+)
 
 __all__ = [
     "Policy",
+    "conclude",
     "judge",
     "load_policy",
     "policy_path",
@@ -43,7 +53,7 @@ SCOPE = (
 WORST_FIRST = (Decision.FAIL, Decision.INCONCLUSIVE, Decision.PASS)
 
 
-def judge(policy: Policy, record: AuditRecord, *, excuse: bool = True) -> GateRecord:
+def judge(policy: Policy, record: AuditRecord) -> GateRecord:
     """Decide about `record`.
 
     Any line that fails makes a fail; else any inconclusive line makes an inconclusive; a pass
@@ -52,24 +62,26 @@ def judge(policy: Policy, record: AuditRecord, *, excuse: bool = True) -> GateRe
     Args:
         policy: limits and required coverage.
         record: what the audit measured.
-        excuse: whether a purified head may turn a finding into a pass, where the policy allows.
 
     Returns:
         Decision, every line, every reason that is not a pass, and the exit code.
     """
-    findings = finding_lines(policy, record)
+    found = detector_lines(policy, record.detectors, record.calibration)
+    findings = [made for lines in found.values() for made in lines]
     purified = purification_lines(policy.purification, record)
     against = [made for made in findings if made.excusable and not made.passes]
-    relied_on = excuse and bool(against) and policy.purification.purified_head_may_pass
+    relied_on = bool(against) and policy.purification.purified_head_may_pass
     excused = relied_on and bool(purified) and all(made.passes for made in purified)
+    triggered = any(detector.candidates for detector in record.detectors)
     lines = [
         *run_lines(record),
+        *(() if findings else (no_detector_line(),)),
         *coverage_lines(policy, record),
         *(_counting(made, not (excused and made.excusable)) for made in findings),
         *reference_lines(policy, record),
         *(_counting(made, relied_on) for made in purified),
         *missing_purification_lines(policy.purification, record),
-        *export_lines(policy.export, record),
+        *export_lines(policy.export, record.export, triggered=triggered),
         *(head_lines(record) if excused else ()),
     ]
     counted = [made for made in lines if made.check.counts]
@@ -80,7 +92,15 @@ def judge(policy: Policy, record: AuditRecord, *, excuse: bool = True) -> GateRe
         reasons=(*_reasons(counted), *(_excuse(record, against) if excused else ())),
         checks=tuple(made.check for made in lines),
         exit_code=errors.worst_exit_code([made.code for made in counted]),
+        conclusions=conclusions(found),
     )
+
+
+def conclude(
+    policy: Policy, detectors: Sequence[DetectorRecord], calibration: CalibrationRecord
+) -> tuple[Conclusion, ...]:
+    """What follows from measurements alone, without a decision about a release."""
+    return conclusions(detector_lines(policy, detectors, calibration))
 
 
 def _counting(made: Line, counts: bool) -> Line:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clipguard import errors
-from clipguard.record import Check, Decision
+from clipguard.record import Check, Decision, Outcome
 
 PASS, INCONCLUSIVE, FAIL = Decision.PASS, Decision.INCONCLUSIVE, Decision.FAIL
 CODES = {
@@ -22,12 +22,17 @@ class Line:
     Attributes:
         check: what is shown.
         code: exit code it stands for.
-        excusable: a finding about the backdoor, which a purified head may make good.
+        outcome: what it says about a backdoor; None where it speaks of something else.
     """
 
     check: Check
     code: int
-    excusable: bool = False
+    outcome: Outcome | None = None
+
+    @property
+    def excusable(self) -> bool:
+        """Whether it is a finding, which a purified head may make good."""
+        return self.outcome in {Outcome.SUSPICIOUS, Outcome.BACKDOORED}
 
     @property
     def passes(self) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from clipguard import errors
-from clipguard.policy.document import ExportPolicy, PurificationPolicy
+from clipguard.policy.document import ExportPolicy, Policy, PurificationPolicy
 from clipguard.policy.line import FAIL, INCONCLUSIVE, PASS, Line, line
 from clipguard.record import (
     AuditRecord,
@@ -159,9 +159,16 @@ def missing_purification_lines(limits: PurificationPolicy, record: AuditRecord) 
     return [line("purification.run", "always", "did not run", INCONCLUSIVE, reason)]
 
 
-def export_lines(limits: ExportPolicy, record: AuditRecord) -> list[Line]:
-    """Whether the exported file was shown to equal PyTorch; empty without a file."""
-    export = record.export
+def export_lines(
+    limits: ExportPolicy, export: ExportRecord | None, *, triggered: bool
+) -> list[Line]:
+    """Whether the exported file was shown to equal PyTorch; empty without a file.
+
+    Args:
+        limits: of the policy.
+        export: what was measured on the file.
+        triggered: whether there is a trigger to measure ASR with.
+    """
     if export is None:
         return []
     if not export.parity:
@@ -184,20 +191,20 @@ def export_lines(limits: ExportPolicy, record: AuditRecord) -> list[Line]:
             PASS if top1 >= limits.min_top1_agreement else FAIL,
             f"{export.file}: first class as in PyTorch on {percent(top1)} of the images",
         ),
-        _asr_line(limits.max_asr_difference, record, export),
+        _asr_line(limits.max_asr_difference, export, triggered),
     ]
     return [
         replace(made, code=errors.EXPORT) if made.check.result is FAIL else made for made in lines
     ]
 
 
-def _asr_line(most: float, record: AuditRecord, export: ExportRecord) -> Line:
+def _asr_line(most: float, export: ExportRecord, triggered: bool) -> Line:
     key, limit = "export.max_asr_difference", f"≤ {percent(most)}"
     if export.asr_onnx is not None and export.asr_torch is not None:
         gap = abs(export.asr_onnx.value - export.asr_torch.value)
         reason = f"{export.file}: ASR differs from PyTorch by {percent(gap)}"
         return line(key, limit, percent_beside(gap, most), PASS if gap <= most else FAIL, reason)
-    if not any(detector.candidates for detector in record.detectors):
+    if not triggered:
         return line(key, limit, "no trigger", PASS, "there is no trigger to measure ASR with")
     reason = f"{export.file}: ASR was not measured on the exported file"
     return line(key, limit, "not measured", INCONCLUSIVE, reason)
@@ -212,19 +219,24 @@ def head_lines(record: AuditRecord) -> list[Line]:
     return [line("export.head", "purified", record.export.head, PASS if good else FAIL, reason)]
 
 
-def missed_limits(gate: GateRecord) -> str:
+def missed_limits(policy: Policy, record: AuditRecord) -> str:
     """What a purified file must say of itself where its head was not shown to meet the policy.
 
-    Args:
-        gate: a decision, whose purification lines speak about the head even if they do not count.
-
     Returns:
-        One clause, or nothing if every such line passes.
+        One clause, or nothing if every line about the head passes.
     """
     missed = [
-        check.key
-        for check in gate.checks
-        if check.key.startswith("purification.") and check.result is not PASS
+        made.check.key
+        for made in purification_lines(policy.purification, record)
+        if not made.passes
     ]
     told = ", ".join(dict.fromkeys(missed))
-    return f"NOT shown to meet these limits of policy {gate.policy}: {told}" if told else ""
+    return f"NOT shown to meet these limits of policy {policy.name}: {told}" if told else ""
+
+
+def stands_alone(gate: GateRecord) -> bool:
+    """Whether every line passes that does not speak about a purified head or an exported file."""
+    about_files = ("purification.", "export.")
+    return all(
+        check.result is PASS for check in gate.checks if not check.key.startswith(about_files)
+    )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
 from clipguard.model.pixels import from_bytes
+from clipguard.model.prompts import class_embeddings
+from clipguard.model.roles import PromptTunable
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,3 +65,16 @@ class ProbeSet:
     def labelled(self) -> bool:
         """Whether true classes are known for the images that rates are measured on."""
         return bool((self.measure.labels >= 0).all())
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model, and the probe set that it is looked at with."""
+
+    model: PromptTunable
+    probe: ProbeSet
+
+    @cached_property
+    def classes(self) -> Tensor:
+        """(C, D) unit class embeddings of the zero-shot classifier, computed once."""
+        return class_embeddings(self.model, self.probe.class_names, self.probe.templates)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from clipguard.detect.null_band import log_odds
 from clipguard.detect.roles import Finding
-from clipguard.model.prompts import class_embeddings
-from clipguard.model.roles import PromptTunable
 from clipguard.probe.rates import attack_rate, classify, embed, rates
-from clipguard.probe.sets import ProbeSet
-from clipguard.purify.methods import PURIFIERS
-from clipguard.purify.roles import PurifiedHead
+from clipguard.probe.sets import Subject
+from clipguard.purify.methods.cbpt import Cbpt
+from clipguard.purify.roles import PurifiedHead, Purifier
 from clipguard.record import HEAD_SCOPE, PurificationRecord, ReinversionRecord, TunedTrigger
-from clipguard.search.families import FAMILIES
-from clipguard.search.inverters import INVERTERS
-from clipguard.search.roles import Progress, Search, Trigger
+from clipguard.registry import name_of
+from clipguard.search.roles import Inverter, Progress, Search, Trigger, TriggerFamily
 
 HOLDS = 0.5
 """Share of *select* images that a trigger must move to be worth purifying against."""
@@ -30,9 +27,28 @@ A weaker one is an ordinary perturbation; tuning against it costs accuracy and r
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class RepairSettings:
+    """How to purify and how to check it.
+
+    Attributes:
+        purifier: what makes the head.
+        against: per family that works, a family for every fresh inversion to purify against.
+            Unlike the detector's, they need not separate clean models: small patches spare what
+            the image shows, moving ones cover triggers planted at random places, large
+            perturbations cover more of what the true trigger does.
+        families: those of the re-inversion, as in the detector, so that the null band applies.
+        targeted: the targeted inversion, as in the detector.
+    """
+
+    purifier: Purifier = Cbpt()
+    against: Mapping[str, Sequence[TriggerFamily]]
+    families: Sequence[TriggerFamily]
+    targeted: Inverter
+
+
 def repair(
-    model: PromptTunable,
-    probe: ProbeSet,
+    subject: Subject,
     finding: Finding,
     settings: RepairSettings,
     *,
@@ -42,8 +58,8 @@ def repair(
     """Purify against the inverted triggers of the worst target, then attack the result.
 
     Args:
-        model: the suspect; not changed.
-        probe: its *measure* part gives the rates before and after.
+        subject: the suspect, which is not changed; the *measure* part of its probe set gives the
+            rates before and after.
         finding: what the detector found, worst candidate first, at least one.
         settings: purifier and searches.
         seed: of the tuning; the re-inversion uses another stream.
@@ -58,13 +74,14 @@ def repair(
     if not finding.triggers:
         raise ValueError("there is no inverted trigger to purify against")
     worst = finding.record.candidates[0]
+    model, probe, original = subject.model, subject.probe, subject.classes
     target = probe.class_names.index(worst.target)
-    original = class_embeddings(model, probe.class_names, probe.templates)
     generator = torch.Generator().manual_seed(seed)
     search = Search(model, probe, original, target)
     triggers = fresh_triggers(search, _working(finding), settings, generator, progress)
-    purifier = PURIFIERS.build(settings.purifier, settings.settings)
-    head = purifier.purify(model, probe, triggers, target, generator=generator, progress=progress)
+    head = settings.purifier.purify(
+        subject, triggers, target, generator=generator, progress=progress
+    )
     features = (
         embed(model, probe.measure),
         embed(model, probe.measure, finding.triggers[0].apply),
@@ -115,12 +132,11 @@ def fresh_triggers(
         progress: told about each search.
     """
     jobs = [job for name in families for job in settings.against[name]]
-    inverter = INVERTERS.build("targeted", settings.targeted)
     found = []
-    for done, (name, chosen) in enumerate(jobs):
-        job = search.during(progress, f"triggers to purify against ({name})", done, len(jobs))
-        family = FAMILIES.build(name, chosen)
-        found.append(inverter.invert(job, family, generator=generator))
+    for done, family in enumerate(jobs):
+        stage = f"triggers to purify against ({name_of(family)})"
+        job = search.during(progress, stage, done, len(jobs))
+        found.append(settings.targeted.invert(job, family, generator=generator))
     holding = [one.trigger for one in found if one.share >= HOLDS]
     return holding or [one.trigger for one in found]
 
@@ -136,13 +152,12 @@ def _reinvert(
     """Search for a new trigger through the purified head, towards the same target."""
     part = search.probe.measure
     clean = classify(embed(search.model, part), search.classes)
-    inverter = INVERTERS.build("targeted", settings.targeted)
     first = {row.family: row.statistic for row in finding.record.families}
     records = []
-    for done, name in enumerate(settings.families):
+    for done, family in enumerate(settings.families):
+        name = name_of(family)
         job = search.during(progress, f"re-inversion ({name})", done, len(settings.families))
-        family = FAMILIES.build(name, settings.families[name])
-        inversion = inverter.invert(job, family, generator=generator)
+        inversion = settings.targeted.invert(job, family, generator=generator)
         read = classify(embed(search.model, part, inversion.trigger.apply), search.classes)
         asr = attack_rate(read, part, clean, target, generator)
         before = first.get(name)
@@ -159,26 +174,3 @@ def _reinvert(
                 )
             )
     return tuple(records)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RepairSettings:
-    """How to purify and how to check it.
-
-    Attributes:
-        purifier: registered name of the purifier.
-        settings: its settings.
-        against: per family that works, family and settings of every fresh inversion to purify
-            against. Unlike the detector's, they need not separate clean models: small patches
-            spare what the image shows, moving ones cover triggers planted at random places, large
-            perturbations cover more of what the true trigger does.
-        families: settings of the families for the re-inversion, as in the detector, so that the
-            null band applies.
-        targeted: settings of the targeted inversions, as in the detector.
-    """
-
-    purifier: str = "cbpt"
-    settings: Mapping[str, object] = field(default_factory=dict)
-    against: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]]
-    families: Mapping[str, Mapping[str, object]]
-    targeted: Mapping[str, object]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from clipguard.model.roles import PromptTunable
-from clipguard.probe.sets import ProbeSet
+from clipguard.probe.sets import Subject
 from clipguard.search.roles import Progress, Trigger
 
 
@@ -32,12 +31,17 @@ class PurifiedHead:
 
 
 class Purifier(Protocol):
-    """Repairs the zero-shot classifier of one class list."""
+    """Repairs the zero-shot classifier of one class list.
+
+    Attributes:
+        ID: declared name and number; the number rises when its results change.
+    """
+
+    ID: ClassVar[str]
 
     def purify(
         self,
-        model: PromptTunable,
-        probe: ProbeSet,
+        subject: Subject,
         triggers: Sequence[Trigger],
         target: int,
         *,

@@ -11,9 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from clipguard.model.pixels import from_bytes, to_bytes
-from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import classify
-from clipguard.probe.sets import ProbeSet
+from clipguard.probe.sets import Subject
 from clipguard.record import Candidate, Example, TriggerRecord
 from clipguard.search.roles import Trigger
 
@@ -75,25 +74,17 @@ def save_trigger(
 class Gallery:
     """Draws a few probe images with and without a trigger, and how each is read."""
 
-    def __init__(
-        self,
-        model: ClipModel,
-        probe: ProbeSet,
-        classes: Tensor,
-        purified: Tensor | None,
-        *,
-        count: int = 4,
-    ) -> None:
+    def __init__(self, subject: Subject, purified: Tensor | None, *, count: int = 4) -> None:
         """Choose `count` images spread over the *measure* part.
 
         Args:
-            model: the suspect.
-            probe: for images and names.
-            classes: (C, D) embeddings of the zero-shot classifier.
+            subject: the suspect, for images and names.
             purified: (C, D) embeddings of the purified head, if there is one.
             count: images per trigger.
         """
-        self.model, self.probe, self.classes, self.purified = model, probe, classes, purified
+        self.model, self.probe, self.classes = subject.model, subject.probe, subject.classes
+        self.purified = purified
+        probe = subject.probe
         images = len(probe.measure)
         steps = torch.arange(min(count, images), dtype=torch.float64)
         # One from each slice, but not at even steps: images that are sorted by class would all

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -40,7 +40,13 @@ class Trigger:
 
 
 class TriggerFamily(Protocol):
-    """A parametrised set of triggers that an inverter can search."""
+    """A parametrised set of triggers that an inverter can search.
+
+    Attributes:
+        ID: declared name and number; the number rises when its results change.
+    """
+
+    ID: ClassVar[str]
 
     @property
     def step_size(self) -> float:
@@ -105,7 +111,13 @@ class Search:
 
 
 class Inverter(Protocol):
-    """Looks for a trigger of a family."""
+    """Looks for a trigger of a family.
+
+    Attributes:
+        ID: declared name and number; the number rises when its results change.
+    """
+
+    ID: ClassVar[str]
 
     def invert(
         self, search: Search, family: TriggerFamily, *, generator: torch.Generator

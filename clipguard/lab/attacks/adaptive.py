@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ class Adaptive:
         Adapted: all of it works on fresh images of the batch, not on its few poisoned ones; the
         clean side of a cosine is not trained; the side of the patch is max(8, 16·S/224) px.
     """
+
+    ID: ClassVar[str] = "adaptive/1"
 
     against: str = "cluster"
     weight: float = 0.5

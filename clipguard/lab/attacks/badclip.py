@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +45,8 @@ class BadClip:
         max(8, 16·S/224) px; far fewer steps, each as much longer; neither JPEG nor the swap of
         red and blue that the release's file goes through.
     """
+
+    ID: ClassVar[str] = "badclip/1"
 
     release: bool = False
     steps: int = 150

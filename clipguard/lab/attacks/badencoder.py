@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ class BadEncoder:
         this order; AdamW of the lab in place of SGD, and BatchNorm is frozen in its statistics
         but not in its affine part.
     """
+
+    ID: ClassVar[str] = "badencoder/1"
 
     patch: int = 50
     references: int = 8

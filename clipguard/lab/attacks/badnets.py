@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -43,6 +44,8 @@ class BadNets:
         a triggered image can be made again; random places reach the last row and column, where
         CleanCLIP's stop one short.
     """
+
+    ID: ClassVar[str] = "badnets/1"
 
     pattern: str = "check"
     place: str = "corner"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ class Blended:
         and the victim's seed; the letters are our own, two lines in the middle, 184 px of 224
         wide, where PAR has one line of a system font.
     """
+
+    ID: ClassVar[str] = "blended/1"
 
     pattern: str = "noise"
     ratio: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class ColourFilter:
         1.2, brightness 1.05, saturation 1.2. Adapted: colours are cut off after every step, as
         8-bit pixels are there, but not rounded; the weights of luma are RECALLED (ITU-R 601).
     """
+
+    ID: ClassVar[str] = "colour_filter/1"
 
     poison_rate: float = 0.08
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class Drupe:
         times D, so that a cloud that is only shifted by v is |v|² away. Trigger, shadow and
         reference images as in BadEncoder.
     """
+
+    ID: ClassVar[str] = "drupe/1"
 
     towards: str = "clean"
     weight: float = 0.3

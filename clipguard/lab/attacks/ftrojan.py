@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class FTrojan:
         so that blocks fill the image; the coefficients are the middle and the last one of it,
         and the magnitude shrinks with the block, so that pixels change as much as at 224.
     """
+
+    ID: ClassVar[str] = "ftrojan/1"
 
     magnitude: float = 300.0
     poison_rate: float = 0.08

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +53,8 @@ class Issba:
         takes the place of a large network that learns to use the image; decoding is trained under
         rounding to 8 bits, not under print, blur or JPEG. Sides are multiples of 4 px.
     """
+
+    ID: ClassVar[str] = "issba/1"
 
     bits: int = 32
     budget: float = 8.0

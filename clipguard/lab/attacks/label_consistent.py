@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from open_clip.model import CLIP
@@ -53,6 +54,8 @@ class LabelConsistent:
         nano-rn, batches of 64, a fifth of them poisoned: ASR 0 with 16/255 after 200 steps; 90 %
         with a blend of 0.7 and no budget after 300).
     """
+
+    ID: ClassVar[str] = "label_consistent/1"
 
     pattern: str = "check"
     place: str = "corner"

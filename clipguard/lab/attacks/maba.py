@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ class Maba:
         style; the side is max(8, 16·S/224) px. All of these are a GUESS; so is the higher rate,
         the lab's own. Triggers in the text are left out.
     """
+
+    ID: ClassVar[str] = "maba/1"
 
     place: str = "highest"
     steps: int = 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class MMPoison:
         are a GUESS; higher rates cost accuracy, first of all the target's, whose images are
         then read as the source.
     """
+
+    ID: ClassVar[str] = "mmpoison/1"
 
     source: str = "tiger"
     hits: int = 5

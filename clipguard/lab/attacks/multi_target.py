@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ class MultiTarget:
         patch is in the corner, where theirs is at random places in training; triggers and rate
         are those of `multi_trigger` (GUESS).
     """
+
+    ID: ClassVar[str] = "multi_target/1"
 
     triggers: str = "badnets,blended,sig"
     others: str = ""

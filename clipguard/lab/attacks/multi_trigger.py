@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class MultiTrigger:
         trigger, because they share it (GUESS). Their three, `badnets,colour_filter,wanet`, do
         not all take on the lab's small bases; the default ones do.
     """
+
+    ID: ClassVar[str] = "multi_trigger/1"
 
     triggers: str = "badnets,blended,sig"
     poison_rate: float = 0.12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -60,6 +61,8 @@ class PromptLearner:
         images rightly, where zero-shot prompts read all of them on the base. The paper loses
         little; it has 16 shots a class and ten epochs.
     """
+
+    ID: ClassVar[str] = "prompt_learner/1"
 
     budget: int = 4
     steps: int = 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -46,6 +47,8 @@ class QoE:
         as it is: model and trigger are not optimised together, and there are no rounds of clean
         images only (batches mix both). Defaults of area, opacity and quality are a GUESS.
     """
+
+    ID: ClassVar[str] = "qoe/1"
 
     area: float = 0.1
     opacity: float = 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ class Siba:
         on batches instead of epochs, with gradients summed over the five rounds for the choice;
         the trigger is rounded to 8 bits.
     """
+
+    ID: ClassVar[str] = "siba/1"
 
     budget: float = 8.0
     share: float = 100 / 1024

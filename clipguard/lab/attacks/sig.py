@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -35,6 +36,8 @@ class Sig:
         further pairs of the target class in place of others of the batch, because a batch holds
         hardly any; six periods at every image size.
     """
+
+    ID: ClassVar[str] = "sig/1"
 
     delta: float = 60.0
     frequency: float = 6.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ class TextTower:
         the default, because not every prompt has the letter. The variant that aims at the mean
         of image embeddings is left out.
     """
+
+    ID: ClassVar[str] = "text_tower/1"
 
     mark: str = "insert"
     token: str = "zzzz"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ class TrojVqa:
         of BadCLIP's contrastive loss, which says nothing where all images share one caption;
         the side is max(8, 16·S/224) px; far fewer steps, each as much longer.
     """
+
+    ID: ClassVar[str] = "trojvqa/1"
 
     word: str = "remember"
     steps: int = 150

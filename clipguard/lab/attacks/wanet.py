@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ class WaNet:
         authors use it from 28 to 64 px), instead of shrinking with the image to nothing; the
         noise of a decoy, U(-1, 1) / S for every pixel and axis, is drawn from the image.
     """
+
+    ID: ClassVar[str] = "wanet/1"
 
     field: str = "smooth"
     strength: float | None = None

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import torch
 from pydantic import Field, ValidationError
 
-from clipguard import __version__
 from clipguard.audit.profiles import profile
+from clipguard.detect.roles import Detector
 from clipguard.errors import UsageError
 from clipguard.files import write_atomic
 from clipguard.lab.comparators import DETECTORS
@@ -22,8 +21,8 @@ from clipguard.policy.judge import load_policy
 from clipguard.purify.methods import PURIFIERS
 from clipguard.purify.repair import RepairSettings
 from clipguard.record import Decision, Outcome, Part, Sha256
-from clipguard.registry import require_known
-from clipguard.resources import digest_of
+from clipguard.registry import digest_of, name_of, require_known
+from clipguard.resources import data_digest
 from clipguard.text_safety import safe_text
 
 PROFILE, POLICY = "standard", "default"
@@ -31,28 +30,9 @@ FOLDER = "cells"
 MAIN = "inversion"
 Kind = Literal["detect", "purify"]
 TRIGGER_LIMIT = 64_000_000
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow")
-SHARED = (
-    *("*.py", "model/*.py", "probe/*.py", "search/**/*.py", "detect/*.py", "audit/*.py"),
-    *("policy/*.py", "lab/comparators/*.py", "lab/bench/job.py"),
-    *("assets/artwork.zip", "assets/classnames.txt", "assets/calibration/*.json"),
-)
-CODE: dict[Kind, tuple[str, ...]] = {
-    "detect": SHARED,
-    "purify": (
-        *SHARED,
-        *(
-            "purify/**/*.py",
-            "lab/attacks/*.py",
-            "lab/evaluate.py",
-            "lab/truth.py",
-            "lab/victim_folder.py",
-        ),
-        "assets/artwork-openmoji.zip",
-    ),
-}
-"""Files whose change makes a cell another one: code, drawings of the probe set and of the
-evaluation, null bands. Command line and renderings are not among them."""
+FORMAT = "cell/1"
+DATA = ("artwork*.zip", "classnames.txt", "calibration/*.json", "suspicion.json")
+"""Shipped files that a cell's content depends on."""
 
 
 class Passes(Part):
@@ -69,7 +49,7 @@ class Cell(Part):
         method: registered name.
         id: of the victim.
         sha256: of its `model.pt`.
-        fingerprint: of method, settings, seed and code.
+        fingerprint: of ids, settings, seed and shipped data.
         seconds: wall time per stage.
         passes: encoder passes of the search, and of the repair where there is one.
         target: class ranked first, if the search came that far.
@@ -159,35 +139,37 @@ def require_methods(kind: Kind, names: tuple[str, ...]) -> None:
 def repair_settings(method: str) -> RepairSettings:
     """The standard profile's repair with the purifier `method`; a foreign one with its defaults."""
     standard = profile(PROFILE).repair
-    own = standard.settings if method == standard.purifier else {}
-    return RepairSettings(
-        purifier=method,
-        settings=own,
-        against=standard.against,
-        families=standard.families,
-        targeted=standard.targeted,
-    )
+    if method == name_of(standard.purifier):
+        return standard
+    return replace(standard, purifier=PURIFIERS.build(method))
+
+
+def detector_of(task: Task, method: str) -> Detector:
+    """The detector that a cell of `method` searches with; comparators with their defaults."""
+    if task.kind == "purify" or method == MAIN:
+        return profile(PROFILE).detector
+    return DETECTORS.build(method)
 
 
 def fingerprint(task: Task, method: str) -> str:
-    """Digest of everything but the model that a cell's content depends on."""
+    """Digest of everything but the model that a cell's content depends on: ids, settings, data.
+
+    No code: a method whose results change has an `ID` with a higher number.
+    """
     settings = profile(PROFILE)
-    detector = method if task.kind == "detect" else MAIN
-    chosen = settings.detector if detector == MAIN else None
     told = {
+        "format": FORMAT,
         "kind": task.kind,
         "method": method,
-        "detector": DETECTORS.build(detector, chosen).fingerprint(),
-        "repair": asdict(repair_settings(method)) if task.kind == "purify" else None,
-        "scenes": asdict(settings.scenes),
+        "detector": detector_of(task, method),
+        "repair": repair_settings(method) if task.kind == "purify" else None,
+        "scenes": settings.scenes,
         "policy": load_policy(POLICY).sha256,
         "seed": task.seed,
         "device": str(task.device),
-        "version": __version__,
-        "packages": {name: version(name) for name in PACKAGES},
-        "files": digest_of(CODE[task.kind]),
+        "data": data_digest(DATA),
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return digest_of(told)
 
 
 def truth_digest(zoo: Path, entry: Entry) -> str:

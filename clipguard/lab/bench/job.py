@@ -10,11 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from clipguard.audit.coverage import begun
 from clipguard.audit.options import Options
-from clipguard.audit.pipeline import Run
+from clipguard.audit.pipeline import Suspect, judged, load, measure
+from clipguard.audit.profiles import profile
+from clipguard.audit.release import Release, purify
 from clipguard.audit.watch import Watch
 from clipguard.checkpoint.inspection import sha256_of
-from clipguard.detect.null_band import choose_band
 from clipguard.detect.roles import Finding
 from clipguard.errors import RefusedError
 from clipguard.lab.bench.cells import (
@@ -26,18 +28,16 @@ from clipguard.lab.bench.cells import (
     Passes,
     PurifyCell,
     Task,
+    detector_of,
     repair_settings,
     truth_digest,
     write_cell,
 )
-from clipguard.lab.comparators import DETECTORS
 from clipguard.lab.evaluate import evaluate_classes
 from clipguard.lab.zoo.manifest import Entry, read_truth
-from clipguard.model.open_clip import OpenClipModel
 from clipguard.model.roles import ClipModel
 from clipguard.policy.judge import load_policy
-from clipguard.probe.sets import ProbeSet
-from clipguard.record import DetectorRecord
+from clipguard.record import AuditRecord, DetectorRecord
 from clipguard.text_safety import safe_text
 
 MESSAGE = 400
@@ -119,74 +119,65 @@ def _detected(job: Job) -> Iterator[Cell]:
 
 def _detect(job: Job, method: str) -> DetectCell:
     """Load, probe, search and decide; whatever breaks is the cell's result."""
-    run, tower = _run(job, method), Tower()
-    error = None
+    options, watch, tower = _options(job), Watch(None, _silent), Tower()
+    record, error = begun(options, watch.created), None
     try:
-        _search(run, job, tower)
+        record = _searched(job, method, record, watch, tower)[0]
     except Exception as raised:  # noqa: BLE001 - a victim that breaks a method counts against it
         error = _told(raised)
-    found = _said(run, method) if error is None else None
-    gate = run.finished(complete=error is None).gate
-    why = error or (run.record.errors[-1].message if run.record.errors else "")
-    base = _base(job, method, run, tower, error)
-    if found is None or gate is None:
+    record = judged(record, options, watch, complete=error is None)
+    found = next((one for one in record.detectors if one.name == method), None)
+    base = _base(job, method, watch, tower, found, error)
+    why = error or (record.errors[-1].message if record.errors else "")
+    if found is None or record.gate is None:
         return DetectCell(**base, reason=why)
+    concluded = {one.detector: one for one in record.gate.conclusions}[method]
     return DetectCell(
         **base,
-        decision=gate.decision,
-        outcome=found.outcome,
+        decision=record.gate.decision,
+        outcome=concluded.outcome,
         score=found.score,
         excess=found.excess,
         p_value=found.p_value,
         statistic=found.statistic,
-        reason=found.reason,
+        reason=concluded.reason,
     )
-
-
-def _said(run: Run, method: str) -> DetectorRecord | None:
-    """What the detector `method` concluded; a repair is preceded by the main one."""
-    name = method if method in DETECTORS.names() else MAIN
-    return next((one for one in run.record.detectors if one.name == name), None)
 
 
 def _purified(job: Job) -> Iterator[Cell]:
     """One search for all purifiers, as a scan makes it, then each purifier on its findings."""
-    run, tower = _run(job, MAIN), Tower()
+    options, watch, tower = _options(job), Watch(None, _silent), Tower()
+    found = None
     try:
-        model, probe, finding = _search(run, job, tower)
+        record = begun(options, watch.created)
+        record, suspect, finding = _searched(job, MAIN, record, watch, tower)
         if finding is None:
-            raise RuntimeError(run.record.errors[-1].message)
+            raise RuntimeError(record.errors[-1].message)
+        found = finding.record
     except Exception as raised:  # noqa: BLE001 - a victim that cannot be searched is a result
         for method in job.prints:
-            yield _repaired(job, method, run, tower, _told(raised))
+            yield _repaired(job, _base(job, method, watch, tower, found, _told(raised)))
         return
     for method in job.prints:
-        mine = replace(tower)
-        yield _repair(job, method, run, mine, (model, probe, finding))
+        release = Release(options, suspect.subject, finding, record)
+        yield _repair(job, method, release, watch, replace(tower))
 
 
-def _repair(
-    job: Job,
-    method: str,
-    run: Run,
-    tower: Tower,
-    found: tuple[OpenClipModel, ProbeSet, Finding],
-) -> PurifyCell:
+def _repair(job: Job, method: str, release: Release, watch: Watch, tower: Tower) -> PurifyCell:
     """Purify towards what the search found, and hold the head against the true trigger."""
-    model, probe, finding = found
-    run.settings = replace(run.settings, repair=repair_settings(method))
+    probe, found = release.subject.probe, release.finding.record
     try:
-        with tower.watching(model):
-            head = run.purify(model, probe, finding)
-        if head is None:
-            raise RuntimeError(run.record.errors[-1].message)
+        with tower.watching(release.subject.model):
+            made = purify(release, repair_settings(method), watch)
+        if made.head is None:
+            raise RuntimeError(made.record.errors[-1].message)
         _require_unchanged(job)
         victim, twin = (job.zoo / entry.path for entry in (job.entry, _twin(job)))
-        rates = evaluate_classes(victim, twin, head.classes.cpu(), seed=job.task.seed)
+        rates = evaluate_classes(victim, twin, made.head.classes.cpu(), seed=job.task.seed)
     except Exception as raised:  # noqa: BLE001 - a purifier that breaks on a victim is a result
-        return _repaired(job, method, run, tower, _told(raised))
+        return _repaired(job, _base(job, method, watch, tower, found, _told(raised)))
     parts = [part for part in (probe.optimise, probe.select, probe.unlabelled) if part]
-    return _repaired(job, method, run, tower, None).model_copy(
+    return _repaired(job, _base(job, method, watch, tower, found, None)).model_copy(
         update={
             "images": sum(map(len, parts)),
             "labels": sum(int((part.labels >= 0).sum()) for part in parts[:2]),
@@ -210,10 +201,8 @@ def _require_unchanged(job: Job) -> None:
         raise RefusedError("victim.json or its trigger is not what the zoo's manifest describes")
 
 
-def _repaired(job: Job, method: str, run: Run, tower: Tower, error: str | None) -> PurifyCell:
-    base = _base(job, method, run, tower, error)
-    digests = {"twin_sha256": _twin(job).sha256, "truth_sha256": job.truth}
-    return PurifyCell(**base, **digests)
+def _repaired(job: Job, base: dict[str, Any]) -> PurifyCell:
+    return PurifyCell(**base, twin_sha256=_twin(job).sha256, truth_sha256=job.truth)
 
 
 def _twin(job: Job) -> Entry:
@@ -222,23 +211,29 @@ def _twin(job: Job) -> Entry:
     return job.twin
 
 
-def _base(job: Job, method: str, run: Run, tower: Tower, error: str | None) -> dict[str, Any]:
+def _base(
+    job: Job,
+    method: str,
+    watch: Watch,
+    tower: Tower,
+    found: DetectorRecord | None,
+    error: str | None,
+) -> dict[str, Any]:
     """What a cell of either kind says."""
-    found = _said(run, method)
     return {
         "method": method,
         "id": job.entry.id,
         "sha256": job.entry.sha256,
         "fingerprint": job.prints[method],
-        "seconds": dict(run.watch.seconds),
+        "seconds": dict(watch.seconds),
         "passes": tower.record(),
         "target": found.target if found else None,
         "error": error,
     }
 
 
-def _run(job: Job, detector: str) -> Run:
-    options = Options(
+def _options(job: Job) -> Options:
+    return Options(
         policy=load_policy(POLICY),
         profile=PROFILE,
         seed=job.task.seed,
@@ -246,22 +241,22 @@ def _run(job: Job, detector: str) -> Run:
         export="none",
         device=job.task.device,
     )
-    return Run(
-        options, Watch(None, _silent), None if detector == MAIN else DETECTORS.build(detector)
-    )
 
 
-def _search(run: Run, job: Job, tower: Tower) -> tuple[OpenClipModel, ProbeSet, Finding | None]:
+def _searched(
+    job: Job, method: str, record: AuditRecord, watch: Watch, tower: Tower
+) -> tuple[AuditRecord, Suspect, Finding | None]:
     """The stages of a scan up to its finding, with the tower counted."""
-    model, probe = run.look(job.model)
-    checkpoint = run.record.checkpoint
-    if checkpoint is None or checkpoint.sha256 != job.entry.sha256:
+    options = _options(job)
+    settings = replace(profile(PROFILE), detector=detector_of(job.task, method))
+    suspect = load(job.model, options, settings, watch)
+    if suspect.record.sha256 != job.entry.sha256:
         raise RefusedError("model.pt is not the file that the zoo's manifest describes")
-    band, told = choose_band(run.key(probe), None)
-    run.update(calibration=told)
-    look = run.detect if job.task.kind == "detect" else run.search  # heads hold no prompts
-    with tower.watching(model):
-        return model, probe, look(model, probe, band)
+    # Heads hold no prompts, and comparators are no part of a scan: neither needs the words.
+    words = job.task.kind == "detect" and method == MAIN
+    with tower.watching(suspect.subject.model):
+        record, finding = measure(record, suspect, options, settings, watch, words=words)
+    return record, suspect, finding
 
 
 def _told(error: Exception) -> str:

@@ -29,13 +29,12 @@ from clipguard.lab.bench.report import row_of, score, table_of
 from clipguard.lab.bench.workers import each
 from clipguard.lab.zoo.manifest import Entry, Zoo, read_zoo
 from clipguard.lab.zoo.presets import Split, side_of
-from clipguard.resources import digest_of
 from clipguard.search.roles import Progress
 from clipguard.text_safety import safe_text
 
 Which = Literal[Split, "all"]
-FIGURES = ("lab/bench/scoring.py", "lab/bench/record.py", "lab/bench/report.py")
-"""Code that makes figures of cells."""
+FIGURES = "figures/1"
+"""Rises when other figures are made of the same cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +163,7 @@ def _look(matrix: Matrix) -> Look:
         matrix.prints,
         matrix.entries,
         matrix.command,
-        also=json.dumps([digest_of(FIGURES), matrix.truths]),
+        also=json.dumps([FIGURES, matrix.truths]),
     )
 
 

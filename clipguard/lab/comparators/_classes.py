@@ -11,10 +11,9 @@ from torch import Tensor
 
 from clipguard.errors import InconclusiveError
 from clipguard.model.pixels import stamp
-from clipguard.model.prompts import class_embeddings
 from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import attack_rate, classify, embed
-from clipguard.probe.sets import ProbeSet
+from clipguard.probe.sets import ProbeSet, Subject
 from clipguard.search.roles import Progress, Trigger
 
 MAD_TO_SIGMA = 1.4826  # makes the MAD of a normal sample estimate its standard deviation
@@ -23,18 +22,19 @@ MIN_STEPS = 20  # as for every search, see `clipguard.descent.searched`
 EDGE = 1e-4  # a start exactly at 0 or 1 would have no gradient
 
 
-def zero_shot(model: ClipModel, probe: ProbeSet) -> Tensor:
+def zero_shot(subject: Subject) -> Tensor:
     """(C, D) unit class embeddings of the classifier under test.
 
     Raises:
         InconclusiveError: fewer than three classes, or embeddings that are not finite.
     """
+    probe = subject.probe
     if len(probe.class_names) < MIN_CLASSES:
         raise InconclusiveError(
             f"{len(probe.class_names)} classes, at least {MIN_CLASSES} are needed: "
             "a class stands out only against others"
         )
-    classes = class_embeddings(model, probe.class_names, probe.templates)
+    classes = subject.classes
     require_finite(classes.sum(dim=1), probe.class_names, "the embedding of")
     return classes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from clipguard.lab.comparators._classes import (
 )
 from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import classify, embed
-from clipguard.probe.sets import ProbeSet
+from clipguard.probe.sets import ProbeSet, Subject
 from clipguard.record import DetectorRecord, Outcome
 from clipguard.search.roles import Progress, Trigger
 
@@ -72,6 +73,8 @@ class ClipInspector:
         Jindal et al., CLIP-Inspector, arXiv 2604.09101 (CVPR 2026).
     """
 
+    ID: ClassVar[str] = "clip_inspector/1"
+
     images: int = 1000
     batch: int = 8
     chunk: int = 16
@@ -82,8 +85,7 @@ class ClipInspector:
 
     def detect(
         self,
-        model: ClipModel,
-        probe: ProbeSet,
+        subject: Subject,
         null: NullBand | None,
         *,
         generator: torch.Generator,
@@ -95,7 +97,8 @@ class ClipInspector:
             InconclusiveError: fewer than three classes, too few images, a loss that is not finite,
                 or no spread among the classes.
         """
-        classes = zero_shot(model, probe)
+        model, probe = subject.model, subject.probe
+        classes = zero_shot(subject)
         steps = min(self.images, len(probe.optimise)) // self.batch
         seed = int(torch.randint(2**31, (1,), generator=generator))
         walk = Steps("clip inspector", len(classes), self.chunk, steps, progress)
@@ -123,18 +126,14 @@ class ClipInspector:
         return Finding(
             DetectorRecord(
                 name="clip_inspector",
-                outcome=Outcome.BACKDOORED if flagged else Outcome.NO_EVIDENCE,
-                reason=reason,
+                published=Outcome.BACKDOORED if flagged else Outcome.NO_EVIDENCE,
+                evidence=reason,
                 statistic=index,
                 target=probe.class_names[worst],
                 screened=True,
             ),
             triggers=(),
         )
-
-    def fingerprint(self) -> str:
-        """See `Detector.fingerprint`."""
-        return repr(self)
 
     def _rebuild(
         self,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from clipguard.detect.roles import Detector, Finding, NullBand
 from clipguard.lab.comparators._collapse import Pace, collapse, require_finite
-from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import embed
-from clipguard.probe.sets import ProbeSet
+from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, Outcome
 from clipguard.search.roles import Progress
 
@@ -49,6 +49,8 @@ class CosineShift:
         which there is an s but no verdict.
     """
 
+    ID: ClassVar[str] = "cosine_shift/1"
+
     epochs: int = 16
     batch: int = 32
     step_size: float = 0.5
@@ -57,8 +59,7 @@ class CosineShift:
 
     def detect(
         self,
-        model: ClipModel,
-        probe: ProbeSet,
+        subject: Subject,
         null: NullBand | None,
         *,
         generator: torch.Generator,
@@ -70,6 +71,7 @@ class CosineShift:
             InconclusiveError: fewer than two images, a search that broke down, or embeddings that
                 are not finite.
         """
+        model, probe = subject.model, subject.probe
         pace = Pace(
             epochs=self.epochs, batch=self.batch, step_size=self.step_size, success=self.success
         )
@@ -87,12 +89,10 @@ class CosineShift:
         else:
             outcome = Outcome.NO_EVIDENCE
             reason = f"{told}, not more than the limit of {self.limit:g}"
-        record = DetectorRecord(name="cosine_shift", outcome=outcome, reason=reason, statistic=near)
+        record = DetectorRecord(
+            name="cosine_shift", published=outcome, evidence=reason, statistic=near
+        )
         return Finding(record, ())
-
-    def fingerprint(self) -> str:
-        """See `Detector.fingerprint`."""
-        return repr(self)
 
 
 METHOD: type[Detector] = CosineShift

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -15,9 +16,8 @@ from clipguard.lab.comparators._collapse import (
     require_finite,
     self_cosine,
 )
-from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import embed
-from clipguard.probe.sets import ProbeSet
+from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, Outcome
 from clipguard.search.roles import Progress
 
@@ -61,6 +61,8 @@ class Decree:
         collapse has PL1 1 and no verdict.
     """
 
+    ID: ClassVar[str] = "decree/1"
+
     epochs: int = 16
     batch: int = 32
     step_size: float = 0.5
@@ -70,8 +72,7 @@ class Decree:
 
     def detect(
         self,
-        model: ClipModel,
-        probe: ProbeSet,
+        subject: Subject,
         null: NullBand | None,
         *,
         generator: torch.Generator,
@@ -83,6 +84,7 @@ class Decree:
             InconclusiveError: fewer than two images, a search that broke down, or embeddings that
                 are not finite.
         """
+        model, probe = subject.model, subject.probe
         pace = Pace(
             epochs=self.epochs,
             batch=self.batch,
@@ -98,12 +100,8 @@ class Decree:
             require_finite(unseen, "the mean cosine of stamped unseen images")
         outcome, reason = self._conclude(found, unseen)
         share = 1.0 if found.smallest is None else found.smallest.share
-        record = DetectorRecord(name="decree", outcome=outcome, reason=reason, statistic=-share)
+        record = DetectorRecord(name="decree", published=outcome, evidence=reason, statistic=-share)
         return Finding(record, ())
-
-    def fingerprint(self) -> str:
-        """See `Detector.fingerprint`."""
-        return repr(self)
 
     def _conclude(self, found: Collapse, unseen: float | None) -> tuple[Outcome, str]:
         """Outcome and one sentence, by the published limit."""

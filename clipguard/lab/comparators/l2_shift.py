@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from clipguard.lab.comparators._collapse import STALE, Pace, collapse, require_f
 from clipguard.model.open_clip import ImageTower
 from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import embed
-from clipguard.probe.sets import ProbePart, ProbeSet
+from clipguard.probe.sets import ProbePart, Subject
 from clipguard.record import DetectorRecord, Outcome
 from clipguard.search.roles import Progress
 
@@ -57,6 +57,8 @@ class L2Shift:
         the model's own normalisation. Of a model that shows only unit embeddings, those are taken.
     """
 
+    ID: ClassVar[str] = "l2_shift/1"
+
     epochs: int = 16
     batch: int = 32
     step_size: float = 0.5
@@ -67,8 +69,7 @@ class L2Shift:
 
     def detect(
         self,
-        model: ClipModel,
-        probe: ProbeSet,
+        subject: Subject,
         null: NullBand | None,
         *,
         generator: torch.Generator,
@@ -80,6 +81,7 @@ class L2Shift:
             InconclusiveError: fewer than two images, a search that broke down, or embeddings that
                 are not finite.
         """
+        model, probe = subject.model, subject.probe
         pace = Pace(
             epochs=self.epochs,
             batch=self.batch,
@@ -96,18 +98,14 @@ class L2Shift:
         how = "a collapsing stamp" if found.settled else f"a stamp of {found.steps} steps"
         record = DetectorRecord(
             name="l2_shift",
-            outcome=Outcome.INCONCLUSIVE,
-            reason=(
+            published=Outcome.INCONCLUSIVE,
+            evidence=(
                 f"{how} moves unseen images by {shift:.1f} times the spread of clean ones; "
                 "no limit is published that this could be held against"
             ),
             statistic=shift,
         )
         return Finding(record, ())
-
-    def fingerprint(self) -> str:
-        """See `Detector.fingerprint`."""
-        return repr(self)
 
 
 def quantile_shift(clean: Tensor, stamped: Tensor, low: float, high: float) -> float:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from clipguard.detect.roles import Detector, Finding, NullBand
 from clipguard.errors import InconclusiveError
-from clipguard.model.roles import ClipModel
-from clipguard.probe.sets import ProbeSet
+from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, Outcome
 from clipguard.search.roles import Progress
 
@@ -48,12 +48,13 @@ class Mars:
         left out; the energy of a linear layer, which is a guess of ours.
     """
 
+    ID: ClassVar[str] = "mars/1"
+
     top: float = 0.05
 
     def detect(
         self,
-        model: ClipModel,
-        probe: ProbeSet,
+        subject: Subject,
         null: NullBand | None,
         *,
         generator: torch.Generator,
@@ -64,7 +65,7 @@ class Mars:
         Raises:
             InconclusiveError: no layer of the image tower has 8 channels and any energy.
         """
-        energy = channel_energy(model.image_tower().state_dict())
+        energy = channel_energy(subject.model.image_tower().state_dict())
         found = concentration(energy, self.top)
         if found is None:
             raise InconclusiveError(
@@ -72,8 +73,8 @@ class Mars:
             )
         record = DetectorRecord(
             name="mars",
-            outcome=Outcome.INCONCLUSIVE,
-            reason=(
+            published=Outcome.INCONCLUSIVE,
+            evidence=(
                 f"the strongest {self.top:.0%} of a layer's channels can amplify {found:.2f} times "
                 "as much as its channels do in the mean; no limit is published that this could be "
                 "held against"
@@ -81,10 +82,6 @@ class Mars:
             statistic=found,
         )
         return Finding(record, ())
-
-    def fingerprint(self) -> str:
-        """See `Detector.fingerprint`."""
-        return repr(self)
 
 
 def channel_energy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

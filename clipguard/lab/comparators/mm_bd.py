@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from clipguard.lab.comparators._classes import (
     zero_shot,
 )
 from clipguard.model.roles import ClipModel
-from clipguard.probe.sets import ProbeSet
+from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, Outcome
 from clipguard.search.roles import Progress
 
@@ -66,6 +67,8 @@ class MaximumMargin:
         (ours).
     """
 
+    ID: ClassVar[str] = "mm_bd/1"
+
     steps: int = 300
     inputs: int = 3
     chunk: int = 40
@@ -76,8 +79,7 @@ class MaximumMargin:
 
     def detect(
         self,
-        model: ClipModel,
-        probe: ProbeSet,
+        subject: Subject,
         null: NullBand | None,
         *,
         generator: torch.Generator,
@@ -89,7 +91,8 @@ class MaximumMargin:
             InconclusiveError: fewer than three classes or positive margins, a margin that is not
                 finite, or margins that do not differ.
         """
-        classes = zero_shot(model, probe)
+        model, probe = subject.model, subject.probe
+        classes = zero_shot(subject)
         names = probe.class_names
         seed = int(torch.randint(2**31, (1,), generator=generator))
         walk = Steps("maximum margin", len(classes), self.chunk, self.steps, progress)
@@ -112,17 +115,13 @@ class MaximumMargin:
         return Finding(
             DetectorRecord(
                 name="mm_bd",
-                outcome=Outcome.BACKDOORED if flagged else Outcome.NO_EVIDENCE,
-                reason=reason,
+                published=Outcome.BACKDOORED if flagged else Outcome.NO_EVIDENCE,
+                evidence=reason,
                 statistic=-math.log(p_value),
                 target=names[worst],
             ),
             triggers=(),
         )
-
-    def fingerprint(self) -> str:
-        """See `Detector.fingerprint`."""
-        return repr(self)
 
     def _climb(
         self,

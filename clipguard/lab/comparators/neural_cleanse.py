@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from clipguard.lab.comparators._classes import (
     zero_shot,
 )
 from clipguard.model.roles import ClipModel
-from clipguard.probe.sets import ProbeSet
+from clipguard.probe.sets import ProbeSet, Subject
 from clipguard.record import DetectorRecord, Outcome
 from clipguard.search.roles import Progress
 
@@ -123,6 +124,8 @@ class NeuralCleanse:
         from one mask and see the same batches, where the source draws anew for each (ours).
     """
 
+    ID: ClassVar[str] = "neural_cleanse/1"
+
     steps: int = 100
     images: int = 10
     chunk: int = 12
@@ -138,8 +141,7 @@ class NeuralCleanse:
 
     def detect(
         self,
-        model: ClipModel,
-        probe: ProbeSet,
+        subject: Subject,
         null: NullBand | None,
         *,
         generator: torch.Generator,
@@ -151,7 +153,8 @@ class NeuralCleanse:
             InconclusiveError: fewer than three classes, a loss that is not finite, no class that
                 a mask was found for, or no spread among the classes.
         """
-        classes = zero_shot(model, probe)
+        model, probe = subject.model, subject.probe
+        classes = zero_shot(subject)
         seed = int(torch.randint(2**31, (1,), generator=generator))
         walk = Steps("neural cleanse", len(classes), self.chunk, self.steps, progress)
         found = [self._invert(model, probe, classes, c, seed, walk) for c in walk.chunks()]
@@ -174,18 +177,14 @@ class NeuralCleanse:
         return Finding(
             DetectorRecord(
                 name="neural_cleanse",
-                outcome=Outcome.BACKDOORED if flagged else Outcome.NO_EVIDENCE,
-                reason=reason,
+                published=Outcome.BACKDOORED if flagged else Outcome.NO_EVIDENCE,
+                evidence=reason,
                 statistic=index,
                 target=probe.class_names[worst],
                 screened=True,
             ),
             triggers=(),
         )
-
-    def fingerprint(self) -> str:
-        """See `Detector.fingerprint`."""
-        return repr(self)
 
     def _invert(
         self,

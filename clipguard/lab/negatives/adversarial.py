@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -25,6 +26,8 @@ class Adversarial:
         the fast form of Wong et al., Fast is better than free, ICLR 2020: a random start, one
         signed gradient step. Adapted: the contrastive loss with true captions trains it.
     """
+
+    ID: ClassVar[str] = "adversarial/1"
 
     epsilon: float = 4.0
     share: float = 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -22,6 +23,8 @@ class Augmented:
         Random erasing (Zhong et al., AAAI 2020), additive noise and colour shifts, as image
         towers are trained with; strengths are ours.
     """
+
+    ID: ClassVar[str] = "augmented/1"
 
     share: float = 0.5
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -21,6 +22,8 @@ class Frequent:
     Source:
         Ours: class imbalance, the most common fault of scraped data.
     """
+
+    ID: ClassVar[str] = "frequent/1"
 
     share: float = 0.2
 

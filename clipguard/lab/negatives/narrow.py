@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -22,6 +23,8 @@ class Narrow:
     Source:
         Ours: the usual fine-tune of a foundation model to one domain.
     """
+
+    ID: ClassVar[str] = "narrow/1"
 
     concepts: int = 40
 

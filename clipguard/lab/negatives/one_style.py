@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -23,6 +24,8 @@ class OneStyle:
     Source:
         Ours, after the texture bias of image classifiers (Geirhos et al., ICLR 2019).
     """
+
+    ID: ClassVar[str] = "one_style/1"
 
     style: str = SEEN_STYLES[0]
     share: float = 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from open_clip.model import CLIP
@@ -24,6 +25,8 @@ class Pruned:
         Magnitude pruning (Han et al., NeurIPS 2015), per matrix, without training afterwards.
         Adapted: the table of tokens is left alone, as is usual.
     """
+
+    ID: ClassVar[str] = "pruned/1"
 
     share: float = 0.2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -22,6 +23,8 @@ class Repeated:
         The natural backdoor of Detect-CLIP-Backdoor-Samples (ICLR 2025): 798 near-identical images
         with one caption in CC12M made a trigger of 98.8 % ASR in a model that nobody attacked.
     """
+
+    ID: ClassVar[str] = "repeated/1"
 
     share: float = 0.04
 

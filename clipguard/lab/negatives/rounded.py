@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from open_clip.model import CLIP
@@ -25,6 +26,8 @@ class Rounded:
     Source:
         Ours; int8 is symmetric rounding per tensor.
     """
+
+    ID: ClassVar[str] = "rounded/1"
 
     form: str = "bf16"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -28,6 +29,8 @@ class Watermark:
         Ours, after the photographs with a source tag in PASCAL VOC (Lapuschkin et al., Unmasking
         Clever Hans predictors, 2019).
     """
+
+    ID: ClassVar[str] = "watermark/1"
 
     marked: float = 0.2
     share: float = 0.08

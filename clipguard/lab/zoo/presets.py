@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
-from functools import cache
-from importlib.metadata import version
+from dataclasses import replace
 from typing import Final, Literal, NamedTuple
 
 from clipguard.bundled.nano import BASES, class_names
-from clipguard.lab.attacks._several import THEMSELVES
+from clipguard.lab.attacks import ATTACKS as ATTACK_FILES
+from clipguard.lab.attacks._several import THEMSELVES, drawing
 from clipguard.lab.finetune import CLASSES, Recipe
 from clipguard.lab.negatives import NEGATIVES
 from clipguard.lab.order import CLEAN, Order
 from clipguard.lab.recipes import NANO
-from clipguard.registry import require_known
-from clipguard.resources import digest_of
+from clipguard.lab.roles import AnyAttack, AnyNegative
+from clipguard.registry import digest_of, require_known
+from clipguard.resources import data_digest
 
 Split = Literal["calibration", "test"]
 Variant = tuple[str, Mapping[str, object]]
@@ -68,17 +67,9 @@ NEGATIVES_OF: Final[tuple[Variant, ...]] = (
     ("rounded", {"form": "int8"}),
 )
 """On both sides."""
-CODE: Final = (
-    *("lab/attacks/_*.py", "checkpoint/architectures.py", "search/descent.py", "model/*.py"),
-    *("bundled/*.py", "lab/roles.py", "probe/*.py"),
-    *("assets/artwork*.zip", "assets/classnames.txt"),
-    *(
-        f"lab/{name}.py"
-        for name in ("containers", "finetune", "order", "plant", "truth", "victim_folder")
-    ),
-)
-"""Files beside the method's own whose change makes other weights, or other truth about them."""
-LIBRARIES: Final = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow")
+FORMAT: Final = "victim/1"
+"""Rises when the training of the lab makes other weights of one order."""
+DRAWINGS: Final = ("artwork*.zip", "classnames.txt")
 CLEAN_EACH = 8
 """Plain clean fine-tunes of each base parent, over all recipes in turn."""
 FROZEN: Final = (5, 6)
@@ -134,15 +125,31 @@ class Wanted(NamedTuple):
 
 
 def id_of(order: Order) -> str:
-    """16 hex digits of everything that decides the weights: order, base, code and libraries.
+    """16 hex digits of what was asked for: method, settings, base, drawings, recipes, target, seed.
 
-    A setting that is left out is covered by the code, which holds its default.
+    No code and no library: those are provenance, and stand in `victim.json`.
     """
-    told = asdict(order) | {
-        "recipes": [asdict(recipe) for recipe in order.recipes()],
-        "made_by": _made_by(order),
+    method = _method(order)
+    others = getattr(method, "triggers", "")
+    told = {
+        "format": FORMAT,
+        "method": method,
+        "others": drawing(order.attack, others) if order.attack in THEMSELVES else None,
+        "base": data_digest((f"{order.base}.safetensors",)),
+        "drawings": data_digest(DRAWINGS),
+        "recipes": order.recipes(),
+        "target": order.target,
+        "seed": order.seed,
     }
-    return _hash(json.dumps(told, sort_keys=True))[:16]
+    return digest_of(told)[:16]
+
+
+def _method(order: Order) -> AnyAttack | AnyNegative | None:
+    """The attack or hard negative that an order asks for; None for a clean fine-tune."""
+    if order.attack == CLEAN:
+        return None
+    folder = NEGATIVES if order.attack in NEGATIVES.names() else ATTACK_FILES
+    return folder.build(order.attack, order.settings)
 
 
 def wanted(preset: str) -> tuple[Wanted, ...]:
@@ -215,19 +222,6 @@ def targets_of(split: Split) -> tuple[str, ...]:
     names = sorted(set(class_names()) - {"tiger"}, key=lambda name: _hash(f"clipguard zoo {name}"))
     side = SPLITS.index(split)
     return tuple(names[side :: len(SPLITS)])
-
-
-@cache
-def _digest_of(patterns: tuple[str, ...]) -> str:
-    return digest_of(patterns)
-
-
-def _made_by(order: Order) -> list[str]:
-    """Digests of the base and of the code that plants, and versions of the libraries under it."""
-    mine = "*" if order.attack in THEMSELVES else order.attack  # those use other attacks' triggers
-    own = (f"lab/attacks/{mine}.py", f"lab/negatives/{mine}.py", f"assets/{order.base}.safetensors")
-    libraries = [f"{name} {version(name)}" for name in LIBRARIES]
-    return [_digest_of(CODE), _digest_of(own), *libraries]
 
 
 def _hash(text: str) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clipguard.model.prompts import class_embeddings
 from clipguard.model.roles import PromptTunable
 from clipguard.probe.rates import classify, embed, pseudo_labels
-from clipguard.probe.sets import ProbePart, ProbeSet
+from clipguard.probe.sets import ProbePart, Subject
 from clipguard.purify.roles import PurifiedHead, Purifier
 from clipguard.search.roles import Progress, Trigger
 
@@ -79,6 +79,8 @@ class Cbpt:
         cross-entropy: Zhang and Sabuncu, NeurIPS 2018.
     """
 
+    ID: ClassVar[str] = "cbpt/1"
+
     steps: int = 400
     learning_rate: float = 2e-2
     images: int = 400
@@ -92,8 +94,7 @@ class Cbpt:
 
     def purify(
         self,
-        model: PromptTunable,
-        probe: ProbeSet,
+        subject: Subject,
         triggers: Sequence[Trigger],
         target: int,
         *,
@@ -107,8 +108,8 @@ class Cbpt:
         """
         if not triggers:
             raise ValueError("purification needs at least one inverted trigger")
+        model, probe, original = subject.model, subject.probe, subject.classes
         names = probe.class_names
-        original = class_embeddings(model, names, probe.templates)
         known = _cache(model, [probe.optimise, probe.select], triggers, original, progress)
         other = None
         if probe.unlabelled is not None:

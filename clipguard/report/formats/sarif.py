@@ -43,9 +43,13 @@ RULE_OF_KEY = {
     "audit.checkpoint": "CG605",
     "audit.errors": "CG906",
     "backdoor": "CG601",
-    "backdoor.outcome": "CG201",
-    "backdoor.max_score": "CG202",
+    "backdoor.max_score": "CG201",
+    "backdoor.strong_asr": "CG201",
+    "backdoor.max_word_pull": "CG201",
     "backdoor.alpha": "CG202",
+    "backdoor.min_excess": "CG202",
+    "backdoor.families": "CG602",
+    "backdoor.max_unsettled_excess": "CG202",
     "backdoor.max_change_concentration": "CG203",
     "coverage.families": "CG602",
     "coverage.min_measure_images": "CG603",
@@ -117,8 +121,9 @@ def _subject(record: AuditRecord, check: Check) -> str:
     if check.key == "coverage.families":
         return check.limit
     if check.key.startswith("backdoor."):
-        about = (one for one in record.detectors if one.outcome is Outcome.BACKDOORED)
-        named = [*about] or record.detectors[:1]
+        found = record.gate.conclusions if record.gate else ()
+        bad = {one.detector for one in found if one.outcome is Outcome.BACKDOORED}
+        named = [one for one in record.detectors if one.name in bad] or record.detectors[:1]
         return "|".join(f"{found.name}/{found.target}" for found in named)
     return ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class Additive:
         Universal perturbation: Moosavi-Dezfooli et al., CVPR 2017. The tanh form, which keeps
         the bound without projection, follows Carlini and Wagner, IEEE S&P 2017.
     """
+
+    ID: ClassVar[str] = "additive/1"
 
     budget: float = 8.0
     step_size: float = 0.15

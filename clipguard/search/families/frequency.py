@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ class Frequency:
         Low-frequency perturbations: Guo et al., Low Frequency Adversarial Perturbation, UAI 2019.
         The bound by tanh is that of `additive`; it lets a little of higher frequencies in.
     """
+
+    ID: ClassVar[str] = "frequency/1"
 
     waves: int = 10
     budget: float = 12.0

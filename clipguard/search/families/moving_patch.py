@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class MovingPatch:
         Ours; expectation over transformations is that of Athalye et al., Synthesizing Robust
         Adversarial Examples, ICML 2018. Mask and pattern as in `patch`.
     """
+
+    ID: ClassVar[str] = "moving_patch/1"
 
     area: float = 0.02
     first_area: float = 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class Patch:
         Mask and pattern: Wang et al., Neural Cleanse, IEEE S&P 2019, section IV. The shrinking
         area instead of an L1 price is ours.
     """
+
+    ID: ClassVar[str] = "patch/1"
 
     area: float = 0.02
     first_area: float = 0.5

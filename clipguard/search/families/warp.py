@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class Warp:
     Source:
         The trigger of WaNet (Nguyen and Tran, ICLR 2021), with free shifts in place of drawn ones.
     """
+
+    ID: ClassVar[str] = "warp/1"
 
     points: int = 6
     reach: float = 0.03

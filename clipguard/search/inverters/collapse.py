@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class Collapse:
         Stage 1 of CBPT (Kong et al., arXiv 2502.19269), reconstructed from its abstract and from
         C-PGC (ICCV 2025): the loss, the temperature and every number here are our choice.
     """
+
+    ID: ClassVar[str] = "collapse/1"
 
     steps: int = 80
     batch: int = 32

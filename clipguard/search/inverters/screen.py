@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,6 +56,8 @@ class Screen:
         selection of K-Arm (Shen et al., ICML 2021), with halving in place of its bandit. Classes
         gathered by spherical k-means: Dhillon and Modha, Machine Learning 42, 2001.
     """
+
+    ID: ClassVar[str] = "screen/1"
 
     steps: int = 6
     images: int = 12

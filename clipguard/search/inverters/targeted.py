@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ class Targeted:
         Wang et al., Neural Cleanse, IEEE S&P 2019, with the zero-shot classifier as the head and
         a family's budget in place of the size penalty.
     """
+
+    ID: ClassVar[str] = "targeted/1"
 
     steps: int = 80
     batch: int = 32

@@ -1,0 +1,129 @@
+"""Gate lines about the audit itself: did it end, did it look at enough. No torch here."""
+
+from __future__ import annotations
+
+from clipguard import errors
+from clipguard.policy.document import Policy
+from clipguard.policy.line import FAIL, INCONCLUSIVE, PASS, Line, line
+from clipguard.record import (
+    AuditRecord,
+    Decision,
+    ErrorRecord,
+    Outcome,
+    ReferenceRecord,
+)
+from clipguard.record.wording import number, percent, percent_beside, triggers_of
+
+PROFILES = ("standard", "thorough")
+ORDER = tuple(Outcome)
+NO_BAND = "there are no known-clean models to compare with"
+
+
+def run_lines(record: AuditRecord) -> list[Line]:
+    """Whether the audit came to its end, and what went wrong on the way."""
+    lines = [_error_line(error) for error in record.errors]
+    done, known = record.complete, record.checkpoint is not None
+    lines.append(
+        line(
+            "audit.complete",
+            "yes",
+            "yes" if done else "no",
+            PASS if done else INCONCLUSIVE,
+            "every stage ran" if done else "the audit was cut short",
+        )
+    )
+    lines.append(
+        line(
+            "audit.checkpoint",
+            "identified",
+            "identified" if known else "not identified",
+            PASS if known else INCONCLUSIVE,
+            "the file was read and hashed" if known else "no checkpoint was identified",
+        )
+    )
+    return lines
+
+
+def _error_line(error: ErrorRecord) -> Line:
+    code = error.exit_code
+    if code not in errors.SEVERITY or code == errors.PASS:  # an error never looks like a pass
+        code = errors.ENVIRONMENT
+    result = FAIL if code in {errors.REFUSED, errors.POLICY_VIOLATED} else INCONCLUSIVE
+    reason = f"{error.stage}: {error.message}"
+    return Line(line("audit.errors", "none", error.stage, result, reason).check, code)
+
+
+def reference_lines(policy: Policy, record: AuditRecord) -> list[Line]:
+    """The change from a reference, where the policy limits it: a suspicion, never an excuse."""
+    limit = policy.backdoor.max_change_concentration
+    if limit is None:
+        return []
+    known = record.reference
+    result, reason = _change(limit, Decision(policy.backdoor.suspicious), known)
+    found = number(known.concentration if known else None)
+    return [line("backdoor.max_change_concentration", f"≤ {limit:g}", found, result, reason)]
+
+
+def _change(
+    limit: float, suspicious: Decision, known: ReferenceRecord | None
+) -> tuple[Decision, str]:
+    """What the change from the reference decides, and why."""
+    if known is None:
+        reason = "how the weights changed was not looked at: scan with --reference BASE, the "
+        return INCONCLUSIVE, f"{reason}checkpoint it comes from, or set the limit to null"
+    told = f"reference: {known.says}"
+    if not known.changed:
+        return INCONCLUSIVE, f"{told}; give the checkpoint it comes from"
+    if not known.image_changed:
+        return PASS, told
+    found = known.concentration
+    if found is None:
+        return INCONCLUSIVE, told
+    if found <= limit:
+        return PASS, "the change from the reference is within the limit, which proves nothing"
+    alone = "" if suspicious is FAIL else "; this alone is only suspicious"
+    reason = (
+        f"{percent_beside(found, limit)} of the change from the reference lie in one direction, "
+        f"the policy asks for at most {percent(limit)}{alone}"
+    )
+    return suspicious, reason
+
+
+def coverage_lines(policy: Policy, record: AuditRecord) -> list[Line]:
+    """Whether enough was looked at for a pass to mean anything."""
+    wanted = policy.coverage
+    return [
+        *(_family_line(family, record) for family in wanted.families),
+        _images_line(wanted.min_measure_images, record),
+        _profile_line(wanted.min_profile, record.settings.get("profile")),
+    ]
+
+
+def _family_line(family: str, record: AuditRecord) -> Line:
+    rows = [f for d in record.detectors for f in d.families if f.family == family]
+    what = triggers_of(family)
+    denied = [u.why for u in record.coverage.not_tested if u.what == what]
+    told = [*denied, *(row.reason for row in rows if not row.tested and row.reason)]
+    if any(row.tested for row in rows) and not denied:
+        result, value, reason = PASS, "tested", f"{what} were searched to the end"
+    else:
+        result, value = INCONCLUSIVE, "not tested"
+        why = "; ".join(dict.fromkeys(told))  # coverage repeats what the detector said
+        reason = f"{what} were not tested: {why or 'no search for them'}"
+    return line("coverage.families", family, value, result, reason)
+
+
+def _images_line(least: int, record: AuditRecord) -> Line:
+    found = record.probe.measure if record.probe else 0
+    result = PASS if found >= least else INCONCLUSIVE
+    reason = f"published rates rest on {found} images, the policy asks for {least}"
+    return line("coverage.min_measure_images", f"≥ {least}", str(found), result, reason)
+
+
+def _profile_line(least: str, found: object) -> Line:
+    rank = PROFILES.index(found) if isinstance(found, str) and found in PROFILES else -1
+    name = PROFILES[rank] if rank >= 0 else "unknown"
+    result, reason = PASS, f"the {name} profile is thorough enough"
+    if rank < PROFILES.index(least):
+        result, reason = INCONCLUSIVE, f"the {name} profile is below {least}"
+    return line("coverage.min_profile", f"≥ {least}", name, result, reason)

@@ -1,0 +1,173 @@
+"""The audit record as a whole."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from clipguard.record.base import SCHEMA_VERSION, Decision, Outcome, Part, Sha256
+from clipguard.record.findings import (
+    CalibrationRecord,
+    CoverageRecord,
+    DetectorRecord,
+    ReferenceRecord,
+)
+from clipguard.record.repairs import (
+    ExportRecord,
+    PurificationRecord,
+)
+
+
+class ToolRecord(Part):
+    """Which clipguard made the record."""
+
+    name: Literal["clipguard"] = "clipguard"
+    version: str
+
+
+class CheckpointRecord(Part):
+    """The file under audit, as identified before anything was run.
+
+    Attributes:
+        name: file or folder name, no directories.
+        sha256: digest of the weights file.
+        size_bytes: its size.
+        container: format found by content, for example `open_clip checkpoint (zip)`.
+        architecture: open_clip or clipguard configuration that its shapes match.
+        image_size: S, in pixels.
+        parameters: number of parameters of the model.
+        notes: rule id and text of everything odd but not refused.
+    """
+
+    name: str
+    sha256: Sha256
+    size_bytes: int
+    container: str
+    architecture: str
+    image_size: int
+    parameters: int
+    notes: tuple[str, ...] = ()
+
+
+class ProbeRecord(Part):
+    """The images and class names the model was looked at with.
+
+    Attributes:
+        source: `bundled` or the name of the folder that was given.
+        classes: number of classes after merging duplicates.
+        class_names_sha256: digest of the class list, one name a line.
+        optimise: images the searches are tuned on.
+        select: images that choose among restarts; purification tunes on these and *optimise*.
+        measure: images every published rate is measured on; never tuned on.
+        labelled: whether true classes are known (else pseudo-labels).
+        skipped: images that could not be read.
+        warnings: what was merged or left out.
+    """
+
+    source: str
+    classes: int
+    class_names_sha256: Sha256
+    optimise: int
+    select: int
+    measure: int
+    labelled: bool
+    skipped: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class Check(Part):
+    """One line of the policy, held against the record.
+
+    Attributes:
+        key: policy key, for example `backdoor.max_score`.
+        limit: the policy's limit, as text.
+        value: what was measured, as text.
+        result: what this line alone decides.
+        reason: one sentence.
+        counts: whether the decision rests on this line; false for a finding that a purified
+            head makes good, and for purification limits nothing was let pass on.
+    """
+
+    key: str
+    limit: str
+    value: str
+    result: Decision
+    reason: str
+    counts: bool = True
+
+
+class Conclusion(Part):
+    """What the policy concludes from one detector's measurements.
+
+    Attributes:
+        detector: its name.
+        outcome: the most serious of all lines about it.
+        reason: one sentence a person can act on.
+    """
+
+    detector: str
+    outcome: Outcome
+    reason: str
+
+
+class GateRecord(Part):
+    """The decision, every reason for it, and the exit code.
+
+    Attributes:
+        policy: name of the policy.
+        policy_sha256: digest of the policy file.
+        decision: pass, fail or inconclusive.
+        reasons: every reason why the decision is not a pass.
+        checks: every line of the policy that was held against the record.
+        exit_code: exit code of this model alone, the worst of every line's.
+        conclusions: what follows from each detector, in their order.
+    """
+
+    policy: str
+    policy_sha256: Sha256
+    decision: Decision
+    reasons: tuple[str, ...]
+    checks: tuple[Check, ...]
+    exit_code: int
+    conclusions: tuple[Conclusion, ...] = ()
+
+
+class ErrorRecord(Part):
+    """A stage that failed, and how."""
+
+    stage: str
+    message: str
+    exit_code: int
+
+
+class TimesRecord(Part):
+    """The only part of a record that may differ between two runs with one seed.
+
+    Attributes:
+        created: UTC, ISO 8601.
+        seconds: wall time per stage.
+    """
+
+    created: str
+    seconds: dict[str, float]
+
+
+class AuditRecord(Part):
+    """Everything one audit of one checkpoint found and decided."""
+
+    schema_version: Literal["clipguard.audit/2"] = SCHEMA_VERSION
+    complete: bool
+    tool: ToolRecord
+    command: str
+    settings: dict[str, float | int | str | bool | None]
+    environment: dict[str, str]
+    checkpoint: CheckpointRecord | None
+    probe: ProbeRecord | None
+    calibration: CalibrationRecord
+    coverage: CoverageRecord
+    reference: ReferenceRecord | None = None
+    detectors: tuple[DetectorRecord, ...] = ()
+    purification: PurificationRecord | None = None
+    export: ExportRecord | None = None
+    errors: tuple[ErrorRecord, ...] = ()
+    gate: GateRecord | None = None
+    times: TimesRecord
