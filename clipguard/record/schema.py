@@ -118,14 +118,12 @@ def upgrade(data: dict[str, Any]) -> None:
         calibration["kind"] = "none"  # no version made such a band
 
 
-def _drop(part: Any, path: tuple[str, ...]) -> None:
-    if isinstance(part, list):
-        for each in part:
-            _drop(each, path)
-    elif isinstance(part, dict) and path[1:]:
-        _drop(part.get(path[0]), path[1:])
-    elif isinstance(part, dict):
-        part.pop(path[0], None)
+def _drop(part: object, path: tuple[str, ...]) -> None:
+    for each in part if isinstance(part, list) else [part]:
+        if isinstance(each, dict) and path[1:]:
+            _drop(each.get(path[0]), path[1:])
+        elif isinstance(each, dict):
+            each.pop(path[0], None)
 
 
 def _validate(data: object) -> AuditRecord:

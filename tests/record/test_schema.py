@@ -124,13 +124,12 @@ def test_a_record_of_version_1_may_have_no_weights_to_speak_of() -> None:
     assert loads(json.dumps(record)).reference is None
 
 
-@pytest.mark.parametrize("wrong", [3, [], [[3]], {"candidates": 3}, [{"candidates": [None]}]])
-def test_a_damaged_record_of_version_1_is_refused_like_any_other(wrong: object) -> None:
-    for part in ("detectors", "gate", "probe", "calibration"):
-        damaged = {**older(), part: wrong}
-        if (part, wrong) != ("detectors", []):
-            with pytest.raises(UsageError, match=f"not a valid audit record: {part}"):
-                loads(json.dumps(damaged))
+@pytest.mark.parametrize("part", ["detectors", "gate", "probe", "calibration", "reference"])
+@pytest.mark.parametrize("wrong", ["3", '{"candidates": 3}', "[" * 900 + "]" * 900])
+def test_a_damaged_record_of_version_1_is_refused_like_any_other(part: str, wrong: str) -> None:
+    rest = {key: value for key, value in older().items() if key not in (part, "weights")}
+    with pytest.raises(UsageError, match=r"not a valid audit record|recursion limit"):
+        loads(f'{json.dumps(rest)[:-1]}, "{part}": {wrong}}}')
 
 
 @pytest.mark.parametrize(
