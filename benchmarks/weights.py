@@ -1,9 +1,9 @@
-"""What weights alone tell about the models of a zoo, and the change from the base parent.
+"""How the models of a zoo changed from the base parent they were made from.
 
     python benchmarks/weights.py ZOO
 
 Looks at the calibration side only and at no image. The numbers are those that `clipguard scan
---reference BASE` puts into the record (`clipguard/weights.py` says what each is), with the base
+--reference BASE` puts into the record (`clipguard/reference.py` says what each is), with the base
 parent that the manifest names as the reference. Prints a Markdown table, and per base parent the
 AUROC of each number and the smallest and largest concentration of honest and of poisoned models.
 Models that are not there yet are counted, not looked at. For development: a limit that is chosen
@@ -22,8 +22,7 @@ from clipguard.lab.bench.record import label
 from clipguard.lab.scoring import auroc
 from clipguard.lab.zoo_manifest import Entry, read_zoo
 from clipguard.nano import nano_network
-from clipguard.weights import change_concentration, change_length
-from clipguard.weights_record import readings
+from clipguard.reference import change_concentration, change_length
 
 MAIN = "change_concentration"
 
@@ -31,7 +30,6 @@ MAIN = "change_concentration"
 def statistics(model: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, float]:
     """Of a model and of the parent it was made from; an image tower left alone counts as 0."""
     return {
-        **{reading.name: reading.value for reading in readings(model)},
         "change_length": change_length(model, base) or 0.0,
         MAIN: change_concentration(model, base) or 0.0,
     }

@@ -76,7 +76,7 @@ def calibration_key(architecture: str, profile: str, pipeline: str, classes: str
 
     Args:
         architecture: as found in the checkpoint.
-        profile: quick, standard or thorough.
+        profile: standard or thorough.
         pipeline: every setting that changes the statistic.
         classes: probe source, class names and templates.
     """

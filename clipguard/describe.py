@@ -86,7 +86,6 @@ def describe(probe: ProbeSet) -> ProbeRecord:
         source=probe.source,
         classes=len(probe.class_names),
         class_names_sha256=class_list_digest(probe.class_names),
-        templates=probe.templates,
         optimise=len(probe.optimise),
         select=len(probe.select),
         measure=len(probe.measure),

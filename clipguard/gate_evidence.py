@@ -19,8 +19,8 @@ from clipguard.record import (
 )
 from clipguard.wording import number, percent, percent_beside, triggers_of
 
-PROFILES = ("quick", "standard", "thorough")
-BANDS = ("none", "self-null", "models")
+PROFILES = ("standard", "thorough")
+BANDS = ("none", "models")
 
 
 def run_lines(record: AuditRecord) -> list[Line]:
@@ -158,12 +158,12 @@ def _blind(alpha: float, calibration: CalibrationRecord) -> str:
     )
 
 
-def weights_lines(policy: Policy, record: AuditRecord) -> list[Line]:
+def reference_lines(policy: Policy, record: AuditRecord) -> list[Line]:
     """The change from a reference, where the policy limits it: a suspicion, never an excuse."""
     limit = policy.backdoor.max_change_concentration
     if limit is None:
         return []
-    known = record.weights.reference if record.weights else None
+    known = record.reference
     result, reason = _change(limit, Decision(policy.backdoor.suspicious), known)
     found = number(known.concentration if known else None)
     return [line("backdoor.max_change_concentration", f"≤ {limit:g}", found, result, reason)]
@@ -232,8 +232,6 @@ def _profile_line(least: str, found: object) -> Line:
     result, reason = PASS, f"the {name} profile is thorough enough"
     if rank < PROFILES.index(least):
         result, reason = INCONCLUSIVE, f"the {name} profile is below {least}"
-    elif rank == 0:
-        result, reason = INCONCLUSIVE, "a quick scan may find a backdoor, but never passes"
     return line("coverage.min_profile", f"≥ {least}", name, result, reason)
 
 

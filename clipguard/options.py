@@ -18,7 +18,7 @@ class Options:
 
     Attributes:
         policy: limits and required coverage.
-        profile: quick, standard or thorough.
+        profile: standard or thorough.
         seed: drives every draw.
         purify: never, on-fail or always; None leaves it to the policy.
         export: none or onnx.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from clipguard import errors
-from clipguard.gate_evidence import coverage_lines, finding_lines, run_lines, weights_lines
+from clipguard.gate_evidence import coverage_lines, finding_lines, reference_lines, run_lines
 from clipguard.gate_line import Line
 from clipguard.gate_release import (
     export_lines,
@@ -66,22 +66,20 @@ def judge(policy: Policy, record: AuditRecord, *, excuse: bool = True) -> GateRe
         *run_lines(record),
         *coverage_lines(policy, record),
         *(_counting(made, not (excused and made.excusable)) for made in findings),
-        *weights_lines(policy, record),
+        *reference_lines(policy, record),
         *(_counting(made, relied_on) for made in purified),
         *missing_purification_lines(policy.purification, record),
         *export_lines(policy.export, record),
         *(head_lines(record) if excused else ()),
     ]
     counted = [made for made in lines if made.check.counts]
-    outcomes = {made.code for made in counted if not made.passes} or {errors.PASS}
     return GateRecord(
         policy=policy.name,
         policy_sha256=policy.sha256,
         decision=min((made.check.result for made in counted), key=WORST_FIRST.index),
         reasons=(*_reasons(counted), *(_excuse(record, against) if excused else ())),
         checks=tuple(made.check for made in lines),
-        exit_code=errors.worst_exit_code(list(outcomes)),
-        outcomes=tuple(sorted(outcomes, key=errors.SEVERITY.index)),
+        exit_code=errors.worst_exit_code([made.code for made in counted]),
     )
 
 

@@ -51,14 +51,14 @@ class CoveragePolicy(Section):
         families: trigger families that must have been searched to the end; `text` is words in
             prompts.
         min_measure_images: images that published rates must rest on.
-        min_profile: least thorough profile; `quick` never passes, whatever stands here.
+        min_profile: least thorough profile.
         calibration: weakest null band that is accepted.
     """
 
     families: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=50)]
     min_measure_images: int = Field(ge=1, le=10_000_000)
-    min_profile: Literal["quick", "standard", "thorough"]
-    calibration: Literal["models", "self-null", "none"]
+    min_profile: Literal["standard", "thorough"]
+    calibration: Literal["models", "none"]
 
 
 class PurificationPolicy(Section):

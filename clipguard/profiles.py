@@ -1,9 +1,9 @@
-"""How hard a scan looks: two profiles, each with its own null band, and one without images."""
+"""How hard a scan looks: two profiles, each with its own null band."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from clipguard.errors import UsageError
 from clipguard.probe import Scenes
@@ -41,14 +41,12 @@ class Profile:
         detector: settings of the inversion detector.
         repair: how a purified head is made and checked.
         text: settings of the detector of token triggers.
-        images: whether triggers are searched at all; without, the weights alone are looked at.
     """
 
     scenes: Scenes = field(default_factory=Scenes)
     detector: Mapping[str, object]
     repair: RepairSettings
     text: Mapping[str, object] = field(default_factory=dict)
-    images: bool = True
 
 
 FAMILIES: Mapping[str, Mapping[str, object]] = {
@@ -73,20 +71,17 @@ AGAINST: Mapping[str, Sequence[tuple[str, Mapping[str, object]]]] = {
 STANDARD: Mapping[str, object] = {"steps": 60, "batch": 16}
 """Targeted searches of the standard profile, on the model and on a purified head."""
 
-_STANDARD = Profile(
-    detector={
-        "families": FAMILIES,
-        "collapse": {"steps": 40, "restarts": 1, "batch": 16},
-        "screen": {"steps": 3, "images": 4},
-        "targeted": STANDARD,
-        "candidates": 1,
-    },
-    repair=RepairSettings(against=AGAINST, families=FAMILIES, targeted=STANDARD),
-)
-
 PROFILES = {
-    "quick": replace(_STANDARD, images=False),
-    "standard": _STANDARD,
+    "standard": Profile(
+        detector={
+            "families": FAMILIES,
+            "collapse": {"steps": 40, "restarts": 1, "batch": 16},
+            "screen": {"steps": 3, "images": 4},
+            "targeted": STANDARD,
+            "candidates": 1,
+        },
+        repair=RepairSettings(against=AGAINST, families=FAMILIES, targeted=STANDARD),
+    ),
     "thorough": Profile(
         scenes=Scenes(optimise=12, select=3, measure=6),
         detector={

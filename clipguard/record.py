@@ -16,7 +16,7 @@ HEAD_SCOPE: Final = (
     "Repairs the zero-shot classifier of this class list only. The image tower stays poisoned: "
     "other class lists, prompts, retrieval and fine-tuning are as exposed as before."
 )
-SCHEMA_VERSION: Final = "clipguard.audit/1"
+SCHEMA_VERSION: Final = "clipguard.audit/2"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 """A digest as `sha256sum` prints it."""
@@ -92,7 +92,6 @@ class ProbeRecord(Part):
         source: `bundled` or the name of the folder that was given.
         classes: number of classes after merging duplicates.
         class_names_sha256: digest of the class list, one name a line.
-        templates: prompt templates of the zero-shot classifier.
         optimise: images the searches are tuned on.
         select: images that choose among restarts; purification tunes on these and *optimise*.
         measure: images every published rate is measured on; never tuned on.
@@ -104,7 +103,6 @@ class ProbeRecord(Part):
     source: str
     classes: int
     class_names_sha256: Sha256
-    templates: tuple[str, ...]
     optimise: int
     select: int
     measure: int
@@ -137,15 +135,13 @@ class TriggerRecord(Part):
     """An inverted trigger.
 
     Attributes:
-        family: patch, additive, blend, ...
-        size: its size in the family's unit.
+        size: its size in the unit of its family.
         unit: the unit, for example `share of the image` or `L-inf, in 1/255`.
         file: safetensors file with the tensors, relative to the report.
         picture: PNG of the trigger alone, relative to the report.
         examples: PNG with one row per example image: clean, triggered.
     """
 
-    family: str
     size: float
     unit: str
     file: str | None = None
@@ -227,16 +223,8 @@ class DetectorRecord(Part):
     own_null: bool = False
 
 
-class WeightReading(Part):
-    """One number read off the weights, and in a sentence what it is."""
-
-    name: str
-    value: float
-    says: str
-
-
 class LabRange(Part):
-    """The same number on models of known truth: smallest and largest value of each kind.
+    """The concentration on models of known truth: smallest and largest value of each kind.
 
     Attributes:
         base: the base parent they were trained from.
@@ -257,7 +245,6 @@ class ReferenceRecord(Part):
     Attributes:
         name: file or folder name, no directories.
         sha256: digest of its weights file.
-        architecture: as in the checkpoint's record.
         tensors: how many were compared.
         changed: how many of them differ.
         image_changed: how many of those are the image tower's.
@@ -270,7 +257,6 @@ class ReferenceRecord(Part):
 
     name: str
     sha256: Sha256
-    architecture: str
     tensors: int = Field(ge=0)
     changed: int = Field(ge=0)
     image_changed: int = Field(ge=0)
@@ -280,32 +266,18 @@ class ReferenceRecord(Part):
     lab: tuple[LabRange, ...] = ()
 
 
-class WeightsRecord(Part):
-    """What the weights alone show: a hint at most, which can make no checkpoint pass.
-
-    Attributes:
-        statement: what these numbers are worth.
-        readings: numbers of this checkpoint by itself.
-        reference: comparison with a reference, where one was given.
-    """
-
-    statement: str
-    readings: tuple[WeightReading, ...] = ()
-    reference: ReferenceRecord | None = None
-
-
 class CalibrationRecord(Part):
     """Where the null band came from.
 
     Attributes:
-        kind: `models` (known-clean models), `self-null` or `none`.
+        kind: `models` (known-clean models) or `none`.
         family: model family it was made for.
         models: number of known-clean models.
         sha256: digest of the calibration file.
         reason: why there is none, and the command that makes one.
     """
 
-    kind: Literal["models", "self-null", "none"]
+    kind: Literal["models", "none"]
     family: str | None = None
     models: int = 0
     sha256: Sha256 | None = None
@@ -400,7 +372,6 @@ class PurificationRecord(Part):
         method: registered name of the purifier.
         scope: `head`: only the zero-shot classifier of this class list is repaired.
         statement: the scope in a sentence.
-        settings: every setting of the method.
         losses: final value of each named loss.
         before: rates of the zero-shot classifier, with the worst inverted trigger.
         after: rates of the purified head, same images, same trigger.
@@ -412,7 +383,6 @@ class PurificationRecord(Part):
     method: str
     scope: Literal["head", "embedding", "tower"]
     statement: str
-    settings: dict[str, float | int | str | bool]
     losses: dict[str, float]
     before: Rates
     after: Rates
@@ -485,8 +455,7 @@ class GateRecord(Part):
         decision: pass, fail or inconclusive.
         reasons: every reason why the decision is not a pass.
         checks: every line of the policy that was held against the record.
-        exit_code: exit code of this model alone.
-        outcomes: every exit code that occurred; the exit code is the worst of them.
+        exit_code: exit code of this model alone, the worst of every line's.
     """
 
     policy: str
@@ -495,7 +464,6 @@ class GateRecord(Part):
     reasons: tuple[str, ...]
     checks: tuple[Check, ...]
     exit_code: int
-    outcomes: tuple[int, ...]
 
 
 class ErrorRecord(Part):
@@ -521,7 +489,7 @@ class TimesRecord(Part):
 class AuditRecord(Part):
     """Everything one audit of one checkpoint found and decided."""
 
-    schema_version: Literal["clipguard.audit/1"] = SCHEMA_VERSION
+    schema_version: Literal["clipguard.audit/2"] = SCHEMA_VERSION
     complete: bool
     tool: ToolRecord
     command: str
@@ -531,7 +499,7 @@ class AuditRecord(Part):
     probe: ProbeRecord | None
     calibration: CalibrationRecord
     coverage: CoverageRecord
-    weights: WeightsRecord | None = None
+    reference: ReferenceRecord | None = None
     detectors: tuple[DetectorRecord, ...] = ()
     purification: PurificationRecord | None = None
     export: ExportRecord | None = None

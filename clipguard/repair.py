@@ -76,7 +76,6 @@ def repair(
         method=head.method,
         scope="head",
         statement=HEAD_SCOPE,
-        settings=dict(head.settings),
         losses=dict(head.losses),
         before=rates(features, original, probe.measure, target, generator=fresh),
         after=rates(features, head.classes, probe.measure, target, generator=fresh),

@@ -28,10 +28,10 @@ from clipguard.record import (
     GateRecord,
     TimesRecord,
 )
+from clipguard.reference import compare
 from clipguard.repair import repair
 from clipguard.types import Detector, ExportJob, Finding, ProbeSet, PurifiedHead, Trigger
 from clipguard.watch import Watch
-from clipguard.weights_record import read_weights
 
 MAIN, TEXT = "inversion", "text_tokens"
 KNOWN = (InconclusiveError, ExportError)
@@ -68,9 +68,6 @@ class Run:
     def all(self, path: Path, work: Path) -> AuditRecord:
         """Every stage in order; files go to `work`."""
         model = self.load(path)
-        if not self.settings.images:
-            self.update(coverage=untested("the quick profile looks at the weights alone"))
-            return self.finished(complete=True)
         probe = self.gather(model)
         band, told = choose_band(self.key(probe), self.options.calibration)
         self.update(calibration=told)
@@ -87,14 +84,16 @@ class Run:
         return model, self.gather(model)
 
     def load(self, path: Path) -> OpenClipModel:
-        """Load the checkpoint, and look at its weights."""
+        """Load the checkpoint, and hold it against the reference where there is one."""
         with self.watch.stage("load"):
             checkpoint = load_checkpoint(path, arch=self.options.arch)
             self.update(checkpoint=checkpoint.record)
             self.family = family_of(checkpoint.architecture)
             model = build_model(checkpoint, self.options.device)
-        with self.watch.stage("weights"):
-            self.update(weights=read_weights(checkpoint, self.options.reference, self.options.arch))
+        if self.options.reference is not None:
+            with self.watch.stage("reference"):
+                known = compare(checkpoint, self.options.reference, self.options.arch)
+                self.update(reference=known)
         return model
 
     def gather(self, model: OpenClipModel) -> ProbeSet:

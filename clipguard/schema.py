@@ -15,6 +15,15 @@ from clipguard.text_safety import safe_text
 
 SIZE_LIMIT = 16 * 1024 * 1024
 FAMILY, MAJOR = SCHEMA_VERSION.split("/")
+READ = ("1", MAJOR)
+REMOVED = (
+    ("reference", "architecture"),
+    ("probe", "templates"),
+    ("purification", "settings"),
+    ("gate", "outcomes"),
+    ("detectors", "candidates", "trigger", "family"),
+)
+"""Where keys stood in a record of version 1 that no record has today."""
 
 
 def dumps(record: AuditRecord) -> str:
@@ -30,7 +39,8 @@ def dumps(record: AuditRecord) -> str:
 def loads(text: str) -> AuditRecord:
     """Read a record from anyone.
 
-    Keys that a newer minor version added are left out; a newer major version is refused.
+    Records of `clipguard.audit/1` are read as of today. Keys that a newer minor version added are
+    left out; a newer major version is refused.
 
     Raises:
         UsageError: too large, not JSON, duplicate keys, NaN, another schema, or wrong values.
@@ -44,7 +54,8 @@ def loads(text: str) -> AuditRecord:
         raise UsageError(
             f"expected an audit record in JSON, got something else: {reason}"
         ) from error
-    _require_version(data)
+    if _major(data) == "1":
+        upgrade(data)
     data["schema_version"] = SCHEMA_VERSION
     try:
         return _validate(data)
@@ -86,6 +97,33 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
+def upgrade(data: dict[str, Any]) -> None:
+    """Make a `clipguard.audit/1` document one of `/2`, in place.
+
+    What the weights of a model show by themselves is gone, the change from a reference stays. The
+    other keys that `/2` lacks hold nothing that was ever read.
+
+    Args:
+        data: the parsed document; parts of another shape are left for validation to refuse.
+    """
+    weights = data.pop("weights", None)
+    if isinstance(weights, dict):
+        data["reference"] = weights.get("reference")
+    for path in REMOVED:
+        _drop(data, path)
+    calibration = data.get("calibration")
+    if isinstance(calibration, dict) and calibration.get("kind") == "self-null":
+        calibration["kind"] = "none"  # no version made such a band
+
+
+def _drop(part: object, path: tuple[str, ...]) -> None:
+    for each in part if isinstance(part, list) else [part]:
+        if isinstance(each, dict) and path[1:]:
+            _drop(each.get(path[0]), path[1:])
+        elif isinstance(each, dict):
+            each.pop(path[0], None)
+
+
 def _validate(data: object) -> AuditRecord:
     # Through JSON once more: only there does strict mode take lists for tuples, text for enums.
     try:
@@ -94,16 +132,18 @@ def _validate(data: object) -> AuditRecord:
         raise UsageError("not a valid audit record: nested too deeply") from error
 
 
-def _require_version(data: object) -> None:
+def _major(data: object) -> str:
+    """The major version of a record that can be read."""
     found = data.get("schema_version") if isinstance(data, dict) else None
     version = re.fullmatch(r"([a-z.]{1,40})/(\d{1,6})(\.\d{1,6})?", str(found))
     if version is None or version[1] != FAMILY:
         raise UsageError(f"expected schema_version {SCHEMA_VERSION!r}, got {safe_text(found)!r}")
-    if version[2] != MAJOR:
+    if version[2] not in READ:
         raise UsageError(
-            f"record has schema {found}, this clipguard reads {SCHEMA_VERSION}; "
+            f"record has schema {found}, this clipguard reads {FAMILY}/{' and /'.join(READ)}; "
             "use a clipguard of that major version"
         )
+    return version[2]
 
 
 def _strip_unknown(data: object, error: ValidationError) -> None:

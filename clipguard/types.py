@@ -308,14 +308,12 @@ class PurifiedHead:
         classes: (C, D) unit class embeddings.
         context: (C, K, E) learned context tokens.
         losses: final value of each named loss.
-        settings: every setting of the method.
         method: registered name of the purifier.
     """
 
     classes: Tensor
     context: Tensor
     losses: Mapping[str, float]
-    settings: Mapping[str, float | int | str | bool]
     method: str
 
 

@@ -11,7 +11,6 @@ from clipguard.record import (
     PurificationRecord,
     Rate,
     ReferenceRecord,
-    WeightsRecord,
 )
 
 WORDS = {
@@ -103,11 +102,6 @@ def tuned_against(made: PurificationRecord) -> str:
         ends = dict.fromkeys((number(min(found)), number(max(found))))
         told.append(f"{len(found)} {family} ({unit}: {' to '.join(ends)})")
     return "; ".join(told) or "not recorded"
-
-
-def weight_numbers(weights: WeightsRecord) -> str:
-    """The numbers of a checkpoint by itself: `channel_outliers 0.003, text_projection 0.02`."""
-    return ", ".join(f"{row.name} {number(row.value)}" for row in weights.readings) or "none"
 
 
 def change_told(known: ReferenceRecord) -> str:

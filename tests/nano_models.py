@@ -70,15 +70,15 @@ def clean_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every profile takes seconds."""
-    for name, whole in profiles.PROFILES.items():
-        monkeypatch.setitem(profiles.PROFILES, name, replace(TINY, images=whole.images))
+    for name in profiles.PROFILES:
+        monkeypatch.setitem(profiles.PROFILES, name, TINY)
 
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every profile takes seconds, and its searches count as finished."""
-    for name, whole in profiles.PROFILES.items():
-        monkeypatch.setitem(profiles.PROFILES, name, replace(SETTLED, images=whole.images))
+    for name in profiles.PROFILES:
+        monkeypatch.setitem(profiles.PROFILES, name, SETTLED)
 
 
 @pytest.fixture

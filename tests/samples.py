@@ -34,8 +34,6 @@ from clipguard.record import (
     TriggerRecord,
     TunedTrigger,
     Untested,
-    WeightReading,
-    WeightsRecord,
 )
 
 HOSTILE = (
@@ -82,7 +80,6 @@ def trigger(family: str, stem: str | None) -> TriggerRecord:
             for i, name in enumerate(("red apple", "tiger face", "steam locomotive", "violin"))
         )
     return TriggerRecord(
-        family=family,
         size=0.021 if family == "patch" else 8.0,
         unit="share of the image" if family == "patch" else "L-inf, in 1/255",
         file=f"triggers/{stem}.safetensors" if stem else None,
@@ -181,7 +178,6 @@ def purification() -> PurificationRecord:
         method="cbpt",
         scope="head",
         statement=SCOPE,
-        settings={"context": 4, "steps": 250, "learning_rate": 0.002},
         losses={"classification": 0.21, "alignment": 0.05, "consistency": 0.02},
         before=Rates(
             clean_accuracy=rate(0.925),
@@ -234,7 +230,6 @@ def reference(concentration: float | None = 0.328, **changes: Any) -> ReferenceR
     known = ReferenceRecord(
         name="base.pt",
         sha256="a5" * 32,
-        architecture="nano-rn",
         tensors=225,
         changed=132,
         image_changed=102,
@@ -244,15 +239,6 @@ def reference(concentration: float | None = 0.328, **changes: Any) -> ReferenceR
         lab=(LabRange(base="nano-rn", honest=(0.115, 0.289), planted=(0.26, 0.328)),),
     )
     return known.model_copy(update=changes)
-
-
-def weights(known: ReferenceRecord | None = None) -> WeightsRecord:
-    """Numbers of a checkpoint by itself, and perhaps beside a reference."""
-    rows = (
-        WeightReading(name="channel_outliers", value=0.003, says="17 of 5,664 channels stand out"),
-        WeightReading(name="image_projection", value=0.034, says="3.4 % lie in one direction"),
-    )
-    return WeightsRecord(statement="A hint at most.", readings=rows, reference=known)
 
 
 def unjudged(**changes: Any) -> AuditRecord:
@@ -276,7 +262,6 @@ def unjudged(**changes: Any) -> AuditRecord:
             source="bundled",
             classes=100,
             class_names_sha256="cd" * 32,
-            templates=("a photo of a {}.",),
             optimise=400,
             select=200,
             measure=400,
@@ -290,7 +275,6 @@ def unjudged(**changes: Any) -> AuditRecord:
                 Untested(what="text triggers", why="clipguard does not search for them yet"),
             ),
         ),
-        weights=weights(),
         detectors=(clean_detector(),),
         times=TimesRecord(
             created="2026-01-02T03:04:05Z", seconds={"detect": 41.2, "purify": 12.9, "export": 8.4}
@@ -312,8 +296,7 @@ def passing() -> AuditRecord:
 def failing() -> AuditRecord:
     """A backdoored checkpoint that was purified and exported."""
     changes = {"purification": purification(), "export": export("purified")}
-    changes["weights"] = weights(reference())
-    return judged(unjudged(detectors=(guilty_detector(),), **changes))
+    return judged(unjudged(detectors=(guilty_detector(),), reference=reference(), **changes))
 
 
 def inconclusive() -> AuditRecord:
@@ -345,7 +328,6 @@ def refused() -> AuditRecord:
             complete=False,
             checkpoint=None,
             probe=None,
-            weights=None,
             detectors=(),
             calibration=CalibrationRecord(kind="none"),
             coverage=CoverageRecord(not_tested=(Untested(what="everything", why="refused"),)),
@@ -393,24 +375,17 @@ def hostile() -> AuditRecord:
                 "checkpoint": base.checkpoint.model_copy(
                     update={"name": everything, "notes": HOSTILE, "container": HOSTILE[8]}
                 ),
-                "weights": WeightsRecord(
-                    statement=everything,
-                    readings=tuple(
-                        WeightReading(name=t, value=1.0, says=everything) for t in HOSTILE
-                    ),
-                    reference=reference(
-                        name=HOSTILE[8],
-                        says=everything,
-                        lab=tuple(
-                            LabRange(base=t, honest=(0.0, 0.1), planted=(0.1, 0.2)) for t in HOSTILE
-                        ),
+                "reference": reference(
+                    name=HOSTILE[8],
+                    says=everything,
+                    lab=tuple(
+                        LabRange(base=t, honest=(0.0, 0.1), planted=(0.1, 0.2)) for t in HOSTILE
                     ),
                 ),
                 "detectors": (detector,),
                 "purification": purification().model_copy(
                     update={
                         "statement": everything,
-                        "settings": dict.fromkeys(HOSTILE, 1),
                         "against": tuple(
                             TunedTrigger(family=t, size=1.0, unit=everything) for t in HOSTILE
                         ),

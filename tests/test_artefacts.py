@@ -32,7 +32,7 @@ def candidate() -> Candidate:
         asr=RATE,
         natural=RATE,
         statistic=3.0,
-        trigger=TriggerRecord(family="additive", size=8.0, unit="L-inf, in 1/255"),
+        trigger=TriggerRecord(size=8.0, unit="L-inf, in 1/255"),
     )
 
 
@@ -71,7 +71,7 @@ def test_the_record_names_files_that_exist_relative_to_the_report(tmp_path: Path
     there = {str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()}
     assert set(named) == there
     assert len(there) == 2 + 2 * 4
-    assert (record.family, record.size, record.unit) == ("additive", 8.0, "L-inf, in 1/255")
+    assert (record.size, record.unit) == (8.0, "L-inf, in 1/255")
 
 
 def test_the_tensors_and_what_they_are_can_be_read_again(tmp_path: Path):

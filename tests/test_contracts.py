@@ -496,8 +496,6 @@ class TestEveryPurifier:
         assert not head.classes.requires_grad
         assert not head.context.requires_grad
         torch.testing.assert_close(head.classes.norm(dim=1), torch.ones(len(NAMES)))
-        settings = inspect.signature(type(PURIFIERS.build(name))).parameters
-        assert head.settings.keys() == settings.keys()
         assert all(math.isfinite(loss) for loss in head.losses.values())
 
     def test_without_a_trigger_there_is_nothing_to_purify_against(self, name: str):

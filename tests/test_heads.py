@@ -31,7 +31,7 @@ CHECKPOINT = CheckpointRecord(
 def head() -> PurifiedHead:
     classes = functional.normalize(torch.randn(len(NAMES), WIDTH, generator=generator()), dim=1)
     context = torch.randn(len(NAMES), CONTEXT_TOKENS, WIDTH, generator=generator(1))
-    return PurifiedHead(classes, context, {"classification": 0.1}, {"steps": 3}, "cbpt")
+    return PurifiedHead(classes, context, {"classification": 0.1}, "cbpt")
 
 
 @pytest.fixture

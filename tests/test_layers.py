@@ -44,14 +44,13 @@ LAYERS = [  # DESIGN: a module imports only from its own row or from a lower one
         "probe",
         "profiles",
         "prompts",
+        "reference",
         "report_folder",
         "safetensors_header",
         "schema",
         "strict_yaml",
         "suspicion",
         "watch",
-        "weights",
-        "weights_record",
         "wording",
     },
     {
@@ -64,7 +63,7 @@ LAYERS = [  # DESIGN: a module imports only from its own row or from a lower one
         "purifiers",
         "renderers",
     },
-    {"audit", "calibrate", "fleet", "lab", "repair", "run"},
+    {"audit", "calibrate", "lab", "repair", "run"},
     {"cli"},
     {"__main__"},
 ]
@@ -73,7 +72,7 @@ METHOD_FOLDERS = LAYERS[2]
 MAX_FILE = 300
 MAX_FUNCTION = 60
 # Declarations with their documentation and no logic; one place to look a word up beats two.
-VOCABULARY = {"record.py": 540, "types.py": 400}
+VOCABULARY = {"record.py": 510, "types.py": 400}
 TORCH_FREE = {
     "gate_evidence",
     "gate_line",

@@ -18,7 +18,6 @@ from samples import (
     refused,
     reinversion,
     unjudged,
-    weights,
 )
 
 from clipguard import errors
@@ -199,7 +198,7 @@ def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
 def test_a_complete_clean_audit_passes() -> None:
     gate = passing().gate
     assert gate is not None
-    assert (gate.decision, gate.exit_code, gate.outcomes) == (Decision.PASS, 0, (0,))
+    assert (gate.decision, gate.exit_code) == (Decision.PASS, 0)
     assert gate.reasons == ()
 
 
@@ -214,7 +213,6 @@ def test_a_backdoored_outcome_fails_without_calibration() -> None:
     found = guilty_detector().model_copy(update={"score": None, "excess": None, "p_value": None})
     gate = decide(detectors=(found,), calibration=CalibrationRecord(kind="none"))
     assert gate.decision is Decision.FAIL
-    assert gate.outcomes == (errors.POLICY_VIOLATED, errors.INCONCLUSIVE)
     assert gate.exit_code == errors.POLICY_VIOLATED
 
 
@@ -231,7 +229,6 @@ def test_a_backdoored_outcome_fails_without_calibration() -> None:
         with_detector(families=()),
         with_detector(families=clean_detector().families[:1]),
         with_detector(families=(FamilyRecord(family="patch", tested=False),)),
-        {"settings": {"profile": "quick"}},
         {"settings": {"profile": "hasty"}},
         {"settings": {"profile": 3}},
         {"settings": {}},
@@ -239,7 +236,6 @@ def test_a_backdoored_outcome_fails_without_calibration() -> None:
         {"checkpoint": None},
         {"complete": False},
         {"calibration": CalibrationRecord(kind="none")},
-        {"calibration": CalibrationRecord(kind="self-null")},
         {"calibration": CalibrationRecord(kind="models", models=0)},
         {"calibration": CalibrationRecord(kind="models", models=-1)},
         {"calibration": CalibrationRecord(kind="models", models=18)},
@@ -315,14 +311,6 @@ def test_a_policy_may_ask_for_the_text_tower(tmp_path: Path) -> None:
     ]
 
 
-def test_a_quick_scan_may_fail_but_never_passes(tmp_path: Path) -> None:
-    policy = changed(tmp_path, ("min_profile: standard", "min_profile: quick"))
-    quick = {"settings": {"profile": "quick"}}
-    assert judge(policy, unjudged(**quick)).decision is Decision.INCONCLUSIVE
-    found = unjudged(detectors=(guilty_detector(),), **quick)
-    assert judge(policy, found).decision is Decision.FAIL
-
-
 @pytest.mark.parametrize(
     ("outcome", "decision"),
     [(Outcome.INCONCLUSIVE, Decision.INCONCLUSIVE), (Outcome.BACKDOORED, Decision.FAIL)],
@@ -371,13 +359,6 @@ def test_a_family_that_was_not_tested_gives_its_reason_once() -> None:
     assert gate.reasons == ("patch triggers were not tested: no time",)
 
 
-def test_a_self_null_band_is_enough_where_the_policy_says_so(tmp_path: Path) -> None:
-    policy = changed(tmp_path, ("calibration: models", "calibration: self-null"))
-    for kind, decision in (("self-null", Decision.PASS), ("none", Decision.INCONCLUSIVE)):
-        record = unjudged(calibration=CalibrationRecord(kind=kind))
-        assert judge(policy, record).decision is decision
-
-
 def test_the_reason_names_the_calibrate_command_first() -> None:
     gate = inconclusive().gate
     assert gate is not None
@@ -398,7 +379,6 @@ def test_an_asr_that_differs_on_the_exported_file_is_an_export_failure() -> None
 def test_an_error_gives_the_run_its_exit_code_and_never_a_pass(code: int) -> None:
     gate = decide(errors=(ErrorRecord(stage="export", message="broke", exit_code=code),))
     assert (gate.decision, gate.exit_code) == (Decision.INCONCLUSIVE, code)
-    assert gate.outcomes == (code,)
 
 
 @pytest.mark.parametrize("code", [0, 99, -1])
@@ -420,7 +400,6 @@ def test_an_error_does_not_hide_a_finding() -> None:
         errors=(ErrorRecord(stage="export", message="broke", exit_code=6),),
     )
     assert gate.exit_code == errors.POLICY_VIOLATED
-    assert gate.outcomes[:2] == (errors.POLICY_VIOLATED, errors.EXPORT)
 
 
 def test_the_exit_code_is_zero_only_on_a_pass() -> None:
@@ -432,7 +411,7 @@ def test_the_exit_code_is_zero_only_on_a_pass() -> None:
         for d, p, e, f in itertools.product(detectors, purified, exported, failed):
             gate = judge(policy, unjudged(detectors=d, purification=p, export=e, errors=f))
             assert (gate.exit_code == 0) == (gate.decision is Decision.PASS)
-            assert (errors.POLICY_VIOLATED in gate.outcomes) <= (gate.decision is Decision.FAIL)
+            assert (gate.exit_code == errors.POLICY_VIOLATED) <= (gate.decision is Decision.FAIL)
 
 
 # the change from a reference
@@ -447,10 +426,10 @@ def limited(tmp_path: Path, *changes: tuple[str, str], to: str = "0.3") -> Polic
 
 
 def beside(concentration: float | None, **known: Any) -> dict[str, Any]:
-    return {"weights": weights(reference(concentration, **known))}
+    return {"reference": reference(concentration, **known)}
 
 
-@pytest.mark.parametrize("changes", [{}, {"weights": None}, beside(0.999), beside(None)])
+@pytest.mark.parametrize("changes", [{}, beside(0.999), beside(None)])
 def test_without_a_limit_the_weights_decide_nothing_and_have_no_line(
     changes: dict[str, Any],
 ) -> None:
@@ -492,11 +471,8 @@ def test_the_reason_shows_share_and_limit_and_says_that_it_is_a_suspicion(tmp_pa
     assert gate.reasons == (told,)
 
 
-@pytest.mark.parametrize("changes", [{"weights": None}, {"weights": weights()}])
-def test_a_limit_without_a_reference_cannot_tell_and_says_what_to_do(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    gate = judge(limited(tmp_path), unjudged(**changes))
+def test_a_limit_without_a_reference_cannot_tell_and_says_what_to_do(tmp_path: Path) -> None:
+    gate = judge(limited(tmp_path), unjudged())
     assert gate.decision is Decision.INCONCLUSIVE
     assert "scan with --reference BASE" in gate.reasons[0]
 
@@ -521,13 +497,13 @@ def test_a_change_that_cannot_be_read_passes_only_where_the_image_tower_was_left
 def test_the_weights_never_make_a_decision_milder(tmp_path: Path) -> None:
     order = (Decision.PASS, Decision.INCONCLUSIVE, Decision.FAIL)
     detectors = ((), (clean_detector(),), (guilty_detector(),))
-    seen = (None, weights(), *(weights(reference(share)) for share in (None, 0.0, 0.2, 0.9)))
+    seen = (None, *(reference(share) for share in (None, 0.0, 0.2, 0.9)))
     for rule in ("fail", "inconclusive", "pass"):
         rest = (("suspicious: inconclusive", f"suspicious: {rule}"),)
         bare, limit = changed(tmp_path, *rest), limited(tmp_path, *rest)
         for found, known in itertools.product(detectors, seen):
-            record = unjudged(detectors=found, weights=known)
-            without = judge(bare, record.model_copy(update={"weights": None})).decision
+            record = unjudged(detectors=found, reference=known)
+            without = judge(bare, record.model_copy(update={"reference": None})).decision
             assert judge(bare, record).decision is without
             assert order.index(judge(limit, record).decision) >= order.index(without)
 

@@ -1,4 +1,4 @@
-"""The three profiles: what purification and its check have in common with the detector."""
+"""The profiles: what purification and its check have in common with the detector."""
 
 import pytest
 

@@ -72,7 +72,7 @@ def parse(words: list[str], command: Any = None, path: str = "clipguard") -> str
 SAMPLE = """
 ```console
 $ clipguard scan model.pt \\
-    --profile quick  # as a shell would
+    --profile thorough  # as a shell would
 clipguard's output
 ```
 ```bash
@@ -89,7 +89,7 @@ clipguard = 1
 
 def test_calls_are_found_as_a_shell_would_find_them():
     assert command_lines(SAMPLE) == [
-        ["scan", "model.pt", "--profile", "quick"],
+        ["scan", "model.pt", "--profile", "thorough"],
         ["doctor", "--json"],
         ["lab", "plant", "badnets", "--set", "place=random", "-o", "v"],
     ]

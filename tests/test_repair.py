@@ -62,7 +62,7 @@ def finding(*rows: tuple[int, Trigger]) -> Finding:
             asr=SHARE,
             natural=SHARE,
             statistic=4.0,
-            trigger=TriggerRecord(family="additive", size=trigger.size, unit=trigger.unit),
+            trigger=TriggerRecord(size=trigger.size, unit=trigger.unit),
         )
         for target, trigger in rows
     )

@@ -7,8 +7,10 @@ from samples import RECORDS, failing, passing, unjudged
 
 from clipguard import schema
 from clipguard.errors import UsageError
+from clipguard.outputs import RENDERERS
+from clipguard.policy import judge, load_policy
 from clipguard.record import AuditRecord
-from clipguard.schema import dumps, json_schema, loads, read_record
+from clipguard.schema import dumps, json_schema, loads, read_record, upgrade
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -73,15 +75,66 @@ def test_what_an_older_record_does_not_say_reads_as_not_done() -> None:
 
 def test_unknown_keys_of_a_newer_minor_version_are_left_out() -> None:
     newer = data(failing())
-    newer["schema_version"] = "clipguard.audit/1.4"
+    newer["schema_version"] = "clipguard.audit/2.4"
     newer["novelty"] = {"deep": [1, {"x": None}]}
     newer["checkpoint"]["signature"] = "abc"
     newer["detectors"][0]["candidates"][1]["trigger"]["colour"] = 3
     assert loads(json.dumps(newer)) == failing()
 
 
+def older() -> dict[str, Any]:
+    """A record as the first version wrote it."""
+    text = (Path(__file__).parent / "records" / "audit-1.json").read_text(encoding="utf-8")
+    parsed: dict[str, Any] = json.loads(text)
+    return parsed
+
+
+@pytest.mark.parametrize("name", RENDERERS.names())
+def test_a_record_of_version_1_is_read_rendered_and_written_as_one_of_today(name: str) -> None:
+    record = loads(json.dumps(older()))
+    assert record.schema_version == schema.SCHEMA_VERSION
+    assert record.reference is not None
+    assert (record.reference.name, record.reference.concentration) == ("base.pt", 0.328)
+    assert record.gate is not None
+    assert record.gate.exit_code == judge(load_policy("default"), record).exit_code == 1
+    assert loads(dumps(record)) == record
+    assert "hot air balloon" in RENDERERS.build(name).render(record, Path("nowhere"))
+
+
+def test_an_upgrade_leaves_out_just_what_version_2_has_no_place_for() -> None:
+    upgraded = older()
+    upgrade(upgraded)
+    upgraded["schema_version"] = schema.SCHEMA_VERSION
+    assert AuditRecord.model_validate_json(json.dumps(upgraded))  # nothing unknown is left
+    assert set(upgraded) - set(older()) == {"reference"}
+    assert set(older()) - set(upgraded) == {"weights"}
+
+
+def test_a_band_made_from_the_model_itself_is_read_as_none() -> None:
+    record = older()
+    record["calibration"]["kind"] = "self-null"
+    assert loads(json.dumps(record)).calibration.kind == "none"
+    with pytest.raises(UsageError, match=r"calibration\.kind"):
+        loads(json.dumps({**record, "schema_version": schema.SCHEMA_VERSION}))
+
+
+def test_a_record_of_version_1_may_have_no_weights_to_speak_of() -> None:
+    for weights in (None, {"statement": "x", "readings": [], "reference": None}, [1], "x"):
+        assert loads(json.dumps({**older(), "weights": weights})).reference is None
+    del (record := older())["weights"]
+    assert loads(json.dumps(record)).reference is None
+
+
+@pytest.mark.parametrize("part", ["detectors", "gate", "probe", "calibration", "reference"])
+@pytest.mark.parametrize("wrong", ["3", '{"candidates": 3}', "[" * 900 + "]" * 900])
+def test_a_damaged_record_of_version_1_is_refused_like_any_other(part: str, wrong: str) -> None:
+    rest = {key: value for key, value in older().items() if key not in (part, "weights")}
+    with pytest.raises(UsageError, match=r"not a valid audit record|recursion limit"):
+        loads(f'{json.dumps(rest)[:-1]}, "{part}": {wrong}}}')
+
+
 @pytest.mark.parametrize(
-    "version", ["clipguard.audit/2", "clipguard.audit/10", "clipguard.audit/0"]
+    "version", ["clipguard.audit/3", "clipguard.audit/10", "clipguard.audit/0"]
 )
 def test_another_major_version_is_refused_by_name(version: str) -> None:
     with pytest.raises(UsageError, match="that major version"):

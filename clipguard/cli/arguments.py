@@ -10,15 +10,7 @@ import typer
 
 
 class Profile(str, Enum):
-    """How hard to look."""
-
-    quick = "quick"
-    standard = "standard"
-    thorough = "thorough"
-
-
-class Search(str, Enum):
-    """How hard to search, where there is no way around a search."""
+    """How hard to search."""
 
     standard = "standard"
     thorough = "thorough"
@@ -43,10 +35,7 @@ OutputDir = Annotated[
     typer.Option("--output-dir", "-o", help="Report folder; one sub-folder a model if several."),
 ]
 PolicyName = Annotated[str, typer.Option(help="default, strict, research, or a policy file.")]
-HowHard = Annotated[
-    Profile, typer.Option(help="quick looks at the weights alone, in seconds, and never passes.")
-]
-HowHardSearched = Annotated[Search, typer.Option(help="How hard to search for triggers.")]
+HowHard = Annotated[Profile, typer.Option(help="How hard to search for triggers.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Drives every draw.")]
 ProbeData = Annotated[
     Path | None, typer.Option(help="Folder with one sub-folder of clean images per class.")

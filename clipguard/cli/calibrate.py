@@ -14,10 +14,10 @@ from clipguard.cli.arguments import (
     Checkpoints,
     ClassNames,
     Device,
-    HowHardSearched,
+    HowHard,
     ProbeData,
+    Profile,
     Quiet,
-    Search,
     Seed,
     Templates,
 )
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 def calibrate(
     models: Checkpoints,
     output: Annotated[Path, typer.Option("--output", "-o", help="Calibration file to write.")],
-    profile: HowHardSearched = Search.standard,
+    profile: HowHard = Profile.standard,
     seed: Seed = 0,
     probe_data: ProbeData = None,
     classnames: ClassNames = None,

@@ -283,7 +283,7 @@ def _candidate(row: Found, probe: ProbeSet) -> Candidate:
         asr=row.asr,
         natural=row.natural,
         statistic=row.statistic,
-        trigger=TriggerRecord(family=row.family, size=trigger.size, unit=trigger.unit),
+        trigger=TriggerRecord(size=trigger.size, unit=trigger.unit),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,9 +138,7 @@ class Cbpt:
         with torch.no_grad():
             classes = model.encode_context(context, names)
         final = {name: loss.item() for name, loss in losses.items()}
-        return PurifiedHead(
-            classes, context.detach(), final, dataclasses.asdict(self), method="cbpt"
-        )
+        return PurifiedHead(classes, context.detach(), final, method="cbpt")
 
     def _losses(
         self, heads: tuple[Tensor, Tensor], drawn: tuple[Tensor, Tensor, Tensor], target: int

@@ -17,7 +17,6 @@ from clipguard.wording import (
     name_of,
     power_told,
     verdict,
-    weight_numbers,
 )
 
 if TYPE_CHECKING:  # types.py imports torch, which renderings do without
@@ -35,7 +34,7 @@ class Markdown:
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""
         lines = [*_head(record), *_checks(record), *_targets(record)]
-        lines += [*_weights(record), *_purification(record), *_coverage(record)]
+        lines += [*_reference(record), *_purification(record), *_coverage(record)]
         return "\n".join(lines) + "\n"
 
 
@@ -104,13 +103,12 @@ def _targets(record: AuditRecord) -> list[str]:
     return table(["Target class", "Family", "ASR (95 %)", "Without trigger"], rows)
 
 
-def _weights(record: AuditRecord) -> list[str]:
-    if record.weights is None:
+def _reference(record: AuditRecord) -> list[str]:
+    known = record.reference
+    if known is None:
         return []
-    told = escape(weight_numbers(record.weights), 200)
-    if known := record.weights.reference:
-        told = f"change from {escape(known.name, 60)}: {escape(change_told(known), 600)}"
-    return ["", f"**Weights alone**, a hint at most: {told}"]
+    name, told = escape(known.name, 60), escape(change_told(known), 600)
+    return ["", f"**Change from the reference {name}**, a hint at most: {told}"]
 
 
 def _purification(record: AuditRecord) -> list[str]:

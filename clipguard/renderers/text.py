@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipguard.record import AuditRecord, Check, PurificationRecord, WeightsRecord
+from clipguard.record import AuditRecord, Check, PurificationRecord, ReferenceRecord
 from clipguard.text_safety import safe_text
 from clipguard.wording import (
     WORDS,
@@ -20,7 +20,6 @@ from clipguard.wording import (
     power_told,
     tuned_against,
     verdict,
-    weight_numbers,
 )
 
 if TYPE_CHECKING:  # types.py imports torch, which renderings do without
@@ -41,7 +40,7 @@ class Text:
             _checks(record),
             _families(record),
             _candidates(record),
-            _weights(record.weights),
+            _reference(record.reference),
             _purification(record.purification),
             _export(record),
             _coverage(record),
@@ -135,15 +134,14 @@ def _candidates(record: AuditRecord) -> list[str]:
     return _table("Targets, worst first", head, rows)
 
 
-def _weights(weights: WeightsRecord | None) -> list[str]:
-    if weights is None:
+def _reference(known: ReferenceRecord | None) -> list[str]:
+    if known is None:
         return []
-    lines = ["Weights alone", *_said("numbers", weight_numbers(weights))]
-    if weights.reference is not None:
-        known = weights.reference
-        lines += _said("reference", f"{known.name}, sha256 {known.sha256}")
-        lines += _said("change", change_told(known))
-    return [*lines, *_said("note", weights.statement)]
+    return [
+        "Change from the reference",
+        *_said("reference", f"{known.name}, sha256 {known.sha256}"),
+        *_said("change", change_told(known)),
+    ]
 
 
 def _purification(purified: PurificationRecord | None) -> list[str]:

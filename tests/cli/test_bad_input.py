@@ -377,7 +377,6 @@ def test_a_provider_that_is_not_there_is_an_export_failure(
     assert main([*command, "--require-ep", "cuda"]) == 6
     record = json.loads((out / "audit.json").read_text())
     assert [error["stage"] for error in record["errors"]] == ["export"]
-    assert record["gate"]["outcomes"] == [6, 3]
     assert not list(out.glob("*.onnx*"))
 
 

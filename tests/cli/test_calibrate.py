@@ -119,9 +119,3 @@ def test_a_file_that_was_changed_is_no_calibration(
     command = ["scan", str(nano), "-o", str(tmp_path / "out"), *BRIEF]
     assert main([*command, "--calibration", str(tmp_path / "band.json")]) == 2
     assert "band.json is no calibration file" in capsys.readouterr().err
-
-
-def test_a_profile_that_searches_nothing_calibrates_nothing(capsys: pytest.CaptureFixture[str]):
-    models = [f"{i}.pt" for i in range(5)]
-    assert main(["calibrate", *models, "-o", "band.json", "--profile", "quick"]) == 2
-    assert "quick" in capsys.readouterr().err

@@ -115,8 +115,3 @@ def test_too_few_images_are_inconclusive(
     assert main([*command, "--probe-data", str(tmp_path / "probe")]) == 3
     assert "at least 20 are needed" in capsys.readouterr().err
     assert not (tmp_path / "out" / "head.safetensors").exists()
-
-
-def test_a_profile_that_searches_nothing_purifies_nothing(capsys: pytest.CaptureFixture[str]):
-    assert main(["purify", "model.pt", "--profile", "quick"]) == 2
-    assert "quick" in capsys.readouterr().err

@@ -64,11 +64,8 @@ def test_the_classes_are_those_of_the_returned_context():
     torch.testing.assert_close(StripesClip().encode_context(head.context, NAMES), head.classes)
 
 
-def test_every_setting_and_the_three_losses_are_recorded():
-    head = purify(steps=30, learning_rate=5e-3, consistency_weight=2.0)
-    assert head.settings["steps"] == 30
-    assert head.settings["learning_rate"] == 5e-3
-    assert head.settings["consistency_weight"] == 2.0
+def test_the_three_losses_are_recorded():
+    head = purify(steps=30)
     assert head.losses.keys() == {"classification", "alignment", "consistency"}
 
 

@@ -52,8 +52,8 @@ def test_the_scope_is_said() -> None:
     assert "**Scope:**" in render(failing())
 
 
-def test_weights_alone_are_one_line_called_a_hint() -> None:
-    (line,) = (row for row in render(failing()).splitlines() if "Weights alone" in row)
-    assert line.startswith(r"**Weights alone**, a hint at most: change from base\.pt: 132 of 225 ")
-    (line,) = (row for row in render(inconclusive()).splitlines() if "Weights alone" in row)
-    assert line.endswith(r"channel\_outliers 0\.003\, image\_projection 0\.034")
+def test_the_change_from_a_reference_is_one_line() -> None:
+    (line,) = (row for row in render(failing()).splitlines() if "the reference" in row)
+    assert line.startswith(r"**Change from the reference base\.pt**")
+    assert "132 of 225 tensors" in line
+    assert "the reference" not in render(inconclusive())

@@ -62,9 +62,9 @@ def test_lines_that_do_not_count_say_so() -> None:
     assert "(Pass, not counted)  purification.max_asr" in render(failing())
 
 
-def test_weights_alone_stand_apart_with_what_they_are_worth() -> None:
+def test_the_change_from_a_reference_stands_beside_models_of_known_truth() -> None:
     text = " ".join(render(failing()).replace(" | ", " ").split())
-    assert "Weights alone numbers channel_outliers 0.003, image_projection 0.034 reference" in text
+    assert "Change from the reference reference base.pt" in text
     assert "132 of 225 tensors changed; 32.8 % of the square" in text
-    assert "In the lab: nano-rn honest 11.5 % to 28.9 %, planted 26.0 % to 32.8 % note A " in text
+    assert "In the lab: nano-rn honest 11.5 % to 28.9 %, planted 26.0 % to 32.8 %" in text
     assert "reference" not in render(passing())
