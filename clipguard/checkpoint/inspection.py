@@ -206,8 +206,8 @@ def _check_end(path: Path, size: int) -> int:
     here, everywhere, length, offset = found
     if end[:4] != b"PK\5\6" or end[20:] != b"\0\0" or here != everywhere:
         raise RefusedError(
-            "CG103 truncated archive, or bytes stand behind its end, where a second directory may "
-            "hide: two readers would see two different files"
+            "CG103 truncated or damaged archive, or bytes stand behind its end, where a second "
+            "directory may hide: two readers would see two different files"
         )
     if offset + length != start:
         raise RefusedError(
