@@ -113,9 +113,29 @@ def upgrade(data: dict[str, Any]) -> None:
         data["reference"] = weights.get("reference")
     for path in REMOVED:
         _drop(data, path)
+    detectors = data.get("detectors")
+    for detector in detectors if isinstance(detectors, list) else []:
+        if isinstance(detector, dict):
+            _measurements(detector)
     calibration = data.get("calibration")
     if isinstance(calibration, dict) and calibration.get("kind") == "self-null":
         calibration["kind"] = "none"  # no version made such a band
+
+
+def _measurements(detector: dict[str, Any]) -> None:
+    """What a detector of version 1 measured; it also concluded, which the policy does now.
+
+    Version 1 did not keep which searches had settled, only that its conclusion rested on it, so an
+    inconclusive one has none that did; nor the share of prompts, only whether it was enough.
+    """
+    outcome = detector.pop("outcome", None)
+    detector["evidence"] = detector.pop("reason", None)
+    if detector.pop("own_null", False):
+        detector["word_share"] = 1.0 if outcome == "backdoored" else 0.0
+    candidates = detector.get("candidates")
+    for candidate in candidates if isinstance(candidates, list) else []:
+        if isinstance(candidate, dict):
+            candidate["settled"] = outcome != "inconclusive"
 
 
 def _drop(part: object, path: tuple[str, ...]) -> None:
