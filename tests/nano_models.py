@@ -16,33 +16,46 @@ from clipguard.audit import profiles
 from clipguard.bundled.nano import load_state
 from clipguard.cli.app import main
 from clipguard.detect import null_band as calibration
+from clipguard.detect.inversion import TriggerInversion
 from clipguard.detect.null_band import Band, Calibration, CleanModel
+from clipguard.detect.text_tokens import TextTokens
 from clipguard.lab import order, plant
 from clipguard.lab.finetune import Recipe
 from clipguard.probe.load import Scenes
+from clipguard.purify.methods.cbpt import Cbpt
+from clipguard.purify.repair import RepairSettings
+from clipguard.registry import name_of
+from clipguard.search.families.additive import Additive
+from clipguard.search.families.frequency import Frequency
+from clipguard.search.families.patch import Patch
+from clipguard.search.families.warp import Warp
+from clipguard.search.inverters.collapse import Collapse
+from clipguard.search.inverters.screen import Screen
+from clipguard.search.inverters.targeted import Targeted
 
-FAMILIES = {"patch": {}, "additive": {}, "frequency": {}, "warp": {}}
-SEARCH = {"steps": 2, "batch": 4}
-ENOUGH = {"steps": 20, "batch": 2, "tolerance": 99.0}  # the fewest steps that may count as settled
+FAMILIES = (Patch(), Additive(), Frequency(), Warp())
+SEARCH = Targeted(steps=2, batch=4)
+ENOUGH = Targeted(steps=20, batch=2, tolerance=99.0)  # the fewest steps that may count as settled
+SEARCHES = TriggerInversion(
+    families=FAMILIES,
+    collapse=Collapse(steps=2, batch=4, restarts=1),
+    screen=Screen(steps=1, images=1),
+    targeted=SEARCH,
+    candidates=1,
+)
 TINY = profiles.Profile(
     scenes=Scenes(optimise=1, select=1, measure=1),
-    detector={
-        "families": FAMILIES,
-        "collapse": {"steps": 2, "batch": 4, "restarts": 1},
-        "screen": {"steps": 1, "images": 1},
-        "targeted": SEARCH,
-        "candidates": 1,
-    },
-    repair=profiles.RepairSettings(
-        settings={"steps": 4, "images": 20},
-        against={name: ((name, chosen),) for name, chosen in FAMILIES.items()},
+    detector=SEARCHES,
+    repair=RepairSettings(
+        purifier=Cbpt(steps=4, images=20),
+        against={name_of(family): (family,) for family in FAMILIES},
         families=FAMILIES,
         targeted=SEARCH,
     ),
-    text={"tokens": 300, "screened": 8, "length": 1, "choose": 2, "unseen": 4, "names": 8},
+    text=TextTokens(tokens=300, screened=8, length=1, choose=2, unseen=4, names=8),
 )
 
-SETTLED = replace(TINY, detector={**TINY.detector, "targeted": ENOUGH})
+SETTLED = replace(TINY, detector=replace(SEARCHES, targeted=ENOUGH))
 
 
 def save_checkpoint(path: Path, state: dict[str, torch.Tensor]) -> Path:
@@ -110,7 +123,7 @@ def null_band(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Call it to give every scan a null band: 30 models from a level down to ten below it."""
 
     def ship(level: float) -> None:
-        rows = [dict.fromkeys(FAMILIES, level - 0.34 * i) for i in range(30)]
+        rows = [dict.fromkeys(map(name_of, FAMILIES), level - 0.34 * i) for i in range(30)]
         models = tuple(
             CleanModel(name=f"clean-{i}", sha256=f"{i:064x}", statistics=row)
             for i, row in enumerate(rows)

@@ -21,7 +21,6 @@ from clipguard.record import (
     ExportRecord,
     FamilyRecord,
     LabRange,
-    Outcome,
     ParityRecord,
     ProbeRecord,
     PurificationRecord,
@@ -98,6 +97,7 @@ def candidate(target: str, family: str, asr: float, stem: str | None = None) -> 
         natural=rate(0.012),
         statistic=asr,
         trigger=trigger(family, stem),
+        settled=True,
     )
 
 
@@ -125,8 +125,7 @@ def clean_detector() -> DetectorRecord:
     """A detector that found nothing."""
     return DetectorRecord(
         name="trigger_inversion",
-        outcome=Outcome.NO_EVIDENCE,
-        reason="No trigger is stronger than on known-clean models.",
+        evidence="the additive trigger moves 16 % of unseen images to 'teapot'",
         score=0.08,
         p_value=0.69,
         excess=1.6,
@@ -141,8 +140,7 @@ def guilty_detector() -> DetectorRecord:
     names = ("violin", "teapot", "red apple", "tiger face", "rocket")
     return DetectorRecord(
         name="trigger_inversion",
-        outcome=Outcome.BACKDOORED,
-        reason="A patch on 2.1 % of the image sends 97.2 % of images to one class.",
+        evidence="a patch on 2.1 % of the image sends 97.2 % of images to one class",
         score=0.9996,
         p_value=0.0476,
         excess=34.0,
@@ -303,8 +301,7 @@ def inconclusive() -> AuditRecord:
     """No null band, one family not searched, too few images."""
     detector = clean_detector().model_copy(
         update={
-            "outcome": Outcome.INCONCLUSIVE,
-            "reason": "The search in the additive family did not converge.",
+            "evidence": "the additive trigger moves 16 % of unseen images to 'teapot'",
             "score": None,
             "p_value": None,
             "excess": None,
@@ -342,7 +339,7 @@ def hostile() -> AuditRecord:
     detector = guilty_detector().model_copy(
         update={
             "target": HOSTILE[0],
-            "reason": everything,
+            "evidence": everything,
             "candidates": tuple(
                 candidate(name, HOSTILE[i - 1], 0.9 - i / 20, stem=None)
                 for i, name in enumerate(HOSTILE)
