@@ -1,3 +1,124 @@
-"""clipguard: may this CLIP checkpoint be released?"""
+"""clipguard: may this CLIP checkpoint be released?
+
+    import clipguard
+
+    record = clipguard.scan("model.pt", "report", policy="strict")
+    print(record.gate.decision, record.gate.reasons)
+    stricter = clipguard.judge(record, "my-policy.yaml")
+
+Importing it loads no torch; the first `scan` does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from clipguard.record import AuditRecord, GateRecord
+    from clipguard.search.roles import Progress
 
 __version__ = "0.1.0"
+__all__ = ["ScanOptions", "__version__", "judge", "scan"]
+
+
+class ScanOptions(TypedDict, total=False):
+    """What `scan` takes beside the model; what is left out, or None, has its default.
+
+    Attributes:
+        profile: standard or thorough.
+        seed: drives every draw.
+        purify: when to make a purified head; the policy says it otherwise.
+        export: whether to write ONNX.
+        provider: execution provider that the export must run on, cuda or cpu.
+        budget_s: wall-clock seconds after which what is left is reported as not tested.
+        arch: architecture name or config JSON; inferred otherwise.
+        device: auto, cpu, cuda or cuda:N.
+        calibration: file with a null band.
+        reference: checkpoint that the audited one is said to come from.
+        probe_data: folder with one sub-folder of clean images per class.
+        classnames: file with class names.
+        templates: file with prompt templates.
+    """
+
+    profile: Literal["standard", "thorough"]
+    seed: int
+    purify: Literal["never", "on-fail", "always"] | None
+    export: Literal["none", "onnx"]
+    provider: Literal["cuda", "cpu"] | None
+    budget_s: float | None
+    arch: str | None
+    device: str
+    calibration: str | Path | None
+    reference: str | Path | None
+    probe_data: str | Path | None
+    classnames: str | Path | None
+    templates: str | Path | None
+
+
+_PATHS = ("calibration", "reference")
+_PROBE = {"probe_data": "images", "classnames": "class_names", "templates": "templates"}
+
+
+def scan(
+    model: str | Path,
+    output_dir: str | Path | None = None,
+    *,
+    policy: str | Path = "default",
+    progress: Progress | None = None,
+    **options: Unpack[ScanOptions],
+) -> AuditRecord:
+    """Audit one checkpoint, as `clipguard scan` does.
+
+    Args:
+        model: checkpoint file or folder.
+        output_dir: report folder, made if missing; None keeps no files.
+        policy: name of a shipped policy, or path of a policy file.
+        progress: called with stage, steps done and steps in all.
+        options: see `ScanOptions`.
+
+    Returns:
+        The record; its `gate` has the decision, every reason and the exit code.
+
+    Raises:
+        clipguard.errors.UsageError: no such file, wrong option, policy, reference or probe data.
+        clipguard.errors.RefusedError: the file is not a checkpoint, or opening it could do harm.
+        TypeError: no option of that name.
+    """
+    from clipguard.audit.options import Options
+    from clipguard.audit.scan import audit
+    from clipguard.policy.judge import load_policy
+    from clipguard.probe.load import ProbeSource
+
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    probe = {_PROBE[key]: Path(given.pop(key)) for key in _PROBE if key in given}
+    given |= {key: Path(given[key]) for key in _PATHS if key in given}
+    wanted = Options(policy=load_policy(policy), probe=ProbeSource(**probe), **given)
+    with tempfile.TemporaryDirectory(prefix="clipguard-") as scratch:
+        out = Path(scratch) / "report" if output_dir is None else Path(output_dir)
+        return audit(Path(model), wanted, out, progress=progress or _silent)
+
+
+def judge(record: AuditRecord | str | Path, policy: str | Path = "default") -> GateRecord:
+    """Decide about a record again, as `clipguard gate` does. Needs no torch.
+
+    Args:
+        record: a record, or path of an `audit.json`.
+        policy: name of a shipped policy, or path of a policy file.
+
+    Raises:
+        clipguard.errors.UsageError: no such record or policy, or one that is not valid.
+    """
+    from clipguard.policy.judge import judge as decide
+    from clipguard.policy.judge import load_policy
+    from clipguard.record.schema import read_record
+
+    known = read_record(Path(record)) if isinstance(record, str | Path) else record
+    return decide(load_policy(policy), known)
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """No progress."""

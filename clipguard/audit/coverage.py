@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from clipguard import __version__
+from clipguard.audit.command import command
 from clipguard.audit.options import Options
+from clipguard.model.open_clip import device_of
 from clipguard.probe.load import class_list_digest
 from clipguard.probe.sets import ProbeSet
 from clipguard.record import (
@@ -41,24 +44,26 @@ UNMEASURED = Untested(
 )
 
 
-def begun(options: Options, created: str) -> AuditRecord:
+def begun(path: Path, options: Options, created: str) -> AuditRecord:
     """The record of an audit that has looked at nothing yet.
 
     Args:
+        path: what will be looked at.
         options: what it will do.
         created: when, as in `TimesRecord`.
     """
+    verb = "purify" if options.release == "purified" else "scan"
     return AuditRecord(
         complete=False,
         tool=ToolRecord(version=__version__),
-        command=options.command,
+        command=command(verb, [path], options),
         settings={
             "profile": options.profile,
             "seed": options.seed,
             "purify": options.purify or options.policy.purification.run,
             "export": options.export,
             "budget_s": options.budget_s,
-            "device": str(options.device),
+            "device": str(device_of(options.device)),
         },
         environment=environment(),
         checkpoint=None,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-import torch
 
 from clipguard.policy.judge import Policy
 from clipguard.probe.load import ProbeSource
@@ -30,8 +28,7 @@ class Options:
         probe: where images, class names and templates come from.
         calibration: file with a null band, or None for the shipped ones.
         reference: checkpoint that the audited one is said to come from, or None.
-        device: where to compute.
-        command: command line to put into the record.
+        device: where to compute: auto, cpu, cuda or cuda:N.
     """
 
     policy: Policy
@@ -43,8 +40,7 @@ class Options:
     provider: str | None = None
     budget_s: float | None = None
     arch: str | None = None
-    probe: ProbeSource = field(default_factory=ProbeSource)
+    probe: ProbeSource = ProbeSource()
     calibration: Path | None = None
     reference: Path | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    command: str = ""
+    device: str = "auto"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from clipguard.audit.command import how_to_calibrate
 from clipguard.audit.coverage import begun, coverage, describe, untested, with_text
 from clipguard.audit.options import Options
 from clipguard.audit.profiles import Profile, profile
@@ -23,7 +24,7 @@ from clipguard.detect.power import power_of
 from clipguard.detect.reference import compare
 from clipguard.detect.roles import Detector, Finding, NullBand
 from clipguard.errors import InconclusiveError
-from clipguard.model.open_clip import build_model
+from clipguard.model.open_clip import build_model, device_of
 from clipguard.policy.judge import judge
 from clipguard.probe.load import load_probe
 from clipguard.probe.sets import Subject
@@ -62,7 +63,7 @@ def stages(path: Path, options: Options, work: Path, watch: Watch) -> Iterator[A
         watch: time and budget.
     """
     settings = profile(options.profile)
-    record = begun(options, watch.created)
+    record = begun(path, options, watch.created)
     yield record
     suspect = load(path, options, settings, watch)
     record = record.model_copy(
@@ -103,7 +104,7 @@ def load(path: Path, options: Options, settings: Profile, watch: Watch) -> Suspe
     """
     with watch.stage("load"):
         checkpoint = load_checkpoint(path, arch=options.arch)
-        model = build_model(checkpoint, options.device)
+        model = build_model(checkpoint, device_of(options.device))
     with watch.stage("reference"):
         given = options.reference
         reference = None if given is None else compare(checkpoint, given, options.arch)
@@ -154,7 +155,8 @@ def measure(
         words: whether token triggers are searched, too.
     """
     key = key_of(suspect, settings.detector, options, settings)
-    band, told = choose_band(key, options.calibration)
+    advice = how_to_calibrate(Path(suspect.record.name), options)
+    band, told = choose_band(key, options.calibration, advice)
     found, finding, errors = [], None, record.errors
     with watch.stage("detect"):
         try:

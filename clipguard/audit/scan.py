@@ -42,7 +42,7 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
     watch = Watch(options.budget_s, progress)
     with workspace(out) as work:
         clear(out)  # an old pass must not be left where a new audit was refused
-        record = begun(options, watch.created)
+        record = begun(path, options, watch.created)
         try:
             for latest in stages(path, options, work, watch):
                 record = latest  # an interrupt keeps what the last stage found

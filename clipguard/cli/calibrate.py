@@ -45,8 +45,9 @@ def calibrate(
     Each next model gets the next seed, so that the band also holds the luck of the search.
     """
     from clipguard.audit.calibrate import assemble, measure_clean, require_enough
+    from clipguard.audit.command import command
     from clipguard.audit.options import Options
-    from clipguard.cli.show import device_of, progress_bar
+    from clipguard.cli.show import progress_bar
     from clipguard.detect.null_band import dump_calibration
     from clipguard.files import write_atomic
     from clipguard.policy.judge import load_policy
@@ -58,13 +59,14 @@ def calibrate(
         profile=profile.value,
         arch=arch,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
-        device=device_of(device),
+        device=device,
+        seed=seed,
     )
     rows = []
     with progress_bar(quiet) as progress:
         for i, model in enumerate(models):
             one = replace(options, seed=seed + i)
             rows.append(measure_clean(model, one, progress=progress))
-    band = assemble(rows, f"clipguard calibrate --profile {profile.value} --seed {seed}")
+    band = assemble(rows, command("calibrate", models, options))
     write_atomic(output, dump_calibration(band))
     sys.stderr.write(f"{len(rows)} models, {band.key}\n")

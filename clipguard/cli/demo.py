@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,8 +70,7 @@ def _scan(folder: Path, options: Options, progress: Progress) -> AuditRecord:
     from clipguard.report.formats import RENDERERS
 
     out = folder / "report"
-    command = f"clipguard scan model.pt --profile {options.profile} --seed {options.seed}"
-    record = audit(folder / "model.pt", replace(options, command=command), out, progress=progress)
+    record = audit(folder / "model.pt", options, out, progress=progress)
     write_atomic(out / "report.html", RENDERERS.build("html").render(record, out))
     return record
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+import clipguard
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -23,12 +25,12 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Decide again about audited checkpoints; the exit code is the worst of them."""
         from clipguard.errors import ClipguardError, worst_exit_code
-        from clipguard.policy.judge import judge, load_policy
+        from clipguard.policy.judge import load_policy
         from clipguard.record.schema import read_record
         from clipguard.report.formats import RENDERERS
         from clipguard.text_safety import safe_text
 
-        limits = load_policy(policy)
+        load_policy(policy)  # a policy that is not valid is said once
         codes: list[int] = []
         for path in records:
             try:
@@ -37,7 +39,7 @@ def register(app: typer.Typer) -> None:
                 sys.stderr.write(f"error: {safe_text(error, 2000)}\n")
                 codes.append(error.exit_code)
                 continue
-            verdict = judge(limits, record)
+            verdict = clipguard.judge(record, policy)
             codes.append(verdict.exit_code)
             decided = record.model_copy(update={"gate": verdict})
             typer.echo(RENDERERS.build("text").render(decided, path.parent))

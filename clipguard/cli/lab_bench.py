@@ -97,9 +97,10 @@ def _bench(
     which: tuple[Which, str, int],
     how: tuple[int, str, bool],
 ) -> None:
-    from clipguard.cli.show import device_of, progress_bar
+    from clipguard.cli.show import progress_bar
     from clipguard.lab.bench.cells import Task
     from clipguard.lab.bench.matrix import make_matrix, run
+    from clipguard.model.open_clip import device_of
 
     (zoo, out), (split, part, jobs), (seed, device, quiet) = folders, which, how
     names = tuple(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))

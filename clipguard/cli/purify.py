@@ -64,7 +64,7 @@ def purify(
     """
     from clipguard.audit.options import Options
     from clipguard.audit.scan import audit
-    from clipguard.cli.show import device_of, progress_bar
+    from clipguard.cli.show import progress_bar
     from clipguard.files import write_atomic
     from clipguard.policy.judge import load_policy
     from clipguard.probe.load import ProbeSource
@@ -79,8 +79,7 @@ def purify(
         arch=arch,
         calibration=calibration,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
-        device=device_of(device),
-        command=f"clipguard purify {safe_text(model.name)} --profile {profile.value} --seed {seed}",
+        device=device,
     )
     with progress_bar(quiet) as progress:
         record = audit(model, options, output_dir, progress=progress)

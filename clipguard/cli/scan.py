@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import traceback
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import clipguard
+from clipguard import ScanOptions
 from clipguard.cli.arguments import (
     Arch,
     Calibration,
@@ -32,7 +32,6 @@ from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageErr
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
-    from clipguard.audit.options import Options
     from clipguard.record import AuditRecord
 
 
@@ -98,10 +97,7 @@ def scan(
     quiet: Quiet = False,
 ) -> None:
     """Look for a backdoor, purify, export, report, and exit as the policy decides."""
-    from clipguard.audit.options import Options
-    from clipguard.cli.show import device_of
     from clipguard.policy.judge import load_policy
-    from clipguard.probe.load import ProbeSource
     from clipguard.report.outputs import STDOUT, parse_format, require_distinct
 
     wanted = [parse_format(text) for text in formats or []]
@@ -110,8 +106,8 @@ def scan(
         raise UsageError(
             "-f FMT=PATH names one file, several models would overwrite it; leave out =PATH"
         )
-    options = Options(
-        policy=load_policy(policy),
+    load_policy(policy)  # a typing error must not cost a scan
+    options = ScanOptions(
         profile=profile.value,
         seed=seed,
         purify=purify.value if purify else None,
@@ -119,15 +115,16 @@ def scan(
         provider=require_ep.value if require_ep else None,
         budget_s=budget,
         arch=arch,
-        probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
+        device=device,
         calibration=calibration,
         reference=reference,
-        command=f"--policy {shlex.quote(Path(policy).name)}",
-        device=device_of(device),
+        probe_data=probe_data,
+        classnames=classnames,
+        templates=templates,
     )
     folders = _folders(models, output_dir)
     codes = [
-        _one(model, folder, options, wanted, quiet)
+        _one(model, folder, policy, options, wanted, quiet)
         for model, folder in zip(models, folders, strict=True)
     ]
     raise typer.Exit(worst_exit_code(codes))
@@ -147,19 +144,18 @@ def _folders(models: list[Path], output_dir: Path) -> list[Path]:
 def _one(
     model: Path,
     folder: Path,
-    options: Options,
+    policy: str,
+    options: ScanOptions,
     wanted: list[tuple[str, Path | None]],
     quiet: bool,
 ) -> int:
     """Audit one model and write its report; an explained failure becomes its exit code."""
-    from clipguard.audit.scan import audit
     from clipguard.cli.show import progress_bar
 
-    options = replace(options, command=f"{_command(model, options)} {options.command}")
     decided: list[int] = []
     try:
         with progress_bar(quiet) as progress:
-            record = audit(model, options, folder, progress=progress)
+            record = clipguard.scan(model, folder, policy=policy, progress=progress, **options)
         decided.append(record.gate.exit_code if record.gate else INCONCLUSIVE)
         _show(record, folder, wanted, quiet)
         _write(record, folder, wanted)
@@ -198,28 +194,3 @@ def _show(
         typer.echo(text.partition("\n")[0] if quiet and not streamed else text.rstrip("\n"))
     if not quiet:
         sys.stderr.write(f"report: {safe_text(folder / 'report.html', 400)}\n")
-
-
-def _command(model: Path, options: Options) -> str:
-    """The command that repeats this scan, with nothing that names this machine."""
-    parts = ["clipguard", "scan", model.name, "--profile", options.profile]
-    parts += ["--seed", str(options.seed)]
-    if options.purify:
-        parts += ["--purify", options.purify]
-    if options.export != "onnx":
-        parts += ["--export", options.export]
-    if options.provider:
-        parts += ["--require-ep", options.provider]
-    if options.budget_s is not None:
-        parts += ["--budget", f"{options.budget_s:g}"]
-    for option, value in (
-        ("--arch", options.arch and Path(options.arch)),
-        ("--probe-data", options.probe.images),
-        ("--classnames", options.probe.class_names),
-        ("--templates", options.probe.templates),
-        ("--calibration", options.calibration),
-        ("--reference", options.reference),
-    ):
-        if value:
-            parts += [option, value.name]
-    return shlex.join(parts)

@@ -9,12 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
-    import torch
-
     from clipguard.search.roles import Progress
 
 
@@ -52,25 +49,6 @@ def _bar() -> Iterator[Progress]:
             bar.update(task, description=safe_text(stage), completed=done, total=total)
 
         yield step
-
-
-def device_of(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda[:N]` as a torch device.
-
-    Raises:
-        UsageError: unknown, or no such GPU.
-    """
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return torch.device("cuda" if gpus else "cpu")
-    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
-    if match is None:
-        raise UsageError(f"no device named {safe_text(name)!r}; use auto, cpu, cuda or cuda:N")
-    if name != "cpu" and int(match.group(1) or 0) >= gpus:
-        raise UsageError(f"{name} was asked for, this machine has {gpus} usable GPUs; use cpu")
-    return torch.device(name)
 
 
 def folder_name(path: Path) -> str:

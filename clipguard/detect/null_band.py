@@ -191,12 +191,13 @@ def dump_calibration(calibration: Calibration) -> str:
     return json.dumps(head, indent=1)[:-2] + ',\n "models": [\n' + lines + "\n ]\n}\n"
 
 
-def choose_band(key: str, given: Path | None) -> tuple[Band | None, CalibrationRecord]:
+def choose_band(key: str, given: Path | None, advice: str) -> tuple[Band | None, CalibrationRecord]:
     """The null band for scans named `key`, and what the record says of it.
 
     Args:
         key: made by `scan_key`.
         given: calibration file to use; None for the shipped ones.
+        advice: the commands that make one and use it.
 
     Raises:
         UsageError: the file that was given is for other scans.
@@ -204,9 +205,8 @@ def choose_band(key: str, given: Path | None) -> tuple[Band | None, CalibrationR
     band = read_calibration(given) if given else shipped_calibration(key)
     if band is None:
         reason = (
-            f"no null band for {key}; make one from 20 or more known-clean models of this "
-            "family: clipguard calibrate CLEAN... -o band.json, then scan with "
-            "--calibration band.json"
+            f"no null band for {key}; make one from 20 or more known-clean models of this family: "
+            f"{advice}"
         )
         return None, CalibrationRecord(kind="none", reason=reason)
     if band.calibration.key != key:

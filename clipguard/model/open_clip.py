@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, cast
@@ -277,3 +278,20 @@ def _end_of_text_pool(network: Any) -> Callable[[Tensor], Tensor] | None:
     if pool == "eos":
         return lambda tokens: (tokens == end).int().argmax(dim=-1)
     return None
+
+
+def device_of(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda[:N]` as a torch device.
+
+    Raises:
+        UsageError: unknown, or no such GPU.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if match is None:
+        raise UsageError(f"no device named {safe_text(name)!r}; use auto, cpu, cuda or cuda:N")
+    if name != "cpu" and int(match.group(1) or 0) >= gpus:
+        raise UsageError(f"{name} was asked for, this machine has {gpus} usable GPUs; use cpu")
+    return torch.device(name)

@@ -122,8 +122,10 @@ class Policy(PolicyDocument):
 
     Attributes:
         sha256: digest of the file's bytes, as `sha256sum` prints it.
+        source: the shipped name or the path that it was asked for by.
     """
 
+    source: str
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -188,7 +190,7 @@ def load_policy(name_or_path: str | Path) -> Policy:
             f"({limits.max_score:g}); a score between the two is suspicious"
         )
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
-    return Policy(**dict(document), sha256=digest)
+    return Policy(**dict(document), sha256=digest, source=str(name_or_path))
 
 
 def _explain(error: ValidationError, lines: dict[strict_yaml.Location, int], name: str) -> str:

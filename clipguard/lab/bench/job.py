@@ -120,7 +120,7 @@ def _detected(job: Job) -> Iterator[Cell]:
 def _detect(job: Job, method: str) -> DetectCell:
     """Load, probe, search and decide; whatever breaks is the cell's result."""
     options, watch, tower = _options(job), Watch(None, _silent), Tower()
-    record, error = begun(options, watch.created), None
+    record, error = begun(job.model, options, watch.created), None
     try:
         record = _searched(job, method, record, watch, tower)[0]
     except Exception as raised:  # noqa: BLE001 - a victim that breaks a method counts against it
@@ -149,7 +149,7 @@ def _purified(job: Job) -> Iterator[Cell]:
     options, watch, tower = _options(job), Watch(None, _silent), Tower()
     found = None
     try:
-        record = begun(options, watch.created)
+        record = begun(job.model, options, watch.created)
         record, suspect, finding = _searched(job, MAIN, record, watch, tower)
         if finding is None:
             raise RuntimeError(record.errors[-1].message)
@@ -239,7 +239,7 @@ def _options(job: Job) -> Options:
         seed=job.task.seed,
         purify="always" if job.task.kind == "purify" else "never",
         export="none",
-        device=job.task.device,
+        device=str(job.task.device),
     )
 
 

@@ -1,0 +1,74 @@
+"""Commands that a record or report proposes: one function writes them, the command line reads them.
+
+Nothing in a command names the machine: of an absolute path only the last part is written.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from clipguard.audit.options import Options
+
+SEARCH = ("--profile", "--seed", "--arch", "--device")
+PROBE = ("--probe-data", "--classnames", "--templates")
+DECISION = (*SEARCH, *PROBE, "--policy", "--calibration")
+SCAN = (*DECISION, "--purify", "--export", "--require-ep", "--reference", "--budget")
+TAKES = {"scan": SCAN, "purify": DECISION, "calibrate": (*SEARCH, *PROBE)}
+"""Options that each command takes."""
+ALWAYS = ("--profile", "--seed")
+
+
+def command(verb: str, files: Sequence[Path], options: Options, *more: str) -> str:
+    """The command line that does the same again, quoted for a shell.
+
+    Args:
+        verb: scan, purify or calibrate.
+        files: the models.
+        options: what it does; those that have their default are left out.
+        more: words to put at the end.
+    """
+    words = ["clipguard", verb]
+    usual = dict(_values(Options(policy=options.policy))) | {"--policy": "default"}
+    for flag, value in _values(options):
+        if flag in TAKES[verb] and value and (flag in ALWAYS or value != usual[flag]):
+            words += [f"{flag}={value}"] if value.startswith("-") else [flag, value]
+    names = [_shown(path) for path in files]
+    marks = ["--"] if any(name.startswith("-") for name in names) else []
+    return shlex.join([*words, *more, *marks, *names])
+
+
+def how_to_calibrate(model: Path, options: Options) -> str:
+    """The two commands that make a null band for this very scan, and use it."""
+    made = Path("band.json")
+    calibrate = command("calibrate", [Path("CLEAN_MODELS")], options, "-o", str(made))
+    scan = command("scan", [model], replace(options, calibration=made))
+    return f"{calibrate}, then {scan}"
+
+
+def _values(options: Options) -> Iterator[tuple[str, str]]:
+    """Every option and its value as text, empty where it is not given."""
+    probe, budget = options.probe, options.budget_s
+    yield "--policy", _shown(Path(options.policy.source))
+    yield "--profile", options.profile
+    yield "--seed", str(options.seed)
+    yield "--purify", options.purify or ""
+    yield "--export", options.export
+    yield "--require-ep", options.provider or ""
+    yield "--budget", "" if budget is None else repr(budget)
+    yield "--arch", _shown(Path(options.arch)) if options.arch else ""
+    yield "--device", options.device
+    for flag, path in (
+        ("--probe-data", probe.images),
+        ("--classnames", probe.class_names),
+        ("--templates", probe.templates),
+        ("--calibration", options.calibration),
+        ("--reference", options.reference),
+    ):
+        yield flag, "" if path is None else _shown(path)
+
+
+def _shown(path: Path) -> str:
+    return path.name if path.is_absolute() else str(path)
