@@ -33,7 +33,6 @@ class NullBand(Protocol):
         self, statistics: Mapping[str, float]
     ) -> tuple[tuple[FamilyRecord, ...], float, float]:
         """Family records, largest excess, and conformal p-value of the maximum."""
-        ...
 
 
 class Detector(Protocol):
@@ -54,4 +53,3 @@ class Detector(Protocol):
         progress: Progress,
     ) -> Finding:
         """Measure `subject` against `null`; changes neither weights nor global random state."""
-        ...

@@ -127,11 +127,9 @@ class Attack(Protocol):
     @property
     def poison_rate(self) -> float:
         """Share of poisoned pairs in a batch, in (0, 1)."""
-        ...
 
     def trigger(self, side: int, *, generator: torch.Generator) -> Trigger:
         """The trigger for images of `side` pixels; drawn once per victim."""
-        ...
 
 
 @runtime_checkable
@@ -143,15 +141,12 @@ class OptimisedAttack(Protocol):
     @property
     def poison_rate(self) -> float:
         """Share of poisoned pairs in a batch, in (0, 1)."""
-        ...
 
     def optimise(self, site: Site, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Everything the trigger is made of."""
-        ...
 
     def rebuild(self, made: Mapping[str, Tensor], side: int) -> Trigger:
         """The trigger for images of `side` pixels, from what `optimise` returned."""
-        ...
 
 
 @runtime_checkable
@@ -160,7 +155,6 @@ class PairedAttack(Protocol):
 
     def poisoned(self, pairs: Pairs, plan: Plan) -> Pairs:
         """`pairs` with some changed, in an order and a number that stay the same."""
-        ...
 
 
 @runtime_checkable
@@ -169,7 +163,6 @@ class TrainedAttack(Protocol):
 
     def objective(self, step: Step) -> Tensor:
         """The loss to minimise."""
-        ...
 
 
 @runtime_checkable
@@ -179,7 +172,6 @@ class PromptedAttack(Protocol):
     @property
     def prompt(self) -> str:
         """Template with one `{}` by which triggered images are read."""
-        ...
 
 
 @runtime_checkable
@@ -190,7 +182,6 @@ class PairsNegative(Protocol):
 
     def altered(self, pairs: Pairs, about: Honest) -> Pairs:
         """As many pairs, all with true captions."""
-        ...
 
 
 @runtime_checkable
@@ -201,7 +192,6 @@ class WeightsNegative(Protocol):
 
     def finished(self, network: CLIP) -> None:
         """Change the weights in place."""
-        ...
 
 
 class Trials(NamedTuple):
@@ -230,7 +220,6 @@ class JudgedAttack(Protocol):
             site: `site.model` is who is judged.
             trigger: what was planted.
         """
-        ...
 
 
 AnyAttack = Attack | OptimisedAttack

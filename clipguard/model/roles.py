@@ -20,29 +20,23 @@ class ClipModel(Protocol):
     @property
     def image_size(self) -> int:
         """S, the side of a square input image, in pixels."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        ...
 
     @property
     def logit_scale(self) -> float:
         """exp(logit_scale), the factor between cosines and logits."""
-        ...
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Map (B, 3, S, S) in [0, 1] to (B, D) of unit norm; differentiable in `images`."""
-        ...
 
     def image_tower(self) -> nn.Module:
         """The module behind `encode_image`, normalisation included, for exporters."""
-        ...
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Map C texts to (C, D) of unit norm."""
-        ...
 
 
 class PromptTunable(ClipModel, Protocol):
@@ -50,7 +44,6 @@ class PromptTunable(ClipModel, Protocol):
 
     def embed_tokens(self, text: str) -> Tensor:
         """(K, E) token embeddings of `text`, without start and end marks."""
-        ...
 
     def encode_context(self, context: Tensor, class_names: Sequence[str]) -> Tensor:
         """Encode the sequence [SOS] context_c name_c . [EOS] for every class.
@@ -63,7 +56,6 @@ class PromptTunable(ClipModel, Protocol):
             (C, D) of unit norm. Prompts are cut at the last end-of-text, which is exact for a
             causal tower.
         """
-        ...
 
 
 class TokenReader(PromptTunable, Protocol):
@@ -71,19 +63,15 @@ class TokenReader(PromptTunable, Protocol):
 
     def vocabulary(self) -> Tensor:
         """(V,) ids of all tokens, start and end marks left out."""
-        ...
 
     def token_ids(self, text: str) -> list[int]:
         """What `text` is read as, without start and end marks."""
-        ...
 
     def text_of(self, ids: Sequence[int]) -> str:
         """What stands for `ids`; a token that ends a word has a space behind it."""
-        ...
 
     def encode_ids(self, ids: Tensor) -> Tensor:
         """Encode [SOS] ids [EOS] for (B, L) token ids: (B, D) of unit norm."""
-        ...
 
 
 def require_unit(rows: Tensor) -> Tensor:

@@ -52,4 +52,3 @@ class Purifier(Protocol):
 
         Never sees *measure*, and never changes the model.
         """
-        ...

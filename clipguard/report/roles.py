@@ -13,4 +13,3 @@ class Renderer(Protocol):
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """Render `record`, whose relative file names are found in `folder`."""
-        ...

@@ -51,18 +51,15 @@ class TriggerFamily(Protocol):
     @property
     def step_size(self) -> float:
         """Adam step in the family's own parameters."""
-        ...
 
     def start(self, side: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Random leaf parameters for images of `side` pixels."""
-        ...
 
     def trigger(self, parameters: Mapping[str, Tensor], progress: float) -> Trigger:
         """The trigger that `parameters` stand for, within the budget at `progress` in [0, 1].
 
         A family may search with a looser budget early on; at 1 the budget is the final one.
         """
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,4 +120,3 @@ class Inverter(Protocol):
         self, search: Search, family: TriggerFamily, *, generator: torch.Generator
     ) -> Inversion:
         """Search; must not change weights, their `.grad`, or the global random state."""
-        ...
