@@ -59,12 +59,13 @@ def _require_plain(events: Iterable[Event]) -> None:
     depth = 0
     for event in events:
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        long = len(getattr(event, "value", "")) > LONGEST_VALUE
-        problems = [what for name, what in HIDDEN.items() if getattr(event, name, None)]
-        problems += [f"more than {DEEPEST} levels"] if depth > DEEPEST else []
-        problems += [f"values of more than {LONGEST_VALUE} characters"] if long else []
-        if problems:
-            raise _wrong(f"{problems[0]} are not allowed", event)
+        if depth > DEEPEST:
+            raise _wrong(f"more than {DEEPEST} levels are not allowed", event)
+        if len(getattr(event, "value", "")) > LONGEST_VALUE:
+            raise _wrong(f"values of more than {LONGEST_VALUE} characters are not allowed", event)
+        for attribute, what in HIDDEN.items():
+            if getattr(event, attribute, None):
+                raise _wrong(f"{what} are not allowed", event)
 
 
 def _wrong(problem: str, place: Event | Node) -> MarkedYAMLError:
@@ -72,14 +73,13 @@ def _wrong(problem: str, place: Event | Node) -> MarkedYAMLError:
 
 
 def _lines(node: Node, path: Location) -> Iterator[tuple[Location, int]]:
-    parts: list[tuple[str | int, Node, Node]] = []
     if isinstance(node, MappingNode):
-        for key, _ in node.value:
+        for key, value in node.value:
             if not key.tag.endswith(":str"):
                 raise _wrong("keys must be plain names", key)
-        parts = [(key.value, key, value) for key, value in node.value]
+            yield (*path, key.value), key.start_mark.line + 1
+            yield from _lines(value, (*path, key.value))
     elif isinstance(node, SequenceNode):
-        parts = [(index, value, value) for index, value in enumerate(node.value)]
-    for part, marked, value in parts:
-        yield (*path, part), marked.start_mark.line + 1
-        yield from _lines(value, (*path, part))
+        for index, value in enumerate(node.value):
+            yield (*path, index), value.start_mark.line + 1
+            yield from _lines(value, (*path, index))
