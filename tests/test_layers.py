@@ -58,7 +58,17 @@ TORCH_FREE = (
     "report.formats",
     "report.outputs",
 )
-HEAVY = {"jinja2", "numpy", "onnx", "onnxruntime", "pydantic", "ruamel", "sklearn", "torch"}
+HEAVY = {
+    "jinja2",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "pydantic",
+    "ruamel",
+    "scipy",
+    "sklearn",
+    "torch",
+}
 
 FILES = {
     ".".join(("clipguard", *path.relative_to(PACKAGE).with_suffix("").parts)): path
@@ -219,7 +229,7 @@ def test_only_the_lab_needs_what_comes_with_its_extra():
     users = {
         name.split(".")[1]
         for name, path in SMALL.items()
-        if re.search(r"^\s*(from|import) sklearn", path.read_text(encoding="utf-8"), re.M)
+        if re.search(r"^\s*(from|import) (scipy|sklearn)", path.read_text(encoding="utf-8"), re.M)
     }
     assert users == {"lab"}
 
