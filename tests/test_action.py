@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 CI = ROOT / ".github" / "workflows" / "ci.yml"
@@ -44,8 +44,8 @@ HOSTILE = [
 
 
 def load(path: Path) -> dict[str, Any]:
-    # BaseLoader keeps `on` a word and `3.10` a text, as GitHub reads them.
-    document = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    # The base reader keeps `3.10` a text, as GitHub reads it.
+    document = YAML(typ="base", pure=True).load(path.read_text(encoding="utf-8"))
     assert isinstance(document, dict)
     return document
 

@@ -1,6 +1,7 @@
 """The shape of the package: who imports whom, how long things get, what start-up costs."""
 
 import ast
+import re
 import resource
 import subprocess
 import sys
@@ -57,7 +58,17 @@ TORCH_FREE = (
     "report.formats",
     "report.outputs",
 )
-HEAVY = {"jinja2", "numpy", "onnx", "onnxruntime", "pydantic", "torch"}
+HEAVY = {
+    "jinja2",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "pydantic",
+    "ruamel",
+    "scipy",
+    "sklearn",
+    "torch",
+}
 
 FILES = {
     ".".join(("clipguard", *path.relative_to(PACKAGE).with_suffix("").parts)): path
@@ -213,6 +224,15 @@ def test_building_the_command_line_imports_nothing_heavy():
     loaded = {name.split(".")[0] for name in python(code).splitlines()}
     assert "typer" in loaded
     assert loaded & HEAVY == set()
+
+
+def test_only_the_lab_needs_what_comes_with_its_extra():
+    users = {
+        name.split(".")[1]
+        for name, path in SMALL.items()
+        if re.search(r"^\s*(from|import) (scipy|sklearn)", path.read_text(encoding="utf-8"), re.M)
+    }
+    assert users == {"lab"}
 
 
 def test_help_takes_less_than_a_second_of_processor_time():

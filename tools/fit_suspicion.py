@@ -1,7 +1,7 @@
 """Fit the shipped curve from excess to probability, on a bench of the calibration side of a zoo.
 
     clipguard lab bench detect --zoo ZOO -o build/bench
-    python tools/fit_suspicion.py build/bench/bench.json
+    python tools/fit_suspicion.py build/bench/bench.json   # needs the extra [lab]
 
 Prints the curve and, for each base parent, how well a curve fitted on the others does on it; writes
 `clipguard/assets/suspicion.json`, or `-o FILE`. Refuses a bench that holds models of the test side.
@@ -13,7 +13,10 @@ import argparse
 import json
 from pathlib import Path
 
-from clipguard.detect.score import FILE, Suspicion, distance, platt
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from clipguard.detect.score import FILE, Suspicion, distance
 from clipguard.files import write_atomic
 from clipguard.lab.bench.cells import DetectCell
 from clipguard.lab.bench.record import HEADLINE, Bench
@@ -49,15 +52,30 @@ def main() -> None:
 
 
 def fitted(known: list[Known], command: str, zoo: str) -> Suspicion:
+    """The maximum likelihood, as if one more model of either kind stood on the other side.
+
+    So the curve is finite where both kinds are apart, and claims no more certainty than so few
+    models can show. A truth of p is a backdoored model of weight p and an honest one of 1 - p.
+
+    Source:
+        Platt, Probabilistic Outputs for Support Vector Machines, 1999.
+    """
     _, excesses, truths = zip(*known, strict=True)
-    slope, intercept = platt([distance(excess) for excess in excesses], truths)
+    poisoned, honest = sum(truths), len(truths) - sum(truths)
+    aims = np.where(truths, (poisoned + 1) / (poisoned + 2), 1 / (honest + 2))
+    distances = np.array([[distance(excess)] for excess in excesses])
+    fit = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12).fit(
+        np.concatenate([distances, distances]),
+        np.repeat([True, False], len(known)),
+        sample_weight=np.concatenate([aims, 1 - aims]),
+    )
     return Suspicion(
         command=command,
         zoo=zoo,
-        poisoned=sum(truths),
-        honest=len(truths) - sum(truths),
-        slope=round(slope, 6),
-        intercept=round(intercept, 6),
+        poisoned=poisoned,
+        honest=honest,
+        slope=round(fit.coef_.item(), 6),
+        intercept=round(fit.intercept_.item(), 6),
     )
 
 

@@ -1,6 +1,6 @@
 """Run every command of an installed clipguard once on small input, and check what it says.
 
-    python -m venv empty && empty/bin/pip install dist/*.whl
+    python -m venv empty && empty/bin/pip install "$(echo dist/*.whl)[lab]"
     empty/bin/python tools/wheel_smoke.py
 
 The list of commands comes from the app itself, so a new command without a case fails here, and

@@ -1,58 +1,28 @@
-"""YAML from a person's hands: no aliases, no duplicate keys, and every key keeps its line."""
+"""YAML from a person's hands: plain values, no key twice, and every key keeps its line."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable
+from collections.abc import Iterable, Iterator
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, Event
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
 
 SIZE_LIMIT = 64 * 1024
-MAX_DIGITS = 100
+DEEPEST = 10
+LONGEST_VALUE = 1000
+"""Characters. Python refuses to print an integer of some thousand digits, so no message could."""
+HIDDEN = {"anchor": "anchors and aliases", "ctag": "tags", "version": "directives"}
+"""Attributes of events that make a file say something else than it shows."""
 Location = tuple[str | int, ...]
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader without the features that make a file say something else than it shows."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.get_mark()
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
-        node = super().compose_node(parent, index)
-        if node is None or not node.tag.endswith((":int", ":float")):
-            return node
-        if len(node.value) > MAX_DIGITS:
-            problem = f"a number of more than {MAX_DIGITS} digits"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-        return node
-
-    def construct_mapping(
-        self, node: yaml.MappingNode, deep: bool = False
-    ) -> dict[Hashable, object]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":merge"):
-                problem = "keys must be plain names"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            if key.value in seen:
-                problem = f"duplicate key {safe_text(key.value)!r}"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-# YAML 1.1 reads `1e-3` as text because it wants a dot; a person means the number.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def parse(text: str, name: str) -> tuple[object, dict[Location, int]]:
-    """Read one YAML document.
+    """Read one YAML 1.2 document.
 
     Args:
         text: the document.
@@ -66,30 +36,50 @@ def parse(text: str, name: str) -> tuple[object, dict[Location, int]]:
     """
     if len(text.encode("utf-8", "replace")) > SIZE_LIMIT:
         raise UsageError(f"{name}: expected at most {SIZE_LIMIT // 1024} kB of YAML, got more")
+    reader = YAML(typ="safe", pure=True)
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
+        _require_plain(reader.parse(text))
+        node = reader.compose(text)
         if node is None:
             return None, {}
-        return loader.construct_document(node), dict(_lines(node, ()))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        lines = dict(_lines(node, ()))
+        return reader.constructor.construct_document(node), lines
+    except (YAMLError, ValueError, AssertionError) as error:  # ruamel asserts YAML's version
         raise UsageError(f"{name}{_where(error)}; mend the YAML") from error
 
 
 def _where(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
         return f" line {error.problem_mark.line + 1}: {safe_text(error.problem)}"
     return f": {safe_text(error) or type(error).__name__}"
 
 
-def _lines(node: yaml.Node, path: Location) -> list[tuple[Location, int]]:
-    found: list[tuple[Location, int]] = []
-    if isinstance(node, yaml.MappingNode):
+def _require_plain(events: Iterable[Event]) -> None:
+    """Stops at the first bad event: to read deep nesting to its end takes minutes."""
+    depth = 0
+    for event in events:
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > DEEPEST:
+            raise _wrong(f"more than {DEEPEST} levels are not allowed", event)
+        if len(getattr(event, "value", "")) > LONGEST_VALUE:
+            raise _wrong(f"values of more than {LONGEST_VALUE} characters are not allowed", event)
+        for attribute, what in HIDDEN.items():
+            if getattr(event, attribute, None):
+                raise _wrong(f"{what} are not allowed", event)
+
+
+def _wrong(problem: str, place: Event | Node) -> MarkedYAMLError:
+    return MarkedYAMLError(problem=problem, problem_mark=place.start_mark)
+
+
+def _lines(node: Node, path: Location) -> Iterator[tuple[Location, int]]:
+    if isinstance(node, MappingNode):
         for key, value in node.value:
-            found.append(((*path, key.value), key.start_mark.line + 1))
-            found.extend(_lines(value, (*path, key.value)))
-    elif isinstance(node, yaml.SequenceNode):
+            if not key.tag.endswith(":str"):
+                raise _wrong("keys must be plain names", key)
+            yield (*path, key.value), key.start_mark.line + 1
+            yield from _lines(value, (*path, key.value))
+    elif isinstance(node, SequenceNode):
         for index, value in enumerate(node.value):
-            found.append(((*path, index), value.start_mark.line + 1))
-            found.extend(_lines(value, (*path, index)))
-    return found
+            yield (*path, index), value.start_mark.line + 1
+            yield from _lines(value, (*path, index))

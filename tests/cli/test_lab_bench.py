@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,20 @@ def test_the_headline_goes_to_stdout_and_the_tables_to_the_folder(
         "clipguard lab bench detect --zoo zoo --methods inversion --split calibration --seed 0"
         " --device auto -o out"
     )
+
+
+def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path):
+    code = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        "from clipguard.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    )
+    given = [*DETECT, "--zoo", str(tmp_path), "-o", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "pip install 'clipguard[lab]'" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_part_says_what_is_missing(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,44 +11,31 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from clipguard.detect.score import FILE, Suspicion, distance, platt, shipped_suspicion
+from clipguard.detect.score import FILE, Suspicion, shipped_suspicion
 from clipguard.resources import asset
 
 ROOT = Path(__file__).parents[2]
 EXCESS = st.floats(-50, 50)
 
 
-def gradient(slope: float, intercept: float, excesses: list[float], aims: list[float]) -> float:
-    """Length of the likelihood's gradient, worked out apart from the code under test."""
-    gaps = [
-        aim - 1 / (1 + math.exp(-(slope * x + intercept)))
-        for x, aim in zip(excesses, aims, strict=True)
-    ]
-    return math.hypot(sum(gaps), sum(gap * x for gap, x in zip(gaps, excesses, strict=True)))
-
-
-@given(st.lists(EXCESS, min_size=1, max_size=8), st.lists(EXCESS, min_size=1, max_size=8))
-def test_the_fit_stands_where_no_direction_is_better(bad: list[float], good: list[float]):
-    truths = [True] * len(bad) + [False] * len(good)
-    slope, intercept = platt([*bad, *good], truths)
-    high, low = (len(bad) + 1) / (len(bad) + 2), 1 / (len(good) + 2)
-    aims = [high if truth else low for truth in truths]
-    assert gradient(slope, intercept, [*bad, *good], aims) < 1e-3
+def fitted(poisoned: list[float], honest: list[float]) -> Suspicion:
+    rows = [("base", x, True) for x in poisoned] + [("base", x, False) for x in honest]
+    curve = runpy.run_path(str(ROOT / "tools/fit_suspicion.py"))["fitted"](rows, "", "")
+    assert isinstance(curve, Suspicion)
+    return curve
 
 
 def test_models_that_are_apart_give_no_certainty():
-    excesses = [10.0, 12.0, 14.0, 0.0, 1.0, 2.0]
-    slope, intercept = platt([distance(x) for x in excesses], [True] * 3 + [False] * 3)
-    curve = Suspicion(command="", zoo="", poisoned=3, honest=3, slope=slope, intercept=intercept)
+    curve = fitted([10.0, 12.0, 14.0], [0.0, 1.0, 2.0])
     assert 0.75 < curve.probability(12.0) < 0.95
     assert 0.05 < curve.probability(1.0) < 0.35
 
 
-@pytest.mark.parametrize("truths", [[True, True], [False, False], [True], []])
-def test_one_kind_of_model_is_no_ground_for_a_curve(truths: list[bool]):
-    with pytest.raises(ValueError, match="both kinds"):
-        platt([1.0, 2.0], truths)
+def test_one_kind_of_model_is_no_ground_for_a_curve():
+    with pytest.raises(ValidationError, match="honest"):
+        fitted([1.0, 2.0], [])
 
 
 @given(EXCESS, EXCESS)

@@ -122,7 +122,8 @@ def test_the_strict_policy_is_nowhere_laxer_than_the_default() -> None:
             r"line 8: no policy key named 'backdor', did you mean 'backdoor'",
         ),
         ("0.5 ", "1.5 ", r"line 11: backdoor.max_score: .*less than or equal to 1, got 1.5"),
-        ("0.5 ", "yes ", r"line 11: backdoor.max_score: .*valid number, got True"),
+        ("0.5 ", "true ", r"line 11: backdoor.max_score: .*valid number, got True"),
+        ("may_pass: false", "may_pass: no", r"purified_head_may_pass: .*valid boolean, got 'no'"),
         ("0.5 ", ".nan ", r"line 11: backdoor.max_score: .*finite number"),
         ("200 ", "'200' ", r"coverage.min_measure_images: .*valid integer, got '200'"),
         ("version: 1 ", "version: 2 ", r"line 5: version"),
@@ -141,33 +142,35 @@ def test_the_strict_policy_is_nowhere_laxer_than_the_default() -> None:
         ),
         ("  max_change_concentration: null", "  # ", r"missing key backdoor.max_change_conc"),
         ("  alpha: 0.05 ", "  # alpha: 0.05 ", r"missing key backdoor.alpha"),
-        ("  alpha: 0.05 ", "  max_score: 0.05 ", r"line 13: duplicate key 'max_score'"),
-        ("name: default", "name: &a default", None),
-        ("name: default   ", "name: &a x\nx: *a ", r"line 7: aliases are not allowed"),
+        ("  alpha: 0.05 ", "  max_score: 0.05 ", r"line 13: .*duplicate key .max_score"),
+        ("name: default", "name: &a default", r"line 6: anchors and aliases"),
+        ("name: default", "name: *a", r"line 6: anchors and aliases"),
         ("name: default", "<<: {name: x}\n#", r"keys must be plain names"),
-        ("name: default", "name: !!python/name:os.system x\n#", r"line 6: could not determine"),
+        ("name: default", "name: !!python/name:os.system x\n#", r"line 6: tags"),
+        ("version: 1", "%YAML 1.1\n---\nversion: 1", r"line 6: directives"),
+        ("version: 1", "%YAML 1.99\n---\nversion: 1", r"mine.yaml: "),
         ("name: default", "name: [", r"line \d+: "),
         ("name: default", "name: \x1b", r"mine.yaml: "),
         ("name: default", "sha256: " + "0" * 64 + "\nname: x", r"no policy key named 'sha256'"),
         ("version: 1", "version: " + "9" * 5000, r"mine.yaml"),
         ("version: 1", "version: 0x" + "f" * 20_000, r"mine.yaml line 5: "),
         ("  alpha: 0.05 ", "  alpha: " + "9:" * 5000 + "9.5 ", r"mine.yaml line \d+: "),
+        ("version: 1", "version: 0x" + "f" * 20_000, r"line 5: "),
+        ("version: 1", "version: +_", r"mine.yaml: "),
         ("version: 1", "---\n---\nversion: 1", r"line 6: but found another document"),
     ],
 )
 def test_a_wrong_policy_is_refused_with_line_and_reason(
-    tmp_path: Path, old: str, new: str, message: str | None
+    tmp_path: Path, old: str, new: str, message: str
 ) -> None:
-    if message is None:
-        assert changed(tmp_path, (old, new)).name == "default"
-        return
     with pytest.raises(UsageError, match=message) as caught:
         changed(tmp_path, (old, new))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "3", "[" * 5000, "a: " * 3000, "# " + "x" * 70_000, "{? [a] : 1}"]
+    "text",
+    ["", "[]", "3", "[" * 60_000, "- " * 30_000, "a: " * 3000, "# " + "x" * 70_000, "{? [a] : 1}"],
 )
 def test_what_is_not_a_policy_is_a_usage_error(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError):

@@ -12,8 +12,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy
 
+from clipguard.errors import UsageError
 from clipguard.probe.intervals import Z95, Interval, wilson
+
+try:
+    from sklearn.metrics import brier_score_loss, roc_auc_score
+except ImportError as error:
+    raise UsageError(
+        "lab bench scores with scikit-learn, which is not installed; pip install 'clipguard[lab]'"
+    ) from error
 
 UNKNOWN = 0.5
 CLIP = 1e-12
@@ -52,12 +61,9 @@ def cross_entropy(scores: Sequence[float], truths: Sequence[bool]) -> Mean:
         NIST TrojAI test harness.
     """
     _require_pairs(scores, truths)
-    losses = []
-    for score, truth in zip(scores, truths, strict=True):
-        clipped = min(max(score, CLIP), 1 - CLIP)
-        losses.append(-math.log(clipped if truth else 1 - clipped))
-    mean = sum(losses) / len(losses)
-    spread = math.sqrt(sum((loss - mean) ** 2 for loss in losses) / len(losses))
+    clipped = torch.tensor(scores, dtype=torch.float64).clamp(CLIP, 1 - CLIP)
+    losses = binary_cross_entropy(clipped, torch.tensor(truths).double(), reduction="none")
+    mean, spread = losses.mean().item(), losses.std(correction=0).item()
     half = Z95 * spread / math.sqrt(len(losses))
     return Mean(mean, mean - half, mean + half, len(losses))
 
@@ -72,8 +78,7 @@ def brier(scores: Sequence[float], truths: Sequence[bool]) -> float:
         Brier, Verification of forecasts expressed in terms of probability, 1950.
     """
     _require_pairs(scores, truths)
-    pairs = zip(scores, truths, strict=True)
-    return sum((score - truth) ** 2 for score, truth in pairs) / len(scores)
+    return float(brier_score_loss(truths, scores, pos_label=True))
 
 
 def auroc(scores: Sequence[float], truths: Sequence[bool]) -> float | None:
@@ -85,10 +90,7 @@ def auroc(scores: Sequence[float], truths: Sequence[bool]) -> float | None:
     Source:
         Mann and Whitney, Annals of Mathematical Statistics 1947.
     """
-    bad, good = _split(scores, truths)
-    if not bad or not good:
-        return None
-    return _win_matrix(bad, good).mean().item()
+    return float(roc_auc_score(truths, scores)) if len(set(truths)) == 2 else None
 
 
 def auroc_interval(

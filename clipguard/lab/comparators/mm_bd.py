@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, pstdev
 from typing import ClassVar
 
 import torch
+from scipy.stats import gamma
 from torch import Tensor
 
 from clipguard.detect.roles import Detector, Finding, NullBand
@@ -25,7 +27,7 @@ from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, Outcome
 from clipguard.search.roles import Progress
 
-NEWTON_STEPS = 100
+SAME = 1e-6  # spread of values that do not differ, as a share of their mean
 SMALLEST = torch.finfo(torch.float64).tiny
 
 
@@ -159,49 +161,23 @@ class MaximumMargin:
         return reached
 
 
-def fit_gamma(values: Tensor) -> tuple[float, float]:
-    """Shape and scale of the gamma law, starting at 0, that makes `values` likeliest.
-
-    Args:
-        values: (N,) positive, N >= 2.
-
-    Raises:
-        InconclusiveError: values that do not differ, which no gamma law describes.
-
-    Source:
-        Minka, Estimating a gamma distribution, 2002: a closed-form start, then Newton's method.
-    """
-    values = values.double()
-    mean = values.mean()
-    skew = (mean.log() - values.log().mean()).item()
-    if skew < 1e-12:
-        raise InconclusiveError("the margins do not differ; no law can be fitted to them")
-    start = (3 - skew + math.sqrt((skew - 3) ** 2 + 24 * skew)) / (12 * skew)
-    shape = torch.tensor(start, dtype=torch.float64)
-    for _ in range(NEWTON_STEPS):
-        slope = 1 / shape - torch.special.polygamma(1, shape)
-        change = (shape.log() - torch.special.digamma(shape) - skew) / slope
-        shape = torch.maximum(shape - change, shape / 2)  # never out of the positive numbers
-        if change.abs() < 1e-12 * shape:
-            break
-    return shape.item(), (mean / shape).item()
-
-
 def maximum_p(values: Tensor) -> float:
     """Probability that the largest of K gamma draws is as large as the largest of `values`.
 
-    p = 1 - CDF(max) ** K, with the law fitted to all values but the largest.
+    p = 1 - CDF(max) ** K, with the likeliest law that starts at 0 for all values but the largest.
 
     Args:
         values: (K,) positive, K >= 3.
 
     Raises:
-        InconclusiveError: values that do not differ.
+        InconclusiveError: values that do not differ, which no gamma law describes.
     """
-    ordered = values.double().sort().values
-    shape, scale = fit_gamma(ordered[:-1])
-    tail = torch.special.gammaincc(torch.tensor(shape, dtype=torch.float64), ordered[-1] / scale)
-    return -torch.expm1(len(ordered) * torch.log1p(-tail)).item()
+    *others, largest = sorted(values.double().tolist())
+    if pstdev(others) < SAME * fmean(others):
+        raise InconclusiveError("the margins do not differ; no law can be fitted to them")
+    shape, start, scale = gamma.fit(others, floc=0)
+    tail = float(gamma.sf(largest, shape, start, scale))
+    return -math.expm1(len(values) * math.log1p(-tail))
 
 
 METHOD: type[Detector] = MaximumMargin
