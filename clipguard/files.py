@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
-
-if TYPE_CHECKING:  # types.py imports torch, which renderings do without
-    pass
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -19,6 +19,7 @@ from clipguard.errors import UsageError
 from clipguard.files import read_given
 from clipguard.probe.sets import ProbeSet
 from clipguard.record import CalibrationRecord, FamilyRecord
+from clipguard.record.schema import first_problem
 from clipguard.registry import digest_of
 from clipguard.resources import asset
 from clipguard.text_safety import safe_text
@@ -168,11 +169,8 @@ def read_calibration(path: Path) -> Band:
             Calibration.model_validate_json(text), hashlib.sha256(text.encode()).hexdigest()
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = safe_text(".".join(str(part) for part in first["loc"]) or "the file")
-        raise UsageError(
-            f"{safe_text(path.name)} is no calibration file: {where}: {safe_text(first['msg'])}"
-        ) from error
+        told = f"{safe_text(path.name)} is no calibration file: {first_problem(error)}"
+        raise UsageError(told) from error
 
 
 def shipped_calibration(key: str) -> Band | None:

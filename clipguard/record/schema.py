@@ -72,11 +72,14 @@ def loads(text: str) -> AuditRecord:
     try:
         return _validate(data)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = safe_text(".".join(str(part) for part in problem["loc"]))
-        raise UsageError(
-            f"not a valid audit record: {where}: {safe_text(problem['msg'])}"
-        ) from error
+        raise UsageError(f"not a valid audit record: {first_problem(error)}") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """Where and what the first thing is that does not fit, in one harmless line."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the file"
+    return f"{safe_text(where)}: {safe_text(problem['msg'])}"
 
 
 def read_record(path: Path) -> AuditRecord:

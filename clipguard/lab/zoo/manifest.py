@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from clipguard.errors import UsageError
 from clipguard.files import write_atomic
 from clipguard.record import Sha256
+from clipguard.record.schema import first_problem
 from clipguard.text_safety import safe_text
 
 SCHEMA_VERSION: Final = "clipguard.zoo/1"
@@ -252,6 +253,4 @@ def _checked(adapter: TypeAdapter[_Kind], data: object) -> _Kind:
     try:
         return adapter.validate_python(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UsageError(f"{safe_text(where)}: {safe_text(first['msg'])}") from error
+        raise UsageError(first_problem(error)) from error
