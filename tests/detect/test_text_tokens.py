@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from clipguard.detect.marked_prompts import marked
 from clipguard.detect.text_tokens import TextTokens
-from clipguard.errors import InconclusiveError, UsageError
+from clipguard.errors import InconclusiveError, RefusedError, UsageError
 from clipguard.probe.sets import ProbeSet, Subject
 from clipguard.record import DetectorRecord, Outcome
 from clipguard.search.roles import Progress
@@ -183,7 +183,7 @@ def test_numbers_that_are_not_finite_are_no_pass():
     with pytest.raises(InconclusiveError, match="not finite"):
         measured(spoilt)
     spoilt.rows.data[:] = torch.nan
-    with pytest.raises(InconclusiveError, match="not finite"):
+    with pytest.raises(RefusedError, match="CG109"):
         measured(spoilt)
 
 
