@@ -24,10 +24,11 @@ from clipguard.checkpoint.load import load_checkpoint
 from clipguard.lab.evaluate import evaluate_classes
 from clipguard.lab.victim_folder import trigger_of
 from clipguard.model.open_clip import build_model
-from clipguard.model.prompts import class_embeddings
 from clipguard.probe.load import bundled_probe
+from clipguard.probe.sets import Subject
 from clipguard.purify.methods import PURIFIERS
 from clipguard.purify.repair import RepairSettings, fresh_triggers
+from clipguard.search.families import FAMILIES
 from clipguard.search.roles import Search, Trigger
 
 STYLES = ("seen", "untuned", "held_out")
@@ -40,9 +41,8 @@ def quiet(stage: str, done: int, total: int) -> None:
 
 def inverted(given: argparse.Namespace, search: Search, repair: RepairSettings) -> list[Trigger]:
     if given.against:
-        repair = replace(
-            repair, against={given.family: [(given.family, chosen) for chosen in given.against]}
-        )
+        built = [FAMILIES.build(given.family, chosen) for chosen in given.against]
+        repair = replace(repair, against={given.family: built})
     generator = torch.Generator().manual_seed(given.seed)
     return fresh_triggers(search, [given.family], repair, generator, quiet)
 
@@ -70,24 +70,23 @@ def main() -> None:
     chosen = profile(given.profile)
     model = build_model(load_checkpoint(given.victim / "model.pt"), torch.device("cpu"))
     probe = bundled_probe(model.image_size, chosen.scenes, seed=given.seed)
+    subject = Subject(model, probe)
     planted = trigger_of(given.victim)
     if planted is None:
         parser.error(f"{given.victim.name} is clean")
     target = probe.class_names.index(
         json.loads((given.victim / "victim.json").read_text())["target"]
     )
-    search = Search(
-        model, probe, class_embeddings(model, probe.class_names, probe.templates), target
-    )
+    search = Search(model, probe, subject.classes, target)
     triggers = [planted] if given.true_trigger else inverted(given, search, chosen.repair)
     heads = " | ".join(f"{style} {key}" for style in STYLES for key in COLUMNS)
     print(f"| settings | {heads} | tuning |")
     print("|---" * (2 + len(STYLES) * len(COLUMNS)) + "|")
     for settings in [{}, *given.vary]:
         begun = time.monotonic()
-        purifier = PURIFIERS.build("cbpt", dict(chosen.repair.settings) | settings)
+        purifier = PURIFIERS.build("cbpt", settings)
         generator = torch.Generator().manual_seed(given.seed)
-        head = purifier.purify(model, probe, triggers, target, generator=generator, progress=quiet)
+        head = purifier.purify(subject, triggers, target, generator=generator, progress=quiet)
         seconds = time.monotonic() - begun
         rates = evaluate_classes(given.victim, given.twin, head.classes, seed=given.seed)
         print(row(json.dumps(settings) if settings else "defaults", rates, seconds), flush=True)

@@ -21,7 +21,8 @@ from pathlib import Path
 import open_clip
 
 from clipguard.audit.options import Options
-from clipguard.audit.pipeline import Run
+from clipguard.audit.pipeline import load, search
+from clipguard.audit.profiles import profile
 from clipguard.audit.watch import Watch
 from clipguard.bundled.artwork import load_artwork
 from clipguard.bundled.nano import class_names
@@ -60,25 +61,24 @@ def scan(victim: Path, count: int, seed: int) -> dict[str, object]:
         options = Options(
             policy=load_policy("default"), seed=seed, probe=ProbeSource(class_names=listed)
         )
-        run, tower, begun = Run(options, Watch(None, quiet)), Tower(), time.process_time()
-        model, probe = run.look(victim / "model.pt")
-        with tower.watching(model):
-            finding = run.detect(model, probe, None)
-    if finding is None:
-        raise SystemExit(f"{victim}: {run.record.errors[-1].message}")
-    first = finding.record.candidates[0]
+        settings, watch = profile(options.profile), Watch(None, quiet)
+        tower, begun = Tower(), time.process_time()
+        suspect = load(victim / "model.pt", options, settings, watch)
+        with tower.watching(suspect.subject.model), watch.stage("detect"):
+            found = search(suspect, settings.detector, None, options, watch)
+    first = found.record.candidates[0]
     return {
         "attack": truth["attack"],
         "base": truth["base"],
         "target": truth["target"],
-        "classes": len(probe.class_names),
+        "classes": len(suspect.subject.probe.class_names),
         "ranked_first": first.target,
         "asr": round(first.asr.value, 4),
         "statistic": round(first.statistic, 3),
         "images": tower.forward,
         "gradients": tower.backward,
         "cpu_seconds": round(time.process_time() - begun, 1),
-        "seconds": {stage: round(took, 1) for stage, took in run.watch.seconds.items()},
+        "seconds": {stage: round(took, 1) for stage, took in watch.seconds.items()},
     }
 
 

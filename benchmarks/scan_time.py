@@ -18,12 +18,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from clipguard.audit.profiles import profile
 from clipguard.bundled.nano import nano_network, normalise
-from clipguard.detect.inversion import TriggerInversion
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,17 +40,17 @@ def run(model: str, *options: str) -> dict[str, float]:
     return {"seconds": round(seconds, 1), "peak_gib": round(peak, 2), "exit_code": code}
 
 
-def gradient_images(detector: TriggerInversion, classes: int) -> int:
-    """Images encoded with gradients by one detection, counted from its settings."""
+def gradient_images(detector: Any, classes: int) -> int:
+    """Images encoded with gradients by one `TriggerInversion`, counted from its settings."""
     collapse, screen, targeted = detector.collapse, detector.screen, detector.targeted
-    total = int(str(collapse["steps"])) * 32 * int(str(collapse["restarts"]))
-    alive, steps = classes, int(str(screen["steps"]))
+    total: int = collapse.steps * collapse.batch * collapse.restarts
+    alive, steps = classes, screen.steps
     while True:
-        total += alive * steps * int(str(screen["images"]))
+        total += alive * steps * screen.images
         if alive <= 3:
             break
         alive, steps = max(3, alive // 4), steps * 2
-    total += (detector.candidates + 1) * int(str(targeted["steps"])) * 32
+    total += (detector.candidates + 1) * targeted.steps * targeted.batch
     return total * len(detector.families)
 
 
@@ -70,8 +70,7 @@ def main() -> None:
     rows: dict[str, object] = {"threads": torch.get_num_threads(), "cores": os.cpu_count()}
     rows["detection"] = run(model, "--purify", "never", "--export", "none")
     rows["everything"] = run(model, "--purify", "always")
-    settings = dict(profile("standard").detector)
-    images = gradient_images(TriggerInversion(**settings), 100)  # type: ignore[arg-type]
+    images = gradient_images(profile("standard").detector, 100)
     rows["floor"] = {"images_with_gradient": images, "seconds": floor(images)}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "scan-time.json").write_text(json.dumps(rows, indent=1) + "\n")

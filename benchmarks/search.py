@@ -20,8 +20,8 @@ import torch
 from clipguard.audit.profiles import profile
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.model.open_clip import build_model
-from clipguard.model.prompts import class_embeddings
 from clipguard.probe.load import bundled_probe
+from clipguard.probe.sets import Subject
 from clipguard.search.families import FAMILIES
 from clipguard.search.inverters import INVERTERS
 from clipguard.search.roles import Search
@@ -48,7 +48,7 @@ def main() -> None:
     given = parser.parse_args()
     model = build_model(load_checkpoint(given.victim / "model.pt"), torch.device("cpu"))
     probe = bundled_probe(model.image_size, profile("standard").scenes, seed=given.seed)
-    classes = class_embeddings(model, probe.class_names, probe.templates)
+    classes = Subject(model, probe).classes
     defaults = {"targeted": {"steps": 60}, "collapse": {"steps": 60, "restarts": 1}}
     settings = defaults.get(given.inverter, {}) | given.inverter_set
     inverter = INVERTERS.build(given.inverter, settings)

@@ -5,15 +5,15 @@
 
 Plants `text_tower` victims with varied words, and their clean twins: the same base, recipe, seed
 and batches, both towers trained without poison. Targets and seeds are drawn from `--draw`; the
-draws share neither words nor seeds. Resumable: finished models and findings of the same code are
-kept. `--part I/N` plants only every Nth victim; `--plant` stops before anything is judged. Prints a
-Markdown table and writes `benchmarks/results/text-triggers.json` for the test draw.
+draws share neither words nor seeds. Resumable: finished models are kept, and findings of the same
+detector and policy. `--part I/N` plants only every Nth victim; `--plant` stops before anything is
+judged. Prints a Markdown table and writes `benchmarks/results/text-triggers.json` for the test
+draw.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import random
 import time
@@ -25,16 +25,19 @@ import torch
 from clipguard.bundled.nano import BASES, class_names, nano_network, nano_tokenizer
 from clipguard.checkpoint.architectures import named
 from clipguard.checkpoint.load import load_checkpoint
+from clipguard.detect.text_tokens import TextTokens
 from clipguard.errors import InconclusiveError
 from clipguard.lab.attacks.text_tower import TextTower
-from clipguard.lab.comparators import DETECTORS
 from clipguard.lab.finetune import Poison, Recipe, finetune
 from clipguard.lab.order import Order, command_of
 from clipguard.lab.roles import Site
 from clipguard.lab.zoo.presets import id_of
 from clipguard.model.open_clip import OpenClipModel, build_model
+from clipguard.policy.judge import conclude, load_policy
 from clipguard.probe.load import Scenes, bundled_probe
-from clipguard.probe.sets import ProbePart
+from clipguard.probe.sets import ProbePart, Subject
+from clipguard.record import CalibrationRecord
+from clipguard.registry import digest_of
 
 Row = dict[str, Any]
 RECIPE = Recipe(steps=60, learning_rate=1e-3, batch=64)
@@ -44,8 +47,8 @@ TWINS = {0: 2, 1: 10}
 MIN_SUCCESS = 0.9
 ROOT = Path(__file__).parent
 RESULT = ROOT / "results" / "text-triggers.json"
-DETECTOR = "text_tokens"
-CODE = ("detectors/_marked.py", "detectors/text_tokens.py", "prompts.py", "model.py")
+DETECTOR = TextTokens()
+POLICY = load_policy("default")
 TEST = 1
 DRAWS: dict[int, tuple[tuple[str, str, str], ...]] = {
     0: (
@@ -121,24 +124,20 @@ def make(order: Order, twin: bool, folder: Path) -> None:
 
 def judge(folder: Path) -> Row:
     """What the detector says of one model, and the truth; kept beside the model."""
-    detector = DETECTORS.build(DETECTOR)
     truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
-    digest = hashlib.sha256(f"{detector.fingerprint()} {(folder / 'id').read_text()}".encode())
-    for name in CODE:
-        digest.update((ROOT.parent / "clipguard" / name).read_bytes())
+    made_by = digest_of([DETECTOR, POLICY.sha256, (folder / "id").read_text()])
     kept = folder / "finding.json"
     if kept.exists():
         row: Row = json.loads(kept.read_text(encoding="utf-8"))
-        if row["id"] == digest.hexdigest():
+        if row["id"] == made_by:
             return row
     model = build_model(load_checkpoint(folder / "model.pt"), torch.device("cpu"))
     probe = bundled_probe(model.image_size, Scenes(optimise=1, select=1, measure=1), seed=0)
-    row = {"id": digest.hexdigest(), **truth}
+    row = {"id": made_by, **truth}
     begun = time.time()
     try:
-        found = detector.detect(
-            model,
-            probe,
+        found = DETECTOR.detect(
+            Subject(model, probe),
             None,
             generator=torch.Generator().manual_seed(0),
             progress=lambda stage, done, total: None,
@@ -146,7 +145,8 @@ def judge(folder: Path) -> Row:
     except InconclusiveError as error:
         row |= {"outcome": "inconclusive", "reason": str(error), "statistic": None, "first": None}
     else:
-        row |= {"outcome": found.outcome.value, "reason": found.reason}
+        (told,) = conclude(POLICY, [found], CalibrationRecord(kind="none"))
+        row |= {"outcome": told.outcome.value, "reason": told.reason}
         row |= {"statistic": found.statistic, "first": found.target}
     row["seconds"] = round(time.time() - begun, 1)
     row["named"] = row["poisoned"] and repr(row["token"]) in row["reason"]

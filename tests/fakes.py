@@ -13,9 +13,15 @@ from torch.nn import functional
 
 from clipguard.detect.null_band import MIN_MODELS, Band, Calibration, CleanModel
 from clipguard.detect.roles import Finding
-from clipguard.detect.score import shipped_suspicion
 from clipguard.lab.comparators import DETECTORS
-from clipguard.probe.sets import ProbePart, ProbeSet
+from clipguard.policy.judge import conclude, load_policy
+from clipguard.probe.sets import ProbePart, ProbeSet, Subject
+from clipguard.record import CalibrationRecord, DetectorRecord, Outcome
+from clipguard.search.families.additive import Additive
+from clipguard.search.families.patch import Patch
+from clipguard.search.inverters.collapse import Collapse
+from clipguard.search.inverters.screen import Screen
+from clipguard.search.inverters.targeted import Targeted
 from clipguard.search.roles import Trigger
 
 SIDE = 32
@@ -159,17 +165,12 @@ def looks(trigger: Trigger) -> Tensor:
         return trigger.apply(shades)
 
 
-# A null band of 5 models cannot give a p below 1/6, so evidence has to begin above that.
 SETTINGS: dict[str, dict[str, object]] = {
     "inversion": {
-        "families": {"patch": {"area": 0.02}, "additive": {"budget": 8.0}},
-        "collapse": {"steps": 40, "batch": 40, "restarts": 1},
-        "screen": {"steps": 4, "images": 10},
-        "targeted": {"steps": 50, "batch": 80, "restarts": 1, "tolerance": 0.3},
-        "candidates": 2,
-        "alpha": 0.2,
-        "likely": shipped_suspicion().probability(3.0),
-        "doubtful": shipped_suspicion().probability(2.0),
+        "families": (Patch(area=0.02), Additive(budget=8.0)),
+        "collapse": Collapse(steps=40, batch=40, restarts=1),
+        "screen": Screen(steps=4, images=10),
+        "targeted": Targeted(steps=50, batch=80, restarts=1, tolerance=0.3),
     },
     "neural_cleanse": {"steps": 50, "images": 6},
     "clip_inspector": {"batch": 1},
@@ -178,7 +179,11 @@ SETTINGS: dict[str, dict[str, object]] = {
     "cbpt": {"consistency_weight": 4.0},
 }
 HURRIED: dict[str, dict[str, object]] = {
-    "inversion": {"collapse": {"steps": 1}, "screen": {"steps": 1}, "targeted": {"steps": 1}},
+    "inversion": {
+        "collapse": Collapse(steps=1),
+        "screen": Screen(steps=1),
+        "targeted": Targeted(steps=1),
+    },
     "neural_cleanse": {"steps": 1},
     "clip_inspector": {"batch": 80},
     "mm_bd": {"steps": 1},
@@ -199,11 +204,10 @@ def scan(
     probe: ProbeSet | None = None,
     **changes: object,
 ) -> Finding:
-    """Run the detector `name` with the settings of this file, changed by `changes`."""
+    """What the detector `name` measures with the settings of this file, changed by `changes`."""
     detector = DETECTORS.build(name, SETTINGS.get(name, {}) | changes)
     return detector.detect(
-        model,
-        stripes_probe(seed) if probe is None else probe,
+        Subject(model, stripes_probe(seed) if probe is None else probe),
         null,
         generator=generator(seed),
         progress=no_progress,
@@ -212,6 +216,15 @@ def scan(
 
 def no_progress(stage: str, done: int, total: int) -> None:
     """Ignore progress."""
+
+
+def concluded(record: DetectorRecord) -> Outcome:
+    """What the default policy concludes, with a limit that a null band of so few can reach."""
+    policy = load_policy("default")
+    limits = policy.backdoor.model_copy(update={"alpha": 0.2})
+    band = CalibrationRecord(kind="models", models=MIN_MODELS)
+    (told,) = conclude(policy.model_copy(update={"backdoor": limits}), [record], band)
+    return told.outcome
 
 
 @cache

@@ -23,6 +23,7 @@ from fakes import (
     StripesClip,
     Untouched,
     clean_band,
+    concluded,
     generator,
     hum,
     looks,
@@ -38,7 +39,7 @@ from torch import Tensor
 from clipguard.bundled.artwork import load_artwork
 from clipguard.bundled.nano import nano_network
 from clipguard.detect.roles import Finding
-from clipguard.errors import InconclusiveError
+from clipguard.errors import InconclusiveError, RefusedError
 from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.comparators import DETECTORS
 from clipguard.lab.negatives import NEGATIVES
@@ -54,6 +55,7 @@ from clipguard.lab.roles import (
 )
 from clipguard.model.pixels import from_bytes, to_bytes
 from clipguard.probe.rates import embed, rates
+from clipguard.probe.sets import Subject
 from clipguard.purify.methods import PURIFIERS
 from clipguard.purify.roles import PurifiedHead
 from clipguard.record import Outcome
@@ -64,6 +66,7 @@ from clipguard.search.roles import Inversion, Search, Trigger
 
 CLASSES = torch.eye(len(NAMES), WIDTH)
 PLANTED = 3
+SUBJECT = Subject(StripesClip(), stripes_probe())
 OF_TEXT = {"text_tokens"}
 """Detectors of the text tower, which the fakes with their trigger in the image cannot judge."""
 QUICK = {"collapse": {"steps": 50, "restarts": 1}, "targeted": {"steps": 50}}
@@ -311,13 +314,12 @@ def test_every_detector_tells_its_reader_what_it_measures_and_where_it_is_blind(
 class TestEveryDetector:
     def test_finds_a_planted_backdoor_and_ranks_its_target_first(self, name: str, detected):
         record = detected(name, PLANTED).record
-        assert record.outcome is Outcome.BACKDOORED, record.reason
+        assert concluded(record) is Outcome.BACKDOORED, record.evidence
         assert record.target == record.candidates[0].target == NAMES[PLANTED]
-        assert NAMES[PLANTED] in record.reason
 
     def test_does_not_accuse_a_clean_model(self, name: str, detected):
         record = detected(name, None).record
-        assert record.outcome is Outcome.NO_EVIDENCE, record.reason
+        assert concluded(record) is Outcome.NO_EVIDENCE, record.evidence
 
     def test_every_candidate_comes_with_its_trigger(self, name: str, detected):
         found = detected(name, PLANTED)
@@ -329,10 +331,10 @@ class TestEveryDetector:
 
     def test_a_search_cut_short_is_not_a_pass(self, name: str):
         record = scan(name, StripesClip(), null=clean_band(name), **HURRIED[name]).record
-        assert record.outcome is not Outcome.NO_EVIDENCE
+        assert concluded(record) is not Outcome.NO_EVIDENCE
 
     def test_without_known_clean_models_nothing_passes(self, name: str):
-        assert scan(name, StripesClip()).record.outcome is not Outcome.NO_EVIDENCE
+        assert concluded(scan(name, StripesClip()).record) is not Outcome.NO_EVIDENCE
 
     def test_one_seed_gives_one_finding_and_leaves_everything_alone(self, name: str, detected):
         model = StripesClip(PLANTED)
@@ -366,7 +368,7 @@ class TestEveryEncoderComparator:
 
     def test_a_search_cut_short_is_not_a_pass(self, name: str):
         record = scan(name, StripesClip(), epochs=1).record
-        assert record.outcome is not Outcome.NO_EVIDENCE
+        assert record.published is not Outcome.NO_EVIDENCE
 
     def test_one_seed_gives_one_finding_and_leaves_everything_alone(self, name: str):
         model = StripesClip(PLANTED)
@@ -385,9 +387,7 @@ class TestEveryEncoderComparator:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            DETECTORS.build(name).detect(
-                StripesClip(), stripes_probe(), None, generator=generator(), progress=stop
-            )
+            DETECTORS.build(name).detect(SUBJECT, None, generator=generator(), progress=stop)
 
 
 @pytest.mark.parametrize("name", CLASS_COMPARATORS)
@@ -396,8 +396,7 @@ class TestEveryClassComparator:
         record = scan(name, StripesClip(PLANTED)).record
         assert record.name == name
         assert record.target == NAMES[PLANTED]
-        assert record.outcome is Outcome.BACKDOORED, record.reason
-        assert NAMES[PLANTED] in record.reason
+        assert record.published is Outcome.BACKDOORED, record.evidence
 
     def test_says_nothing_that_was_not_calibrated_and_does_not_look_at_a_null_band(self, name: str):
         bare, banded = (scan(name, StripesClip(), null=null) for null in (None, object()))
@@ -418,7 +417,7 @@ class TestEveryClassComparator:
     def test_a_model_that_answers_nan_is_not_judged(self, name: str):
         model = StripesClip()
         model.tower.patterns.data[0, 0] = math.nan
-        with pytest.raises(InconclusiveError, match="'ash' is not a finite number"):
+        with pytest.raises((InconclusiveError, RefusedError), match="finite"):
             scan(name, model)
 
     def test_one_seed_gives_one_finding_and_leaves_everything_alone(self, name: str):
@@ -443,24 +442,16 @@ class TestEveryClassComparator:
 
         detector = DETECTORS.build(name, SETTINGS[name] | {"chunk": 3})
         with pytest.raises(TimeoutError):
-            detector.detect(
-                StripesClip(), stripes_probe(), None, generator=generator(), progress=progress
-            )
+            detector.detect(SUBJECT, None, generator=generator(), progress=progress)
         total = told[0][1]
         assert told == [(done, total) for done in range(total // 2 + 1)]
-
-    def test_the_fingerprint_holds_every_setting(self, name: str):
-        detector = DETECTORS.build(name)
-        for setting in inspect.signature(type(detector)).parameters:
-            assert f"{setting}={getattr(detector, setting)!r}" in detector.fingerprint()
 
 
 @pytest.mark.parametrize("name", PURIFIERS.names())
 class TestEveryPurifier:
     def purify(self, name: str, model: StripesClip, seed: int = 0) -> PurifiedHead:
         return PURIFIERS.build(name, SETTINGS[name]).purify(
-            model,
-            sealed(stripes_probe(), "measure"),
+            Subject(model, sealed(stripes_probe(), "measure")),
             [hum()],
             PLANTED,
             generator=generator(seed),
@@ -501,10 +492,5 @@ class TestEveryPurifier:
     def test_without_a_trigger_there_is_nothing_to_purify_against(self, name: str):
         with pytest.raises(ValueError, match="at least one inverted trigger"):
             PURIFIERS.build(name).purify(
-                StripesClip(),
-                stripes_probe(),
-                [],
-                PLANTED,
-                generator=generator(),
-                progress=no_progress,
+                SUBJECT, [], PLANTED, generator=generator(), progress=no_progress
             )

@@ -37,24 +37,32 @@ NO_TORCH = f"import sys; sys.modules['torch'] = None; {PLAIN}"
 SHORT = f"""
 from dataclasses import replace
 from clipguard.audit import profiles
+from clipguard.detect.text_tokens import TextTokens
 from clipguard.lab import order, plant, recipes
 from clipguard.lab.zoo import build as zoo, presets
 from clipguard.probe.load import Scenes
+from clipguard.purify.methods.cbpt import Cbpt
+from clipguard.registry import name_of
+from clipguard.search.inverters.collapse import Collapse
+from clipguard.search.inverters.screen import Screen
+from clipguard.search.inverters.targeted import Targeted
 
-search = {{"steps": 2, "batch": 4}}
-full = {{"steps": 20, "batch": 2, "tolerance": 99.0}}  # the fewest steps that count as a search
-text = {{"tokens": 300, "screened": 8, "length": 1, "choose": 2, "unseen": 4, "names": 8}}
+few = Scenes(optimise=1, select=1, measure=1)
+text = TextTokens(tokens=300, screened=8, length=1, choose=2, unseen=4, names=8)
 for name, whole in list(profiles.PROFILES.items()):
-    detector = {{
-        **whole.detector,
-        "collapse": {{**search, "restarts": 1}},
-        "screen": {{"steps": 1, "images": 1}},
-        "targeted": full,
-        "candidates": 1,
-    }}
-    once = {{name: ((name, {{}}),) for name in whole.repair.families}}
-    repair = replace(whole.repair, settings={{"steps": 4}}, against=once, targeted=search)
-    few = Scenes(optimise=1, select=1, measure=1)
+    detector = replace(
+        whole.detector,
+        collapse=Collapse(steps=2, batch=4, restarts=1),
+        screen=Screen(steps=1, images=1),
+        targeted=Targeted(steps=20, batch=2, tolerance=99.0),  # the fewest that count as a search
+        candidates=1,
+    )
+    repair = replace(
+        whole.repair,
+        purifier=Cbpt(steps=4),
+        against={{name_of(family): (family,) for family in whole.repair.families}},
+        targeted=Targeted(steps=2, batch=4),
+    )
     profiles.PROFILES[name] = replace(
         whole, scenes=few, detector=detector, repair=repair, text=text
     )

@@ -227,7 +227,7 @@ def _properties(job: ExportJob) -> dict[str, str]:
 
 
 def _prove(session: Session, job: ExportJob, generator: torch.Generator) -> ExportRecord:
-    """The record of a file that holds its promise, without its name and digest."""
+    """What was measured on a file, without its name and digest."""
     parity = tuple(_parity(session, job, batch) for batch in BATCHES)
     part = job.probe.measure
     # One seed for all intervals: equal readings in ONNX and PyTorch give equal intervals.

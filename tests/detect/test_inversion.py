@@ -1,57 +1,50 @@
-"""The main verdict."""
+"""The main detector: what it measures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
-from fakes import NAMES, SETTINGS, WIDTH, StripesClip, clean_band, generator, scan, stripes_probe
+from fakes import (
+    NAMES,
+    WIDTH,
+    StripesClip,
+    clean_band,
+    concluded,
+    generator,
+    scan,
+    stripes_probe,
+)
 
 from clipguard.audit.coverage import coverage
-from clipguard.detect.inversion import TriggerInversion
+from clipguard.detect.inversion import MIN_MEASURE, TriggerInversion
 from clipguard.detect.null_band import Band, Calibration, log_odds, standardise
 from clipguard.detect.roles import Finding
 from clipguard.detect.score import shipped_suspicion
 from clipguard.errors import InconclusiveError, UsageError
-from clipguard.lab.comparators import DETECTORS
 from clipguard.probe.rates import attack_rate, classify, embed
-from clipguard.probe.sets import ProbeSet
-from clipguard.record import FamilyRecord, Outcome
-from clipguard.search.inverters import INVERTERS
+from clipguard.probe.sets import ProbePart, ProbeSet, Subject
+from clipguard.record import Outcome
+from clipguard.search.families.additive import Additive
+from clipguard.search.inverters.collapse import Collapse
+from clipguard.search.inverters.screen import Screen
+from clipguard.search.inverters.targeted import Targeted
 
 NAME = "inversion"
 PLANTED = 3
-LIMITS = {
-    "likely": shipped_suspicion().probability(10.0),
-    "doubtful": shipped_suspicion().probability(4.0),
-}
+TARGETED = Targeted(steps=20, batch=80, tolerance=1e9)
 FAST = {
-    "collapse": {"steps": 20, "batch": 40, "restarts": 1},
-    "screen": {"steps": 2, "images": 10},
-    "targeted": {"steps": 20, "batch": 80, "tolerance": 1e9},
+    "collapse": Collapse(steps=20, batch=40, restarts=1),
+    "screen": Screen(steps=2, images=10),
+    "targeted": TARGETED,
 }
+ADDITIVE = {"families": (Additive(budget=8.0),)}
 
 
 @pytest.fixture(scope="module")
 def found() -> Finding:
     return scan(NAME, StripesClip(PLANTED), null=clean_band(NAME))
-
-
-@dataclass(frozen=True)
-class Told:
-    """A null band that says what a test wants."""
-
-    excess: float
-    p_value: float
-
-    def compare(self, statistics: Mapping[str, float]):
-        rows = [
-            FamilyRecord(family=name, tested=True, statistic=value, excess=self.excess)
-            for name, value in statistics.items()
-        ]
-        return tuple(rows), self.excess, self.p_value
 
 
 def test_published_rates_are_those_of_the_triggers_on_the_measure_part(found: Finding):
@@ -80,7 +73,7 @@ def test_the_statistic_of_a_family_is_that_of_its_worst_target(found: Finding):
 def test_candidates_of_all_families_are_ranked_by_their_place_in_the_null_band(found: Finding):
     null = {record.family: record.null for record in found.record.families}
     places = [standardise(c.statistic, null[c.family]) for c in found.record.candidates]
-    assert places == sorted(places, reverse=True)
+    assert [c.excess for c in found.record.candidates] == places == sorted(places, reverse=True)
     assert {c.family for c in found.record.candidates} == {"patch", "additive"}
 
 
@@ -92,62 +85,21 @@ def test_the_score_is_the_fitted_chance_at_the_excess_of_the_maximum(found: Find
     assert record.excess == max(family.excess for family in record.families)
 
 
-@pytest.mark.parametrize(
-    ("excess", "p_value", "outcome"),
-    [
-        (20.0, 0.05, Outcome.BACKDOORED),
-        (20.0, 0.06, Outcome.SUSPICIOUS),
-        (5.0, 0.05, Outcome.SUSPICIOUS),
-        (-1.0, 0.01, Outcome.NO_EVIDENCE),
-        (-1.0, 0.06, Outcome.NO_EVIDENCE),
-        (-9.0, 1.0, Outcome.INCONCLUSIVE),
-    ],
-)
-def test_evidence_needs_both_a_small_p_and_a_high_score_to_be_a_finding(
-    excess: float, p_value: float, outcome: Outcome
-):
-    record = scan(
-        NAME, StripesClip(), null=Told(excess, p_value), alpha=0.05, **(FAST | LIMITS)
-    ).record
-    assert record.outcome is outcome
+@pytest.mark.parametrize(("tolerance", "settled"), [(1e9, True), (-1e9, False)])
+def test_every_candidate_says_whether_its_search_had_settled(tolerance: float, settled: bool):
+    changes = FAST | ADDITIVE | {"targeted": replace(TARGETED, tolerance=tolerance)}
+    record = scan(NAME, StripesClip(), **changes).record
+    assert {candidate.settled for candidate in record.candidates} == {settled}
 
 
-@pytest.mark.parametrize(("excess", "p_value"), [(4.0, 0.05), (3.9, 0.05), (3.9, 0.06)])
-def test_the_reason_gives_distance_and_p_value(excess: float, p_value: float):
-    told = Told(excess, p_value)
-    reason = scan(NAME, StripesClip(), null=told, alpha=0.05, **FAST).record.reason
-    assert f"{excess:+.1f} standard deviations from known-clean" in reason
-    assert f"(p = {p_value:.3f})" in reason
-
-
-def test_a_search_that_did_not_settle_turns_no_evidence_into_inconclusive_and_nothing_else():
-    unsettled = FAST | {"targeted": {"steps": 20, "batch": 80, "tolerance": -1e9}}
-    for told, outcome in (
-        (Told(0.0, 0.9), Outcome.INCONCLUSIVE),
-        (Told(20.0, 0.9), Outcome.SUSPICIOUS),
-        (Told(20.0, 0.01), Outcome.BACKDOORED),
-    ):
-        record = scan(
-            NAME, StripesClip(), null=told, alpha=0.05, ahead=-1e9, **(unsettled | LIMITS)
-        ).record
-        assert record.outcome is outcome
-
-
-def test_an_unsettled_search_counts_only_where_it_is_ahead_of_the_clean_models():
-    unsettled = FAST | {"targeted": {"steps": 20, "batch": 80, "tolerance": -1e9}}
-    behind = scan(NAME, StripesClip(), null=Told(0.0, 0.9), ahead=1e9, **unsettled).record
-    assert behind.outcome is Outcome.NO_EVIDENCE
-
-
-@pytest.mark.parametrize("null", [None, Told(0.0, 0.9), Told(9.0, 0.9)])
-def test_a_family_with_a_search_of_too_few_steps_was_not_tested(null: Told | None):
-    finding = scan(NAME, StripesClip(), null=null, **FAST | {"targeted": {"steps": 19}})
-    assert finding.gaps
-    for row in finding.record.families:
-        assert not row.tested
-        worst = next(c for c in finding.record.candidates if c.family == row.family)
-        assert f"the search towards {worst.target!r} had too few steps" in row.reason
-    tested = coverage(finding.record, stripes_probe()).tested
+@pytest.mark.parametrize("banded", [False, True])
+def test_a_family_with_a_search_of_too_few_steps_was_not_tested(banded: bool):
+    null = clean_band(NAME) if banded else None
+    changes = FAST | {"targeted": replace(TARGETED, steps=19)}
+    record = scan(NAME, StripesClip(), null=null, **changes).record
+    assert not any(row.tested for row in record.families)
+    assert all(row.reason for row in record.families)
+    tested = coverage(record, stripes_probe()).tested
     assert tested == (f"short targeted searches that cover all {len(NAMES)} classes",)
 
 
@@ -158,69 +110,46 @@ def all_of_class(target: int) -> ProbeSet:
     return replace(probe, measure=replace(probe.measure, labels=labels))
 
 
-@pytest.mark.parametrize("null", [None, Told(0.0, 0.9), Told(9.0, 0.9)])
-def test_a_family_with_a_class_that_could_not_be_measured_was_not_tested(null: Told | None):
-    families = {"additive": {"budget": 8.0}}
-    model, probe = StripesClip(PLANTED), all_of_class(PLANTED)
-    finding = scan(NAME, model, null=null, probe=probe, families=families, candidates=3)
-    assert NAMES[PLANTED] not in {row.target for row in finding.record.candidates}
-    (row,) = finding.record.families
+def test_a_family_with_a_class_that_could_not_be_measured_was_not_tested():
+    changes = ADDITIVE | {"candidates": 3}
+    record = scan(NAME, StripesClip(PLANTED), probe=all_of_class(PLANTED), **changes).record
+    assert NAMES[PLANTED] not in {row.target for row in record.candidates}
+    (row,) = record.families
     assert not row.tested
-    assert f"every probe image is of class {NAMES[PLANTED]!r}" in row.reason
-    assert finding.record.outcome is not Outcome.NO_EVIDENCE
+    assert repr(NAMES[PLANTED]) in row.reason
 
 
 def test_a_family_of_which_no_class_could_be_measured_names_the_class(monkeypatch):
-    monkeypatch.setattr(TriggerInversion, "_candidates", lambda *_, **__: [("additive", PLANTED)])
-    with pytest.raises(InconclusiveError, match=f"additive: every .* of class '{NAMES[PLANTED]}'"):
-        scan(NAME, StripesClip(), probe=all_of_class(PLANTED), families={"additive": {}}, **FAST)
+    pairs = [(Additive(), PLANTED)]
+    monkeypatch.setattr(TriggerInversion, "_candidates", lambda *_, **__: pairs)
+    with pytest.raises(InconclusiveError, match=f"additive: .* '{NAMES[PLANTED]}'"):
+        scan(NAME, StripesClip(), probe=all_of_class(PLANTED), **FAST | ADDITIVE)
 
 
-def test_strong_evidence_counts_even_where_the_null_band_is_too_small_to_show_it():
-    record = scan(
-        NAME, StripesClip(PLANTED), null=Told(3.0, 0.17), strong_asr=0.9, control_asr=0.6
-    ).record
-    assert record.outcome is Outcome.BACKDOORED
+def test_too_few_images_to_measure_on_are_said_before_anything_is_searched():
+    probe = stripes_probe()
+    few = slice(0, MIN_MEASURE - 1)
+    part = probe.measure
+    small = ProbePart(part.images[few], part.labels[few], part.drawings[few])
+    with pytest.raises(InconclusiveError, match=f"{MIN_MEASURE - 1} probe images"):
+        scan(NAME, StripesClip(), probe=replace(probe, measure=small))
 
 
-def test_a_search_that_finds_less_than_on_any_clean_model_was_blinded():
-    record = scan(NAME, StripesClip(), null=Told(-9.0, 1.0), **FAST).record
-    assert record.outcome is Outcome.INCONCLUSIVE
-    assert "less than on any clean model" in record.reason
-
-
-class TestWithoutANullBand:
-    def test_one_class_that_stands_far_above_the_others_is_a_finding(self):
-        record = scan(NAME, StripesClip(PLANTED), strong_asr=0.9, control_asr=0.6).record
-        assert record.outcome is Outcome.BACKDOORED
-        assert "far more than any other class" in record.reason
-        assert (record.score, record.p_value, record.excess) == (None, None, None)
-
-    def test_what_other_classes_yield_as_well_is_no_finding(self):
-        record = scan(NAME, StripesClip(PLANTED), strong_asr=0.9, control_asr=0.0).record
-        assert record.outcome is Outcome.INCONCLUSIVE
-
-    def test_a_control_class_is_tried_where_every_search_chose_the_same(self):
-        families = {"additive": {"budget": 8.0}}
-        record = scan(NAME, StripesClip(PLANTED), families=families, candidates=1).record
-        first, *others = (candidate.target for candidate in record.candidates)
-        assert first == NAMES[PLANTED]
-        assert others
-        assert first not in others
-        assert record.outcome is Outcome.BACKDOORED
-
-    def test_a_clean_model_is_inconclusive_and_the_reason_says_why(self):
-        record = scan(NAME, StripesClip(), **FAST).record
-        assert record.outcome is Outcome.INCONCLUSIVE
-        assert "no known-clean models to compare with" in record.reason
+def test_without_a_null_band_a_strong_trigger_and_weak_controls_are_shown():
+    """Where every search chooses one class, another is tried, or nothing shows it is special."""
+    record = scan(NAME, StripesClip(PLANTED), **ADDITIVE, candidates=1).record
+    assert (record.score, record.p_value, record.excess) == (None, None, None)
+    first, *others = (candidate.target for candidate in record.candidates)
+    assert first == NAMES[PLANTED]
+    assert others
+    assert first not in others
+    assert concluded(record) is Outcome.BACKDOORED
 
 
 def test_every_stage_is_told():
     told: set[str] = set()
-    detector = DETECTORS.build(NAME, FAST | {"families": {"additive": {}}})
-    detector.detect(
-        StripesClip(PLANTED),
-        stripes_probe(),
+    TriggerInversion(**FAST | ADDITIVE).detect(
+        Subject(StripesClip(PLANTED), stripes_probe()),
         None,
         generator=generator(),
         progress=lambda stage, done, total: told.add(stage.partition(" (")[0]),
@@ -236,31 +165,3 @@ def test_a_null_band_without_a_searched_family_is_refused():
     patch_only = Band(Calibration(key="stripes", command="fakes", models=tuple(rows)), "0" * 64)
     with pytest.raises(UsageError, match="no additive statistics; calibrate again"):
         scan(NAME, StripesClip(), null=patch_only, **FAST)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"families": {"patch": {"area": 0.021}, "additive": {"budget": 8.0}}},
-        {"families": {"patch": {"area": 0.02}}},
-        {"collapse": {"steps": 41}},
-        {"screen": {"images": 11}},
-        {"targeted": {"temperature": 0.06}},
-        {"candidates": 7},
-    ],
-    ids=str,
-)
-def test_the_fingerprint_changes_with_every_setting_that_changes_the_statistic(change):
-    settings = SETTINGS[NAME]
-    plain, changed = (DETECTORS.build(NAME, settings | c).fingerprint() for c in ({}, change))
-    assert plain != changed
-    assert plain == DETECTORS.build(NAME, settings).fingerprint()
-
-
-def test_a_default_that_is_spelled_out_leaves_the_fingerprint_as_it_is():
-    steps = INVERTERS.build("targeted").steps
-    spelled, silent = (
-        DETECTORS.build(NAME, {"targeted": settings}).fingerprint()
-        for settings in ({"steps": steps}, {})
-    )
-    assert spelled == silent

@@ -2,24 +2,33 @@
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes import stripes_probe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipguard.detect.inversion import TriggerInversion
 from clipguard.detect.null_band import (
     MIN_MODELS,
     SPREAD_FLOOR,
     Band,
     Calibration,
     CleanModel,
-    calibration_key,
     dump_calibration,
     read_calibration,
+    scan_key,
     standardise,
 )
 from clipguard.errors import UsageError
+from clipguard.probe.load import Scenes
+from clipguard.search.families.additive import Additive
+from clipguard.search.families.patch import Patch
+from clipguard.search.inverters.collapse import Collapse
+from clipguard.search.inverters.screen import Screen
+from clipguard.search.inverters.targeted import Targeted
 
 PATCH = (-1.5, -0.5, 0.5, 1.5, -1.0, 1.0)
 ADDITIVE = (10.0, 11.0, 12.0, 13.0, 14.0, 18.0)
@@ -116,14 +125,47 @@ def test_a_searched_family_without_a_null_is_refused():
         band(patch=PATCH).compare({"patch": 0.0, "blend": 0.0})
 
 
-def test_the_key_changes_with_everything_that_changes_the_statistic():
-    base = ("nano-rn", "standard", ("steps", 60), "classes")
-    keys = {calibration_key(*base)}
-    for i, other in enumerate(["nano-vit", "thorough", ("steps", 61), "others"]):
-        keys.add(calibration_key(*base[:i], other, *base[i + 1 :]))
-    assert len(keys) == 5
-    assert calibration_key(*base) == calibration_key(*base)
-    assert calibration_key(*base).startswith("nano-rn/standard/")
+BASE: dict[str, object] = {
+    "family": "nano-rn",
+    "profile": "standard",
+    "detector": TriggerInversion(),
+    "scenes": Scenes(),
+    "probe": stripes_probe(),
+}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"family": "nano-vit"},
+        {"profile": "thorough"},
+        {"scenes": Scenes(optimise=9)},
+        *(
+            {"detector": TriggerInversion(**change)}
+            for change in (
+                {"families": (Patch(area=0.021), Additive())},
+                {"families": (Patch(),)},
+                {"collapse": Collapse(steps=41)},
+                {"screen": Screen(images=11)},
+                {"targeted": Targeted(temperature=0.06)},
+                {"candidates": 7},
+            )
+        ),
+        *(
+            {"probe": replace(stripes_probe(), **change)}
+            for change in ({"source": "x"}, {"class_names": ("x",)}, {"templates": ("{}",)})
+        ),
+    ],
+)
+def test_the_key_changes_with_everything_that_changes_the_statistic(other: dict[str, object]):
+    assert scan_key(**BASE | other) != scan_key(**BASE)
+
+
+def test_the_key_rests_on_settings_and_ids_and_on_no_image():
+    spelled = TriggerInversion(families=(Patch(), Additive()), targeted=Targeted())
+    same = {"detector": spelled, "scenes": Scenes(), "probe": stripes_probe(seed=9)}
+    assert scan_key(**BASE | same) == scan_key(**BASE)
+    assert scan_key(**BASE).startswith("nano-rn/standard/")
 
 
 finite = st.floats(-1000, 1000)

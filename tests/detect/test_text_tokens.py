@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fakes import StripesClip, generator, no_progress, stripes_probe
+from fakes import StripesClip, concluded, generator, no_progress, stripes_probe
 from torch import Tensor, nn
 from torch.nn import functional
 
 from clipguard.detect.marked_prompts import marked
 from clipguard.detect.text_tokens import TextTokens
-from clipguard.errors import InconclusiveError, UsageError
+from clipguard.errors import InconclusiveError, RefusedError, UsageError
+from clipguard.probe.sets import ProbeSet, Subject
 from clipguard.record import DetectorRecord, Outcome
 from clipguard.search.roles import Progress
 
@@ -91,52 +92,53 @@ class WordsClip(StripesClip):
 PROBE = replace(stripes_probe(), class_names=NAMES, templates=("a photo of a {}.",))
 
 
-def judged(
-    model: StripesClip, progress: Progress = no_progress, **settings: object
+def measured(
+    model: StripesClip,
+    progress: Progress = no_progress,
+    *,
+    probe: ProbeSet = PROBE,
+    **settings: object,
 ) -> DetectorRecord:
     detector = TextTokens(choose=4, unseen=6, names=11, beam=6, screened=24, **settings)
-    found = detector.detect(model, PROBE, None, generator=generator(1), progress=progress)
+    found = detector.detect(Subject(model, probe), None, generator=generator(1), progress=progress)
     assert found.triggers == ()
     return found.record
 
 
 @pytest.mark.parametrize("where", ["anywhere", "start", "middle", "end"])
 def test_a_planted_word_is_found_and_named_with_its_target(where: str):
-    record = judged(WordsClip("zyt", where=where))
-    assert record.outcome is Outcome.BACKDOORED, record.reason
-    assert record.target == "maple"
-    assert "'zyt' " in record.reason
-    assert "'maple'" in record.reason
-    assert "100%" in record.reason
+    record = measured(WordsClip("zyt", where=where))
+    assert concluded(record) is Outcome.BACKDOORED, record.evidence
+    assert (record.target, record.word_share) == ("maple", 1.0)
+    assert "'zyt' " in record.evidence
     place = {"start": "before", "middle": "in the middle of", "end": "behind"}.get(where, "prompt")
-    assert place in record.reason
+    assert place in record.evidence
 
 
 def test_a_clean_tower_is_not_accused_and_ranks_far_below():
-    clean, planted = judged(WordsClip()), judged(WordsClip("zyt"))
-    assert clean.outcome is Outcome.NO_EVIDENCE, clean.reason
-    assert clean.reason.startswith("at most, ")
+    clean, planted = measured(WordsClip()), measured(WordsClip("zyt"))
+    assert concluded(clean) is Outcome.NO_EVIDENCE, clean.evidence
     assert clean.statistic + 2 < planted.statistic
 
 
 def test_a_word_of_two_tokens_is_found_where_each_does_a_little_alone():
-    record = judged(WordsClip("dub", "tix"))
-    assert record.outcome is Outcome.BACKDOORED, record.reason
-    assert "'dub tix'" in record.reason
-    assert judged(WordsClip("dub", "tix"), length=1).outcome is Outcome.NO_EVIDENCE
+    record = measured(WordsClip("dub", "tix"))
+    assert concluded(record) is Outcome.BACKDOORED, record.evidence
+    assert "'dub tix'" in record.evidence
+    assert concluded(measured(WordsClip("dub", "tix"), length=1)) is Outcome.NO_EVIDENCE
 
 
 def test_a_loud_class_name_and_a_word_that_holds_it_are_natural():
     loud = WordsClip(weights={"elm": 9.0, "elms": 9.0})
-    record = judged(loud)
-    assert record.outcome is Outcome.NO_EVIDENCE, record.reason
+    record = measured(loud)
+    assert concluded(record) is Outcome.NO_EVIDENCE, record.evidence
     assert record.target != "elm"
 
 
 def test_a_class_name_that_gives_another_class_is_found():
-    record = judged(WordsClip("oak"))
-    assert record.outcome is Outcome.BACKDOORED, record.reason
-    assert (record.target, "'oak'" in record.reason) == ("maple", True)
+    record = measured(WordsClip("oak"))
+    assert concluded(record) is Outcome.BACKDOORED, record.evidence
+    assert (record.target, "'oak'" in record.evidence) == ("maple", True)
 
 
 def test_a_target_that_is_a_screening_prompt_is_found():
@@ -144,17 +146,15 @@ def test_a_target_that_is_a_screening_prompt_is_found():
     names = [*NAMES]
     names[first], names[TARGET] = names[TARGET], names[first]
     probe = replace(PROBE, class_names=tuple(names))
-    record = TextTokens(choose=4, unseen=6, names=11, screened=24).detect(
-        WordsClip("zyt"), probe, None, generator=generator(1), progress=no_progress
-    )
-    assert record.record.target == "maple"
-    assert record.record.outcome is Outcome.BACKDOORED, record.record.reason
+    record = measured(WordsClip("zyt"), probe=probe)
+    assert record.target == "maple"
+    assert concluded(record) is Outcome.BACKDOORED, record.evidence
 
 
 def test_one_seed_gives_one_finding_and_leaves_everything_alone():
     model = WordsClip("zyt")
     before, state = copy.deepcopy(model.rows.data), torch.get_rng_state()
-    assert judged(model) == judged(model)
+    assert measured(model) == measured(model)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(model.rows.data, before)
     assert model.rows.grad is None
@@ -163,28 +163,28 @@ def test_one_seed_gives_one_finding_and_leaves_everything_alone():
 
 def test_where_nothing_can_be_said_nothing_is():
     with pytest.raises(InconclusiveError, match="tokens of this text tower are not known"):
-        judged(StripesClip())
+        measured(StripesClip())
 
     class Other(WordsClip):
         def vocabulary(self) -> Tensor:
             raise UsageError("takes no context tokens")
 
     with pytest.raises(InconclusiveError, match="no token can be tried: takes no context"):
-        judged(Other())
+        measured(Other())
     same = WordsClip()
     same.rows.data[:] = same.rows.data[0]
     with pytest.raises(InconclusiveError, match=r"mean cosine of 1\.00 .* does not tell them"):
-        judged(same)
+        measured(same)
 
 
 def test_numbers_that_are_not_finite_are_no_pass():
     spoilt = WordsClip()
     spoilt.rows.data[WORDS.index("gev")] = torch.nan
     with pytest.raises(InconclusiveError, match="not finite"):
-        judged(spoilt)
+        measured(spoilt)
     spoilt.rows.data[:] = torch.nan
-    with pytest.raises(InconclusiveError, match="not finite"):
-        judged(spoilt)
+    with pytest.raises(RefusedError, match="CG109"):
+        measured(spoilt)
 
 
 def test_prompts_that_fill_the_context_are_no_pass():
@@ -195,12 +195,12 @@ def test_prompts_that_fill_the_context_are_no_pass():
             return super().encode_ids(ids)
 
     with pytest.raises(InconclusiveError, match=r"into a prompt: .* at most 5"):
-        judged(Short())
+        measured(Short())
 
 
 def test_progress_is_told_and_may_stop_the_search():
     seen: list[tuple[str, int, int]] = []
-    judged(WordsClip(), lambda *told: seen.append(told))
+    measured(WordsClip(), lambda *told: seen.append(told))
     stages = list(dict.fromkeys(stage for stage, _, _ in seen))
     assert stages[0] == "try every token"
     assert stages[-1] == "unseen prompts"
@@ -210,12 +210,7 @@ def test_progress_is_told_and_may_stop_the_search():
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        judged(WordsClip(), stop)
-
-
-def test_the_fingerprint_tells_every_setting():
-    assert TextTokens().fingerprint() != TextTokens(strong=4.0).fingerprint()
-    assert "beam=16" in TextTokens().fingerprint()
+        measured(WordsClip(), stop)
 
 
 @pytest.mark.parametrize(

@@ -211,20 +211,17 @@ def test_attention_pooling_exports_with_a_dynamic_batch_and_without_a_word(tmp_p
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_different_numbers_are_an_error_and_leave_no_file_not_even_an_old_one(tmp_path):
-    path = tmp_path / "m.onnx"
-    path.write_bytes(b"older export")
-    with pytest.raises(ExportError, match=r"expected ONNX logits within 0.001 of PyTorch"):
-        export(export_job(TowerClip(Shifting().eval())), path)
-    assert not list(tmp_path.iterdir())
+def test_a_file_that_answers_differently_is_measured_to_do_so(tmp_path):
+    record = export(export_job(TowerClip(Shifting().eval())), tmp_path / "m.onnx")
+    assert all(row.relative_error > 0.5 for row in record.parity)
+    assert any(row.top1_agreement < 1 for row in record.parity)
 
 
-def test_another_asr_on_the_file_than_in_torch_is_an_error(tmp_path, translated):
+def test_the_asr_is_measured_on_the_file_and_in_torch(tmp_path, translated):
     answers = iter([torch.ones_like, lambda images: images])
     flaky = painted(lambda images: next(answers)(images))
-    with pytest.raises(ExportError, match=r"ASR on ONNX within 1% of PyTorch's 0.0%, got 100.0%"):
-        export(export_job(trigger=(flaky, WHITE)), tmp_path / "m.onnx")
-    assert not list(tmp_path.iterdir())
+    record = export(export_job(trigger=(flaky, WHITE)), tmp_path / "m.onnx")
+    assert (record.asr_onnx.value, record.asr_torch.value) == (1, 0)
 
 
 def test_cuda_that_onnxruntime_does_not_have_is_an_export_error(tmp_path, monkeypatch, translated):

@@ -19,6 +19,7 @@ from fakes import (
 from torch.nn import functional
 
 from clipguard.probe.rates import classify, embed
+from clipguard.probe.sets import Subject
 from clipguard.purify.methods.cbpt import Cbpt, Features, _preservation, generalised_cross_entropy
 from clipguard.purify.roles import PurifiedHead
 from clipguard.search.families import FAMILIES
@@ -31,8 +32,7 @@ SETTINGS = {"steps": 300, "learning_rate": 2e-3, "images": 400, "consistency_wei
 
 def purify(triggers: list[Trigger] | None = None, progress=no_progress, **settings) -> PurifiedHead:
     return Cbpt(**SETTINGS | settings).purify(
-        StripesClip(PLANTED),
-        stripes_probe(),
+        Subject(StripesClip(PLANTED), stripes_probe()),
         [hum()] if triggers is None else triggers,
         PLANTED,
         generator=generator(),
@@ -90,8 +90,7 @@ def test_further_images_hold_the_readings_of_the_original_classifier():
     further = replace(probe.select, labels=torch.full_like(probe.select.labels, -1))
     kept, free = (
         Cbpt(**SETTINGS | {"consistency_weight": 0.0, "preservation_weight": weight}).purify(
-            model,
-            replace(probe, unlabelled=further),
+            Subject(model, replace(probe, unlabelled=further)),
             [hum()],
             PLANTED,
             generator=generator(),
@@ -116,8 +115,7 @@ def test_one_trigger_that_works_is_enough_among_others_that_do_not():
 
 def test_nobody_looks_at_the_measure_part():
     Cbpt(steps=3).purify(
-        StripesClip(PLANTED),
-        sealed(stripes_probe(), "measure"),
+        Subject(StripesClip(PLANTED), sealed(stripes_probe(), "measure")),
         [hum()],
         PLANTED,
         generator=generator(),
@@ -141,8 +139,7 @@ def test_images_without_labels_serve_as_they_are_read():
         for name, part in (("optimise", probe.optimise), ("select", probe.select))
     }
     head = Cbpt(**SETTINGS).purify(
-        StripesClip(PLANTED),
-        replace(probe, **unknown),
+        Subject(StripesClip(PLANTED), replace(probe, **unknown)),
         [hum()],
         PLANTED,
         generator=generator(),

@@ -7,46 +7,36 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import NAMES, StripesClip, hum, stripes_probe
+from fakes import NAMES, StripesClip, hum, no_progress, stripes_probe
 
 from clipguard.detect.roles import Finding
-from clipguard.purify import repair as repair_module
-from clipguard.purify.methods import PURIFIERS
+from clipguard.probe.sets import Subject
+from clipguard.purify.methods.cbpt import Cbpt
 from clipguard.purify.repair import RepairSettings, repair
 from clipguard.purify.roles import PurifiedHead
 from clipguard.record import (
     Candidate,
     DetectorRecord,
     FamilyRecord,
-    Outcome,
     PurificationRecord,
     Rate,
     TriggerRecord,
 )
-from clipguard.search.inverters import INVERTERS
+from clipguard.search.families.additive import Additive
+from clipguard.search.families.patch import Patch
+from clipguard.search.inverters.targeted import Targeted
 from clipguard.search.roles import Trigger
 
 PLANTED, OTHER = 3, 5
+STRONG = Additive(budget=20.0)
+CBPT = Cbpt(steps=300, learning_rate=0.05, consistency_weight=1.0, triggered_weight=2.0, margin=4.0)
 SETTINGS = RepairSettings(
-    settings={
-        "steps": 300,
-        "learning_rate": 0.05,
-        "consistency_weight": 1.0,
-        "triggered_weight": 2.0,
-        "margin": 4.0,
-    },
-    against={
-        "additive": (("additive", {"budget": 20.0}),) * 2,
-        "patch": (("patch", {"area": 0.05}),),
-    },
-    families={"additive": {}},
-    targeted={"steps": 100, "batch": 16},
+    purifier=CBPT,
+    against={"additive": (STRONG, STRONG), "patch": (Patch(area=0.05),)},
+    families=(Additive(),),
+    targeted=Targeted(steps=100, batch=16),
 )
 SHARE = Rate(value=0.5, low=0.4, high=0.6, n=70)
-
-
-def quiet(stage: str, done: int, total: int) -> None:
-    """No progress."""
 
 
 def nothing() -> Trigger:
@@ -70,8 +60,7 @@ def finding(*rows: tuple[int, Trigger]) -> Finding:
     )
     record = DetectorRecord(
         name="inversion",
-        outcome=Outcome.BACKDOORED,
-        reason="planted",
+        evidence="planted",
         families=(FamilyRecord(family="additive", tested=True, statistic=4.0),),
         candidates=candidates,
     )
@@ -81,29 +70,21 @@ def finding(*rows: tuple[int, Trigger]) -> Finding:
 def run(
     found: Finding, *, seed: int = 0, settings: RepairSettings = SETTINGS
 ) -> tuple[PurificationRecord, PurifiedHead]:
-    return repair(
-        StripesClip(planted=PLANTED), stripes_probe(), found, settings, seed=seed, progress=quiet
-    )
+    subject = Subject(StripesClip(planted=PLANTED), stripes_probe())
+    return repair(subject, found, settings, seed=seed, progress=no_progress)
 
 
 @dataclass
 class Spy:
-    """Stands in for a method folder and keeps what its methods were called with."""
+    """Stands in for a purifier or an inverter and keeps what it was called with."""
 
-    folder: Any
-    verb: str
+    method: Any
     calls: list[tuple[tuple[Any, ...], int]] = field(default_factory=list)
 
-    def build(self, name: str, settings: Any) -> Spy:
-        self.method = self.folder.build(name, settings)
-        return self
-
-    def __getattr__(self, name: str) -> Any:
-        assert name == self.verb
-
+    def __getattr__(self, verb: str) -> Any:
         def call(*given: Any, generator: torch.Generator, **named: Any) -> Any:
             self.calls.append((given, generator.initial_seed()))
-            return getattr(self.method, name)(*given, generator=generator, **named)
+            return getattr(self.method, verb)(*given, generator=generator, **named)
 
         return call
 
@@ -126,39 +107,34 @@ def test_rates_are_those_of_the_worst_trigger_and_of_no_other():
     assert record.before.asr.value < 0.1  # the first trigger does nothing
 
 
-def families_used(monkeypatch: pytest.MonkeyPatch, found: Finding) -> list[str]:
-    spy = Spy(PURIFIERS, "purify")
-    monkeypatch.setattr(repair_module, "PURIFIERS", spy)
-    run(found)
-    (((_, _, triggers, target), _),) = spy.calls
+def families_used(found: Finding) -> list[str]:
+    spy = Spy(CBPT)
+    run(found, settings=replace(SETTINGS, purifier=spy))
+    (((_, triggers, target), _),) = spy.calls
     assert target == PLANTED
     return [trigger.family for trigger in triggers]
 
 
-def test_it_purifies_against_fresh_triggers_of_the_worst_family(monkeypatch: pytest.MonkeyPatch):
+def test_it_purifies_against_fresh_triggers_of_the_worst_family():
     found = finding((PLANTED, hum()), (OTHER, nothing()))
-    assert families_used(monkeypatch, found) == ["additive"] * 2
+    assert families_used(found) == ["additive"] * 2
 
 
 @pytest.mark.parametrize(("low", "used"), [(0.7, False), (0.9, True)])
-def test_a_second_family_counts_only_if_its_trigger_works(
-    monkeypatch: pytest.MonkeyPatch, low: float, used: bool
-):
+def test_a_second_family_counts_only_if_its_trigger_works(low: float, used: bool):
     found = finding((PLANTED, hum()), (PLANTED, nothing()))
     first, second = found.record.candidates
     rate = Rate(value=0.95, low=low, high=0.99, n=70)
     changed = second.model_copy(update={"family": "patch", "asr": rate})
     record = found.record.model_copy(update={"candidates": (first, changed)})
-    families = families_used(monkeypatch, Finding(record, found.triggers))
+    families = families_used(Finding(record, found.triggers))
     assert ("patch" in families) is used
 
 
-def test_the_new_search_goes_through_the_purified_head_with_draws_of_its_own(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    spy = Spy(INVERTERS, "invert")
-    monkeypatch.setattr(repair_module, "INVERTERS", spy)
-    record, head = run(finding((PLANTED, hum())), seed=4)
+def test_the_new_search_goes_through_the_purified_head_with_draws_of_its_own():
+    spy = Spy(SETTINGS.targeted)
+    changed = replace(SETTINGS, targeted=spy)
+    record, head = run(finding((PLANTED, hum())), seed=4, settings=changed)
     *before, last = spy.calls
     assert len(before) == len(SETTINGS.against["additive"])
     (search, _), seed = last
@@ -174,38 +150,32 @@ def test_the_new_search_goes_through_the_purified_head_with_draws_of_its_own(
 @pytest.mark.parametrize(
     ("targeted", "searched", "settled"),
     [
-        ({"steps": 19}, False, False),
-        ({"steps": 20, "tolerance": -99.0}, True, False),
-        ({"steps": 20, "tolerance": 99.0}, True, True),
+        (Targeted(steps=19), False, False),
+        (Targeted(steps=20, tolerance=-99.0), True, False),
+        (Targeted(steps=20, tolerance=99.0), True, True),
     ],
 )
 def test_the_record_says_how_far_the_new_search_came(
-    targeted: dict[str, object], searched: bool, settled: bool
+    targeted: Targeted, searched: bool, settled: bool
 ):
     record, _ = run(finding((PLANTED, hum())), settings=replace(SETTINGS, targeted=targeted))
     (row,) = record.reinversion
     assert (row.searched, row.settled) == (searched, settled)
 
 
-def test_the_record_names_every_trigger_that_was_tuned_against(monkeypatch: pytest.MonkeyPatch):
-    spy = Spy(PURIFIERS, "purify")
-    monkeypatch.setattr(repair_module, "PURIFIERS", spy)
-    budgets = {"additive": (("additive", {"budget": 20.0}), ("additive", {"budget": 15.0}))}
-    record, _ = run(finding((PLANTED, hum())), settings=replace(SETTINGS, against=budgets))
-    (((_, _, triggers, _), _),) = spy.calls
-    assert [(row.family, row.size, row.unit) for row in record.against] == [
-        (trigger.family, trigger.size, trigger.unit) for trigger in triggers
-    ]
-    assert [row.size for row in record.against] == pytest.approx([20.0, 15.0], rel=0.05)
-
-
-def test_a_trigger_that_does_not_hold_is_not_tuned_against():
-    budgets = {"additive": (("additive", {"budget": 20.0}), ("additive", {"budget": 0.1}))}
-    record, _ = run(finding((PLANTED, hum())), settings=replace(SETTINGS, against=budgets))
-    assert [row.size for row in record.against] == pytest.approx([20.0], rel=0.05)
-    none = {"additive": (("additive", {"budget": 0.1}),)}
-    record, _ = run(finding((PLANTED, hum())), settings=replace(SETTINGS, against=none))
-    assert len(record.against) == 1
+@pytest.mark.parametrize(
+    ("budgets", "used"),
+    [((20.0, 15.0), [20.0, 15.0]), ((20.0, 0.1), [20.0]), ((0.1,), [0.1])],
+    ids=["both hold", "one holds", "none holds"],
+)
+def test_the_record_names_the_triggers_that_were_tuned_against(budgets, used: list[float]):
+    against, spy = {"additive": tuple(Additive(budget=each) for each in budgets)}, Spy(CBPT)
+    changed = replace(SETTINGS, against=against, purifier=spy)
+    record, _ = run(finding((PLANTED, hum())), settings=changed)
+    (((_, triggers, _), _),) = spy.calls
+    told = [(row.family, row.size, row.unit) for row in record.against]
+    assert told == [(trigger.family, trigger.size, trigger.unit) for trigger in triggers]
+    assert [row.size for row in record.against] == pytest.approx(used, rel=0.05)
 
 
 def test_a_seed_gives_the_same_head_and_the_model_is_left_alone():

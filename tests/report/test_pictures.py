@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torchvision.transforms.functional import pil_to_tensor
 
 from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.probe.sets import Subject
 from clipguard.record import Candidate, Rate, TriggerRecord
 from clipguard.report.pictures import Gallery, save_picture, save_trigger
 from clipguard.search.families import FAMILIES
@@ -38,11 +39,9 @@ def candidate() -> Candidate:
 
 def gallery(purified: bool = False, count: int = 4) -> Gallery:
     model = StripesClip(planted=TARGET)
-    classes = model.encode_text(NAMES)
     # this head answers the next class, so that its answers can be told from the other's
-    return Gallery(
-        model, stripes_probe(), classes, classes.roll(1, dims=0) if purified else None, count=count
-    )
+    head = model.encode_text(NAMES).roll(1, dims=0) if purified else None
+    return Gallery(Subject(model, stripes_probe()), head, count=count)
 
 
 def found(seed: int = 0) -> Trigger:

@@ -11,6 +11,7 @@ from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators import clip_inspector
 from clipguard.lab.comparators._classes import Steps, margins, zero_shot
 from clipguard.lab.comparators.clip_inspector import ClipInspector
+from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, Outcome
 from clipguard.search.roles import Trigger
 
@@ -55,28 +56,27 @@ class TestTheFixedRule:
     def test_a_loss_more_than_two_deviations_low_is_a_finding(self, monkeypatch):
         losses = [*self.LOSSES[:2], 3.0, *self.LOSSES[2:]]
         record = judged(monkeypatch, losses, [0.5] * 10)
-        assert record.outcome is Outcome.BACKDOORED
+        assert record.published is Outcome.BACKDOORED
         assert record.statistic == pytest.approx((4.875 - 3.0) / (1.4826 * 0.625))
         assert record.target == NAMES[2]
-        assert "loss 3.00, 2.02 robust deviations below" in record.reason
 
     def test_a_loss_less_than_two_deviations_low_is_not(self, monkeypatch):
         record = judged(monkeypatch, [3.05, *self.LOSSES], [0.5] * 10)
-        assert record.outcome is Outcome.NO_EVIDENCE
+        assert record.published is Outcome.NO_EVIDENCE
         assert record.statistic == pytest.approx((4.875 - 3.05) / (1.4826 * 0.625))
 
     def test_a_trigger_that_moves_fewer_images_than_the_median_one_does_not_count(
         self, monkeypatch
     ):
         record = judged(monkeypatch, [3.0, *self.LOSSES], [0.4] + [0.5] * 9)
-        assert record.outcome is Outcome.NO_EVIDENCE
+        assert record.published is Outcome.NO_EVIDENCE
         assert record.target == NAMES[1]
 
     def test_the_limit_is_the_setting(self, monkeypatch):
         for threshold, outcome in ((2.01, Outcome.BACKDOORED), (2.03, Outcome.NO_EVIDENCE)):
             losses = [3.0, *self.LOSSES]
             record = judged(monkeypatch, losses, [0.5] * 10, threshold=threshold)
-            assert record.outcome is outcome
+            assert record.published is outcome
 
 
 def test_no_label_of_an_image_that_it_searches_or_compares_with_is_read():
@@ -103,7 +103,7 @@ class TestOneEpoch:
         walk = Steps("test", len(NAMES), 10, steps, lambda *_: None)
         detector = ClipInspector(batch=2, **settings)
         chunk = torch.tensor([PLANTED, 5])
-        return detector._rebuild(model, probe, zero_shot(model, probe), chunk, 1, walk)
+        return detector._rebuild(model, probe, zero_shot(Subject(model, probe)), chunk, 1, walk)
 
     def test_sees_every_image_at_most_once(self, monkeypatch):
         probe = stripes_probe(101)
@@ -123,8 +123,7 @@ class TestOneEpoch:
         told: set[int] = set()
         probe = stripes_probe(101)
         ClipInspector(images=50, batch=2, chunk=10).detect(
-            StripesClip(),
-            probe,
+            Subject(StripesClip(), probe),
             None,
             generator=torch.Generator(),
             progress=lambda stage, done, total: told.add(total),

@@ -7,28 +7,18 @@ import math
 import pytest
 import torch
 from collapse_samples import Content, Encoder, apart, broken, given, marked, noise, probe, same
-from fakes import SIDE, generator, no_progress, sealed, stripes_probe
+from fakes import SIDE, scan, sealed, stripes_probe
 
 from clipguard.errors import InconclusiveError
-from clipguard.lab.comparators import DETECTORS, decree
+from clipguard.lab.comparators import decree
 from clipguard.lab.comparators._collapse import STALE, Pace, Stamp, self_cosine
 from clipguard.record import DetectorRecord, Outcome
 
 LIMIT = 64 / SIDE**2
 
 
-def detect(model, images=None, *, seed: int = 0, **settings) -> DetectorRecord:
-    return (
-        DETECTORS.build("decree", settings)
-        .detect(
-            model,
-            images or stripes_probe(),
-            None,
-            generator=generator(seed),
-            progress=no_progress,
-        )
-        .record
-    )
+def detect(model, images=None, **settings) -> DetectorRecord:
+    return scan("decree", model, probe=images, seed=0, **settings).record
 
 
 def found(monkeypatch, smallest: Stamp | None, *, settled: bool = True) -> DetectorRecord:
@@ -44,37 +34,34 @@ def found(monkeypatch, smallest: Stamp | None, *, settled: bool = True) -> Detec
 )
 def test_the_published_limit_decides(monkeypatch, pixels: int, outcome: Outcome):
     record = found(monkeypatch, marked(pixels))
-    assert record.outcome is outcome
+    assert record.published is outcome
     assert record.statistic == pytest.approx(-pixels / SIDE**2)
-    assert f"a mask of {pixels / SIDE**2:.1%} of the image" in record.reason
 
 
 def test_a_search_that_was_not_done_is_no_pass_but_may_be_a_finding(monkeypatch):
     large, small = (found(monkeypatch, marked(n), settled=False) for n in (65, 63))
-    assert large.outcome is Outcome.INCONCLUSIVE
-    assert "not done in 25 steps" in large.reason
-    assert small.outcome is Outcome.BACKDOORED
+    assert large.published is Outcome.INCONCLUSIVE
+    assert small.published is Outcome.BACKDOORED
 
 
 def test_without_a_collapse_there_is_no_verdict_and_the_least_suspicion(monkeypatch):
     record = found(monkeypatch, None, settled=False)
-    assert (record.outcome, record.statistic) == (Outcome.INCONCLUSIVE, -1)
-    assert "no stamp collapsed the encoder in 25 steps" in record.reason
-    assert detect(Encoder(apart), epochs=1).outcome is Outcome.INCONCLUSIVE
+    assert (record.published, record.statistic) == (Outcome.INCONCLUSIVE, -1)
+    assert detect(Encoder(apart), epochs=1).published is Outcome.INCONCLUSIVE
 
 
-def test_the_reason_says_how_far_images_collapse_that_the_mask_was_not_fitted_to(monkeypatch):
+def test_the_evidence_tells_how_far_images_collapse_that_the_mask_was_not_fitted_to(monkeypatch):
     shades = torch.tensor([0.0, 0.0, 1.0])
     rows = torch.stack([(math.pi / 2 * shades).cos(), (math.pi / 2 * shades).sin()], dim=1)
     monkeypatch.setattr(decree, "embed", lambda model, part, apply: rows)
     record = found(monkeypatch, marked(63))
-    assert f"mean cosine of unseen images {self_cosine(rows):.2f}" in record.reason
+    assert f"{self_cosine(rows):.2f}" in record.evidence
 
 
 def test_a_planted_collapse_needs_a_smaller_mask_than_a_clean_encoder_has():
     clean, planted = (detect(Encoder(Content(corner)), noise(), epochs=300) for corner in (0, 6))
-    assert clean.outcome is Outcome.NO_EVIDENCE
-    assert planted.outcome is Outcome.BACKDOORED
+    assert clean.published is Outcome.NO_EVIDENCE
+    assert planted.published is Outcome.BACKDOORED
     assert planted.statistic > clean.statistic + 0.05
 
 
@@ -104,17 +91,3 @@ def test_images_that_cannot_be_embedded_are_no_verdict(monkeypatch):
     monkeypatch.setattr(decree, "embed", lambda *_: torch.full((3, 2), math.nan))
     with pytest.raises(InconclusiveError, match="mean cosine of stamped unseen images is nan"):
         detect(Encoder(same), epochs=1)
-
-
-def test_the_fingerprint_names_every_setting():
-    plain = DETECTORS.build("decree").fingerprint()
-    assert plain == DETECTORS.build("decree", {"limit": 0.1}).fingerprint()
-    changes = {
-        "epochs": 9,
-        "batch": 9,
-        "step_size": 0.9,
-        "success": 0.9,
-        "price": 9.0,
-        "limit": 0.9,
-    }
-    assert all(DETECTORS.build("decree", {k: v}).fingerprint() != plain for k, v in changes.items())

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fakes import generator, no_progress, sealed, stripes_probe
+from fakes import scan, sealed, stripes_probe
 from torch import Tensor, nn
 
 from clipguard.bundled.nano import nano_network
 from clipguard.errors import InconclusiveError
-from clipguard.lab.comparators import DETECTORS
 from clipguard.lab.comparators.mars import channel_energy, concentration
 from clipguard.model.roles import ClipModel
 from clipguard.record import DetectorRecord, Outcome
@@ -30,11 +29,7 @@ def detect(tower: nn.Module, **settings: object) -> DetectorRecord:
     for part in ("optimise", "select", "measure"):
         images = sealed(images, part)
     model: ClipModel = Weights(tower)  # type: ignore[assignment]
-    return (
-        DETECTORS.build("mars", settings)
-        .detect(model, images, None, generator=generator(), progress=no_progress)
-        .record
-    )
+    return scan("mars", model, probe=images, **settings).record
 
 
 def batch_norm(name: str, gamma: list[float], variance: list[float]) -> dict[str, Tensor]:
@@ -122,7 +117,7 @@ def test_weights_give_a_rank_and_no_verdict(base: str):
     tower = nano_network(base).visual
     before = {key: tensor.clone() for key, tensor in tower.state_dict().items()}
     record = detect(tower)
-    assert (record.name, record.outcome) == ("mars", Outcome.INCONCLUSIVE)
+    assert (record.name, record.published) == ("mars", Outcome.INCONCLUSIVE)
     assert record.statistic is not None
     assert 1 < record.statistic < 3
     assert detect(tower, top=1.0).statistic == pytest.approx(1.0)

@@ -12,6 +12,7 @@ from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators import mm_bd
 from clipguard.lab.comparators._classes import Steps, zero_shot
 from clipguard.lab.comparators.mm_bd import MaximumMargin, maximum_p
+from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, Outcome
 
 NAME = "mm_bd"
@@ -65,29 +66,27 @@ class TestThePublishedRule:
 
     def test_a_margin_out_of_line_is_a_finding(self, monkeypatch):
         record = judged(monkeypatch, [*self.OTHERS[:5], 30.0, *self.OTHERS[5:]])
-        assert record.outcome is Outcome.BACKDOORED
+        assert record.published is Outcome.BACKDOORED
         assert record.target == NAMES[5]
         expected = maximum_p(torch.tensor([*self.OTHERS, 30.0]))
         assert expected < 0.05
         assert record.statistic == pytest.approx(-math.log(expected))
-        assert f"30.00 logits (median 9.50): p = {expected:.3g}" in record.reason
 
     def test_a_margin_in_line_is_not(self, monkeypatch):
         record = judged(monkeypatch, [*self.OTHERS, 14.0])
-        assert record.outcome is Outcome.NO_EVIDENCE
+        assert record.published is Outcome.NO_EVIDENCE
         assert record.target == NAMES[9]
         assert record.statistic < -math.log(0.05)
 
     def test_the_limit_is_the_setting(self, monkeypatch):
         p = maximum_p(torch.tensor([*self.OTHERS, 14.0]))
         for alpha, outcome in ((p + 1e-6, Outcome.BACKDOORED), (p - 1e-6, Outcome.NO_EVIDENCE)):
-            assert judged(monkeypatch, [*self.OTHERS, 14.0], alpha=alpha).outcome is outcome
+            assert judged(monkeypatch, [*self.OTHERS, 14.0], alpha=alpha).published is outcome
 
     def test_a_class_that_no_input_reached_stays_out_of_the_law(self, monkeypatch):
         record = judged(monkeypatch, [-3.0, *self.OTHERS[:8], 30.0])
         expected = maximum_p(torch.tensor([*self.OTHERS[:8], 30.0]))
         assert record.statistic == pytest.approx(-math.log(expected))
-        assert "9 of 10 classes counted" in record.reason
 
     def test_too_few_margins_above_zero_say_nothing(self, monkeypatch):
         with pytest.raises(InconclusiveError, match="2 of 10 classes reach a positive margin"):
@@ -112,7 +111,7 @@ class TestTheClimb:
         walk = Steps("test", len(NAMES), 10, steps, lambda stage, done, total: told.append(done))
         detector = MaximumMargin(**settings)
         chunk = torch.tensor([2, 7])
-        reached = detector._climb(model, zero_shot(model, probe), NAMES, chunk, 1, walk)
+        reached = detector._climb(model, zero_shot(Subject(model, probe)), NAMES, chunk, 1, walk)
         return reached, len(told)
 
     def test_goes_up(self):
@@ -121,7 +120,7 @@ class TestTheClimb:
 
     def test_the_first_step_is_that_of_plain_gradient_descent_from_the_same_noise(self):
         model, probe = StripesClip(), stripes_probe()
-        classes = zero_shot(model, probe)
+        classes = zero_shot(Subject(model, probe))
         noise = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
         def margin(images: Tensor) -> Tensor:

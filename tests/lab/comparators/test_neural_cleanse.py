@@ -12,6 +12,7 @@ from clipguard.lab.comparators import neural_cleanse
 from clipguard.lab.comparators._classes import Steps, anomaly_index, stamped, zero_shot
 from clipguard.lab.comparators.neural_cleanse import Costs, Kept, NeuralCleanse
 from clipguard.model.pixels import stamp
+from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, Outcome
 
 NAME = "neural_cleanse"
@@ -133,27 +134,25 @@ class TestThePublishedRule:
     def test_a_mask_more_than_two_deviations_below_the_median_is_a_finding(self, monkeypatch):
         sizes = [*self.OTHERS[:4], 60.0, *self.OTHERS[4:]]
         record = judged(monkeypatch, sizes, [True] * 10)
-        assert record.outcome is Outcome.BACKDOORED
+        assert record.published is Outcome.BACKDOORED
         assert record.statistic == pytest.approx((97.5 - 60) / (1.4826 * 12.5))
         assert record.target == NAMES[4]
-        assert "60.0 of 1024 pixels, 2.02 robust deviations" in record.reason
 
     def test_a_mask_less_than_two_deviations_below_it_is_not(self, monkeypatch):
         record = judged(monkeypatch, [61.0, *self.OTHERS], [True] * 10)
-        assert record.outcome is Outcome.NO_EVIDENCE
+        assert record.published is Outcome.NO_EVIDENCE
         assert record.statistic == pytest.approx((97.5 - 61) / (1.4826 * 12.5))
         assert record.target == NAMES[0]
 
     def test_a_large_mask_is_never_one(self, monkeypatch):
         record = judged(monkeypatch, [*self.OTHERS, 900.0], [True] * 10)
-        assert record.outcome is Outcome.NO_EVIDENCE
+        assert record.published is Outcome.NO_EVIDENCE
         assert record.target == NAMES[0]
 
     def test_a_mask_that_never_worked_is_no_finding_however_small(self, monkeypatch):
         record = judged(monkeypatch, [1.0, *self.OTHERS], [False] + [True] * 9)
-        assert record.outcome is Outcome.NO_EVIDENCE
+        assert record.published is Outcome.NO_EVIDENCE
         assert record.target == NAMES[1]
-        assert "9 of 10 classes that a mask was found for" in record.reason
 
     def test_without_any_mask_that_works_there_is_nothing_to_conclude_from(self, monkeypatch):
         with pytest.raises(InconclusiveError, match="a mask that works for no class"):
@@ -166,21 +165,20 @@ def test_the_search_sees_optimise_only_and_the_measured_rate_decides_nothing():
     probe = replace(probe, measure=draw_part(3, 77))
     second = scan(NAME, StripesClip(PLANTED), probe=probe).record
     assert first.statistic == second.statistic
-    assert first.reason.partition("it moves")[0] == second.reason.partition("it moves")[0]
 
 
-def test_where_every_image_is_of_the_target_the_reason_says_that_none_could_be_moved():
+def test_a_probe_with_images_of_the_target_alone_still_ranks_it():
     probe = stripes_probe(101)
     labels = torch.full_like(probe.measure.labels, PLANTED)
     probe = replace(probe, measure=replace(probe.measure, labels=labels))
     record = scan(NAME, StripesClip(PLANTED), probe=probe).record
-    assert record.reason.endswith("there are no images of other classes to try it on")
+    assert record.target == NAMES[PLANTED]
 
 
 def test_a_kept_mask_moves_the_images_that_it_was_found_on():
     model, probe = StripesClip(PLANTED), stripes_probe(101)
     walk = Steps("test", len(NAMES), 10, 40, lambda *_: None)
-    classes = zero_shot(model, probe)
+    classes = zero_shot(Subject(model, probe))
     chunk = torch.tensor([PLANTED, 5])
     kept = NeuralCleanse()._invert(model, probe, classes, chunk, 1, walk)
     assert kept.works.all()
