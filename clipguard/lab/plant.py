@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from open_clip.model import CLIP
 
+from clipguard import __version__
+from clipguard.audit.coverage import environment
 from clipguard.bundled.nano import BASES, class_names, image_side, nano_network, nano_tokenizer
 from clipguard.checkpoint.architectures import named
 from clipguard.errors import UsageError
@@ -260,4 +262,5 @@ def _told(order: Order, recipe: Recipe) -> dict[str, object]:
         "base": order.base,
         "seed": order.seed,
         "recipe": asdict(recipe),
+        "made_with": {"clipguard": __version__, **environment()},
     }
