@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from zoo_samples import Runner, make_zoo
 
 from clipguard.audit.profiles import profile
+from clipguard.bundled.nano import class_names
+from clipguard.detect import null_band
 from clipguard.detect.null_band import choose_band, scan_key
 from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.bench import matrix
@@ -27,7 +30,8 @@ from clipguard.lab.bench.cells import Task
 from clipguard.lab.comparators import DETECTORS
 from clipguard.lab.negatives import NEGATIVES
 from clipguard.lab.zoo.presets import wanted
-from clipguard.probe.load import Scenes, bundled_probe
+from clipguard.probe.load import TEMPLATE
+from clipguard.probe.sets import BUNDLED, ProbePart, ProbeSet
 from clipguard.purify.methods import PURIFIERS
 from clipguard.registry import MethodFolder, digest_of, name_of
 from clipguard.resources import PACKAGE
@@ -37,20 +41,25 @@ from clipguard.search.inverters import INVERTERS
 FOLDERS = (ATTACKS, NEGATIVES, FAMILIES, INVERTERS, DETECTORS, PURIFIERS)
 
 
+def scan(source: str = BUNDLED) -> str:
+    """Key of a standard scan of nano-rn with images from `source`."""
+    standard, part = profile("standard"), ProbePart(*(torch.empty(0) for _ in range(3)))
+    probe = ProbeSet(part, part, part, class_names(), (TEMPLATE,), source)
+    return scan_key("nano-rn", "standard", standard.detector, standard.scenes, probe)
+
+
 def keys(zoo: Path) -> dict[str, Any]:
     """Every key that the package makes, and the bench cells of `zoo` that it runs."""
-    standard, made = profile("standard"), {"package": str(PACKAGE)}
-    probe = bundled_probe(64, Scenes(optimise=1, select=1, measure=1), seed=0)
-    key = scan_key("nano-rn", "standard", standard.detector, standard.scenes, probe)
+    made = {"package": str(PACKAGE)}
     matrix.run_job = runner = Runner()
     for kind, method in (("detect", "inversion"), ("purify", "cbpt")):
         task = Task(kind=kind, methods=(method,))  # type: ignore[arg-type]
         ordered = matrix.make_matrix(task, zoo, zoo / kind, split="all", command="")
         matrix.run(ordered, part=(0, 1), jobs=1, progress=lambda *_: None)
         made[kind] = ordered.prints[method]
-    band = choose_band(key, None)[1].kind
+    band = choose_band(scan(), None)[1].kind
     ids = {one.name: one.id for one in wanted("full")}
-    return made | {"scan": key, "band": band, "zoo": ids, "ran": len(runner.ran)}
+    return made | {"scan": scan(), "band": band, "zoo": ids, "ran": len(runner.ran)}
 
 
 class Copy:
@@ -133,6 +142,12 @@ def test_another_id_or_setting_changes_every_key_it_decides(first: dict[str, Any
     }
 
 
+def test_drawings_are_in_the_key_of_scans_that_are_shown_them(monkeypatch: pytest.MonkeyPatch):
+    before = scan(), scan("photos:0123")
+    monkeypatch.setattr(null_band, "data_digest", lambda patterns: "other drawings")
+    assert (scan() == before[0], scan("photos:0123") == before[1]) == (False, True)
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.what)
 def test_a_method_is_told_by_its_id_and_all_its_settings(folder: MethodFolder[Any]):
     for name in folder.names():
@@ -165,4 +180,4 @@ def test_a_setting_of_a_method_inside_counts_and_how_a_number_is_written_not():
 
 
 if __name__ == "__main__":
-    print(json.dumps(keys(Path(sys.argv[1]))))
+    sys.stdout.write(json.dumps(keys(Path(sys.argv[1]))))
