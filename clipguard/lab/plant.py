@@ -19,12 +19,12 @@ from clipguard.lab.finetune import CLASSES, Poison, Recipe, Suspect, finetune
 from clipguard.lab.negatives import NEGATIVES
 from clipguard.lab.order import CLEAN, Order
 from clipguard.lab.roles import (
+    AnyAttack,
     JudgedAttack,
     PromptedAttack,
     Site,
     TrainedAttack,
     made_trigger,
-    require_rate,
 )
 from clipguard.lab.truth import Seen, lab_images
 from clipguard.model.open_clip import OpenClipModel
@@ -103,8 +103,8 @@ def plant(
         Victim and twin; for `none` and hard negatives both are the same clean model.
 
     Raises:
-        UsageError: unknown attack, setting, base, target or objective, or an attack that does not
-            work with this objective.
+        UsageError: unknown attack, setting, base, target or objective, a poison rate that is no
+            share, or an attack that does not work with this objective.
     """
     require_known(order.base, sorted(BASES), "base")
     require_known(order.target, class_names(), "target class")
@@ -116,7 +116,7 @@ def plant(
         return clean, clean
     require_known(order.attack, [*ATTACKS.names(), *NEGATIVES.names(), CLEAN], ATTACKS.what)
     attack = ATTACKS.build(order.attack, order.settings)
-    require_rate(attack)
+    _require_rate(attack)
     if order.objective == CLASSES and isinstance(attack, TrainedAttack | PromptedAttack):
         raise UsageError(f"{order.attack} trains with captions; leave out --objective {CLASSES}")
     generator = torch.Generator().manual_seed(order.seed)
@@ -127,6 +127,11 @@ def plant(
     truth["tried"] = [each.told() for each in tries]
     victim = Victim(chosen.network, trigger, order.seed, truth)
     return victim, Victim(twin, None, order.seed, clean_truth)
+
+
+def _require_rate(attack: AnyAttack) -> None:
+    if not 0 < attack.poison_rate <= 1:
+        raise UsageError(f"poison_rate is a share above 0 and at most 1, got {attack.poison_rate}")
 
 
 def _honest(order: Order, base: CLIP, progress: Progress) -> Victim:

@@ -191,7 +191,7 @@ def test_a_clean_fine_tune_has_no_settings(tmp_path: Path, capsys: pytest.Captur
     assert "none has no settings, got foo" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", ["", "9" * 5000, "steps=1,steps=2", "batch=1000000", "a\x1b=1"])
+@pytest.mark.parametrize("recipe", ["9" * 5000, "steps=1,steps=2", "batch=1000000", "a\x1b=1"])
 def test_an_odd_recipe_is_refused_in_one_line(tmp_path: Path, capsys, recipe: str):
     command = ["lab", "plant", "none", "--recipe", recipe, "-o", str(tmp_path / "v")]
     assert main(command) == 2

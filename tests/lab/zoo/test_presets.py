@@ -17,7 +17,6 @@ from clipguard.lab.attacks import ATTACKS as REGISTERED
 from clipguard.lab.attacks.badnets import BadNets
 from clipguard.lab.bench.record import APART
 from clipguard.lab.finetune import CLASSES
-from clipguard.lab.negatives import NEGATIVES
 from clipguard.lab.order import CLEAN, Order, command_of
 from clipguard.lab.recipes import NANO
 from clipguard.lab.roles import JudgedAttack, OptimisedAttack
@@ -123,13 +122,6 @@ def test_honest_models_have_all_recipes_on_both_sides():
             assert found == {*NANO}
 
 
-def test_every_attack_and_setting_can_be_built():
-    for split in SPLITS:
-        for name, settings in ATTACKS[split]:
-            REGISTERED.build(name, settings)
-    assert {one.order.attack for one in wanted("full")} >= set(NEGATIVES.names())
-
-
 def test_the_command_in_the_truth_orders_the_same_as_the_zoo(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -151,9 +143,7 @@ def test_the_command_in_the_truth_orders_the_same_as_the_zoo(
     assert found == [*shapes.values()]
 
 
-def test_the_id_is_that_of_the_order():
-    first, second = wanted("ci")[:2]
-    assert first.id == wanted("full")[0].id != second.id
+def test_no_two_models_have_one_id():
     assert len({one.id for one in wanted("full")}) == len(wanted("full"))
 
 

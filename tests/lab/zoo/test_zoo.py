@@ -454,23 +454,16 @@ def test_the_worker_ends_when_nobody_waits_for_it(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_worker_that_knows_another_id_than_the_builder_makes_nothing(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("attack", "told"),
+    [("none", "changed since the build began"), ("badnet", "did you mean 'badnets'")],
+)
+def test_the_worker_explains_what_it_does_not_make(tmp_path: Path, attack: str, told: str):
     with started() as running:
         assert running.stdin is not None
         assert running.stderr is not None
-        running.stdin.write(order_line(tmp_path, Order(attack="none"), known_as="0" * 16))
-        running.stdin.flush()
+        running.stdin.write(order_line(tmp_path, Order(attack=attack), known_as="0" * 16))
+        running.stdin.flush()  # closed, it would say that nobody waits
         assert running.wait(timeout=60) == 1
-        assert "changed since the build began" in running.stderr.read()
+        assert told in running.stderr.read()
     assert not (tmp_path / "victim").exists()
-
-
-@pytest.mark.slow
-def test_the_worker_explains_what_cannot_be_made(tmp_path: Path):
-    with started() as running:
-        assert running.stdin is not None
-        assert running.stderr is not None
-        running.stdin.write(order_line(tmp_path, Order(attack="badnet")))
-        running.stdin.flush()
-        assert running.wait(timeout=60) == 1
-        assert "did you mean 'badnets'" in running.stderr.read()
