@@ -112,11 +112,13 @@ def identity(method: object) -> Any:
             field.name: identity(getattr(method, field.name))
             for field in dataclasses.fields(method)
         }
-        return {"id": getattr(type(method), "ID", None), **settings}
+        return {"id": getattr(type(method), "ID", None), "settings": settings}
     if isinstance(method, Mapping):
         return {str(key): identity(value) for key, value in method.items()}
     if isinstance(method, Sequence) and not isinstance(method, str):
         return [identity(value) for value in method]
+    if isinstance(method, float) and method.is_integer():
+        return int(method)  # 1 and 1.0 are one setting
     return method
 
 

@@ -9,12 +9,13 @@ import pytest
 from clipguard import resources
 
 
-def test_a_file_is_told_by_its_name_and_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_data_is_told_by_its_name_and_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(resources, "PACKAGE", tmp_path)
-    (tmp_path / "a").mkdir()
+    digest = resources.data_digest.__wrapped__  # a process reads the shipped files once
+    (tmp_path / "assets" / "a").mkdir(parents=True)
     found = set()
-    for name, text in (("x.py", "1"), ("x.py", "2"), ("y.py", "2"), ("a/y.py", "2")):
-        (tmp_path / name).write_text(text)
-        found.add(resources.digest_of(("*.py", "*/*.py")))
+    for name, text in (("x.zip", "1"), ("x.zip", "2"), ("y.zip", "2"), ("a/y.zip", "2")):
+        (tmp_path / "assets" / name).write_text(text)
+        found.add(digest(("*.zip", "*/*.zip")))
     assert len(found) == 4
-    assert resources.digest_of(("x.py", "*.py")) == resources.digest_of(("*.py",))
+    assert digest(("x.zip", "*.zip")) == digest(("*.zip",))

@@ -25,7 +25,10 @@ from clipguard.record import (
 )
 from clipguard.record.wording import TEXT, triggers_of
 
-PACKAGES = ("torch", "open_clip_torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
+PACKAGES = (
+    *("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow"),
+    *("onnx", "onnxruntime", "onnxruntime-gpu"),
+)
 BLIND_SPOTS = (
     Untested(
         what="triggers outside the searched families",

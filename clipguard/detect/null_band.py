@@ -17,15 +17,17 @@ from clipguard.checkpoint.configs import OPENAI
 from clipguard.detect.roles import Detector
 from clipguard.errors import UsageError
 from clipguard.files import read_given
-from clipguard.probe.sets import ProbeSet
+from clipguard.probe.sets import BUNDLED, ProbeSet
 from clipguard.record import CalibrationRecord, FamilyRecord
 from clipguard.record.schema import first_problem
 from clipguard.registry import digest_of
-from clipguard.resources import asset
+from clipguard.resources import asset, data_digest
 from clipguard.text_safety import safe_text
 
 SPREAD_FLOOR = 0.25
 MIN_MODELS = 5
+ARTWORK = ("artwork.zip",)
+"""What the scenes of the bundled probe set are made of."""
 
 
 class CleanModel(BaseModel):
@@ -76,9 +78,10 @@ def family_of(architecture: Architecture) -> str:
 
 
 def scan_key(family: str, profile: str, detector: Detector, scenes: object, probe: ProbeSet) -> str:
-    """Name of the scans that may be compared: the same architecture, search and classes.
+    """Name of the scans that may be compared: the same architecture, search, images and classes.
 
-    Made of declared ids, settings and digests of data; no name of a class or module is part of it.
+    Made of declared ids, settings and digests of data; no name of a class or module is part of it,
+    and no seed, because a band holds the luck of the search.
 
     Args:
         family: of models, see `family_of`.
@@ -87,7 +90,8 @@ def scan_key(family: str, profile: str, detector: Detector, scenes: object, prob
         scenes: size of the bundled probe set.
         probe: its source, class names and templates count.
     """
-    told = [detector, scenes, probe.source, probe.class_names, probe.templates]
+    drawn = [scenes, data_digest(ARTWORK)] if probe.source == BUNDLED else None
+    told = [detector, probe.source, drawn, probe.class_names, probe.templates]
     return f"{family}/{profile}/{digest_of(told)[:12]}"
 
 

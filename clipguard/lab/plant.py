@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from open_clip.model import CLIP
 
+from clipguard import __version__
+from clipguard.audit.coverage import environment
 from clipguard.bundled.nano import BASES, class_names, image_side, nano_network, nano_tokenizer
 from clipguard.checkpoint.architectures import named
 from clipguard.errors import UsageError
@@ -17,12 +19,12 @@ from clipguard.lab.finetune import CLASSES, Poison, Recipe, Suspect, finetune
 from clipguard.lab.negatives import NEGATIVES
 from clipguard.lab.order import CLEAN, Order
 from clipguard.lab.roles import (
+    AnyAttack,
     JudgedAttack,
     PromptedAttack,
     Site,
     TrainedAttack,
     made_trigger,
-    require_rate,
 )
 from clipguard.lab.truth import Seen, lab_images
 from clipguard.model.open_clip import OpenClipModel
@@ -101,8 +103,8 @@ def plant(
         Victim and twin; for `none` and hard negatives both are the same clean model.
 
     Raises:
-        UsageError: unknown attack, setting, base, target or objective, or an attack that does not
-            work with this objective.
+        UsageError: unknown attack, setting, base, target or objective, a poison rate that is no
+            share, or an attack that does not work with this objective.
     """
     require_known(order.base, sorted(BASES), "base")
     require_known(order.target, class_names(), "target class")
@@ -114,7 +116,7 @@ def plant(
         return clean, clean
     require_known(order.attack, [*ATTACKS.names(), *NEGATIVES.names(), CLEAN], ATTACKS.what)
     attack = ATTACKS.build(order.attack, order.settings)
-    require_rate(attack)
+    _require_rate(attack)
     if order.objective == CLASSES and isinstance(attack, TrainedAttack | PromptedAttack):
         raise UsageError(f"{order.attack} trains with captions; leave out --objective {CLASSES}")
     generator = torch.Generator().manual_seed(order.seed)
@@ -125,6 +127,11 @@ def plant(
     truth["tried"] = [each.told() for each in tries]
     victim = Victim(chosen.network, trigger, order.seed, truth)
     return victim, Victim(twin, None, order.seed, clean_truth)
+
+
+def _require_rate(attack: AnyAttack) -> None:
+    if not 0 < attack.poison_rate <= 1:
+        raise UsageError(f"poison_rate is a share above 0 and at most 1, got {attack.poison_rate}")
 
 
 def _honest(order: Order, base: CLIP, progress: Progress) -> Victim:
@@ -260,4 +267,5 @@ def _told(order: Order, recipe: Recipe) -> dict[str, object]:
         "base": order.base,
         "seed": order.seed,
         "recipe": asdict(recipe),
+        "made_with": {"clipguard": __version__, **environment()},
     }

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from clipguard.bundled.artwork import Artwork, compose
 from clipguard.bundled.nano import TEMPLATES
-from clipguard.errors import UsageError
 from clipguard.model.pixels import from_bytes, to_bytes
 from clipguard.model.roles import PromptTunable
 from clipguard.probe.sets import ProbePart
@@ -232,16 +231,6 @@ def made_trigger(attack: AnyAttack, site: Site, *, generator: torch.Generator) -
     if isinstance(attack, OptimisedAttack):
         return attack.rebuild(attack.optimise(site, generator=generator), side)
     return attack.trigger(side, generator=generator)
-
-
-def require_rate(attack: AnyAttack) -> None:
-    """Refuse a poison rate that is no share.
-
-    Raises:
-        UsageError: `poison_rate` is 0 or less, or above 1.
-    """
-    if not 0 < attack.poison_rate <= 1:
-        raise UsageError(f"poison_rate is a share above 0 and at most 1, got {attack.poison_rate}")
 
 
 def dirty_label(pairs: Pairs, plan: Plan, share: float) -> Pairs:

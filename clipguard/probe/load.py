@@ -24,7 +24,7 @@ from clipguard.model.prompts import (
 )
 from clipguard.probe.images import IMAGE_SUFFIXES, class_names_digest, load_image
 from clipguard.probe.rates import classify, embed
-from clipguard.probe.sets import ProbePart, ProbeSet
+from clipguard.probe.sets import BUNDLED, ProbePart, ProbeSet
 from clipguard.text_safety import safe_text
 
 TEMPLATE = "a photo of a {}."
@@ -93,7 +93,7 @@ def bundled_probe(side: int, scenes: Scenes, *, seed: int) -> ProbeSet:
         measure=part(2, scenes.measure),
         class_names=names,
         templates=(TEMPLATE,),
-        source="bundled",
+        source=BUNDLED,
         unlabelled=_further(artwork, concepts, side, generator),
     )
 
@@ -197,7 +197,7 @@ def _folder_probe(
         warnings = (*warnings, f"drew {MAX_IMAGES} of {len(found)} images and left out the rest")
     if skipped:
         warnings = (*warnings, f"skipped {skipped} images that could not be read")
-    source = f"{safe_text(folder.name)}:{_images_digest(images)}"
+    source = f"{safe_text(folder.name)}:{_images_digest(images, labels)}"
     return ProbeSet(*parts, names, templates, source, skipped, warnings)
 
 
@@ -236,9 +236,13 @@ def _folder_labels(paths: Sequence[Path], names: Sequence[str]) -> list[int]:
     return [known.get(name, known.get(name.casefold(), -1)) for name in folders]
 
 
-def _images_digest(images: Tensor) -> str:
-    """12 hex digits that name the images, whatever their order."""
-    digests = sorted(hashlib.sha256(image.numpy().tobytes()).digest() for image in images)
+def _images_digest(images: Tensor, labels: Sequence[int]) -> str:
+    """12 hex digits that name the images and their classes, whatever their order."""
+    pairs = zip(images, labels, strict=True)
+    digests = sorted(
+        hashlib.sha256(image.numpy().tobytes() + f"{label}".encode()).digest()
+        for image, label in pairs
+    )
     return hashlib.sha256(b"".join(digests)).hexdigest()[:12]
 
 

@@ -11,6 +11,8 @@ from clipguard.model.pixels import from_bytes
 from clipguard.model.prompts import class_embeddings
 from clipguard.model.roles import PromptTunable
 
+BUNDLED = "bundled"
+
 
 @dataclass(frozen=True, eq=False)
 class ProbePart:

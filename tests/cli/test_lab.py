@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from clipguard import __version__
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.cli.app import main
 from clipguard.lab.attacks import ATTACKS
@@ -38,6 +40,9 @@ def test_a_clean_fine_tune_is_an_open_clip_checkpoint_with_its_truth(
     assert (truth["attack"], truth["target"], truth["seed"]) == ("none", None, 3)
     assert truth["model_sha256"] == record.sha256
     assert truth["planted"] is False
+    made_with = truth["made_with"]
+    assert isinstance(made_with, dict)
+    assert (made_with["clipguard"], made_with["torch"]) == (__version__, version("torch"))
     told = "clipguard lab plant none --base nano-rn --target banana --seed 3 -o victim"
     assert truth["command"] == told
     shown = capsys.readouterr()
@@ -186,7 +191,7 @@ def test_a_clean_fine_tune_has_no_settings(tmp_path: Path, capsys: pytest.Captur
     assert "none has no settings, got foo" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", ["", "9" * 5000, "steps=1,steps=2", "batch=1000000", "a\x1b=1"])
+@pytest.mark.parametrize("recipe", ["9" * 5000, "steps=1,steps=2", "batch=1000000", "a\x1b=1"])
 def test_an_odd_recipe_is_refused_in_one_line(tmp_path: Path, capsys, recipe: str):
     command = ["lab", "plant", "none", "--recipe", recipe, "-o", str(tmp_path / "v")]
     assert main(command) == 2

@@ -253,13 +253,16 @@ def test_a_folder_at_the_limit_is_used_whole_without_a_word(folder: Path, monkey
     assert load(folder).warnings == ()
 
 
-def test_the_source_names_the_images_and_neither_their_order_nor_their_place(
+def test_the_source_names_images_and_classes_and_neither_their_order_nor_their_place(
     folder: Path, tmp_path: Path
 ):
     source = load(folder).source
     assert load(folder, seed=5).source == source
     copy = shutil.copytree(folder, tmp_path / "elsewhere" / "photos")
     assert load(copy).source == source
+    moved = shutil.copytree(folder, tmp_path / "moved" / "photos")
+    (moved / "owl" / "0.png").rename(moved / "cat" / "moved.png")
+    assert load(moved).source != source
     picture(copy / "owl" / "0.png", 255)
     assert load(copy).source != source
 

@@ -31,6 +31,7 @@ MAIN = "inversion"
 Kind = Literal["detect", "purify"]
 TRIGGER_LIMIT = 64_000_000
 FORMAT = "cell/1"
+"""Rises when the way of a victim through the benchmark makes other cells of the same methods."""
 DATA = ("artwork*.zip", "classnames.txt", "calibration/*.json", "suspicion.json")
 """Shipped files that a cell's content depends on."""
 
@@ -50,6 +51,7 @@ class Cell(Part):
         id: of the victim.
         sha256: of its `model.pt`.
         fingerprint: of ids, settings, seed and shipped data.
+        made_with: versions of clipguard and of the libraries under it; they decide nothing here.
         seconds: wall time per stage.
         passes: encoder passes of the search, and of the repair where there is one.
         target: class ranked first, if the search came that far.
@@ -60,6 +62,7 @@ class Cell(Part):
     id: str
     sha256: Sha256
     fingerprint: Sha256
+    made_with: dict[str, str] = Field(default_factory=dict)
     seconds: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     passes: Passes = Passes()
     target: str | None = None
@@ -124,6 +127,13 @@ class Task:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    def words(self, method: str) -> bool:
+        """Whether a cell of `method` holds the search for token triggers that a scan makes.
+
+        Heads hold no prompts, and comparators are no part of a scan: neither needs the words.
+        """
+        return self.kind == "detect" and method == MAIN
+
 
 def require_methods(kind: Kind, names: tuple[str, ...]) -> None:
     """Refuse a method that does not exist, with a suggestion.
@@ -160,8 +170,8 @@ def fingerprint(task: Task, method: str) -> str:
     told = {
         "format": FORMAT,
         "kind": task.kind,
-        "method": method,
         "detector": detector_of(task, method),
+        "text": settings.text if task.words(method) else None,
         "repair": repair_settings(method) if task.kind == "purify" else None,
         "scenes": settings.scenes,
         "policy": load_policy(POLICY).sha256,
@@ -199,7 +209,7 @@ AnyCell = TypeVar("AnyCell", bound=Cell)
 def read_cell(
     kind: type[AnyCell], out: Path, entry: Entry, method: str, wanted: str
 ) -> AnyCell | None:
-    """The cell of `entry`, unless there is none of this model, code and these settings.
+    """The cell of `entry`, unless there is none of this model and these settings.
 
     Args:
         kind: `DetectCell` or `PurifyCell`.

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clipguard.audit.coverage import begun
+from clipguard import __version__
+from clipguard.audit.coverage import begun, environment
 from clipguard.audit.options import Options
 from clipguard.audit.pipeline import Suspect, judged, load, measure
 from clipguard.audit.profiles import profile
@@ -55,7 +56,7 @@ class Job:
         twin: its clean twin, built; only where something is purified.
         truth: what `truth_digest` said of the victim; only where something is purified.
         prints: methods to run, each with the fingerprint that its cell gets. It was taken before
-            the first job ran, so code that is edited meanwhile makes no cell look newer than it is.
+            the first job ran, so data that changes meanwhile makes no cell look newer than it is.
     """
 
     task: Task
@@ -225,6 +226,7 @@ def _base(
         "id": job.entry.id,
         "sha256": job.entry.sha256,
         "fingerprint": job.prints[method],
+        "made_with": {"clipguard": __version__, **environment()},
         "seconds": dict(watch.seconds),
         "passes": tower.record(),
         "target": found.target if found else None,
@@ -252,10 +254,10 @@ def _searched(
     suspect = load(job.model, options, settings, watch)
     if suspect.record.sha256 != job.entry.sha256:
         raise RefusedError("model.pt is not the file that the zoo's manifest describes")
-    # Heads hold no prompts, and comparators are no part of a scan: neither needs the words.
-    words = job.task.kind == "detect" and method == MAIN
     with tower.watching(suspect.subject.model):
-        record, finding = measure(record, suspect, options, settings, watch, words=words)
+        record, finding = measure(
+            record, suspect, options, settings, watch, words=job.task.words(method)
+        )
     return record, suspect, finding
 
 

@@ -31,7 +31,7 @@ class Look:
         what: detect or purify.
         methods: registered names.
         zoo: digest of the zoo.
-        fingerprint: of methods, settings, code and the models looked at, as `look_at` makes it.
+        fingerprint: of methods, settings and the models looked at, as `look_at` makes it.
         command: what was run, without paths.
         cells: how many cells it comes to.
         version: of clipguard.
@@ -57,10 +57,10 @@ def look_at(
 ) -> Look:
     """The look that a run over `entries` is.
 
-    Its fingerprint covers methods, their settings and code, the models and what the manifest says
-    of them, and the code of the figures. Runs with one fingerprint give the same figures, so going
-    on with a run, or running it in parts, teaches nothing new and is the same look; any other
-    change makes another.
+    Its fingerprint covers methods and their settings, the models and what the manifest says of
+    them, and the declared id of the figures. Runs with one fingerprint give the same figures, so
+    going on with a run, or running it in parts, teaches nothing new and is the same look; any
+    other change makes another.
 
     Args:
         zoo: the zoo.
@@ -68,7 +68,7 @@ def look_at(
         prints: method to the fingerprint of its cells.
         entries: every victim of the run, not of one part of it.
         command: what was run.
-        also: what else the figures depend on: the code that makes them, for one.
+        also: what else the figures depend on: the id of how they are made, for one.
 
     Raises:
         UsageError: the zoo's digest is none, so that no later run could be told from this one.

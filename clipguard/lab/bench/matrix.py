@@ -126,7 +126,7 @@ def _of(entry: Entry, split: Which) -> bool:
 def run(matrix: Matrix, *, part: tuple[int, int], jobs: int, progress: Progress) -> Bench:
     """Run what is missing of one part, and write the table of all cells that exist.
 
-    A cell is made again when model, code or settings are no longer those it was made with, or
+    A cell is made again when model, ids, settings or data are no longer those it was made with, or
     when something broke in it.
 
     Args:

@@ -32,7 +32,7 @@ BUILDING = ".building"
 DEFAULT = "small"
 PAUSE_S = 0.2
 LOCK_WAIT_S = 2.0
-WORKER = ("-m", "clipguard.lab.zoo.build.worker")
+WORKER = ("-m", "clipguard.lab.zoo.worker")
 Told = Callable[[str], None]
 
 

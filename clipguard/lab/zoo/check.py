@@ -99,7 +99,7 @@ def notes(folder: Path) -> list[str]:
     other = [entry for entry in zoo.entries if entry.twin or entry.path.endswith("/victim")]
     if gone := sum(entry.id not in present for entry in other):
         told.append(
-            f"{gone} of {len(other)} orders are of other code, libraries or presets than those "
+            f"{gone} of {len(other)} orders are of other methods, settings or presets than those "
             "here; build makes them again under another id"
         )
     known = {Path(entry.path).parent.name for entry in zoo.entries}

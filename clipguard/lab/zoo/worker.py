@@ -1,4 +1,4 @@
-"""One model of a zoo, made in a process of its own: `python -m clipguard.lab.zoo_worker`.
+"""One model of a zoo, made in a process of its own: `python -m clipguard.lab.zoo.worker`.
 
 Reads one line of JSON from standard input. The pipe stays open while the builder lives: when it
 closes, the builder was killed and nobody waits for the result any more.
@@ -37,7 +37,7 @@ def main() -> int:
     order = Order(**given["order"], recipe=Recipe(**recipe) if recipe else None)
     try:
         if id_of(order) != given["id"]:
-            raise UsageError("the code changed since the build began; start it again")
+            raise UsageError("methods or data changed since the build began; start it again")
         victim, twin = plant(order, progress=lambda stage, done, total: None)
         write(victim, folder / "victim", command=command_of(order))
         if victim.trigger is not None:

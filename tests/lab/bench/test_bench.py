@@ -16,6 +16,8 @@ from samples import HOSTILE
 from zoo_samples import ENTRIES, Runner, digest, entry, honest, in_test_split, make_zoo
 
 import clipguard.lab.comparators
+from clipguard.audit.profiles import PROFILES, profile
+from clipguard.detect.text_tokens import TextTokens
 from clipguard.errors import RefusedError, UsageError
 from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.bench import cells, job, matrix, record
@@ -28,7 +30,6 @@ from clipguard.lab.bench.record import APART, WORD, Bench, category
 from clipguard.lab.roles import PromptedAttack
 from clipguard.lab.zoo.manifest import Entry, Zoo
 from clipguard.record import Decision, Outcome
-from clipguard.resources import PACKAGE
 
 pytest_plugins = ["nano_models"]
 
@@ -76,7 +77,7 @@ def test_a_finished_cell_is_not_made_again(zoo: Path, runner: Runner):
     assert runner.ran == []
 
 
-def test_another_model_seed_or_code_makes_a_cell_again(
+def test_another_model_seed_or_data_makes_a_cell_again(
     zoo: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ):
     go(planned(zoo))
@@ -88,14 +89,9 @@ def test_another_model_seed_or_code_makes_a_cell_again(
     go(planned(zoo, seed=1))
     assert len(runner.ran) == 6
     runner.ran.clear()
-    monkeypatch.setattr(cells, "digest_of", lambda patterns: "other")
+    monkeypatch.setattr(cells, "data_digest", lambda patterns: "other")
     go(planned(zoo, seed=1))
     assert len(runner.ran) == 6
-
-
-@pytest.mark.parametrize("pattern", sorted({*cells.CODE["detect"], *cells.CODE["purify"]}))
-def test_code_that_a_cell_depends_on_is_where_it_is_looked_for(pattern: str):
-    assert list(PACKAGE.glob(pattern))
 
 
 def test_a_torn_or_foreign_cell_is_made_again(zoo: Path, runner: Runner):
@@ -118,18 +114,11 @@ def test_a_cell_with_an_impossible_number_is_made_again(zoo: Path, runner: Runne
     assert runner.ran == ids(1)
 
 
-def test_passes_are_told_as_whole_numbers(zoo: Path, runner: Runner):
-    runner.changes = {ENTRIES[1].id: {"passes": {"forward": 37560, "backward": 40}}}
-    assert "| 37,560 | 40 |" in plain(to_markdown(go(planned(zoo))))
-
-
 def test_parts_share_the_victims_and_the_table_says_what_is_missing(zoo: Path, runner: Runner):
     half = go(planned(zoo), part=(0, 2))
     assert runner.ran == ids(1, 3, 5)
     assert (half.cells, half.not_run) == (6, 3)
-    text = plain(to_markdown(half))
-    assert text.index("Not whole: 3 of 6 cells are not run") < text.index("Headline")
-    assert "not run" in (zoo / "out" / "bench.html").read_text()
+    assert "Not whole: 3 of 6" in plain(to_markdown(half))
     whole = go(planned(zoo), part=(1, 2))
     assert runner.ran[3:] == ids(2, 4, 6)
     assert whole.not_run == 0
@@ -209,11 +198,8 @@ def test_five_base_parents_are_resampled_whole(tmp_path: Path, runner: Runner):
     )
 
 
-def test_a_row_of_the_matrix_names_the_settings_and_shows_no_markup():
-    plain = entry(1, settings={"variety": 0, "a": "<b>\x1b[2J" + 99 * "x"})
-    assert record.label(plain).startswith("badnets a=<b>")
-    assert "\x1b" not in record.label(plain)
-    assert len(record.label(plain)) < 110
+def test_a_row_of_the_matrix_names_the_settings():
+    assert len(record.label(entry(1, settings={"a": 999 * "x"}))) < 110
     assert record.label(entry(1, settings={"variety": 0})) == "badnets variety=0"
 
 
@@ -352,44 +338,40 @@ def test_another_truth_makes_a_purified_cell_again(zoo: Path, runner: Runner, na
     assert runner.ran == [(ENTRIES[1].id, "cbpt")]
 
 
-def test_a_cell_says_what_code_it_was_ordered_with(zoo: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_cell_says_what_it_was_ordered_and_made_with(zoo: Path, monkeypatch: pytest.MonkeyPatch):
     ordered = planned(zoo)
-    monkeypatch.setattr(cells, "digest_of", lambda patterns: "edited meanwhile")
+    monkeypatch.setattr(cells, "data_digest", lambda patterns: "changed meanwhile")
     for row in go(ordered).rows:
         assert row.cell is not None
         assert row.cell.fingerprint == ordered.prints["inversion"]
-    assert planned(zoo).prints != ordered.prints
+        assert row.cell.made_with["torch"] == version("torch")
 
 
-def test_another_package_version_makes_another_cell(monkeypatch: pytest.MonkeyPatch):
-    task = Task(kind="detect", methods=("inversion",))
-    known = cells.fingerprint(task, "inversion")
-    for package in cells.PACKAGES:
-        versions = {name: version(name) for name in cells.PACKAGES} | {package: "0"}
-        monkeypatch.setattr(cells, "version", versions.__getitem__)
-        assert cells.fingerprint(task, "inversion") != known
+def test_the_token_search_decides_the_cells_of_a_scan_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    tasks = [Task(kind=kind, methods=()) for kind in ("detect", "detect", "purify")]
+    methods = ("inversion", "cosine_shift", "cbpt")
+    before = [*map(cells.fingerprint, tasks, methods)]
+    other = replace(profile("standard"), text=TextTokens(beam=1))
+    monkeypatch.setitem(PROFILES, "standard", other)
+    after = [*map(cells.fingerprint, tasks, methods)]
+    assert [one == two for one, two in zip(before, after, strict=True)] == [False, True, True]
 
 
-def test_models_without_a_score_are_told_as_such(zoo: Path, runner: Runner):
+def test_models_without_a_score_are_counted(zoo: Path, runner: Runner):
     runner.changes = {f"{1:016x}": {"score": None, "decision": "inconclusive"}}
     found = go(planned(zoo))
     assert (found.scores["inversion"].unscored, found.broken) == (1, 0)
-    told = "inversion: 1 of 4 headline models have no score and count as the middle of the others."
-    assert told in plain(to_markdown(found))
-    assert told in html.unescape(to_html(found, zoo))
-    runner.changes = {}
-    runner.ran.clear()
-    assert "have no score" not in plain(to_markdown(go(planned(zoo, seed=1))))
 
 
-def test_other_code_of_the_figures_is_another_look(
+def test_other_figures_are_another_look(
     tmp_path: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ):
     folder = make_zoo(tmp_path, in_test_split())
     assert go(planned(folder, split="test")).looks == 1
-    monkeypatch.setattr(matrix, "digest_of", lambda patterns: "other")
+    monkeypatch.setattr(matrix, "FIGURES", "figures/2")
     assert go(planned(folder, split="test")).looks == 2
-    assert all(list(PACKAGE.glob(pattern)) for pattern in matrix.FIGURES)
 
 
 def test_the_json_is_versioned_and_read_back_whole(zoo: Path, runner: Runner):
@@ -509,10 +491,10 @@ def test_a_truth_that_would_be_read_without_end_is_refused(tmp_path: Path):
 def test_a_detector_that_breaks_on_a_victim_is_a_result(
     tmp_path: Path, nano_entry: Entry, monkeypatch: pytest.MonkeyPatch
 ):
-    def breaks(self: object, *given: object) -> None:
+    def breaks(*given: object, **options: object) -> None:
         raise RuntimeError("out of\nmemory")
 
-    monkeypatch.setattr(job.Run, "detect", breaks)
+    monkeypatch.setattr(job, "measure", breaks)
     cell = detect_once(tmp_path, nano_entry)
     assert cell.error == cell.reason == "RuntimeError: out of"
     assert {"load", "probe"} <= cell.seconds.keys()
@@ -525,16 +507,13 @@ from clipguard.detect.roles import Finding
 
 @dataclass(frozen=True, kw_only=True)
 class Silent:
-    level: float = 0.25
+    ID = "silent/1"
 
-    def fingerprint(self):
-        return repr(self)
-
-    def detect(self, model, probe, null, *, generator, progress):
+    def detect(self, subject, null, *, generator, progress):
         assert null is None
-        model.encode_image(probe.measure.pixels(slice(0, 3)))
-        told = DetectorRecord(name="silent", outcome=Outcome.BACKDOORED, reason="so", score=0.25)
-        return Finding(told, ())
+        subject.model.encode_image(subject.probe.measure.pixels(slice(0, 3)))
+        says = {"evidence": "so", "published": Outcome.BACKDOORED}
+        return Finding(DetectorRecord(name="silent", score=0.25, **says), ())
 
 METHOD = Silent
 """
@@ -552,8 +531,6 @@ def test_a_detector_plugs_in_by_the_name_of_its_file(
     assert (cell.error, cell.score, cell.outcome) == (None, 0.25, Outcome.BACKDOORED)
     assert cell.decision is Decision.FAIL
     assert (cell.passes.forward, cell.passes.backward) == (3, 0)
-    task = Task(kind="detect", methods=("silent", "inversion"))
-    assert cells.fingerprint(task, "silent") != cells.fingerprint(task, "inversion")
 
 
 @pytest.mark.usefixtures("tiny")

@@ -17,7 +17,7 @@ from clipguard.lab.zoo.manifest import read_zoo
 
 PRINTS = {"inversion": "a" * 64}
 OTHER = {"inversion": "b" * 64}
-ALSO = "code of the figures"
+ALSO = "figures/1"
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_the_same_look_counts_once_and_another_counts(look: Look, tmp_path: Path
         look_at(zoo, "detect", PRINTS, (entry(1, sha256="0" * 64), *ENTRIES[1:]), "", also=ALSO),
         look_at(zoo, "detect", PRINTS, (entry(1, planted=False), *ENTRIES[1:]), "", also=ALSO),
         look_at(zoo, "purify", PRINTS, ENTRIES, "", also=ALSO),
-        look_at(zoo, "detect", PRINTS, ENTRIES, "", also="other code of the figures"),
+        look_at(zoo, "detect", PRINTS, ENTRIES, "", also="figures/2"),
     ]
     for each in (look, look, *others, look):
         log_look(tmp_path, each)

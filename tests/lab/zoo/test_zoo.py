@@ -21,8 +21,8 @@ from clipguard.cli.app import main
 from clipguard.errors import ClipguardError, UsageError
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.order import CLEAN, Order
-from clipguard.lab.zoo.build import build as zoo
-from clipguard.lab.zoo.build import check as zoo_check
+from clipguard.lab.zoo import build as zoo
+from clipguard.lab.zoo import check as zoo_check
 from clipguard.lab.zoo.manifest import read_zoo, write_zoo
 from clipguard.lab.zoo.presets import Wanted, id_of
 
@@ -236,7 +236,7 @@ def test_folders_of_other_code_are_named_and_left(
     (tmp_path / "victims" / "0123").mkdir()
     monkeypatch.setattr(zoo_check, "wanted", lambda preset: ONES[1:])
     other, stale = zoo_check.notes(tmp_path)
-    assert other.startswith("1 of 4 orders are of other code")
+    assert other.startswith("1 of 4 orders")
     assert stale.startswith("1 folders in victims/ are of no entry")
 
 
@@ -417,7 +417,7 @@ def order_line(folder: Path, order: Order, known_as: str | None = None) -> str:
 
 def started() -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "clipguard.lab.zoo.build.worker"],
+        [sys.executable, "-m", "clipguard.lab.zoo.worker"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -454,23 +454,16 @@ def test_the_worker_ends_when_nobody_waits_for_it(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_worker_of_other_code_than_the_builder_makes_nothing(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("attack", "told"),
+    [("none", "changed since the build began"), ("badnet", "did you mean 'badnets'")],
+)
+def test_the_worker_explains_what_it_does_not_make(tmp_path: Path, attack: str, told: str):
     with started() as running:
         assert running.stdin is not None
         assert running.stderr is not None
-        running.stdin.write(order_line(tmp_path, Order(attack="none"), known_as="0" * 16))
-        running.stdin.flush()
+        running.stdin.write(order_line(tmp_path, Order(attack=attack), known_as="0" * 16))
+        running.stdin.flush()  # closed, it would say that nobody waits
         assert running.wait(timeout=60) == 1
-        assert "the code changed since the build began" in running.stderr.read()
+        assert told in running.stderr.read()
     assert not (tmp_path / "victim").exists()
-
-
-@pytest.mark.slow
-def test_the_worker_explains_what_cannot_be_made(tmp_path: Path):
-    with started() as running:
-        assert running.stdin is not None
-        assert running.stderr is not None
-        running.stdin.write(order_line(tmp_path, Order(attack="badnet")))
-        running.stdin.flush()
-        assert running.wait(timeout=60) == 1
-        assert "did you mean 'badnets'" in running.stderr.read()
