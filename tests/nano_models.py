@@ -19,9 +19,11 @@ from clipguard.detect import null_band as calibration
 from clipguard.detect.null_band import Band, Calibration, CleanModel
 from clipguard.lab import order, plant
 from clipguard.lab.finetune import Recipe
+from clipguard.lab.truth import lab_images
 from clipguard.probe.load import Scenes
+from clipguard.purify.repair import RepairSettings
 
-FAMILIES = {"patch": {}, "additive": {}, "frequency": {}, "warp": {}}
+FAMILIES: dict[str, dict[str, object]] = {"patch": {}, "additive": {}, "frequency": {}, "warp": {}}
 SEARCH = {"steps": 2, "batch": 4}
 ENOUGH = {"steps": 20, "batch": 2, "tolerance": 99.0}  # the fewest steps that may count as settled
 TINY = profiles.Profile(
@@ -33,7 +35,7 @@ TINY = profiles.Profile(
         "targeted": SEARCH,
         "candidates": 1,
     },
-    repair=profiles.RepairSettings(
+    repair=RepairSettings(
         settings={"steps": 4, "images": 20},
         against={name: ((name, chosen),) for name, chosen in FAMILIES.items()},
         families=FAMILIES,
@@ -89,7 +91,7 @@ def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _plant_hardly(patch: pytest.MonkeyPatch) -> None:
-    everything = plant.lab_images
+    everything = lab_images
     patch.setattr(order, "recipes_of", lambda base: (Recipe(steps=1, learning_rate=1e-5, batch=8),))
     patch.setattr(plant, "lab_images", lambda **given: everything(**{**given, "scenes": 1}))
 

@@ -1,7 +1,6 @@
 """The shape of the package: who imports whom, how long things get, what start-up costs."""
 
 import ast
-import resource
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -215,6 +214,8 @@ def test_building_the_command_line_imports_nothing_heavy():
 
 
 def test_help_takes_less_than_a_second_of_processor_time():
+    resource = pytest.importorskip("resource")  # Unix only
+
     def spent() -> float:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return usage.ru_utime + usage.ru_stime

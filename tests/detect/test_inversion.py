@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -252,15 +253,16 @@ def test_a_null_band_without_a_searched_family_is_refused():
 )
 def test_the_fingerprint_changes_with_every_setting_that_changes_the_statistic(change):
     settings = SETTINGS[NAME]
-    plain, changed = (DETECTORS.build(NAME, settings | c).fingerprint() for c in ({}, change))
+    plain = DETECTORS.build(NAME, settings).fingerprint()
+    changed = DETECTORS.build(NAME, settings | change).fingerprint()
     assert plain != changed
     assert plain == DETECTORS.build(NAME, settings).fingerprint()
 
 
 def test_a_default_that_is_spelled_out_leaves_the_fingerprint_as_it_is():
-    steps = INVERTERS.build("targeted").steps
+    targeted: Any = INVERTERS.build("targeted")
     spelled, silent = (
         DETECTORS.build(NAME, {"targeted": settings}).fingerprint()
-        for settings in ({"steps": steps}, {})
+        for settings in ({"steps": targeted.steps}, {})
     )
     assert spelled == silent

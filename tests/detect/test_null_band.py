@@ -3,6 +3,7 @@
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -117,10 +118,10 @@ def test_a_searched_family_without_a_null_is_refused():
 
 
 def test_the_key_changes_with_everything_that_changes_the_statistic():
-    base = ("nano-rn", "standard", ("steps", 60), "classes")
+    base: list[Any] = ["nano-rn", "standard", ("steps", 60), "classes"]
     keys = {calibration_key(*base)}
     for i, other in enumerate(["nano-vit", "quick", ("steps", 61), "others"]):
-        keys.add(calibration_key(*base[:i], other, *base[i + 1 :]))
+        keys.add(calibration_key(*[*base[:i], other, *base[i + 1 :]]))
     assert len(keys) == 5
     assert calibration_key(*base) == calibration_key(*base)
     assert calibration_key(*base).startswith("nano-rn/standard/")

@@ -16,6 +16,7 @@ from samples import HOSTILE
 from zoo_samples import ENTRIES, Runner, digest, entry, honest, in_test_split, make_zoo
 
 import clipguard.lab.comparators
+from clipguard.audit.pipeline import Run
 from clipguard.errors import RefusedError, UsageError
 from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.bench import cells, job, matrix, record
@@ -140,7 +141,7 @@ def test_parts_share_the_victims_and_the_table_says_what_is_missing(zoo: Path, r
 
 def test_a_cell_that_broke_counts_as_inconclusive_and_is_tried_again(zoo: Path, runner: Runner):
     broken = {"decision": "inconclusive", "outcome": None, "score": None, "error": "OSError: no"}
-    runner.changes = {f"{1:016x}": broken}
+    runner.changes = {f"{1:016x}": dict[str, object](broken)}
     found = go(planned(zoo))
     assert found.broken == 1
     score = found.scores["inversion"]
@@ -448,7 +449,7 @@ class Model:
 def test_passes_are_counted_forward_and_backward():
     model, count = Model(), Tower()
     images = torch.rand(5, 3, 2, 2)
-    with count.watching(model):  # type: ignore[arg-type]
+    with count.watching(model):
         model.tower(images)
         assert (count.forward, count.backward) == (5, 0)
         model.tower(images[:2].clone().requires_grad_()).sum().backward()
@@ -512,7 +513,7 @@ def test_a_detector_that_breaks_on_a_victim_is_a_result(
     def breaks(self: object, *given: object) -> None:
         raise RuntimeError("out of\nmemory")
 
-    monkeypatch.setattr(job.Run, "detect", breaks)
+    monkeypatch.setattr(Run, "detect", breaks)
     cell = detect_once(tmp_path, nano_entry)
     assert cell.error == cell.reason == "RuntimeError: out of"
     assert {"load", "probe"} <= cell.seconds.keys()
