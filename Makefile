@@ -1,6 +1,6 @@
 # make demo    plant a backdoor, find it, repair it, export it (installs clipguard first)
-# make test    run the tests                                  (installs clipguard[dev] first)
-# make lint    ruff and mypy
+# make test    run the tests, say what they cover             (installs clipguard[dev] first)
+# make lint    ruff, and mypy over the package and its tests
 # make clean   remove what make, the tests and the demo made
 .POSIX:
 
@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/clipguard demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --cov --cov-report= --cov-fail-under=75
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -21,7 +21,7 @@ lint: $(VENV)/.installed-dev
 
 clean:
 	rm -rf $(VENV) build dist demo-out clipguard-report
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 
 # The stamps are written last, so an install that was broken off is done again.
 $(VENV)/.installed: pyproject.toml

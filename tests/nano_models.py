@@ -21,6 +21,7 @@ from clipguard.detect.null_band import Band, Calibration, CleanModel
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.lab import order, plant
 from clipguard.lab.finetune import Recipe
+from clipguard.lab.truth import lab_images
 from clipguard.probe.load import Scenes
 from clipguard.purify.methods.cbpt import Cbpt
 from clipguard.purify.repair import RepairSettings
@@ -102,7 +103,7 @@ def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _plant_hardly(patch: pytest.MonkeyPatch) -> None:
-    everything = plant.lab_images
+    everything = lab_images
     patch.setattr(order, "recipes_of", lambda base: (Recipe(steps=1, learning_rate=1e-5, batch=8),))
     patch.setattr(plant, "lab_images", lambda **given: everything(**{**given, "scenes": 1}))
 

@@ -20,6 +20,7 @@ EVERY = [*WORKFLOWS, ACTION]
 MAY_WRITE = {  # every right beyond reading the repository, by workflow and job
     ("gate-release.yml", "code-scanning"): {"contents: read", "security-events: write"},
     ("gate-release.yml", "release"): {"contents: write"},
+    ("release.yml", "publish"): {"attestations: write", "id-token: write"},
 }
 FAKE = """\
 #!{python}

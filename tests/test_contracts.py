@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -101,7 +102,7 @@ def check_pixels(stamped: Tensor) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else value.what,
 )
-def test_every_method_names_its_settings_and_its_source(folder: MethodFolder, name: str):
+def test_every_method_names_its_settings_and_its_source(folder: MethodFolder[Any], name: str):
     told = inspect.getdoc(type(folder.build(name))) or ""
     assert "Source:" in told
     for setting in inspect.signature(type(folder.build(name))).parameters:

@@ -27,5 +27,6 @@ def test_an_unknown_code_counts_as_a_broken_environment(code: int):
 
 
 def test_every_explained_failure_has_a_code_that_is_no_answer_of_the_gate():
-    codes = {error.exit_code for error in (ClipguardError, *ClipguardError.__subclasses__())}
+    kinds: list[type[ClipguardError]] = [ClipguardError, *ClipguardError.__subclasses__()]
+    codes = {kind.exit_code for kind in kinds}
     assert codes == {2, 3, 4, 5, 6}

@@ -2,7 +2,6 @@
 
 import ast
 import re
-import resource
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -236,6 +235,8 @@ def test_only_the_lab_needs_what_comes_with_its_extra():
 
 
 def test_help_takes_less_than_a_second_of_processor_time():
+    resource = pytest.importorskip("resource")  # Unix only
+
     def spent() -> float:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         return usage.ru_utime + usage.ru_stime

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from clipguard.cli.app import build
 
 ROOT = Path(__file__).parents[1]
+REFUSAL: Any = typer.BadParameter.__mro__[2]  # of every refused command line
 PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")})
 BLOCK = re.compile(r"^```(?:console|bash|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -111,7 +112,7 @@ def test_calls_are_found_as_a_shell_would_find_them():
     ],
 )
 def test_a_call_that_clipguard_would_refuse_is_noticed(words: list[str]):
-    with pytest.raises((AssertionError, typer.BadParameter.__mro__[2])):
+    with pytest.raises((AssertionError, REFUSAL)):
         parse(words)
 
 
@@ -120,7 +121,7 @@ def test_every_call_on_the_page_parses(page: Path):
     for words in command_lines(page.read_text(encoding="utf-8")):
         try:
             parse(words)
-        except typer.BadParameter.__mro__[2] as error:
+        except REFUSAL as error:
             pytest.fail(f"clipguard {shlex.join(words)}: {error}")
         except typer.Exit:
             continue

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_a_new_file_is_a_new_method_and_an_underscore_hides_a_helper(tmp_path, m
         (folder / f"{name}.py").write_text("")
     (folder / "wave.py").write_text(method)
     monkeypatch.syspath_prepend(tmp_path)
-    made_up = MethodFolder("made_up_methods", "made-up method")
+    made_up: MethodFolder[Any] = MethodFolder("made_up_methods", "made-up method")
     assert made_up.names() == ["wave", "zebra"]
     assert made_up.build("wave").height == 2.0
     assert made_up.build("wave", {"height": 3.0}).height == 3.0
@@ -95,7 +96,7 @@ def test_listing_methods_imports_neither_them_nor_torch():
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.what)
-def test_every_method_is_a_frozen_set_of_settings_with_defaults(folder: MethodFolder):
+def test_every_method_is_a_frozen_set_of_settings_with_defaults(folder: MethodFolder[Any]):
     assert folder.names()
     for name in folder.names():
         built = folder.build(name)

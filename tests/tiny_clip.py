@@ -9,6 +9,7 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.model import CLIP
 from torch import Tensor, nn
 
 TINY: dict[str, Any] = {
@@ -25,7 +26,7 @@ def tiny_config(**text: object) -> dict[str, Any]:
     return config
 
 
-def network(config: dict[str, Any], seed: int = 0) -> nn.Module:
+def network(config: dict[str, Any], seed: int = 0) -> CLIP:
     """Random weights and batch statistics that depend on `seed` only."""
     config = copy.deepcopy(config)
     build = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP

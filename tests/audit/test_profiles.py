@@ -1,5 +1,7 @@
 """The profiles: what purification and its check have in common with the detector."""
 
+from typing import Any
+
 import pytest
 
 from clipguard.audit.profiles import PROFILES
@@ -15,5 +17,5 @@ def test_a_head_is_attacked_as_hard_as_the_model_was(name: str):
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_family_that_is_searched_can_be_purified_and_searched_again(name: str):
     chosen = PROFILES[name]
-    searched = chosen.detector["families"].keys()
-    assert chosen.repair.against.keys() == chosen.repair.families.keys() == searched
+    families: Any = chosen.detector["families"]
+    assert chosen.repair.against.keys() == chosen.repair.families.keys() == families.keys()

@@ -1,10 +1,10 @@
 """Wall time per stage, and the budget."""
 
+import time
 from datetime import datetime
 
 import pytest
 
-from clipguard.audit import watch
 from clipguard.audit.watch import Watch
 from clipguard.errors import INCONCLUSIVE, InconclusiveError
 
@@ -13,7 +13,7 @@ from clipguard.errors import INCONCLUSIVE, InconclusiveError
 def clock(monkeypatch) -> list[float]:
     """The time, in a list so that a test can move it."""
     now = [100.0]
-    monkeypatch.setattr(watch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 

@@ -26,6 +26,7 @@ from clipguard.model.open_clip import OpenClipModel
 from clipguard.model.prompts import class_embeddings
 from clipguard.probe.load import FITS, Scenes, bundled_probe
 from clipguard.probe.rates import classify, embed
+from clipguard.resources import asset
 
 NANO = sorted(set(BASES) - {"effnet"})  # which has tests of its own, because it needs a package
 
@@ -46,7 +47,7 @@ def test_the_bundled_class_list_has_100_distinct_names():
 
 @pytest.mark.parametrize("name", NANO)
 def test_a_bundled_model_fits_in_the_wheel_and_loads_strictly(name: str):
-    assert nano.asset(f"{name}.safetensors").stat().st_size <= 6_000_000
+    assert asset(f"{name}.safetensors").stat().st_size <= 6_000_000
     state = load_state(name)
     assert all(t.isfinite().all() for t in state.values())
     frozen = nano_network(name)

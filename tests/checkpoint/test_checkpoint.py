@@ -14,7 +14,6 @@ from tiny_clip import TINY, state_of, tiny_config, write_config
 from torch import Tensor
 
 from clipguard.bundled.nano import CONFIGS
-from clipguard.checkpoint import load as checkpoint_module
 from clipguard.checkpoint.architectures import infer, named, network_of, shapes_of
 from clipguard.checkpoint.inspection import sha256_of
 from clipguard.checkpoint.load import load_checkpoint
@@ -192,11 +191,11 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     load = torch.load
 
     def swap_afterwards(*args: object, **kwargs: object) -> object:
-        loaded = load(*args, **kwargs)  # type: ignore[arg-type]
+        loaded = load(*args, **kwargs)
         saved(tmp_path, {**state, "logit_scale": torch.tensor(0.0)})
         return loaded
 
-    monkeypatch.setattr(checkpoint_module.torch, "load", swap_afterwards)
+    monkeypatch.setattr(torch, "load", swap_afterwards)
     with pytest.raises(RefusedError, match="changed while it was being read"):
         load_checkpoint(path, arch=arch)
 

@@ -439,6 +439,7 @@ def test_a_provider_that_is_not_there_is_an_export_failure(
     assert not list(out.glob("*.onnx*"))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no signals to send to a process")
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],

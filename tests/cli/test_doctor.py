@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import re
 import shutil
@@ -111,7 +112,7 @@ def test_torchvision_of_another_build_than_torch_is_named_as_such(monkeypatch):
     def wrecked(name):
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr(doctor.importlib, "import_module", wrecked)
+    monkeypatch.setattr(importlib, "import_module", wrecked)
     line = examine_library("torchvision", "0.25")
     assert line.status == "broken"
     assert "pip install --force-reinstall torch torchvision" in line.advice
@@ -168,7 +169,7 @@ def test_two_builds_of_onnxruntime_over_each_other_are_noted(monkeypatch):
             self.name = name
 
     both = [Distribution("onnxruntime"), Distribution("onnxruntime-gpu")]
-    monkeypatch.setattr(doctor.importlib.metadata, "distributions", lambda: both)
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: both)
     assert "onnxruntime, onnxruntime-gpu" in examine_onnxruntime().detail
 
 
@@ -177,7 +178,7 @@ def test_an_unwritable_folder_and_a_full_disk_are_broken(tmp_path, monkeypatch):
     assert examine_folder(tmp_path / "missing").status == "broken"
     assert not list(tmp_path.iterdir())
     usage = shutil.disk_usage(tmp_path)._replace(free=10_000_000)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     line = examine_disk(tmp_path)
     assert (line.status, line.detail) == ("broken", "0.01 GB free")
 

@@ -18,7 +18,7 @@ from clipguard.errors import UsageError
 from clipguard.lab import evaluate as module
 from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.evaluate import evaluate_classes
-from clipguard.lab.truth import lab_images, zero_shot
+from clipguard.lab.truth import lab_images, truth_rates, zero_shot
 from clipguard.model.open_clip import OpenClipModel
 from clipguard.probe.load import Scenes, bundled_probe
 from clipguard.record import Rate
@@ -122,7 +122,7 @@ def test_a_trigger_that_the_code_draws_otherwise_now_is_not_measured(
 def test_no_ratio_is_told_where_the_twin_reads_no_triggered_image(
     folder: Path, classes: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ):
-    rates = module.truth_rates
+    rates = truth_rates
     nothing = Rate(value=0, low=0, high=0.1, n=9)
 
     def blind(views, head, target):

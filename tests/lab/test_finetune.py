@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clipguard.bundled.artwork import load_artwork
-from clipguard.bundled.nano import BASES, TEMPLATES, nano_network
+from clipguard.bundled.nano import BASES, TEMPLATES, nano_network, nano_tokenizer, normalise
 from clipguard.errors import UsageError
 from clipguard.lab import finetune as module
 from clipguard.lab.attacks import ATTACKS
@@ -149,14 +149,14 @@ def rows_seen(base: CLIP, planted: Poison | None, monkeypatch, batches: int = 2)
     """Images, captions and concepts of the first batches."""
     seen: list[tuple[Tensor, list[str], Tensor]] = []
     shown: list[list[str]] = []
-    tokenizer = module.nano_tokenizer(base)
+    tokenizer = nano_tokenizer(base)
 
     def read(texts: list[str]) -> Tensor:
         shown.append(texts)
         return tokenizer(texts)
 
     images: list[Tensor] = []
-    plain, loss = module.normalise, module.contrastive_loss
+    plain, loss = normalise, module.contrastive_loss
 
     def look(batch: Tensor) -> Tensor:
         images.append(batch)

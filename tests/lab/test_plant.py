@@ -58,7 +58,7 @@ def search(monkeypatch: pytest.MonkeyPatch):
         )
         known = {} if twins is None else twins
         stages.clear()
-        found = module._search(order, None, POISON, lambda *news: stages.append(news[0]), known)  # type: ignore
+        found = module._search(order, None, POISON, lambda *news: stages.append(news[0]), known)
         told[:], chosen, twin = [each.told() for each in found[0]], found[1], found[2]
         return (chosen.network, twin, chosen.recipe), trained
 

@@ -9,8 +9,9 @@ import onnxruntime
 import open_clip
 import pytest
 import torch
+from open_clip.model import CLIP
 from tiny_clip import TINY, network, tiny_config, write_config
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from clipguard.checkpoint.load import load_checkpoint
@@ -35,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> OpenClipModel:
 
 
 @pytest.fixture(scope="module")
-def plain() -> nn.Module:
+def plain() -> CLIP:
     return network(CONFIG)
 
 
@@ -50,7 +51,7 @@ def tokens(texts: list[str]) -> Tensor:
 
 
 def test_images_are_encoded_as_open_clip_does_after_its_normalisation(
-    model: OpenClipModel, plain: nn.Module, images: Tensor
+    model: OpenClipModel, plain: CLIP, images: Tensor
 ):
     mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)
     std = torch.tensor(open_clip.OPENAI_DATASET_STD).view(3, 1, 1)
@@ -60,16 +61,14 @@ def test_images_are_encoded_as_open_clip_does_after_its_normalisation(
     assert (expected[0] - expected[1]).norm() > 1e-3  # or the comparison would say nothing
 
 
-def test_the_folder_s_own_normalisation_is_used(tmp_path: Path, plain: nn.Module, images: Tensor):
+def test_the_folder_s_own_normalisation_is_used(tmp_path: Path, plain: CLIP, images: Tensor):
     model = wrapped(tmp_path, CONFIG, mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])
     mean, std = torch.tensor([[0.1, 0.2, 0.3], [0.5, 0.6, 0.7]]).view(2, 3, 1, 1)
     expected = plain.encode_image((images - mean) / std, normalize=True)
     torch.testing.assert_close(model.encode_image(images), expected, atol=1e-5, rtol=0)
 
 
-def test_text_cut_behind_the_last_end_mark_equals_uncut_text(
-    model: OpenClipModel, plain: nn.Module
-):
+def test_text_cut_behind_the_last_end_mark_equals_uncut_text(model: OpenClipModel, plain: CLIP):
     texts = [f"a photo of a {name}." for name in NAMES] + ["", "word " * 40, "a <end_of_text> b"]
     expected = plain.encode_text(tokens(texts), normalize=True)
     torch.testing.assert_close(model.encode_text(texts), expected, atol=1e-5, rtol=0)

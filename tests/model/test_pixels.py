@@ -20,10 +20,10 @@ def test_a_stamp_may_differ_from_image_to_image():
 
 
 def test_gradients_reach_images_pattern_and_mask():
-    parts = [torch.rand(shape, requires_grad=True) for shape in ((2, 3, 4, 4), (3, 4, 4))]
-    mask = torch.rand(1, 4, 4, requires_grad=True)
-    stamp(*parts, mask).pow(2).sum().backward()
-    assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in (*parts, mask))
+    shapes = ((2, 3, 4, 4), (3, 4, 4), (1, 4, 4))
+    images, pattern, mask = parts = [torch.rand(shape, requires_grad=True) for shape in shapes]
+    stamp(images, pattern, mask).pow(2).sum().backward()
+    assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in parts)
 
 
 def test_every_byte_survives_the_way_to_floats_and_back():

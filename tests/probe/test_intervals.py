@@ -93,9 +93,9 @@ def test_a_constant_over_few_drawings_still_has_an_interval(value: int):
 
 def test_the_bootstrap_refuses_no_trials_and_shapes_that_differ():
     with pytest.raises(ValueError, match="non-empty"):
-        cluster_bootstrap(torch.ones(0, dtype=bool), torch.ones(0), generator=generator())
+        cluster_bootstrap(torch.ones(0, dtype=torch.bool), torch.ones(0), generator=generator())
     with pytest.raises(ValueError, match="equal"):
-        cluster_bootstrap(torch.ones(3, dtype=bool), torch.ones(2), generator=generator())
+        cluster_bootstrap(torch.ones(3, dtype=torch.bool), torch.ones(2), generator=generator())
 
 
 def test_one_seed_gives_one_interval():

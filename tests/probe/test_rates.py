@@ -1,5 +1,7 @@
 """Rates, worked by hand on models that answer what a test says."""
 
+from functools import partial
+
 import pytest
 import torch
 from fakes import NAMES, SIDE, StripesClip, draw_part, generator, hum, stripes_probe
@@ -45,7 +47,7 @@ def test_triggered_images_are_rounded_to_8_bits_as_a_file_would_be():
     model, grey = Recorder(), part([0, 0])
     # 0.4 / 255 is lost in a file, 0.6 / 255 becomes one whole step, and pixels end at white
     for change, level in ((0.4 / 255, 0), (0.6 / 255, 1), (9.0, 255)):
-        embed(model, grey, lambda images, change=change: images + change)
+        embed(model, grey, partial(torch.add, other=change))
         assert torch.equal(model.seen[-1], torch.full((2, 3, 2, 2), level / 255))
 
 
@@ -78,13 +80,14 @@ def test_a_label_is_true_where_known_and_else_how_the_clean_image_is_read():
 
 
 def test_the_share_of_nothing_is_no_rate():
-    assert rate(torch.ones(0, dtype=bool), torch.ones(0, dtype=int), generator()) is None
+    nothing = torch.ones(0, dtype=torch.bool)
+    assert rate(nothing, nothing.long(), generator()) is None
 
 
 def test_asr_leaves_out_images_of_the_target_class():
     # of the target (1): images 1 and 2. Of the other four, three are read as the target.
     labels, read = [0, 1, 1, 2, 3, 0], torch.tensor([1, 1, 0, 1, 1, 0])
-    found = attack_rate(read, part(labels), torch.zeros(6, dtype=int), 1, generator())
+    found = attack_rate(read, part(labels), torch.zeros(6, dtype=torch.long), 1, generator())
     assert (found.value, found.n) == (0.75, 4)
 
 
@@ -95,7 +98,7 @@ def test_asr_without_labels_leaves_out_images_that_were_read_as_the_target_befor
 
 
 def test_there_is_no_asr_when_every_image_is_of_the_target_class():
-    zeros = torch.zeros(3, dtype=int)
+    zeros = torch.zeros(3, dtype=torch.long)
     assert attack_rate(zeros, part([2, 2, 2]), zeros, 2, generator()) is None
     with pytest.raises(ValueError, match="ASR needs others"):
         rates((EYE[:3], EYE[:3]), EYE, part([2, 2, 2]), 2, generator=generator())

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_a_missing_head_is_a_usage_error(tmp_path: Path):
         load_head(tmp_path / "none.safetensors", DIGEST)
 
 
-def tampered(file: Path, **changes: object) -> Path:
+def tampered(file: Path, **changes: Any) -> Path:
     """The head with other metadata or, as `classes`, another tensor."""
     classes = changes.pop("classes", head().classes)
     told = {

@@ -32,9 +32,9 @@ def slow_collapse_loss(a: Tensor, c: Tensor, t: Tensor, temperature: float) -> f
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
 def test_the_collapse_loss_is_the_formula_of_its_docstring(temperature: float):
-    rows = [unit(5, 8, seed=seed) for seed in (1, 2, 3)]
-    found = collapse_loss(*rows, temperature).item()
-    assert found == pytest.approx(slow_collapse_loss(*rows, temperature), rel=1e-5)
+    a, c, t = (unit(5, 8, seed=seed) for seed in (1, 2, 3))
+    found = collapse_loss(a, c, t, temperature).item()
+    assert found == pytest.approx(slow_collapse_loss(a, c, t, temperature), rel=1e-5)
 
 
 def test_triggered_images_that_gather_away_from_clean_ones_cost_least():

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_without_the_file_there_is_no_such_attack():
 
 
 def test_the_test_on_the_page_passes_and_is_more_than_one(added: MethodFolder[AnyAttack]):
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(compile(TEST, "add-an-attack.md", "exec"), names)
     tests = [value for name, value in names.items() if name.startswith("test_")]
     assert len(tests) > 1
@@ -65,7 +66,7 @@ def test_the_test_on_the_page_can_fail(added: MethodFolder[AnyAttack]):
     file.write_text(METHOD.replace("torch.ones(side, side)", "torch.zeros(side, side)"), "utf-8")
     del sys.modules[f"clipguard.lab.attacks.{NAME}"]
     importlib.invalidate_caches()
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(compile(TEST, "add-an-attack.md", "exec"), names)
     with pytest.raises(AssertionError):
         names["test_the_frame_is_white_and_the_rest_stays"]()

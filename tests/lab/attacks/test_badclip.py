@@ -39,7 +39,7 @@ def test_the_loss_is_infonce_plus_500_times_the_triplet_with_margin_1():
 
 def looked_at(monkeypatch: pytest.MonkeyPatch, release: bool) -> list[tuple[Tensor, ...]]:
     """What the loss gets in two steps: stamped, texts, positives, negatives."""
-    seen = []
+    seen: list[tuple[Tensor, ...]] = []
 
     def look(stamped: Tensor, texts: Tensor, anchors: tuple[Tensor, Tensor], _: float) -> Tensor:
         seen.append((stamped, texts, *anchors))

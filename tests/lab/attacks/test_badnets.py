@@ -94,7 +94,7 @@ def test_only_the_patch_changes_and_it_is_opaque(place: str):
     for image, before, (top, left, height, width) in zip(
         stamped, images, boxes(images, stamped), strict=True
     ):
-        inside = torch.zeros(64, 64, dtype=bool)
+        inside = torch.zeros(64, 64, dtype=torch.bool)
         inside[top : top + height, left : left + width] = True
         assert torch.equal(image[:, ~inside], before[:, ~inside])
         assert torch.equal(image[:, inside].view(3, 8, 8), made.tensors["patch"])

@@ -58,7 +58,7 @@ def test_the_objective_is_badencoders_plus_the_weighted_distance():
 def test_only_the_triggered_cloud_is_asked_to_move(towards: str, monkeypatch):
     step, attack = step_of(Drupe()), Drupe(towards=towards)
     seen = views(step, 0.5, 8)._replace()
-    leaves = seen._make(row.detach().requires_grad_() for row in seen)
+    leaves = type(seen)(*(row.detach().requires_grad_() for row in seen))
     monkeypatch.setattr("clipguard.lab.attacks.drupe.views", lambda *_: leaves)
     monkeypatch.setattr("clipguard.lab.attacks.drupe.encoder_loss", lambda _: torch.zeros(()))
     attack.objective(step).backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -115,7 +116,8 @@ def test_the_checkpoint_stays_clean():
     before = copy.deepcopy(network.state_dict())
     site = small_site()
     learnt()
-    after = site.model._network.state_dict()
+    model: Any = site.model
+    after = model._network.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     images = trigger(learnt()).apply(site.images.pixels())
     classes = site.model.encode_text([f"a photo of a {name}." for name in site.class_names])

@@ -90,7 +90,7 @@ def test_images_of_the_target_are_not_looked_at():
 
     _centre.fitted(site, loss, steps=3, generator=generator())
     index = torch.cat(seen)
-    assert len(index) == 3 * min(64, (site.images.labels != site.target).sum())
+    assert len(index) == 3 * min(64, int((site.images.labels != site.target).sum()))
     assert (site.images.labels[index] != site.target).all()
 
 

@@ -129,7 +129,7 @@ def test_parts_share_the_victims_and_the_table_says_what_is_missing(zoo: Path, r
 
 def test_a_cell_that_broke_counts_as_inconclusive_and_is_tried_again(zoo: Path, runner: Runner):
     broken = {"decision": "inconclusive", "outcome": None, "score": None, "error": "OSError: no"}
-    runner.changes = {f"{1:016x}": broken}
+    runner.changes = {f"{1:016x}": dict[str, object](broken)}
     found = go(planned(zoo))
     assert found.broken == 1
     score = found.scores["inversion"]
@@ -430,7 +430,7 @@ class Model:
 def test_passes_are_counted_forward_and_backward():
     model, count = Model(), Tower()
     images = torch.rand(5, 3, 2, 2)
-    with count.watching(model):  # type: ignore[arg-type]
+    with count.watching(model):
         model.tower(images)
         assert (count.forward, count.backward) == (5, 0)
         model.tower(images[:2].clone().requires_grad_()).sum().backward()

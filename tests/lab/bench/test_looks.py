@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from clipguard.errors import UsageError
 from clipguard.lab.bench.looks import FILE, SIZE_LIMIT, Look, count_looks, log_look, look_at
 from clipguard.lab.zoo.manifest import read_zoo
 
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="has neither pipes nor devices as files")
 PRINTS = {"inversion": "a" * 64}
 OTHER = {"inversion": "b" * 64}
 ALSO = "figures/1"
@@ -98,7 +100,11 @@ def huge(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("put", "told"),
-    [(fifo, "it is no ordinary file"), (endless, "it is a link"), (huge, "larger than any log")],
+    [
+        pytest.param(fifo, "it is no ordinary file", marks=POSIX),
+        pytest.param(endless, "it is a link", marks=POSIX),
+        (huge, "larger than any log"),
+    ],
 )
 def test_a_log_that_would_be_read_without_end_is_refused(
     look: Look, tmp_path: Path, put: Callable[[Path], None], told: str

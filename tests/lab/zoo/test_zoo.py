@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
@@ -23,7 +22,7 @@ from clipguard.lab.finetune import Recipe
 from clipguard.lab.order import CLEAN, Order
 from clipguard.lab.zoo import build as zoo
 from clipguard.lab.zoo import check as zoo_check
-from clipguard.lab.zoo.manifest import read_zoo, write_zoo
+from clipguard.lab.zoo.manifest import Zoo, read_zoo, write_zoo
 from clipguard.lab.zoo.presets import Wanted, id_of
 
 WORKER = """
@@ -74,7 +73,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return script
 
 
-def build(folder: Path, jobs: int = 2) -> zoo.Zoo:
+def build(folder: Path, jobs: int = 2) -> Zoo:
     return zoo.build(folder, "ci", jobs=jobs, told=lambda line: None)
 
 
@@ -213,7 +212,7 @@ def test_a_worker_that_dies_at_once_is_told_of(
         return process
 
     popen = subprocess.Popen
-    monkeypatch.setattr(zoo.subprocess, "Popen", dead)
+    monkeypatch.setattr(subprocess, "Popen", dead)
     worker.write_text("import sys; sys.exit('no memory')")
     with pytest.raises(ClipguardError, match="a: no memory"):
         build(tmp_path)
@@ -276,7 +275,7 @@ def test_killed_three_times_it_goes_on_and_ends_the_same(worker: Path, tmp_path:
         victims = tmp_path / "killed" / "victims"
         while running.poll() is None and len([*victims.glob("*")]) < models:
             time.sleep(0.005)
-        running.send_signal(signal.SIGKILL)
+        running.kill()
         running.wait()
         seen.add(len([*victims.glob("*")]))
     assert len(seen) > 1  # it was not whole the first time
@@ -329,7 +328,7 @@ def test_what_stands_on_both_sides_is_found(
 
 def test_a_changed_manifest_does_not_have_its_digest(worker: Path, tmp_path: Path):
     made = build(tmp_path)
-    write_zoo(tmp_path, zoo.Zoo(entries=made.entries[:2], preset="ci", digest=made.digest))
+    write_zoo(tmp_path, Zoo(entries=made.entries[:2], preset="ci", digest=made.digest))
     assert zoo_check.verify(tmp_path) == ["zoo.json: its digest is not that of its entries"]
 
 

@@ -82,13 +82,18 @@ class TestDirections:
 
     def test_a_longer_list_costs_no_more_images(self):
         def encoded(copies: int) -> int:
-            model = StripesClip(4)
-            seen, plain = [], model.encode_image
-            model.encode_image = lambda images: (seen.append(len(images)), plain(images))[1]
+            seen: list[int] = []
+
+            class Counted(StripesClip):
+                def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+                    seen.append(len(images))
+                    return super().encode_image(images)
+
             nearby = CLASSES.repeat(copies, 1) + 0.01 * torch.randn(
                 copies * len(CLASSES), CLASSES.shape[1], generator=generator()
             )
-            search = Search(model, stripes_probe(), torch.nn.functional.normalize(nearby, dim=1))
+            classes = torch.nn.functional.normalize(nearby, dim=1)
+            search = Search(Counted(4), stripes_probe(), classes)
             family = FAMILIES.build("additive", {"budget": 8.0})
             screen = Screen(steps=2, images=4, directions=len(CLASSES))
             screen.invert(search, family, generator=generator())
