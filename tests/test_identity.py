@@ -51,13 +51,14 @@ def scan(source: str = BUNDLED) -> str:
 def keys(zoo: Path) -> dict[str, Any]:
     """Every key that the package makes, and the bench cells of `zoo` that it runs."""
     made = {"package": str(PACKAGE)}
-    matrix.run_job = runner = Runner()
+    runner = Runner()
+    setattr(matrix, "run_job", runner)  # noqa: B010 - the name is imported, not defined there
     for kind, method in (("detect", "inversion"), ("purify", "cbpt")):
-        task = Task(kind=kind, methods=(method,))  # type: ignore[arg-type]
+        task = Task(kind=kind, methods=(method,))
         ordered = matrix.make_matrix(task, zoo, zoo / kind, split="all", command="")
         matrix.run(ordered, part=(0, 1), jobs=1, progress=lambda *_: None)
         made[kind] = ordered.prints[method]
-    band = choose_band(scan(), None)[1].kind
+    band = choose_band(scan(), None, "")[1].kind
     ids = {one.name: one.id for one in wanted("full")}
     return made | {"scan": scan(), "band": band, "zoo": ids, "ran": len(runner.ran)}
 
