@@ -29,6 +29,7 @@ from clipguard.cli.arguments import (
     Templates,
 )
 from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
+from clipguard.report.formats import RENDERERS
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ Formats = Annotated[
         "--format",
         "-f",
         metavar="FMT[=PATH]",
-        help="Also write text, markdown, sarif, html or json; PATH - is standard output.",
+        help=f"Also write this rendering ({', '.join(RENDERERS.names())}); PATH - is standard "
+        "output.",
     ),
 ]
 
@@ -172,7 +174,6 @@ def _one(
 
 def _write(record: AuditRecord, folder: Path, wanted: list[tuple[str, Path | None]]) -> None:
     from clipguard.files import write_atomic
-    from clipguard.report.formats import RENDERERS
     from clipguard.report.outputs import STDOUT, default_file
 
     for name, path in [("html", None), *wanted]:
@@ -185,7 +186,6 @@ def _show(
     record: AuditRecord, folder: Path, wanted: list[tuple[str, Path | None]], quiet: bool
 ) -> None:
     """The verdict on stdout; renderings sent to `-` take its place."""
-    from clipguard.report.formats import RENDERERS
     from clipguard.report.outputs import STDOUT
 
     streamed = [name for name, path in wanted if path == STDOUT]

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from clipguard.errors import PASS, POLICY_VIOLATED
@@ -64,6 +64,8 @@ RULE_OF_KEY = {
 @dataclass(frozen=True, kw_only=True)
 class Sarif:
     """Results are empty on a pass; a fail is an error, an inconclusive line a warning."""
+
+    SUFFIX: ClassVar[str] = ".sarif"
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""
