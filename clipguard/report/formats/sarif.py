@@ -59,6 +59,8 @@ RULE_OF_KEY = {
     "export.max_asr_difference": "CG405",
     "export.head": "CG407",
 }
+RULE_OF_SECTION = {"backdoor": "CG201", "purification": "CG301", "export": "CG401"}
+"""For keys without a rule of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +116,7 @@ def _results(record: AuditRecord) -> list[dict[str, Any]]:
 
 
 def _rule_of(key: str) -> str:
-    fallback = "CG301" if key.startswith("purification.") else "CG604"
-    return RULE_OF_KEY.get(key, fallback)
+    return RULE_OF_KEY.get(key) or RULE_OF_SECTION.get(key.partition(".")[0], "CG604")
 
 
 def _subject(record: AuditRecord, check: Check) -> str:
