@@ -65,7 +65,9 @@ Formats = Annotated[
 
 Reference = Annotated[
     Path | None,
-    typer.Option(help="Checkpoint it is said to come from; how it changed is looked at, too."),
+    typer.Option(
+        help="Checkpoint that this one is said to come from. The change is measured, too."
+    ),
 ]
 
 
@@ -81,7 +83,7 @@ def scan(
     profile: HowHard = Profile.standard,
     seed: Seed = 0,
     purify: Annotated[
-        Purify | None, typer.Option(help="When to purify; default: as the policy says.")
+        Purify | None, typer.Option(help="When to purify. As the policy says if left out.")
     ] = None,
     export: Annotated[Export, typer.Option(help="What to export.")] = Export.onnx,
     require_ep: RequireEp = None,
@@ -93,12 +95,16 @@ def scan(
     reference: Reference = None,
     arch: Arch = None,
     budget: Annotated[
-        float | None, typer.Option(min=1, help="Seconds per model; the rest is not tested.")
+        float | None,
+        typer.Option(min=1, help="Seconds per model. What is left then is not tested."),
     ] = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Look for a backdoor, purify, export, report, and exit as the policy decides."""
+    """Search checkpoints for a backdoor, decide by a policy, purify, export and report.
+
+    The exit code is the decision: 0 pass, 1 fail, 3 cannot tell; others are errors.
+    """
     from clipguard.policy.judge import load_policy
     from clipguard.report.outputs import STDOUT, parse_format, require_distinct
 
