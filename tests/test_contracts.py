@@ -451,7 +451,7 @@ class TestEveryClassComparator:
 @pytest.mark.parametrize("name", PURIFIERS.names())
 class TestEveryPurifier:
     def purify(self, name: str, model: StripesClip, seed: int = 0) -> PurifiedHead:
-        return PURIFIERS.build(name, SETTINGS[name]).purify(
+        return PURIFIERS.build(name, SETTINGS.get(name, {})).purify(
             Subject(model, sealed(stripes_probe(), "measure")),
             [hum()],
             PLANTED,

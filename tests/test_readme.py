@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 import typer.main
+from samples import failing
 from typer.core import TyperGroup
 
+import clipguard
 from clipguard.cli.app import build
 
 ROOT = Path(__file__).parents[1]
 REFUSAL: Any = typer.BadParameter.__mro__[2]  # of every refused command line
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted({ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")})
 BLOCK = re.compile(r"^```(?:console|bash|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -128,7 +131,7 @@ def test_every_call_on_the_page_parses(page: Path):
 
 
 def test_the_readme_shows_the_main_commands():
-    shown = {words[0] for words in command_lines((ROOT / "README.md").read_text("utf-8")) if words}
+    shown = {words[0] for words in command_lines(README) if words}
     assert {"scan", "predict", "lab", "gate", "demo"} <= shown
 
 
@@ -151,6 +154,25 @@ def test_every_relative_link_resolves(page: Path):
 
 
 def test_the_example_without_torch_is_the_one_that_a_test_runs():
-    (shown,) = PYTHON.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    _, shown = PYTHON.findall(README)
     (tested,) = PYTHON.findall((ROOT / "docs" / "onnx.md").read_text(encoding="utf-8"))
     assert shown == tested
+
+
+def test_the_python_example_prints_the_decision_and_each_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    shown, _ = PYTHON.findall(README)
+    monkeypatch.setattr(clipguard, "scan", lambda *paths, policy: failing())
+    exec(compile(shown, "README.md", "exec"), {})
+    decided, *reasons = capsys.readouterr().out.splitlines()
+    assert decided == "fail 1"
+    assert reasons == [*clipguard.judge(failing(), "strict").reasons]
+
+
+@pytest.mark.parametrize("field", re.findall(r"`(record\.[a-z_.]+)` \|", README))
+def test_every_field_of_the_record_that_the_readme_names_is_there(field: str):
+    part: object = failing()
+    for name in field.split(".")[1:]:
+        part = getattr(part, name)
+    assert part

@@ -32,24 +32,25 @@ Checkpoints = Annotated[
 ]
 OutputDir = Annotated[
     Path,
-    typer.Option("--output-dir", "-o", help="Report folder; one sub-folder a model if several."),
+    typer.Option("--output-dir", "-o", help="Report folder. Several models get a sub-folder each."),
 ]
 PolicyName = Annotated[str, typer.Option(help="default, strict, research, or a policy file.")]
 HowHard = Annotated[Profile, typer.Option(help="How hard to search for triggers.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Drives every draw.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of every random choice.")]
 ProbeData = Annotated[
     Path | None, typer.Option(help="Folder with one sub-folder of clean images per class.")
 ]
-ClassNames = Annotated[Path | None, typer.Option(help="Class names, one a line, or a JSON list.")]
+ClassNames = Annotated[Path | None, typer.Option(help="Class names, one per line, or a JSON list.")]
 Templates = Annotated[
-    Path | None, typer.Option(help="Prompt templates, one a line, each with one {}.")
+    Path | None, typer.Option(help="Prompt templates, one per line, each with one {}.")
 ]
 Arch = Annotated[
-    str | None, typer.Option(help="Architecture name or config JSON; default: from the shapes.")
+    str | None,
+    typer.Option(help="Architecture name or config JSON. Found from the shapes if left out."),
 ]
 Calibration = Annotated[Path | None, typer.Option(help="Null band made by `clipguard calibrate`.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")]
 RequireEp = Annotated[
-    Provider | None, typer.Option(help="Fail if onnxruntime runs on something else.")
+    Provider | None, typer.Option(help="Fail if onnxruntime runs on another execution provider.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]

@@ -40,9 +40,9 @@ def calibrate(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Scan known-clean models with the pipeline of a profile and keep their statistics.
+    """Make a null band: search known-clean models as a scan does, and keep what was found.
 
-    Each next model gets the next seed, so that the band also holds the luck of the search.
+    Give 20 or more. Each model gets the next seed, so the band also covers the luck of the search.
     """
     from clipguard.audit.calibrate import assemble, measure_clean, require_enough
     from clipguard.audit.command import command

@@ -26,8 +26,10 @@ def demo(
     output_dir: Annotated[
         Path, typer.Option("--output-dir", "-o", help="Folder for models and reports.")
     ] = Path("demo-out"),
-    attack: Annotated[str, typer.Option(help="badnets or blended.")] = "badnets",
-    target: Annotated[str, typer.Option(help="Class the attacker wants.")] = "banana",
+    attack: Annotated[
+        str, typer.Option(help="What to plant, for example badnets or blended.")
+    ] = "badnets",
+    target: Annotated[str, typer.Option(help="Target class.")] = "banana",
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:

@@ -63,7 +63,7 @@ def register(app: typer.Typer) -> None:
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
 ) -> None:
-    """Check libraries, CUDA, disk and bundled files; exit 5 if something needed is broken."""
+    """Check libraries, CUDA, disk and bundled files. Exit code 5: something needed is broken."""
     lines = list(examine(Path(), asset("")))
     broken = any(line.status == "broken" for line in lines)
     if as_json:

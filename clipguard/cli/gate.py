@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
             str, typer.Option(metavar="NAME|FILE", help="Shipped policy or YAML file.")
         ] = "default",
     ) -> None:
-        """Decide again about audited checkpoints; the exit code is the worst of them."""
+        """Decide again from records, without a scan. The exit code is the gravest of all."""
         from clipguard.errors import ClipguardError, worst_exit_code
         from clipguard.policy.judge import load_policy
         from clipguard.record.schema import read_record

@@ -60,7 +60,7 @@ def plant(
     ],
     base: Annotated[str, typer.Option(help="Bundled model to start from.")] = "nano-rn",
     target: Annotated[
-        str, typer.Option(help="Class that triggered images shall be read as.")
+        str, typer.Option(help="Target class: what triggered images are read as.")
     ] = "banana",
     seed: Seed = 0,
     twin: Annotated[

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clipguard.lab.bench.record import Bench
 
 bench = typer.Typer(
-    help="Run methods on every victim of a zoo: a table, and its figures.", no_args_is_help=True
+    help="Run methods on every model of a zoo, and make one table of it.", no_args_is_help=True
 )
 
 
@@ -37,7 +37,10 @@ class Which(str, Enum):
 ZooFolder = Annotated[Path, typer.Option("--zoo", help="Folder with a zoo.json.")]
 Out = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for cells and tables.")]
 WhichSplit = Annotated[
-    Which, typer.Option("--split", help="A look at the test split is logged beside zoo.json.")
+    Which,
+    typer.Option(
+        "--split", help="Which models. A look at the test split is logged beside zoo.json."
+    ),
 ]
 Part = Annotated[
     str, typer.Option(metavar="I/N", help="Only every Nth victim, from the Ith; I starts at 0.")
@@ -68,7 +71,7 @@ def detect(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Scan every victim and score the detectors; run it again to go on where it stopped."""
+    """Scan every model and score the detectors. Run it again to go on where it stopped."""
     _bench("detect", (zoo, output_dir), methods, (split, part, jobs), (seed, device, quiet))
 
 

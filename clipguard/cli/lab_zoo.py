@@ -28,13 +28,13 @@ def build(
     folder: Folder,
     preset: Annotated[
         str | None,
-        typer.Option(help="ci, small or full; that of the zoo, or small, if left out."),
+        typer.Option(help="ci, small or full. If left out, that of the zoo, or small."),
     ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes at once; as many as cores if left out.")
     ] = None,
 ) -> None:
-    """Make what the preset holds and is not there yet; a killed build goes on where it was."""
+    """Make the models of a preset that are not there yet. A killed build goes on where it was."""
     from clipguard.lab.zoo.build import build as make
 
     done = make(folder, preset, jobs=jobs or os.cpu_count() or 1, told=_line)
@@ -61,7 +61,7 @@ def ls(folder: Folder) -> None:
 
 @zoo.command("show")
 def show(
-    folder: Folder, model: Annotated[str, typer.Argument(help="Its id, or how it begins.")]
+    folder: Folder, model: Annotated[str, typer.Argument(help="Its id, or the beginning of it.")]
 ) -> None:
     """Everything known about one model, as JSON."""
     from clipguard.lab.zoo.manifest import read_truth, read_zoo

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Policies in YAML.")],
 ) -> None:
-    """Check policy files; the first one that is not valid ends with exit code 2."""
+    """Check policy files. The first one that is not valid ends the command with exit code 2."""
     from clipguard.policy.judge import load_policy
     from clipguard.text_safety import safe_text
 

@@ -32,7 +32,7 @@ def predict(
         str | None,
         typer.Option(
             metavar="cuda|cpu",
-            help="Fail if onnxruntime runs on something else.",
+            help="Fail if onnxruntime runs on another execution provider.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,

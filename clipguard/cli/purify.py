@@ -56,9 +56,10 @@ def purify(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Purify the zero-shot classifier; exit 7 when the policy's limits are missed.
+    """Purify the zero-shot classifier, whatever a scan decides.
 
-    Exit 3 when a limit could not be measured, for example without labels or null band.
+    Exit code 7: a limit of the policy was missed. Exit code 3: a limit could not be measured, for
+    example without labels or null band.
 
     It repairs the classifier of this class list only; the image tower stays poisoned.
     """

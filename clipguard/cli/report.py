@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clipguard.report.formats import RENDERERS
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -22,7 +24,8 @@ def register(app: typer.Typer) -> None:
                 "-f",
                 "--format",
                 metavar="FMT[=PATH]",
-                help="html (default), json, markdown, sarif or text; PATH - is standard output.",
+                help=f"One of {', '.join(RENDERERS.names())}; html if left out. PATH - is standard "
+                "output.",
             ),
         ] = None,
         output: Annotated[
@@ -33,7 +36,6 @@ def register(app: typer.Typer) -> None:
         """Render an audit record again, by default as HTML beside it."""
         from clipguard.files import write_atomic
         from clipguard.record.schema import read_record
-        from clipguard.report.formats import RENDERERS
         from clipguard.report.outputs import STDOUT, default_file, parse_format, require_distinct
         from clipguard.text_safety import safe_text
 

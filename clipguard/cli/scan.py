@@ -29,6 +29,7 @@ from clipguard.cli.arguments import (
     Templates,
 )
 from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
+from clipguard.report.formats import RENDERERS
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
@@ -56,14 +57,17 @@ Formats = Annotated[
         "--format",
         "-f",
         metavar="FMT[=PATH]",
-        help="Also write text, markdown, sarif, html or json; PATH - is standard output.",
+        help=f"Also write this rendering ({', '.join(RENDERERS.names())}); PATH - is standard "
+        "output.",
     ),
 ]
 
 
 Reference = Annotated[
     Path | None,
-    typer.Option(help="Checkpoint it is said to come from; how it changed is looked at, too."),
+    typer.Option(
+        help="Checkpoint that this one is said to come from. The change is measured, too."
+    ),
 ]
 
 
@@ -79,7 +83,7 @@ def scan(
     profile: HowHard = Profile.standard,
     seed: Seed = 0,
     purify: Annotated[
-        Purify | None, typer.Option(help="When to purify; default: as the policy says.")
+        Purify | None, typer.Option(help="When to purify. As the policy says if left out.")
     ] = None,
     export: Annotated[Export, typer.Option(help="What to export.")] = Export.onnx,
     require_ep: RequireEp = None,
@@ -91,12 +95,16 @@ def scan(
     reference: Reference = None,
     arch: Arch = None,
     budget: Annotated[
-        float | None, typer.Option(min=1, help="Seconds per model; the rest is not tested.")
+        float | None,
+        typer.Option(min=1, help="Seconds per model. What is left then is not tested."),
     ] = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Look for a backdoor, purify, export, report, and exit as the policy decides."""
+    """Search checkpoints for a backdoor, decide by a policy, purify, export and report.
+
+    The exit code is the decision: 0 pass, 1 fail, 3 cannot tell; others are errors.
+    """
     from clipguard.policy.judge import load_policy
     from clipguard.report.outputs import STDOUT, parse_format, require_distinct
 
@@ -172,7 +180,6 @@ def _one(
 
 def _write(record: AuditRecord, folder: Path, wanted: list[tuple[str, Path | None]]) -> None:
     from clipguard.files import write_atomic
-    from clipguard.report.formats import RENDERERS
     from clipguard.report.outputs import STDOUT, default_file
 
     for name, path in [("html", None), *wanted]:
@@ -185,7 +192,6 @@ def _show(
     record: AuditRecord, folder: Path, wanted: list[tuple[str, Path | None]], quiet: bool
 ) -> None:
     """The verdict on stdout; renderings sent to `-` take its place."""
-    from clipguard.report.formats import RENDERERS
     from clipguard.report.outputs import STDOUT
 
     streamed = [name for name, path in wanted if path == STDOUT]

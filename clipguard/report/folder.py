@@ -10,17 +10,15 @@ from pathlib import Path
 
 from clipguard.errors import UsageError
 from clipguard.files import umask
+from clipguard.report.formats import RENDERERS
+from clipguard.report.outputs import default_file
 
 PRECIOUS = ("head.safetensors", "model.onnx", "purified.onnx", "triggers")
 ARTEFACTS = (
     *PRECIOUS,
     "audit.json",  # after what it vouches for: an interrupted removal must not orphan that
     "audit.sarif",
-    "report.html",
-    "report.json",
-    "report.md",
-    "report.sarif",
-    "report.txt",
+    *map(default_file, RENDERERS.names()),
 )
 
 

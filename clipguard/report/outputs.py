@@ -9,7 +9,6 @@ from clipguard.registry import require_known
 from clipguard.report.formats import RENDERERS
 from clipguard.text_safety import safe_text
 
-SUFFIXES = {"markdown": ".md", "text": ".txt"}
 STDOUT = Path("-")
 
 
@@ -46,4 +45,4 @@ def require_distinct(wanted: list[tuple[str, Path | None]]) -> None:
 
 def default_file(name: str) -> str:
     """The file name of a rendering for which none was given, for example `report.html`."""
-    return f"report{SUFFIXES.get(name, f'.{name}')}"
+    return f"report{RENDERERS.build(name).SUFFIX}"

@@ -6,7 +6,7 @@ import base64
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -50,6 +50,8 @@ class Html:
         examples: example images per trigger.
         rows: rows of any other list; what is cut is counted.
     """
+
+    SUFFIX: ClassVar[str] = ".html"
 
     targets: int = 15
     triggers: int = 4

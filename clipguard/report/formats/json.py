@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from clipguard.record import AuditRecord
 from clipguard.record.schema import dumps
@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # types.py imports torch, which renderings do without
 @dataclass(frozen=True, kw_only=True)
 class Json:
     """The published schema, for machines."""
+
+    SUFFIX: ClassVar[str] = ".json"
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""

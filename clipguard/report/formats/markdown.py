@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from clipguard.record import AuditRecord, Decision
 from clipguard.record.wording import (
@@ -30,6 +30,8 @@ CHECKS, TARGETS, GAPS, REASONS = 15, 5, 6, 4
 @dataclass(frozen=True, kw_only=True)
 class Markdown:
     """GitHub-flavoured, for `$GITHUB_STEP_SUMMARY`."""
+
+    SUFFIX: ClassVar[str] = ".md"
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""

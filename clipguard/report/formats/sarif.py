@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from clipguard.errors import PASS, POLICY_VIOLATED
@@ -59,11 +59,15 @@ RULE_OF_KEY = {
     "export.max_asr_difference": "CG405",
     "export.head": "CG407",
 }
+RULE_OF_SECTION = {"backdoor": "CG201", "purification": "CG301", "export": "CG401"}
+"""For keys without a rule of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sarif:
     """Results are empty on a pass; a fail is an error, an inconclusive line a warning."""
+
+    SUFFIX: ClassVar[str] = ".sarif"
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""
@@ -112,8 +116,7 @@ def _results(record: AuditRecord) -> list[dict[str, Any]]:
 
 
 def _rule_of(key: str) -> str:
-    fallback = "CG301" if key.startswith("purification.") else "CG604"
-    return RULE_OF_KEY.get(key, fallback)
+    return RULE_OF_KEY.get(key) or RULE_OF_SECTION.get(key.partition(".")[0], "CG604")
 
 
 def _subject(record: AuditRecord, check: Check) -> str:

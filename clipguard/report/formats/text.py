@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from clipguard.record import AuditRecord, Check, PurificationRecord, ReferenceRecord
 from clipguard.record.wording import (
@@ -32,6 +32,8 @@ SHOWN = 5
 @dataclass(frozen=True, kw_only=True)
 class Text:
     """What `scan` and `gate` print."""
+
+    SUFFIX: ClassVar[str] = ".txt"
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""
