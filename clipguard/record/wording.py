@@ -90,7 +90,7 @@ def power_told(record: AuditRecord) -> str:
 
 
 def not_kept(record: AuditRecord) -> str:
-    """Why the exported file was removed; nothing where it is there, or where there never was one."""
+    """Why the exported file was removed; nothing where it is there, or never was."""
     export = record.export
     if export is None or export.kept:
         return ""
