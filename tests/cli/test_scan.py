@@ -41,7 +41,7 @@ def named_in(record: AuditRecord) -> set[str]:
     names += [name for t in triggers for e in t.examples for name in (e.clean, e.triggered)]
     names += [
         record.purification and record.purification.head,
-        record.export and record.export.file,
+        record.export and record.export.kept and record.export.file,
     ]
     return {name for name in names if name}
 
