@@ -25,7 +25,7 @@ from clipguard.errors import (
     UsageError,
 )
 from clipguard.export.session import open_session
-from clipguard.policy.judge import Policy, load_policy
+from clipguard.policy.judge import Policy, judge, load_policy
 from clipguard.purify.methods.cbpt import Cbpt
 from clipguard.record import AuditRecord, Decision, Outcome
 from clipguard.record.schema import read_record
@@ -115,17 +115,13 @@ def test_a_change_in_one_direction_keeps_a_model_from_passing_where_the_policy_a
     state = load_state("nano-rn")
     state["visual.attnpool.k_proj.weight"] += 1e-5  # the same everywhere: one direction
     torch.save(state, tmp_path / "changed.pt")
-    for limit, wanted in (("null", Decision.PASS), ("0.3", Decision.INCONCLUSIVE)):
-        record = scan(
-            tmp_path / "changed.pt",
-            tmp_path,
-            reference=nano,
-            policy=policy(tmp_path, max_change_concentration=limit),
-        )
-        assert record.reference is not None
-        assert record.reference.concentration == pytest.approx(1.0, abs=0.05)
-        assert decision(record) is wanted
-        assert (tmp_path / "out" / "model.onnx").exists() is (wanted is Decision.PASS)
+    limit = policy(tmp_path, max_change_concentration="0.3")
+    record = scan(tmp_path / "changed.pt", tmp_path, reference=nano, policy=limit)
+    assert record.reference is not None
+    assert record.reference.concentration == pytest.approx(1.0, abs=0.05)
+    assert decision(record) is Decision.INCONCLUSIVE
+    assert judge(policy(tmp_path), record).decision is Decision.PASS
+    assert not (tmp_path / "out" / "model.onnx").exists()
 
 
 def test_a_mistyped_reference_leaves_an_earlier_report_alone(nano: Path, tmp_path: Path):
@@ -137,8 +133,11 @@ def test_a_mistyped_reference_leaves_an_earlier_report_alone(nano: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("tiny")
-def test_words_in_prompts_are_tried_and_the_report_says_so(nano: Path, tmp_path: Path):
-    record = scan(nano, tmp_path, purify="never")
+def test_without_a_null_band_words_are_tried_and_nothing_is_released(nano: Path, tmp_path: Path):
+    record = scan(nano, tmp_path)
+    assert decision(record) is Decision.INCONCLUSIVE
+    assert record.export is None
+    assert not list((tmp_path / "out").glob("*.onnx"))
     images, text = record.detectors
     assert (images.name, images.word_share) == ("inversion", None)
     assert text.name == "text_tokens"
@@ -191,14 +190,6 @@ def test_never_means_never(nano: Path, null_band: Callable[[float], None], tmp_p
     record = scan(nano, tmp_path, purify="never")
     assert decision(record) is Decision.FAIL
     assert (record.purification, record.export) == (None, None)
-
-
-@pytest.mark.usefixtures("tiny")
-def test_without_a_null_band_nothing_is_released(nano: Path, tmp_path: Path):
-    record = scan(nano, tmp_path)
-    assert decision(record) is Decision.INCONCLUSIVE
-    assert record.export is None
-    assert not list((tmp_path / "out").glob("*.onnx"))
 
 
 @pytest.mark.usefixtures("tiny")

@@ -296,8 +296,15 @@ def test_a_mistyped_path_leaves_an_earlier_report_alone(
     assert (tmp_path / "model.onnx").read_text() == "earlier"
 
 
-@pytest.mark.parametrize("kind", ["missing", "empty file", "code in a torch archive"])
-@pytest.mark.parametrize("command", ["purify", "export", "calibrate"])
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("purify", "empty file"),
+        ("export", "missing"),
+        ("export", "code in a torch archive"),
+        ("calibrate", "code in a torch archive"),
+    ],
+)
 def test_every_command_that_loads_a_model_refuses_it_alike(
     command: str, kind: str, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
