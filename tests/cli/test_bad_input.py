@@ -384,36 +384,6 @@ def test_a_corrupt_image_among_many_is_skipped_and_counted(nano: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_duplicate_class_names_are_merged_with_a_warning(
-    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    names = write(tmp_path / "names.txt", "banana\napple\nbanana\n")
-    command = ["scan", str(nano), "-o", str(tmp_path / "out"), *NO_RELEASE]
-    assert main([*command, "--classnames", str(names)]) == 3
-    probe = json.loads((tmp_path / "out" / "audit.json").read_text())["probe"]
-    assert probe["classes"] == 2
-    assert probe["warnings"] == ["merged 1 duplicate class names: 'banana'"]
-    assert "merged 1 duplicate class names" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("tiny")
-def test_too_few_images_are_inconclusive_and_say_what_was_not_tested(
-    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    for name in ("cat", "dog"):
-        for i in range(6):
-            picture(tmp_path / "probe" / name / f"{i}.png")
-    command = ["scan", str(nano), "-o", str(tmp_path / "out"), *NO_RELEASE]
-    assert main([*command, "--probe-data", str(tmp_path / "probe")]) == 3
-    record = json.loads((tmp_path / "out" / "audit.json").read_text())
-    untested = record["coverage"]["not_tested"][0]
-    assert untested["what"] == "every trigger family"
-    assert "at least 20 are needed" in untested["why"]
-    assert (record["complete"], record["detectors"]) == (True, [])
-    assert "at least 20 are needed" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("tiny")
 def test_a_spent_budget_is_inconclusive_and_says_what_was_not_tested(
     nano: Path,
     tmp_path: Path,
