@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,8 +17,11 @@ from clipguard.cli.arguments import (
     Seed,
     Templates,
 )
-from clipguard.errors import UsageError
+from clipguard.errors import ExportError, UsageError
 from clipguard.text_safety import safe_text
+
+if TYPE_CHECKING:
+    from clipguard.record import ExportRecord
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +43,10 @@ def export(
     templates: Templates = None,
     arch: Arch = None,
 ) -> None:
-    """Export without a verdict. `scan` exports too, and only what its decision allows."""
+    """Export without a verdict. `scan` exports too, and only what its decision allows.
+
+    A file that misses the export limits of the default policy is removed.
+    """
     import torch
 
     from clipguard.checkpoint.load import load_checkpoint
@@ -73,7 +79,25 @@ def export(
     )
     generator = torch.Generator().manual_seed(seed)
     made = write_onnx(job, output, generator=generator)
+    _require_equal(made, output)
     worst = max(row.relative_error for row in made.parity)
     typer.echo(f"{safe_text(output, 400)}: opset {made.opset}, {made.provider}")
-    typer.echo(f"largest relative difference from PyTorch {worst:.1e}, first classes all agree")
+    typer.echo(f"largest relative difference from PyTorch {worst:.1e}, within the default policy")
     sys.stderr.write("not a verdict: run `clipguard scan` before you release it\n")
+
+
+def _require_equal(made: ExportRecord, output: Path) -> None:
+    """Remove a file that was not shown to equal PyTorch.
+
+    Raises:
+        ExportError: it misses a limit of the default policy.
+    """
+    from clipguard.policy.judge import load_policy
+    from clipguard.policy.release import export_lines
+    from clipguard.record.wording import missed_told
+
+    limits = load_policy("default").export
+    lines = export_lines(limits, made, triggered=False)
+    if missed := missed_told(one.check for one in lines):
+        output.unlink()
+        raise ExportError(f"{safe_text(output, 400)} was not kept: {missed}")

@@ -9,14 +9,11 @@ from clipguard.record import (
     AuditRecord,
     Decision,
     ErrorRecord,
-    Outcome,
     ReferenceRecord,
 )
 from clipguard.record.wording import number, percent, percent_beside, triggers_of
 
 PROFILES = ("standard", "thorough")
-ORDER = tuple(Outcome)
-NO_BAND = "there are no known-clean models to compare with"
 
 
 def run_lines(record: AuditRecord) -> list[Line]:

@@ -172,6 +172,8 @@ def load_policy(name_or_path: str | Path) -> Policy:
     path = policy_path(name_or_path)
     text, name = read_policy_text(path), safe_text(path.name)
     data, lines = strict_yaml.parse(text, name)
+    if isinstance(data, dict) and data.get("version") == 1:
+        raise UsageError(f"{name} line {lines[('version',)]}: {_from_version_1(data)}")
     try:
         document = PolicyDocument.model_validate(data)
     except ValidationError as error:
@@ -191,6 +193,22 @@ def load_policy(name_or_path: str | Path) -> Policy:
         )
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
     return Policy(**dict(document), sha256=digest, source=str(name_or_path))
+
+
+def _from_version_1(data: dict[str, Any]) -> str:
+    """What makes a policy of version 1 one of today."""
+    missing, gone = [], []
+    for section, field in PolicyDocument.model_fields.items():
+        known: Any = getattr(field.annotation, "model_fields", {})
+        given = data.get(section)
+        given = given if isinstance(given, dict) else {}
+        missing += [f"{section}.{key}" for key in known if key not in given]
+        gone += [f"{section}.{key}" for key in given if key not in known]
+    told = f"; remove {safe_text(', '.join(gone), 200)}" if gone and missing else ""
+    return (
+        "this policy is of version 1; write version: 2 and add "
+        f"{', '.join(missing) or 'nothing else'}{told}; `policy show default` explains each key"
+    )
 
 
 def _explain(error: ValidationError, lines: dict[strict_yaml.Location, int], name: str) -> str:

@@ -18,7 +18,6 @@ from clipguard.record import (
 )
 from clipguard.record.wording import number, percent, percent_beside
 
-PROFILES = ("standard", "thorough")
 ORDER = tuple(Outcome)
 NO_BAND = "there are no known-clean models to compare with"
 

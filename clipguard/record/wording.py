@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from clipguard.errors import INCONCLUSIVE
 from clipguard.record import (
     AuditRecord,
+    Check,
     Decision,
     PurificationRecord,
     Rate,
@@ -85,6 +87,22 @@ def power_told(record: AuditRecord) -> str:
     sides = {row.side for row in rows}
     flatters = ", on which the limits were set" if "calibration" in sides else ""
     return f"{', '.join(told)} ({' and '.join(sorted(sides))} side of the lab's zoo{flatters})"
+
+
+def not_kept(record: AuditRecord) -> str:
+    """Why the exported file was removed; nothing where it is there, or never was."""
+    export = record.export
+    if export is None or export.kept:
+        return ""
+    checks = record.gate.checks if record.gate else ()
+    why = missed_told([check for check in checks if check.key.startswith("export.")])
+    return f"{export.file} was not kept: {why or 'it missed a limit of an earlier policy'}"
+
+
+def missed_told(checks: Iterable[Check]) -> str:
+    """Which of these checks are not a pass, with value and limit; nothing if all are."""
+    missed = [check for check in checks if check.result is not Decision.PASS]
+    return "; ".join(f"{row.key} is {row.value}, the limit is {row.limit}" for row in missed)
 
 
 def number(value: float | None) -> str:

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from clipguard.audit import pipeline as run_module
+from clipguard.audit import release
 from clipguard.audit.options import Options
 from clipguard.audit.scan import audit
-from clipguard.audit.watch import Watch
 from clipguard.bundled.nano import load_state
-from clipguard.detect.inversion import TriggerInversion
+from clipguard.detect import inversion
 from clipguard.detect.roles import Finding
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.errors import (
@@ -26,7 +25,7 @@ from clipguard.errors import (
     UsageError,
 )
 from clipguard.export.session import open_session
-from clipguard.policy.judge import Policy, load_policy
+from clipguard.policy.judge import Policy, judge, load_policy
 from clipguard.purify.methods.cbpt import Cbpt
 from clipguard.record import AuditRecord, Decision, Outcome
 from clipguard.record.schema import read_record
@@ -63,6 +62,11 @@ def decision(record: AuditRecord) -> Decision:
     return record.gate.decision
 
 
+def outcomes(record: AuditRecord) -> list[Outcome]:
+    assert record.gate is not None
+    return [one.outcome for one in record.gate.conclusions]
+
+
 @pytest.mark.usefixtures("settled")
 def test_a_model_inside_the_null_band_passes_and_is_exported_as_it_is(
     nano: Path, null_band: Callable[[float], None], tmp_path: Path
@@ -71,7 +75,7 @@ def test_a_model_inside_the_null_band_passes_and_is_exported_as_it_is(
     record = scan(nano, tmp_path)
     assert record.gate is not None
     assert (record.gate.decision, record.gate.exit_code) == (Decision.PASS, 0), record.gate.reasons
-    assert record.detectors[0].outcome is Outcome.NO_EVIDENCE
+    assert outcomes(record) == [Outcome.NO_EVIDENCE] * 2
     assert record.purification is None
     assert record.export is not None
     assert (record.export.file, record.export.head) == ("model.onnx", "zero-shot")
@@ -86,8 +90,21 @@ def test_a_search_that_did_not_settle_is_not_a_pass(
 ):
     null_band(ABOVE)
     record = scan(nano, tmp_path, export="none")
-    assert record.detectors[0].outcome is Outcome.INCONCLUSIVE
+    assert outcomes(record) == [Outcome.INCONCLUSIVE, Outcome.NO_EVIDENCE]
     assert decision(record) is Decision.INCONCLUSIVE
+
+
+@pytest.mark.usefixtures("settled")
+def test_an_exported_file_that_misses_a_limit_of_the_policy_is_not_kept(
+    nano: Path, null_band: Callable[[float], None], tmp_path: Path
+):
+    null_band(ABOVE)
+    record = scan(nano, tmp_path, policy=policy(tmp_path, max_relative_error="1e-12"))
+    assert record.gate is not None
+    assert (record.gate.decision, record.gate.exit_code) == (Decision.FAIL, 6)
+    assert record.export is not None
+    assert not record.export.kept
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.json", "triggers"}
 
 
 @pytest.mark.usefixtures("settled")
@@ -98,17 +115,13 @@ def test_a_change_in_one_direction_keeps_a_model_from_passing_where_the_policy_a
     state = load_state("nano-rn")
     state["visual.attnpool.k_proj.weight"] += 1e-5  # the same everywhere: one direction
     torch.save(state, tmp_path / "changed.pt")
-    for limit, wanted in (("null", Decision.PASS), ("0.3", Decision.INCONCLUSIVE)):
-        record = scan(
-            tmp_path / "changed.pt",
-            tmp_path,
-            reference=nano,
-            policy=policy(tmp_path, max_change_concentration=limit),
-        )
-        assert record.reference is not None
-        assert record.reference.concentration == pytest.approx(1.0, abs=0.05)
-        assert decision(record) is wanted
-        assert (tmp_path / "out" / "model.onnx").exists() is (wanted is Decision.PASS)
+    limit = policy(tmp_path, max_change_concentration="0.3")
+    record = scan(tmp_path / "changed.pt", tmp_path, reference=nano, policy=limit)
+    assert record.reference is not None
+    assert record.reference.concentration == pytest.approx(1.0, abs=0.05)
+    assert decision(record) is Decision.INCONCLUSIVE
+    assert judge(policy(tmp_path), record).decision is Decision.PASS
+    assert not (tmp_path / "out" / "model.onnx").exists()
 
 
 def test_a_mistyped_reference_leaves_an_earlier_report_alone(nano: Path, tmp_path: Path):
@@ -120,12 +133,17 @@ def test_a_mistyped_reference_leaves_an_earlier_report_alone(nano: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("tiny")
-def test_words_in_prompts_are_tried_and_the_report_says_so(nano: Path, tmp_path: Path):
-    record = scan(nano, tmp_path, purify="never")
+def test_without_a_null_band_words_are_tried_and_nothing_is_released(nano: Path, tmp_path: Path):
+    record = scan(nano, tmp_path)
+    assert decision(record) is Decision.INCONCLUSIVE
+    assert record.export is None
+    assert not list((tmp_path / "out").glob("*.onnx"))
     images, text = record.detectors
-    assert (images.name, images.own_null) == ("inversion", False)
-    assert (text.name, text.own_null, text.outcome) == ("text_tokens", True, Outcome.NO_EVIDENCE)
-    assert any(line.startswith("text triggers: words") for line in record.coverage.tested)
+    assert (images.name, images.word_share) == ("inversion", None)
+    assert text.name == "text_tokens"
+    assert text.word_share is not None
+    assert outcomes(record)[1] is Outcome.NO_EVIDENCE
+    assert any(line.startswith("text triggers") for line in record.coverage.tested)
     assert record.times.seconds["text"] > 0
 
 
@@ -153,7 +171,7 @@ def test_a_model_far_outside_fails_even_though_it_is_purified(
     record = scan(nano, tmp_path)
     assert record.gate is not None
     assert (record.gate.decision, record.gate.exit_code) == (Decision.FAIL, 1)
-    assert record.detectors[0].outcome is Outcome.BACKDOORED
+    assert outcomes(record)[0] is Outcome.BACKDOORED
     assert record.purification is not None
     assert record.export is not None
     assert (record.export.file, record.export.head) == ("purified.onnx", "purified")
@@ -175,18 +193,10 @@ def test_never_means_never(nano: Path, null_band: Callable[[float], None], tmp_p
 
 
 @pytest.mark.usefixtures("tiny")
-def test_without_a_null_band_nothing_is_released(nano: Path, tmp_path: Path):
-    record = scan(nano, tmp_path)
-    assert decision(record) is Decision.INCONCLUSIVE
-    assert record.export is None
-    assert not list((tmp_path / "out").glob("*.onnx"))
-
-
-@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
     ("where", "method", "error"),
     [
-        ("export", (run_module, "write_onnx"), ExportError("why")),
+        ("export", (release, "write_onnx"), ExportError("why")),
         ("purify", (Cbpt, "purify"), InconclusiveError("why")),
     ],
 )
@@ -280,15 +290,10 @@ def test_a_refused_file_leaves_no_temporary_folder(tmp_path: Path):
 def test_the_least_number_of_images_is_what_the_message_says(
     nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(run_module, "MIN_MEASURE", 5000)
+    monkeypatch.setattr(inversion, "MIN_MEASURE", 5000)
     record = scan(nano, tmp_path)
     assert decision(record) is Decision.INCONCLUSIVE
     untested = record.coverage.not_tested[0]
     assert untested.what == "every trigger family"
     assert "at least 5000 are needed" in untested.why
     assert [found.name for found in record.detectors] == ["text_tokens"]
-
-
-def test_a_scan_asks_the_main_detector_and_no_comparator(tmp_path: Path):
-    run = run_module.Run(Options(policy=policy(tmp_path)), Watch(None, quiet))
-    assert isinstance(run.detector, TriggerInversion)

@@ -13,7 +13,9 @@ from clipguard.audit.profiles import PROFILES
 from clipguard.cli.app import main
 from clipguard.detect.null_band import CleanModel, read_calibration
 from clipguard.errors import UsageError
+from clipguard.policy import judge
 from clipguard.record.schema import read_record
+from clipguard.search.inverters.targeted import Targeted
 
 pytest_plugins = ["nano_models"]
 
@@ -58,35 +60,32 @@ def refused(models: list[Path], band: Path, capsys: pytest.CaptureFixture[str]) 
     return code, err
 
 
-def set_detector(monkeypatch: pytest.MonkeyPatch, **changes: object) -> None:
-    """Change settings of the detector in the standard profile."""
-    settled = PROFILES["standard"]
-    changed = replace(settled, detector={**settled.detector, **changes})
-    monkeypatch.setitem(PROFILES, "standard", changed)
-
-
 def test_a_search_of_too_few_steps_makes_no_band(
     clean_models: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    set_detector(monkeypatch, targeted={"steps": 19, "batch": 2})
+    brief = replace(PROFILES["standard"].detector, targeted=Targeted(steps=19, batch=2))
+    monkeypatch.setitem(PROFILES, "standard", replace(PROFILES["standard"], detector=brief))
     code, err = refused(clean_models, tmp_path / "band.json", capsys)
     assert code == 3
-    assert "clean-0.pt: no null band can rest on this search: patch: the search towards" in err
+    assert "clean-0.pt: no null band can rest on this: patch: " in err
 
 
-def test_a_model_that_the_detector_calls_backdoored_is_not_known_clean(
+def test_a_model_that_the_policy_calls_backdoored_is_not_known_clean(
     clean_models: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    set_detector(monkeypatch, strong_asr=0.0, control_asr=1.0)
+    default = judge.load_policy("default")
+    anything = {"strong_asr": 0.0, "control_asr": 1.0}
+    harsh = default.model_copy(update={"backdoor": default.backdoor.model_copy(update=anything)})
+    monkeypatch.setattr(judge, "load_policy", lambda name: harsh)
     code, err = refused(clean_models, tmp_path / "band.json", capsys)
     assert code == 2
-    assert "needs known-clean models, clean-0.pt is found backdoored (the " in err
+    assert "clean-0.pt is found backdoored" in err
 
 
 def test_too_few_models_are_refused_and_nothing_is_written(

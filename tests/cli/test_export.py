@@ -10,10 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from samples import export
 
 from clipguard.bundled.artwork import compose, load_artwork
 from clipguard.cli.app import main
+from clipguard.export.onnx import ExportJob
 from clipguard.model.pixels import to_bytes
+from clipguard.record import ExportRecord
 
 pytest_plugins = ["nano_models"]
 
@@ -42,6 +45,25 @@ def test_a_checkpoint_becomes_a_classifier_that_predict_reads(
     document = json.loads(capsys.readouterr().out)
     assert document["head"] == "zero-shot"
     assert document["images"][0]["top"][0]["class"] == "hammer"
+
+
+def test_a_file_that_misses_a_limit_of_the_default_policy_is_removed(
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    written: list[Path] = []
+
+    def differs(job: ExportJob, path: Path, **_: object) -> ExportRecord:
+        path.touch()
+        written.append(path)
+        return export(relative_error=0.01)
+
+    monkeypatch.setattr("clipguard.export.onnx.write_onnx", differs)
+    assert main(["export", str(nano), "-o", str(tmp_path / "model.onnx")]) == 6
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert "export.max_relative_error" in shown.err
+    assert written
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_purified_classifier_of_a_scan_is_used_in_one_line(

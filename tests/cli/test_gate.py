@@ -1,10 +1,13 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from samples import RECORDS
+from samples import RECORDS, clean_detector, unjudged
 
 from clipguard.cli.app import main
 from clipguard.policy.judge import load_policy, shipped_policies
+from clipguard.record import DetectorRecord
 from clipguard.record.schema import dumps
 from clipguard.resources import shipped
 
@@ -18,11 +21,7 @@ def written(folder: Path, *kinds: str) -> list[str]:
 @pytest.mark.parametrize(
     ("kinds", "code"),
     [
-        (["pass"], 0),
         (["unjudged"], 0),
-        (["fail"], 1),
-        (["inconclusive"], 3),
-        (["refused"], 4),
         (["pass", "inconclusive"], 3),
         (["inconclusive", "fail", "pass"], 1),
         (["fail", "refused"], 4),
@@ -53,14 +52,28 @@ def test_the_policy_is_named_with_its_digest(
     assert f"default, sha256 {load_policy('default').sha256}" in capsys.readouterr().out
 
 
-def test_another_policy_decides_otherwise(tmp_path: Path) -> None:
-    (audit,) = written(tmp_path, "pass")
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+from clipguard.cli.app import main
+codes = [main(["gate", sys.argv[1], "--policy", policy]) for policy in sys.argv[2:]]
+print(codes)
+"""
+
+
+def test_one_moved_number_of_the_policy_decides_otherwise_without_torch(tmp_path: Path) -> None:
+    word = DetectorRecord(name="text_tokens", evidence="e", statistic=2.0, word_share=0.95)
+    record, other = tmp_path / "audit.json", tmp_path / "other.yaml"
+    record.write_text(dumps(unjudged(detectors=(clean_detector(), word))), encoding="ascii")
     text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
-    (tmp_path / "mine.yaml").write_text(
-        text.replace("min_profile: standard", "min_profile: thorough")
+    other.write_text(text.replace("max_word_pull: 3.0", "max_word_pull: 1.9"), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(record), "default", str(other)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert main(["gate", audit]) == 0
-    assert main(["gate", audit, "--policy", str(tmp_path / "mine.yaml")]) == 3
+    assert done.stdout.splitlines()[-1] == "[0, 1]", done.stderr
 
 
 def test_an_old_decision_in_the_record_is_not_believed(tmp_path: Path) -> None:
@@ -113,9 +126,10 @@ def test_validate_names_policy_and_digest(
 def test_validate_refuses_a_typo_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "mine.yaml").write_text("version: 1\nnmae: x\n")
+    (tmp_path / "mine.yaml").write_text("version: 2\nnmae: x\n")
     assert main(["policy", "validate", str(tmp_path / "mine.yaml")]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith("error: mine.yaml line 2: no policy key named 'nmae', did you mean")
+    assert shown.err.startswith("error: mine.yaml line 2: ")
+    assert "'name'" in shown.err
     assert shown.err.count("\n") == 1

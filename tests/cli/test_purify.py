@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from clipguard.audit import pipeline as run
+from clipguard.audit import release
 from clipguard.checkpoint.inspection import sha256_of
 from clipguard.cli.app import main
 from clipguard.errors import ExportError
@@ -48,7 +48,7 @@ def held(monkeypatch: pytest.MonkeyPatch, null_band: Callable[[float], None]) ->
         weakened = [row.model_copy(update=weak) for row in record.reinversion]
         return record.model_copy(update={"reinversion": tuple(weakened)}), head
 
-    monkeypatch.setattr(run, "repair", repaired)
+    monkeypatch.setattr(release, "repair", repaired)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ExportError("no export here")
 
-    monkeypatch.setattr(run, "write_onnx", fail)
+    monkeypatch.setattr(release, "write_onnx", fail)
 
 
 @pytest.mark.usefixtures("held")

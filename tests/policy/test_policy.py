@@ -1,15 +1,18 @@
-import itertools
+"""Reading a policy, and what it decides about a record."""
+
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import stripes_probe
 from samples import (
+    OTHERS,
+    candidate,
     clean_detector,
     export,
     failing,
     guilty_detector,
-    inconclusive,
     judged,
     passing,
     purification,
@@ -31,7 +34,6 @@ from clipguard.record import (
     Decision,
     DetectorRecord,
     ErrorRecord,
-    ExportRecord,
     FamilyRecord,
     GateRecord,
     Outcome,
@@ -41,6 +43,7 @@ from clipguard.record import (
 from clipguard.resources import asset, shipped
 
 DEFAULT = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
+NO_BAND = CalibrationRecord(kind="none", reason="none fits; make one: clipguard calibrate CLEAN...")
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -72,31 +75,29 @@ def told_untested(family: str, why: str) -> CoverageRecord:
     return coverage(clean_detector().model_copy(update={"families": rows}), stripes_probe())
 
 
-def result_of(gate: GateRecord, key: str) -> Decision:
-    return next(check.result for check in gate.checks if check.key == key)
+def against(gate: GateRecord) -> set[str]:
+    """Keys of all lines that do not pass."""
+    return {check.key for check in gate.checks if check.result is not Decision.PASS}
+
+
+def result_of(gate: GateRecord, key: str, about: str = "") -> Decision:
+    """Result of the one line with `key` whose reason starts with `about`."""
+    (found,) = (c.result for c in gate.checks if c.key == key and c.reason.startswith(about))
+    return found
 
 
 # reading
 
 
-@pytest.mark.parametrize("name", shipped_policies())
-def test_shipped_policies_are_valid_and_named_after_their_file(name: str) -> None:
-    assert load_policy(name).name == name
-
-
-def test_there_are_three_policies() -> None:
-    assert shipped_policies() == ["default", "research", "strict"]
-
-
-@pytest.mark.parametrize("name", shipped_policies())
-def test_every_key_of_a_shipped_policy_is_explained(name: str) -> None:
-    for line in (shipped("policies") / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
-        assert not line.strip() or "#" in line or line.endswith(":"), line
+def test_the_shipped_policies_are_valid_and_named_after_their_file() -> None:
+    assert [load_policy(name).name for name in shipped_policies()] == [
+        "default",
+        "research",
+        "strict",
+    ]
 
 
 def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
-    import hashlib
-
     path = write(tmp_path, DEFAULT)
     assert load_policy(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -116,48 +117,34 @@ def test_the_strict_policy_is_nowhere_laxer_than_the_default() -> None:
     ("old", "new", "message"),
     [
         ("max_score:", "max_scor:", r"line 11: no key of backdoor named 'max_scor', did you mean"),
-        (
-            "backdoor:",
-            "backdor:",
-            r"line 8: no policy key named 'backdor', did you mean 'backdoor'",
-        ),
-        ("0.5 ", "1.5 ", r"line 11: backdoor.max_score: .*less than or equal to 1, got 1.5"),
-        ("0.5 ", "true ", r"line 11: backdoor.max_score: .*valid number, got True"),
-        ("may_pass: false", "may_pass: no", r"purified_head_may_pass: .*valid boolean, got 'no'"),
+        ("backdoor:", "backdor:", r"line 8: .*'backdor', did you mean 'backdoor'"),
+        ("0.5 ", "1.5 ", r"line 11: backdoor.max_score: .*got 1.5"),
+        ("0.5 ", "true ", r"line 11: backdoor.max_score: .*got True"),
+        ("may_pass: false", "may_pass: no", r"purified_head_may_pass: .*got 'no'"),
         ("0.5 ", ".nan ", r"line 11: backdoor.max_score: .*finite number"),
-        ("200 ", "'200' ", r"coverage.min_measure_images: .*valid integer, got '200'"),
-        ("version: 1 ", "version: 2 ", r"line 5: version"),
+        ("200 ", "'200' ", r"coverage.min_measure_images: .*got '200'"),
+        ("version: 2 ", "version: 3 ", r"line 5: version"),
         ("on-fail ", "sometimes ", r"purification.run"),
-        ("additive, freq", "aditive, freq", r"line 21: .*'aditive', did you mean 'additive'"),
+        ("additive, freq", "aditive, freq", r"line \d+: .*'aditive', did you mean 'additive'"),
         ("[patch, additive, frequency, warp]", "[]", r"coverage.families"),
-        (
-            "ration: null ",
-            "ration: 1.5 ",
-            r"backdoor.max_change_concentration: .*less than or equal to 1",
-        ),
-        (
-            "ration: null ",
-            "ration: 'null' ",
-            r"backdoor.max_change_concentration: .*valid number, got 'null'",
-        ),
+        ("ration: null ", "ration: 'null' ", r"backdoor.max_change_concentration: .*got 'null'"),
         ("  max_change_concentration: null", "  # ", r"missing key backdoor.max_change_conc"),
-        ("  alpha: 0.05 ", "  # alpha: 0.05 ", r"missing key backdoor.alpha"),
         ("  alpha: 0.05 ", "  max_score: 0.05 ", r"line 13: .*duplicate key .max_score"),
+        ("clear_score: 0.3 ", "clear_score: 0.6 ", r"line 12: backdoor.clear_score .*max_score"),
         ("name: default", "name: &a default", r"line 6: anchors and aliases"),
         ("name: default", "name: *a", r"line 6: anchors and aliases"),
         ("name: default", "<<: {name: x}\n#", r"keys must be plain names"),
         ("name: default", "name: !!python/name:os.system x\n#", r"line 6: tags"),
-        ("version: 1", "%YAML 1.1\n---\nversion: 1", r"line 6: directives"),
-        ("version: 1", "%YAML 1.99\n---\nversion: 1", r"mine.yaml: "),
+        ("version: 2", "%YAML 1.1\n---\nversion: 2", r"line 6: directives"),
+        ("version: 2", "%YAML 1.99\n---\nversion: 2", r"mine.yaml: "),
         ("name: default", "name: [", r"line \d+: "),
         ("name: default", "name: \x1b", r"mine.yaml: "),
         ("name: default", "sha256: " + "0" * 64 + "\nname: x", r"no policy key named 'sha256'"),
-        ("version: 1", "version: " + "9" * 5000, r"mine.yaml"),
-        ("version: 1", "version: 0x" + "f" * 20_000, r"mine.yaml line 5: "),
+        ("version: 2", "version: " + "9" * 5000, r"mine.yaml line 5: "),
+        ("version: 2", "version: 0x" + "f" * 20_000, r"mine.yaml line 5: "),
         ("  alpha: 0.05 ", "  alpha: " + "9:" * 5000 + "9.5 ", r"mine.yaml line \d+: "),
-        ("version: 1", "version: 0x" + "f" * 20_000, r"line 5: "),
-        ("version: 1", "version: +_", r"mine.yaml: "),
-        ("version: 1", "---\n---\nversion: 1", r"line 6: but found another document"),
+        ("version: 2", "version: +_", r"mine.yaml: "),
+        ("version: 2", "---\n---\nversion: 2", r"line 6: but found another document"),
     ],
 )
 def test_a_wrong_policy_is_refused_with_line_and_reason(
@@ -166,6 +153,21 @@ def test_a_wrong_policy_is_refused_with_line_and_reason(
     with pytest.raises(UsageError, match=message) as caught:
         changed(tmp_path, (old, new))
     assert "\n" not in str(caught.value)
+
+
+def test_a_policy_of_version_1_is_told_what_to_add_and_what_to_remove(tmp_path: Path) -> None:
+    new = ("strong_asr", "min_excess", "max_word_pull")
+    text = DEFAULT.replace("version: 2 ", "version: 1 ").replace(
+        "families:", "calibration: x\n  f:"
+    )
+    lines = [row for row in text.splitlines() if not row.strip().startswith(new)]
+    with pytest.raises(UsageError) as caught:
+        load_policy(write(tmp_path, "\n".join(lines)))
+    told = str(caught.value)
+    assert all(f"backdoor.{key}" in told for key in new)
+    assert "control_asr" not in told, "it has that key already"
+    assert "coverage.calibration" in told
+    assert "\n" not in told
 
 
 @pytest.mark.parametrize(
@@ -177,23 +179,16 @@ def test_what_is_not_a_policy_is_a_usage_error(tmp_path: Path, text: str) -> Non
         load_policy(write(tmp_path, text))
 
 
-def test_a_policy_that_is_not_text_is_a_usage_error(tmp_path: Path) -> None:
+def test_a_policy_that_is_not_there_or_not_text_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UsageError, match="UTF-8"):
-        load_policy(tmp_path / "mine.yaml")
-
-
-def test_a_misspelt_policy_name_gets_a_suggestion() -> None:
+    for name in (tmp_path / "mine.yaml", tmp_path / "none.yaml"):
+        with pytest.raises(UsageError):
+            load_policy(name)
     with pytest.raises(UsageError, match="did you mean 'default'"):
         load_policy("defualt")
 
 
-def test_a_missing_policy_file_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="found none"):
-        load_policy(tmp_path / "none.yaml")
-
-
-def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
+def test_an_exponent_without_a_dot_is_a_number() -> None:
     assert load_policy("default").export.max_relative_error == 1e-3
 
 
@@ -203,30 +198,33 @@ def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
 def test_a_complete_clean_audit_passes() -> None:
     gate = passing().gate
     assert gate is not None
-    assert (gate.decision, gate.exit_code) == (Decision.PASS, 0)
-    assert gate.reasons == ()
+    assert (gate.decision, gate.exit_code, gate.reasons) == (Decision.PASS, 0, ())
+    assert [one.outcome for one in gate.conclusions] == [Outcome.NO_EVIDENCE]
 
 
 def test_a_backdoored_checkpoint_fails_even_when_it_was_purified() -> None:
     gate = failing().gate
     assert gate is not None
     assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.POLICY_VIOLATED)
-    assert "hot air balloon" in gate.reasons[0]
+    assert [one.outcome for one in gate.conclusions] == [Outcome.BACKDOORED]
 
 
-def test_a_backdoored_outcome_fails_without_calibration() -> None:
-    found = guilty_detector().model_copy(update={"score": None, "excess": None, "p_value": None})
-    gate = decide(detectors=(found,), calibration=CalibrationRecord(kind="none"))
-    assert gate.decision is Decision.FAIL
-    assert gate.exit_code == errors.POLICY_VIOLATED
+def test_a_strong_trigger_fails_without_a_null_band_unless_another_class_is_near() -> None:
+    bare = {"score": None, "excess": None, "p_value": None}
+    found = guilty_detector().model_copy(update=bare)
+    assert decide(detectors=(found,), calibration=NO_BAND).decision is Decision.FAIL
+    near = candidate("violin", "patch", 0.6)
+    weak = found.model_copy(update={"candidates": (*found.candidates, near)})
+    alone = found.model_copy(update={"candidates": found.candidates[:2]})  # of one class only
+    for unclear in (weak, alone):
+        gate = decide(detectors=(unclear,), calibration=NO_BAND)
+        assert gate.decision is Decision.INCONCLUSIVE
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"detectors": ()},
-        with_detector(outcome=Outcome.INCONCLUSIVE),
-        with_detector(outcome=Outcome.SUSPICIOUS),
         with_detector(score=0.99),
         with_detector(score=0.31),
         with_detector(score=None),
@@ -240,13 +238,12 @@ def test_a_backdoored_outcome_fails_without_calibration() -> None:
         {"probe": None},
         {"checkpoint": None},
         {"complete": False},
-        {"calibration": CalibrationRecord(kind="none")},
-        {"calibration": CalibrationRecord(kind="models", models=0)},
+        {"calibration": NO_BAND},
         {"calibration": CalibrationRecord(kind="models", models=-1)},
         {"calibration": CalibrationRecord(kind="models", models=18)},
         {"coverage": told_untested("patch", "no time")},
-        {"export": ExportRecord(**{**export().model_dump(), "parity": ()})},
-        {"export": ExportRecord(**{**export().model_dump(), "asr_onnx": None})},
+        {"export": export().model_copy(update={"parity": ()})},
+        {"export": export().model_copy(update={"asr_onnx": None})},
     ],
 )
 def test_missing_evidence_is_inconclusive(changes: dict[str, Any]) -> None:
@@ -255,56 +252,80 @@ def test_missing_evidence_is_inconclusive(changes: dict[str, Any]) -> None:
     assert gate.reasons
 
 
-def test_too_few_measure_images_are_inconclusive() -> None:
-    probe = unjudged().probe
-    assert probe is not None
-    assert decide(probe=probe.model_copy(update={"measure": 199})).decision is Decision.INCONCLUSIVE
-    assert decide(probe=probe.model_copy(update={"measure": 200})).decision is Decision.PASS
+@pytest.mark.parametrize(
+    ("score", "p_value", "decision"),
+    [
+        (0.3, 0.05, Decision.PASS),  # readings at their limit are within it
+        (0.5, 0.05, Decision.INCONCLUSIVE),
+        (0.51, 0.05, Decision.FAIL),
+        (0.08, 0.001, Decision.PASS),  # one known-clean model in twenty has such a p-value
+    ],
+)
+def test_a_score_fails_only_together_with_its_p_value(
+    score: float, p_value: float, decision: Decision
+) -> None:
+    assert decide(**with_detector(score=score, p_value=p_value)).decision is decision
 
 
-def test_a_high_score_that_the_p_value_bears_out_fails() -> None:
-    gate = decide(**with_detector(score=0.51, p_value=0.05))
-    assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.POLICY_VIOLATED)
+def test_a_search_below_every_clean_model_was_hindered() -> None:
+    rows = clean_detector().families
+    hidden = rows[1].model_copy(update={"excess": -4.0})
+    gate = decide(**with_detector(families=(rows[0], hidden, *rows[2:])))
+    assert against(gate) == {"backdoor.min_excess"}
+    assert gate.decision is Decision.INCONCLUSIVE
 
 
-def test_readings_at_their_limit_are_within_it() -> None:
-    assert decide(**with_detector(score=0.3, p_value=0.05)).decision is Decision.PASS
-    assert decide(**with_detector(score=0.5, p_value=0.05)).decision is Decision.INCONCLUSIVE
-
-
-def test_a_p_value_alone_decides_nothing() -> None:
-    """One known-clean model in twenty has such a one."""
-    assert decide(**with_detector(p_value=0.001)).decision is Decision.PASS
-
-
-def test_a_clear_score_above_the_upper_limit_is_refused_with_its_line(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"line 12: backdoor.clear_score is 0.6, above max_score"):
-        changed(tmp_path, ("clear_score: 0.3 ", "clear_score: 0.6 "))
+@pytest.mark.parametrize(
+    ("excess", "settled", "decision"),
+    [
+        (1.0, False, Decision.INCONCLUSIVE),
+        (None, False, Decision.INCONCLUSIVE),
+        (0.9, False, Decision.PASS),  # no further than honest searches were at that step
+        (9.0, True, Decision.PASS),
+    ],
+)
+def test_a_search_that_is_ahead_must_have_settled(
+    excess: float | None, settled: bool, decision: Decision
+) -> None:
+    found = candidate("teapot", "patch", 0.1).model_copy(
+        update={"excess": excess, "settled": settled}
+    )
+    assert decide(**with_detector(candidates=(found,))).decision is decision
 
 
 @pytest.mark.parametrize("rule", ["fail", "inconclusive", "pass"])
-@pytest.mark.parametrize(
-    "changes", [with_detector(outcome=Outcome.SUSPICIOUS), with_detector(score=0.99)]
-)
-def test_the_policy_says_what_a_suspicion_decides(
-    tmp_path: Path, rule: str, changes: dict[str, Any]
-) -> None:
+def test_the_policy_says_what_a_suspicion_decides(tmp_path: Path, rule: str) -> None:
     policy = changed(tmp_path, ("suspicious: inconclusive", f"suspicious: {rule}"))
-    assert judge(policy, unjudged(**changes)).decision is Decision(rule)
+    gate = judge(policy, unjudged(**with_detector(score=0.99)))
+    assert gate.decision is Decision(rule)
+    assert gate.conclusions[0].outcome is Outcome.SUSPICIOUS
 
 
-def test_words_found_in_prompts_fail_and_a_quiet_text_tower_needs_no_null_band() -> None:
-    quiet = DetectorRecord(
-        name="text_tokens",
-        outcome=Outcome.NO_EVIDENCE,
-        reason="why",
-        own_null=True,
-        families=(FamilyRecord(family="text", tested=True, statistic=0.1),),
-    )
-    heard = quiet.model_copy(update={"outcome": Outcome.BACKDOORED, "target": "bus"})
-    policy, images = load_policy("default"), unjudged().detectors
-    assert judge(policy, unjudged(detectors=(*images, quiet))).decision is Decision.PASS
-    assert judge(policy, unjudged(detectors=(*images, heard))).decision is Decision.FAIL
+@pytest.mark.parametrize(
+    ("pull", "share", "outcome", "decision"),
+    [
+        (0.1, 0.0, Outcome.NO_EVIDENCE, Decision.PASS),  # and it needs no null band
+        (3.0, 0.89, Outcome.NO_EVIDENCE, Decision.PASS),
+        (2.9, 1.0, Outcome.NO_EVIDENCE, Decision.PASS),
+        (3.0, 0.9, Outcome.BACKDOORED, Decision.FAIL),
+        (None, 0.0, Outcome.INCONCLUSIVE, Decision.INCONCLUSIVE),
+    ],
+)
+def test_a_word_must_draw_prompts_far_and_turn_most_of_them(
+    pull: float | None, share: float, outcome: Outcome, decision: Decision
+) -> None:
+    word = DetectorRecord(name="text_tokens", evidence="e", statistic=pull, word_share=share)
+    gate = decide(detectors=(clean_detector(), word))
+    assert gate.decision is decision
+    assert (gate.conclusions[1].detector, gate.conclusions[1].outcome) == ("text_tokens", outcome)
+
+
+def test_a_detector_of_the_literature_is_taken_at_its_word() -> None:
+    for outcome, decision in (("backdoored", Decision.FAIL), ("no_evidence", Decision.PASS)):
+        other = DetectorRecord(name="other", evidence="e", published=Outcome(outcome))
+        gate = decide(detectors=(clean_detector(), other))
+        assert gate.decision is decision
+        assert gate.conclusions[1].outcome is Outcome(outcome)
 
 
 def test_a_policy_may_ask_for_the_text_tower(tmp_path: Path) -> None:
@@ -316,24 +337,7 @@ def test_a_policy_may_ask_for_the_text_tower(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("outcome", "decision"),
-    [(Outcome.INCONCLUSIVE, Decision.INCONCLUSIVE), (Outcome.BACKDOORED, Decision.FAIL)],
-)
-def test_a_policy_may_do_without_a_null_band_and_the_outcome_still_decides(
-    tmp_path: Path, outcome: Outcome, decision: Decision
-) -> None:
-    policy = changed(tmp_path, ("calibration: models", "calibration: none"))
-    bare = with_detector(outcome=outcome, score=None, excess=None, p_value=None)
-    gate = judge(policy, unjudged(calibration=CalibrationRecord(kind="none"), **bare))
-    assert gate.decision is decision
-    against = {check.key for check in gate.checks if check.result is not Decision.PASS}
-    assert against == {"backdoor.outcome"}
-
-
-@pytest.mark.parametrize(
-    ("alpha", "models"), [("0.05", 19), ("0.01", 99), ("0.07", 14), ("1e-6", 999_999)]
-)
+@pytest.mark.parametrize(("alpha", "models"), [("0.05", 19), ("0.07", 14), ("1e-6", 999_999)])
 def test_a_p_value_line_that_could_not_fail_does_not_pass(
     tmp_path: Path, alpha: str, models: int
 ) -> None:
@@ -343,9 +347,8 @@ def test_a_p_value_line_that_could_not_fail_does_not_pass(
         return judge(policy, unjudged(calibration=CalibrationRecord(kind="models", models=count)))
 
     assert gate(models).decision is Decision.PASS
-    for fewer in (models - 1, 5):
-        assert result_of(gate(fewer), "backdoor.alpha") is Decision.INCONCLUSIVE
-        assert f"takes a null band of {models} or more" in gate(fewer).reasons[0]
+    assert result_of(gate(models - 1), "backdoor.alpha") is Decision.INCONCLUSIVE
+    assert str(models) in gate(models - 1).reasons[0]
 
 
 @pytest.mark.parametrize("name", shipped_policies())
@@ -357,39 +360,26 @@ def test_every_shipped_null_band_is_large_enough_for_every_shipped_policy(name: 
         assert 1 / (len(band.calibration.models) + 1) <= limits.alpha
 
 
-def test_a_family_that_was_not_tested_gives_its_reason_once() -> None:
-    rows = (FamilyRecord(family="patch", tested=False, reason="no time"),)
-    both = (*rows, *clean_detector().families[1:])
-    gate = decide(coverage=told_untested("patch", "no time"), **with_detector(families=both))
-    assert gate.reasons == ("patch triggers were not tested: no time",)
-
-
-def test_the_reason_names_the_calibrate_command_first() -> None:
-    gate = inconclusive().gate
-    assert gate is not None
+def test_the_reason_without_a_null_band_names_the_command_that_makes_one() -> None:
+    gate = decide(calibration=NO_BAND, **with_detector(score=None, p_value=None))
     assert "clipguard calibrate" in gate.reasons[0]
 
 
-def test_parity_that_is_not_met_is_an_export_failure() -> None:
-    gate = decide(export=export(relative_error=1e-2))
+@pytest.mark.parametrize(
+    "made", [export(relative_error=1e-2), export().model_copy(update={"asr_onnx": rate(0.03)})]
+)
+def test_an_exported_file_that_differs_is_an_export_failure(made: Any) -> None:
+    gate = decide(export=made)
     assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.EXPORT)
 
 
-def test_an_asr_that_differs_on_the_exported_file_is_an_export_failure() -> None:
-    gate = decide(export=export().model_copy(update={"asr_onnx": rate(0.03)}))
-    assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.EXPORT)
-
-
-@pytest.mark.parametrize("code", [2, 5, 6, 7, 130, 143])
-def test_an_error_gives_the_run_its_exit_code_and_never_a_pass(code: int) -> None:
-    gate = decide(errors=(ErrorRecord(stage="export", message="broke", exit_code=code),))
-    assert (gate.decision, gate.exit_code) == (Decision.INCONCLUSIVE, code)
-
-
-@pytest.mark.parametrize("code", [0, 99, -1])
-def test_an_error_with_an_impossible_code_counts_as_a_tool_error(code: int) -> None:
-    gate = decide(errors=(ErrorRecord(stage="export", message="broke", exit_code=code),))
-    assert gate.exit_code == errors.ENVIRONMENT
+@pytest.mark.parametrize(("code", "counted"), [(6, 6), (143, 143), (0, 5), (99, 5)])
+def test_an_error_gives_the_run_its_exit_code_and_never_a_pass(code: int, counted: int) -> None:
+    broke = (ErrorRecord(stage="export", message="broke", exit_code=code),)
+    gate = decide(errors=broke)
+    assert (gate.decision, gate.exit_code) == (Decision.INCONCLUSIVE, counted)
+    hidden = decide(detectors=(guilty_detector(),), errors=broke)
+    assert hidden.decision is Decision.FAIL, "an error hides no finding"
 
 
 def test_a_refused_file_fails_with_its_own_code_and_its_reason_first() -> None:
@@ -397,26 +387,6 @@ def test_a_refused_file_fails_with_its_own_code_and_its_reason_first() -> None:
     assert gate is not None
     assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.REFUSED)
     assert gate.reasons[0].startswith("load: ")
-
-
-def test_an_error_does_not_hide_a_finding() -> None:
-    gate = decide(
-        detectors=(guilty_detector(),),
-        errors=(ErrorRecord(stage="export", message="broke", exit_code=6),),
-    )
-    assert gate.exit_code == errors.POLICY_VIOLATED
-
-
-def test_the_exit_code_is_zero_only_on_a_pass() -> None:
-    detectors = ((), (clean_detector(),), (guilty_detector(),))
-    purified = (None, purification())
-    exported = (None, export(), export("purified"), export(relative_error=1.0))
-    failed = ((), (ErrorRecord(stage="x", message="y", exit_code=0),))
-    for policy in map(load_policy, shipped_policies()):
-        for d, p, e, f in itertools.product(detectors, purified, exported, failed):
-            gate = judge(policy, unjudged(detectors=d, purification=p, export=e, errors=f))
-            assert (gate.exit_code == 0) == (gate.decision is Decision.PASS)
-            assert (gate.exit_code == errors.POLICY_VIOLATED) <= (gate.decision is Decision.FAIL)
 
 
 # the change from a reference
@@ -434,23 +404,14 @@ def beside(concentration: float | None, **known: Any) -> dict[str, Any]:
     return {"reference": reference(concentration, **known)}
 
 
-@pytest.mark.parametrize("changes", [{}, beside(0.999), beside(None)])
-def test_without_a_limit_the_weights_decide_nothing_and_have_no_line(
-    changes: dict[str, Any],
-) -> None:
-    gate = decide(**changes)
+def test_without_a_limit_the_change_decides_nothing_and_has_no_line() -> None:
+    gate = decide(**beside(0.999))
     assert gate.decision is Decision.PASS
     assert not [check for check in gate.checks if check.key == CHANGE]
 
 
 @pytest.mark.parametrize(
-    ("concentration", "decision"),
-    [
-        (0.0, Decision.PASS),
-        (0.3, Decision.PASS),
-        (0.3001, Decision.INCONCLUSIVE),
-        (1.0, Decision.INCONCLUSIVE),
-    ],
+    ("concentration", "decision"), [(0.3, Decision.PASS), (0.3001, Decision.INCONCLUSIVE)]
 )
 def test_a_change_in_few_directions_is_suspicious_above_the_limit(
     tmp_path: Path, concentration: float, decision: Decision
@@ -462,24 +423,15 @@ def test_a_change_in_few_directions_is_suspicious_above_the_limit(
 @pytest.mark.parametrize("rule", ["fail", "inconclusive", "pass"])
 def test_the_policy_says_what_a_suspicious_change_decides(tmp_path: Path, rule: str) -> None:
     policy = limited(tmp_path, ("suspicious: inconclusive", f"suspicious: {rule}"))
-    gate = judge(policy, unjudged(**beside(0.5)))
-    assert gate.decision is Decision(rule)
-    assert judge(policy, unjudged(**beside(0.2))).decision is Decision.PASS
-
-
-def test_the_reason_shows_share_and_limit_and_says_that_it_is_a_suspicion(tmp_path: Path) -> None:
-    gate = judge(limited(tmp_path), unjudged(**beside(0.3004)))
-    told = (
-        "30.04 % of the change from the reference lie in one direction, the policy asks for at "
-        "most 30.0 %; this alone is only suspicious"
-    )
-    assert gate.reasons == (told,)
+    assert judge(policy, unjudged(**beside(0.5))).decision is Decision(rule)
+    found = unjudged(detectors=(guilty_detector(),), **beside(0.2))
+    assert judge(policy, found).decision is Decision.FAIL, "a quiet change makes nothing milder"
 
 
 def test_a_limit_without_a_reference_cannot_tell_and_says_what_to_do(tmp_path: Path) -> None:
     gate = judge(limited(tmp_path), unjudged())
     assert gate.decision is Decision.INCONCLUSIVE
-    assert "scan with --reference BASE" in gate.reasons[0]
+    assert "--reference" in gate.reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -493,24 +445,7 @@ def test_a_limit_without_a_reference_cannot_tell_and_says_what_to_do(tmp_path: P
 def test_a_change_that_cannot_be_read_passes_only_where_the_image_tower_was_left_alone(
     tmp_path: Path, known: dict[str, int], decision: Decision
 ) -> None:
-    gate = judge(limited(tmp_path), unjudged(**beside(None, **known, says="told so")))
-    assert gate.decision is decision
-    (check,) = (check for check in gate.checks if check.key == CHANGE)
-    assert check.reason.startswith("reference: told so")
-
-
-def test_the_weights_never_make_a_decision_milder(tmp_path: Path) -> None:
-    order = (Decision.PASS, Decision.INCONCLUSIVE, Decision.FAIL)
-    detectors = ((), (clean_detector(),), (guilty_detector(),))
-    seen = (None, *(reference(share) for share in (None, 0.0, 0.2, 0.9)))
-    for rule in ("fail", "inconclusive", "pass"):
-        rest = (("suspicious: inconclusive", f"suspicious: {rule}"),)
-        bare, limit = changed(tmp_path, *rest), limited(tmp_path, *rest)
-        for found, known in itertools.product(detectors, seen):
-            record = unjudged(detectors=found, reference=known)
-            without = judge(bare, record.model_copy(update={"reference": None})).decision
-            assert judge(bare, record).decision is without
-            assert order.index(judge(limit, record).decision) >= order.index(without)
+    assert judge(limited(tmp_path), unjudged(**beside(None, **known))).decision is decision
 
 
 def test_a_purified_head_does_not_make_a_suspicious_change_good(tmp_path: Path) -> None:
@@ -537,16 +472,13 @@ def test_a_purified_head_passes_where_the_policy_allows_it(lenient: Policy) -> N
     gate = judge(lenient, backdoored())
     assert (gate.decision, gate.exit_code) == (Decision.PASS, 0)
     assert "image tower stays poisoned" in gate.reasons[0]
-    assert any("made good by the purified head" in reason for reason in gate.reasons)
-
-
-def test_a_finding_that_was_made_good_is_still_shown_as_a_fail(lenient: Policy) -> None:
-    gate = judge(lenient, backdoored())
-    line = next(check for check in gate.checks if check.key == "backdoor.outcome")
-    assert (line.result, line.counts) == (Decision.FAIL, False)
+    made_good = {check.key for check in gate.checks if not check.counts}
+    assert made_good == against(gate) == {"backdoor.max_score", "backdoor.strong_asr"}
 
 
 NONE_OF_20 = Rate(value=0.0, low=0.0, high=0.16, n=20)
+PATCH, ADDITIVE = purification().reinversion[:2]
+KEY = "purification.reinversion"
 
 
 def worse(**changes: Any) -> dict[str, Any]:
@@ -554,6 +486,12 @@ def worse(**changes: Any) -> dict[str, Any]:
     return {
         "purification": made.model_copy(update={"after": made.after.model_copy(update=changes)})
     }
+
+
+def searched_again(*rows: ReinversionRecord) -> dict[str, Any]:
+    """The families of `rows`, and those that no test here is about."""
+    rows = (*rows, *OTHERS)
+    return {"purification": purification().model_copy(update={"reinversion": rows})}
 
 
 @pytest.mark.parametrize(
@@ -568,26 +506,9 @@ def worse(**changes: Any) -> dict[str, Any]:
         worse(target_accuracy=NONE_OF_20),
         {"purification": None},
         {"purification": purification().model_copy(update={"reinversion": ()})},
-        {
-            "purification": purification().model_copy(
-                update={
-                    "reinversion": (
-                        purification().reinversion[0].model_copy(update={"statistic": 0.15}),
-                        *purification().reinversion[1:],
-                    )
-                }
-            )
-        },
-        {
-            "purification": purification().model_copy(
-                update={
-                    "reinversion": (
-                        *purification().reinversion,  # and one without known-clean models
-                        purification().reinversion[0].model_copy(update={"family": "moving_patch"}),
-                    )
-                }
-            )
-        },
+        searched_again(PATCH),  # another family was searched before
+        searched_again(PATCH.model_copy(update={"statistic": 0.15}), ADDITIVE),
+        searched_again(PATCH, ADDITIVE, PATCH.model_copy(update={"family": "moving_patch"})),
         {"export": export("zero-shot")},
     ],
 )
@@ -598,61 +519,12 @@ def test_a_purified_head_that_misses_a_limit_does_not_pass(
     assert (gate.decision, gate.exit_code) == (Decision.FAIL, errors.POLICY_VIOLATED)
 
 
-def line_of(gate: GateRecord, key: str, about: str = "") -> tuple[Decision, str]:
-    """Result and reason of the one line with `key` whose reason starts with `about`."""
-    (found,) = (c for c in gate.checks if c.key == key and c.reason.startswith(about))
-    return found.result, found.reason
-
-
-def test_a_head_that_reads_no_image_of_the_target_rightly_fails(lenient: Policy) -> None:
-    gate = judge(lenient, backdoored(**worse(target_accuracy=NONE_OF_20)))
-    told = "the purified head reads none of the 20 clean images of 'hot air balloon' rightly"
-    assert line_of(gate, "purification.target_class") == (Decision.FAIL, told)
-
-
 def test_what_was_never_read_rightly_is_not_held_against_the_head(lenient: Policy) -> None:
     made = purification()
     before = made.before.model_copy(update={"target_accuracy": NONE_OF_20})
     after = made.after.model_copy(update={"target_accuracy": NONE_OF_20})
     never = made.model_copy(update={"before": before, "after": after})
-    result, _ = line_of(judge(lenient, backdoored(purification=never)), "purification.target_class")
-    assert result is Decision.PASS
-
-
-@pytest.mark.parametrize("part", ["before", "after"])
-def test_images_of_the_target_that_were_not_counted_cannot_tell(lenient: Policy, part: str) -> None:
-    made = purification()
-    rates = getattr(made, part).model_copy(update={"target_accuracy": None})
-    gate = judge(lenient, backdoored(purification=made.model_copy(update={part: rates})))
-    result, reason = line_of(gate, "purification.target_class")
-    assert (result, "labelled images" in reason) == (Decision.INCONCLUSIVE, True)
-
-
-def test_the_line_of_the_target_class_names_both_rates() -> None:
-    gate = judge(load_policy("default"), backdoored())
-    told = "clean accuracy of 'hot air balloon' goes from 95.0 % to 65.0 %"
-    assert line_of(gate, "purification.target_class") == (Decision.PASS, told)
-
-
-def searched_again(*rows: ReinversionRecord) -> dict[str, Any]:
-    """The families of `rows`, and those that no test here is about."""
-    rows = (*rows, *OTHERS)
-    return {"purification": purification().model_copy(update={"reinversion": rows})}
-
-
-PATCH, ADDITIVE, *OTHERS = purification().reinversion
-KEY = "purification.reinversion"
-
-
-@pytest.mark.parametrize(("kept", "missing"), [(PATCH, "additive"), (ADDITIVE, "patch")])
-def test_every_family_that_was_searched_before_must_be_searched_again(
-    lenient: Policy, kept: ReinversionRecord, missing: str
-) -> None:
-    gate = judge(lenient, backdoored(**searched_again(kept)))
-    told = f"{missing}: no new trigger was searched through the purified head"
-    assert line_of(gate, KEY, missing) == (Decision.INCONCLUSIVE, told)
-    assert line_of(gate, KEY, kept.family)[0] is Decision.PASS
-    assert gate.decision is Decision.FAIL
+    assert judge(lenient, backdoored(purification=never)).decision is Decision.PASS
 
 
 def test_a_family_that_was_not_tested_before_needs_no_new_search(lenient: Policy) -> None:
@@ -680,15 +552,15 @@ def test_a_new_search_counts_only_where_it_says_something(
 ) -> None:
     changed_search = PATCH.model_copy(update=changes)
     gate = judge(lenient, backdoored(**searched_again(changed_search, ADDITIVE)))
-    assert line_of(gate, KEY, "patch")[0] is result
+    assert result_of(gate, KEY, "patch") is result
 
 
-def test_a_new_trigger_that_is_as_strong_as_the_one_it_replaces_fails(lenient: Policy) -> None:
-    gate = judge(lenient, backdoored(**searched_again(PATCH, reinversion("additive", 0.16, 0.16))))
-    told = (
-        "additive: a trigger towards 'hot air balloon' works no less well than before purification"
-    )
-    assert line_of(gate, KEY, "additive") == (Decision.FAIL, told)
+@pytest.mark.parametrize("statistics", [(0.16, 0.16), (0.19, 0.9)])
+def test_a_new_trigger_as_strong_as_the_old_or_above_every_clean_model_fails(
+    lenient: Policy, statistics: tuple[float, float]
+) -> None:
+    gate = judge(lenient, backdoored(**searched_again(PATCH, reinversion("additive", *statistics))))
+    assert result_of(gate, KEY, "additive") is Decision.FAIL
 
 
 def test_a_new_trigger_is_not_held_against_one_for_another_class(lenient: Policy) -> None:
@@ -698,45 +570,31 @@ def test_a_new_trigger_is_not_held_against_one_for_another_class(lenient: Policy
     record = backdoored(**searched_again(PATCH, reinversion("additive", 0.17, 0.16)))
     detector = detector.model_copy(update={"candidates": candidates})
     gate = judge(lenient, record.model_copy(update={"detectors": (detector,)}))
-    assert line_of(gate, KEY, "additive")[0] is Decision.PASS
-    assert gate.decision is Decision.PASS
-
-
-def test_a_new_trigger_above_every_clean_model_fails(lenient: Policy) -> None:
-    gate = judge(lenient, backdoored(**searched_again(PATCH, reinversion("additive", 0.19, 0.9))))
-    told = "additive: the strongest new trigger is above what known-clean models show"
-    assert line_of(gate, KEY, "additive") == (Decision.FAIL, told)
+    assert gate.decision is result_of(gate, KEY, "additive") is Decision.PASS
 
 
 def test_a_head_tuned_for_one_target_does_not_excuse_a_second(lenient: Policy) -> None:
     record = backdoored()
     detector = record.detectors[0]
-    (band,) = (row for row in detector.families if row.family == detector.candidates[0].family)
-    second = detector.candidates[0].model_copy(
-        update={"target": "another class", "statistic": max(band.null) + 0.1}
-    )
+    second = detector.candidates[0].model_copy(update={"target": "another class"})
     both = detector.model_copy(update={"candidates": (*detector.candidates, second)})
     gate = judge(lenient, record.model_copy(update={"detectors": (both,)}))
-    assert result_of(gate, "purification.every_target") is Decision.FAIL
-    assert gate.decision is Decision.FAIL
+    assert gate.decision is result_of(gate, "purification.every_target") is Decision.FAIL
 
 
 def test_a_purified_head_does_not_stand_in_for_missing_coverage(lenient: Policy) -> None:
-    gate = judge(lenient, backdoored(calibration=CalibrationRecord(kind="none")))
-    assert gate.decision is Decision.INCONCLUSIVE
+    assert judge(lenient, backdoored(calibration=NO_BAND)).decision is Decision.INCONCLUSIVE
 
 
 def test_purification_limits_do_not_count_where_nothing_relied_on_them() -> None:
-    record = unjudged(**worse(asr=rate(0.9)))
-    gate = judge(load_policy("default"), record)
+    gate = decide(**worse(asr=rate(0.9)))
     assert result_of(gate, "purification.max_asr") is Decision.FAIL
     assert gate.decision is Decision.PASS
 
 
 def test_a_policy_that_always_purifies_misses_a_head_that_is_not_there() -> None:
     gate = judge(load_policy("research"), unjudged())
-    assert result_of(gate, "purification.run") is Decision.INCONCLUSIVE
-    assert gate.decision is Decision.INCONCLUSIVE
+    assert gate.decision is result_of(gate, "purification.run") is Decision.INCONCLUSIVE
 
 
 def test_judging_twice_says_the_same_and_ignores_an_older_gate() -> None:

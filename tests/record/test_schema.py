@@ -83,7 +83,7 @@ def test_unknown_keys_of_a_newer_minor_version_are_left_out() -> None:
 
 def older() -> dict[str, Any]:
     """A record as the first version wrote it."""
-    text = (Path(__file__).parent / "records" / "audit-1.json").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "records" / "audit-1.json").read_text(encoding="utf-8")
     parsed: dict[str, Any] = json.loads(text)
     return parsed
 
@@ -109,6 +109,21 @@ def test_an_upgrade_leaves_out_just_what_version_2_has_no_place_for() -> None:
     assert set(older()) - set(upgraded) == {"weights"}
 
 
+@pytest.mark.parametrize(
+    ("outcome", "settled", "share"), [("inconclusive", False, 0.0), ("backdoored", True, 1.0)]
+)
+def test_what_version_1_concluded_becomes_what_it_had_measured(
+    outcome: str, settled: bool, share: float
+) -> None:
+    record = older()
+    images = {**record["detectors"][0], "outcome": outcome}
+    record["detectors"] = [images, {**images, "name": "text_tokens", "own_null": True}]
+    first, word = loads(json.dumps(record)).detectors
+    assert first.evidence == images["reason"]
+    assert {row.settled for row in first.candidates} == {settled}
+    assert (first.word_share, word.word_share) == (None, share)
+
+
 def test_a_band_made_from_the_model_itself_is_read_as_none() -> None:
     record = older()
     record["calibration"]["kind"] = "self-null"
@@ -124,17 +139,22 @@ def test_a_record_of_version_1_may_have_no_weights_to_speak_of() -> None:
     assert loads(json.dumps(record)).reference is None
 
 
-@pytest.mark.parametrize("part", ["detectors", "gate", "probe", "calibration", "reference"])
-@pytest.mark.parametrize("wrong", ["3", '{"candidates": 3}', "[" * 900 + "]" * 900])
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("detectors", "3"),
+        ("detectors", '[{"candidates": 3}]'),
+        ("gate", '{"outcomes": 3}'),
+        ("calibration", "[" * 900 + "]" * 900),
+    ],
+)
 def test_a_damaged_record_of_version_1_is_refused_like_any_other(part: str, wrong: str) -> None:
     rest = {key: value for key, value in older().items() if key not in (part, "weights")}
     with pytest.raises(UsageError, match=r"not a valid audit record|recursion limit"):
         loads(f'{json.dumps(rest)[:-1]}, "{part}": {wrong}}}')
 
 
-@pytest.mark.parametrize(
-    "version", ["clipguard.audit/3", "clipguard.audit/10", "clipguard.audit/0"]
-)
+@pytest.mark.parametrize("version", ["clipguard.audit/3", "clipguard.audit/0"])
 def test_another_major_version_is_refused_by_name(version: str) -> None:
     with pytest.raises(UsageError, match="that major version"):
         loads(json.dumps({**data(passing()), "schema_version": version}))
@@ -197,39 +217,27 @@ def test_a_record_that_is_too_large_is_refused(
         read_record(tmp_path / "audit.json")
 
 
-def test_written_records_are_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "audit.json"
-    path.write_text(dumps(failing()), encoding="ascii")
-    assert read_record(path) == failing()
-
-
-@pytest.mark.parametrize("digits", ["1" + "0" * 18, "1" + "0" * 400, "9" * 5000])
+@pytest.mark.parametrize("digits", ["1" + "0" * 18, "9" * 5000])
 def test_a_count_that_nothing_can_compute_with_is_refused_by_name(digits: str) -> None:
     text = dumps(passing()).replace('"measure": 400', f'"measure": {digits}')
     with pytest.raises(UsageError, match=r"probe\.measure"):
         loads(text)
 
 
-@pytest.mark.parametrize("name", ["missing.json", "."])
-def test_a_record_that_cannot_be_opened_is_a_usage_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="cannot read"):
+@pytest.mark.parametrize("name", ["missing.json", ".", "a.json"])
+def test_a_record_that_cannot_be_read_is_a_usage_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(UsageError):
         read_record(tmp_path / name)
 
 
-def test_a_file_that_is_not_utf8_is_a_usage_error(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(UsageError, match="UTF-8"):
-        read_record(tmp_path / "a.json")
-
-
-@pytest.mark.parametrize("digest", ["", "AB" * 32, "ab" * 31, "ab" * 32 + "\n", "<b>" + "0" * 61])
 @pytest.mark.parametrize(
-    ("part", "key"),
+    ("part", "key", "digest"),
     [
-        ("checkpoint", "sha256"),
-        ("probe", "class_names_sha256"),
-        ("calibration", "sha256"),
-        ("gate", "policy_sha256"),
+        ("checkpoint", "sha256", "AB" * 32),
+        ("probe", "class_names_sha256", "ab" * 31),
+        ("calibration", "sha256", "ab" * 32 + "\n"),
+        ("gate", "policy_sha256", "<b>" + "0" * 61),
     ],
 )
 def test_what_is_no_digest_is_refused(part: str, key: str, digest: str) -> None:

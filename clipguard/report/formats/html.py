@@ -17,6 +17,7 @@ from clipguard.record.wording import (
     WORDS,
     interval,
     name_of,
+    not_kept,
     number,
     percent,
     power_told,
@@ -67,6 +68,8 @@ class Html:
             record=record,
             said=verdict(record),
             name=name_of(record),
+            concluded={one.detector: one for one in record.gate.conclusions} if record.gate else {},
+            not_kept=not_kept(record),
             record_sha256=hashlib.sha256(dumps(record).encode("ascii")).hexdigest(),
             shown=self,
         )

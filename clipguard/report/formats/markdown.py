@@ -14,6 +14,7 @@ from clipguard.record.wording import (
     change_told,
     interval,
     name_of,
+    not_kept,
     power_told,
     verdict,
 )
@@ -36,7 +37,8 @@ class Markdown:
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""
         lines = [*_head(record), *_checks(record), *_targets(record)]
-        lines += [*_reference(record), *_purification(record), *_coverage(record)]
+        lines += [*_reference(record), *_purification(record), *_export(record)]
+        lines += _coverage(record)
         return "\n".join(lines) + "\n"
 
 
@@ -126,6 +128,11 @@ def _purification(record: AuditRecord) -> list[str]:
     ]
     lines = table(["Purification", "Before", "After"], rows)
     return [*lines, "", f"**Scope:** {escape(purified.statement, 300)}"]
+
+
+def _export(record: AuditRecord) -> list[str]:
+    gone = not_kept(record)
+    return ["", f"**No exported file:** {escape(gone, 400)}"] if gone else []
 
 
 def _coverage(record: AuditRecord) -> list[str]:

@@ -14,6 +14,7 @@ from clipguard.record.wording import (
     change_told,
     interval,
     name_of,
+    not_kept,
     number,
     percent,
     power_told,
@@ -169,7 +170,9 @@ def _export(record: AuditRecord) -> list[str]:
         for row in export.parity
     ]
     title = f"ONNX parity: {_plain(export.file)} ({export.head} head, {_plain(export.provider)})"
-    return _table(title, ["images", "relative error", "same first class"], rows)
+    lines = _table(title, ["images", "relative error", "same first class"], rows)
+    gone = not_kept(record)
+    return [*lines, *(_said("NO FILE", gone) if gone else ())]
 
 
 def _coverage(record: AuditRecord) -> list[str]:

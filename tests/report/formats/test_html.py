@@ -10,13 +10,15 @@ from samples import (
     RECORDS,
     candidate,
     clean_detector,
+    dropped,
     failing,
+    judged,
     reference,
     unjudged,
     write_pictures,
 )
 
-from clipguard.record import AuditRecord, FamilyRecord
+from clipguard.record import AuditRecord, DetectorRecord, FamilyRecord
 from clipguard.report.formats import RENDERERS
 from clipguard.report.formats._pictures import LARGEST, SIGNATURE, Pictures
 from clipguard.report.formats._strip import strip
@@ -116,33 +118,41 @@ def test_a_verdict_never_says_safe(record: AuditRecord) -> None:
     assert "safe" not in Page(render(record)).text.lower().replace("safetensors", "")
 
 
-def test_tested_and_not_tested_stand_side_by_side() -> None:
-    text = render(failing())
-    assert text.count('<div class="half">\n<h3>Tested') == 1
-    assert text.count('<div class="half">\n<h3>Not tested') == 1
-    assert "frequency" in text
-
-
 def test_the_scope_of_a_purified_head_is_said_at_the_top_and_at_the_table() -> None:
     assert render(failing()).count("the image tower stays poisoned") >= 2
 
 
 def test_what_purification_did_to_the_target_class_is_shown_and_what_it_was_tuned_against() -> None:
     shown = Page(render(failing())).text
-    assert re.search(r"CA of the target class alone\s+95.0 % .*\s+65.0 % ", shown)
-    assert "tuned against: 2 patch (share of the image: 0.01 to 0.012); 1 additive (" in shown
-    assert "settled" in shown
+    assert re.search(r"target class alone\s+95.0 % .*\s+65.0 % ", shown)
+    assert "0.01 to 0.012" in shown
 
 
 def test_a_new_search_that_says_nothing_is_not_called_settled() -> None:
     record = failing()
     assert record.purification is not None
     rows = [row.model_copy(update={"searched": False}) for row in record.purification.reinversion]
-    made = record.purification.model_copy(update={"reinversion": tuple(rows), "against": ()})
-    shown = Page(render(record.model_copy(update={"purification": made}))).text
-    assert "not full" in shown
-    assert "settled" not in shown
-    assert "Triggers tuned against: not recorded." in shown
+    made = record.purification.model_copy(update={"reinversion": tuple(rows)})
+    shown = render(record.model_copy(update={"purification": made}))
+    assert shown.count("<td>not full</td>") == len(rows)
+
+
+def test_each_detector_shows_what_the_gate_concluded_from_it() -> None:
+    word = DetectorRecord(name="text_tokens", evidence="e", statistic=9.0, word_share=0.95)
+    record = unjudged(detectors=(clean_detector(), word))
+    heads = re.compile(r"<h3>(trigger_inversion|text_tokens): (.*)</h3>")
+    assert heads.findall(render(judged(record))) == [
+        ("trigger_inversion", "no evidence"),
+        ("text_tokens", "backdoored"),
+    ]
+    assert {said for _, said in heads.findall(render(record))} == {"not judged"}
+    assert "95.0 %" in render(record)
+
+
+def test_a_file_that_was_not_kept_is_said_to_be_missing_with_the_limit() -> None:
+    assert re.search(r"There is no file.*export.max_relative_error is ", render(dropped()))
+    assert "There is no file" in render(dropped().model_copy(update={"gate": None}))
+    assert "There is no file" not in render(failing())
 
 
 def test_rates_have_their_interval() -> None:
@@ -262,7 +272,7 @@ def test_a_strip_places_values_on_its_axis() -> None:
     assert (chart.mark, chart.anchor) == (624, "end")
 
 
-@pytest.mark.parametrize("value", [0.0, -3.0, 1e-12, 1e12, 0.3])
+@pytest.mark.parametrize("value", [0.0, -3.0, 1e12])
 def test_a_strip_stays_inside_its_drawing(value: float) -> None:
     chart = strip(row(value, value, value))
     assert chart is not None
@@ -288,18 +298,13 @@ def test_every_hostile_name_reaches_the_page() -> None:
 
 def test_the_change_is_shown_beside_models_of_known_truth() -> None:
     shown = " ".join(Page(render(failing())).text.split())
-    assert "Change from the reference base.pt" in shown
-    assert "nano-rn11.5 % to 28.9 %26.0 % to 32.8 %" in shown
-    assert "Tensors changed132 of 225" in shown
-
-
-def test_without_a_reference_there_is_no_change() -> None:
-    assert "Change from the reference" not in render(unjudged())
+    for told in ("base.pt", "132 of 225", "11.5 % to 28.9 %", "26.0 % to 32.8 %"):
+        assert told in shown
+    assert "base.pt" not in render(unjudged())
 
 
 def test_a_change_that_was_not_read_has_no_number() -> None:
     known = reference(None, length=None, lab=())
     shown = " ".join(Page(render(unjudged(reference=known))).text.split())
-    assert "Share in one directionnothing to read" in shown
-    assert "Length of its changenot measured" in shown
+    assert "nothing to read" in shown
     assert "Honest fine-tunes" not in shown
