@@ -211,8 +211,8 @@ def purification(record: AuditRecord) -> Iterator[Block]:
     yield Table(caption, ("Rate", "Before", "After", "Change in points"), rows)
     facts = [
         Fact("Method", made.method),
-        Fact("Tuned against", _tuned_against(made)),
         *(Fact(f"Final loss, {name}", number(loss)) for name, loss in made.losses.items()),
+        Fact("Tuned against", _tuned_against(made)),
     ]
     if made.head is not None:
         facts.append(Fact("Head", made.head, code=True))
