@@ -297,6 +297,12 @@ def failing() -> AuditRecord:
     return judged(unjudged(detectors=(guilty_detector(),), reference=reference(), **changes))
 
 
+def dropped() -> AuditRecord:
+    """A clean checkpoint whose exported file missed a limit and was removed."""
+    made = export(relative_error=0.01).model_copy(update={"kept": False})
+    return judged(unjudged(export=made))
+
+
 def inconclusive() -> AuditRecord:
     """No null band, one family not searched, too few images."""
     detector = clean_detector().model_copy(

@@ -8,6 +8,7 @@ from clipguard.record import (
     AuditRecord,
     Candidate,
     Conclusion,
+    Decision,
     DetectorRecord,
     Example,
     FamilyRecord,
@@ -265,7 +266,13 @@ def export(record: AuditRecord) -> Iterator[Block]:
     if file is None:
         return
     if not file.kept:
-        yield Notes((f"{file.file} misses a limit of the policy. It was not kept.",), loud=True)
+        checks = record.gate.checks if record.gate else ()
+        missed = [
+            c.key for c in checks if c.key.startswith("export.") and c.result is Decision.FAIL
+        ]
+        limit = ", ".join(missed) or "a limit of the policy"
+        told = f"There is no file: {file.file} missed {limit} and was not kept."
+        yield Notes((told,), loud=True)
     yield Facts(
         (
             Fact("File", file.file if file.kept else f"{file.file}, not kept"),

@@ -108,7 +108,10 @@ def _verdict(record: AuditRecord) -> Iterator[Block]:
     if record.purification is not None:
         scope = f"Scope of the purified head: {record.purification.statement}"
         yield Notes((scope,), loud=True)
-    facts = [Fact("Exit code", str(said.exit_code))]
+    facts = [
+        Fact("Exit code", str(said.exit_code)),
+        Fact("Made by", f"{record.tool.name} {record.tool.version}"),
+    ]
     if gate is None:
         facts.append(Fact("Policy", "none applied"))
     else:
@@ -201,7 +204,7 @@ def _errors(record: AuditRecord) -> Iterator[Block]:
     if record.errors:
         yield Notes(("An error never counts as a pass.",))
         yield Items(
-            tuple(f"{e.stage} (exit code {e.exit_code}): {e.message}" for e in record.errors)
+            tuple(f"{e.stage}, exit code {e.exit_code}: {e.message}" for e in record.errors)
         )
 
 
