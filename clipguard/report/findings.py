@@ -43,8 +43,8 @@ def evidence(record: AuditRecord) -> Iterator[Block]:
     """What each detector measured, and what the policy concluded."""
     band = record.calibration
     made_for = f" of the family {band.family}" if band.family else ""
-    told = f"Null band: {band.models} known-clean models{made_for} (kind: {band.kind})."
-    yield Notes((f"{told} {band.reason}".strip(),))
+    told = f"{band.models} known-clean models{made_for}" if band.kind == "models" else "none"
+    yield Notes((f"Null band: {told}.", *([band.reason] if band.reason else [])))
     if not record.detectors:
         yield Notes(("No detector ran. Nothing is known about backdoors in this file.",), loud=True)
     concluded = {one.detector: one for one in record.gate.conclusions} if record.gate else {}

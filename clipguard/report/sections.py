@@ -108,18 +108,21 @@ def _verdict(record: AuditRecord) -> Iterator[Block]:
     if record.purification is not None:
         scope = f"Scope of the purified head: {record.purification.statement}"
         yield Notes((scope,), loud=True)
-    facts = [
-        Fact("Exit code", str(said.exit_code)),
-        Fact("Made by", f"{record.tool.name} {record.tool.version}"),
-    ]
-    if gate is None:
-        facts.append(Fact("Policy", "none applied"))
-    else:
-        facts.append(Fact("Policy", gate.policy))
-        facts.append(Fact("sha256 of the policy", gate.policy_sha256, code=True))
-    if record.checkpoint is not None:
-        facts.append(Fact("sha256 of the file", record.checkpoint.sha256, code=True))
-    yield Facts(tuple(facts))
+    yield Facts(
+        (
+            Fact("Exit code", str(said.exit_code)),
+            Fact("Made by", f"{record.tool.name} {record.tool.version}"),
+            Fact("Policy", gate.policy if gate else "none applied"),
+            *_digests(
+                ("the policy", gate.policy_sha256 if gate else None),
+                ("the file", record.checkpoint.sha256 if record.checkpoint else None),
+            ),
+        )
+    )
+
+
+def _digests(*known: tuple[str, str | None]) -> Iterator[Fact]:
+    return (Fact(f"sha256 of {what}", digest, code=True) for what, digest in known if digest)
 
 
 def _advice(record: AuditRecord) -> Iterator[str]:
@@ -230,6 +233,7 @@ def _checkpoint(record: AuditRecord) -> Iterator[Block]:
                 Fact("Labels", "true classes" if probe.labelled else "pseudo-labels"),
                 Fact("Triggers searched on", f"{probe.optimise} images"),
                 Fact("Triggers chosen on", f"{probe.select} images"),
+                Fact("A head is tuned on", "both, and unlabelled images where there are any"),
                 Fact("Rates measured on", f"{probe.measure} images, never tuned on"),
                 Fact("Could not be read", f"{probe.skipped} images"),
             )
@@ -248,13 +252,12 @@ def _reproduce(record: AuditRecord) -> Iterator[Block]:
     yield Facts(tuple(settings), "Settings")
     environment = (Fact(key, value) for key, value in record.environment.items())
     yield Facts((Fact("clipguard", record.tool.version), *environment), "Environment")
-    digests = [
+    digests = _digests(
         ("this record (audit.json)", hashlib.sha256(dumps(record).encode("ascii")).hexdigest()),
-        ("the class list", record.probe and record.probe.class_names_sha256),
+        ("the class list", record.probe.class_names_sha256 if record.probe else None),
         ("the calibration", record.calibration.sha256),
-    ]
-    known = (Fact(f"sha256 of {what}", digest, code=True) for what, digest in digests if digest)
-    yield Facts(tuple(known), "Digests")
+    )
+    yield Facts(tuple(digests), "Digests")
     yield Notes(
         (
             "Decide again with another policy, on any machine: "
