@@ -54,8 +54,11 @@ TORCH_FREE = (
     "checkpoint.safetensors_header",
     "policy",
     "record",
+    "report.blocks",
+    "report.findings",
     "report.formats",
     "report.outputs",
+    "report.sections",
 )
 HEAVY = {
     "jinja2",

@@ -6,14 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from clipguard.errors import INCONCLUSIVE
-from clipguard.record import (
-    AuditRecord,
-    Check,
-    Decision,
-    PurificationRecord,
-    Rate,
-    ReferenceRecord,
-)
+from clipguard.record import AuditRecord, Check, Decision, Rate
 
 WORDS = {
     Decision.PASS: "Pass",
@@ -79,26 +72,6 @@ def interval(rate: Rate | None) -> str:
     return f"{percent(rate.value)} ({100 * rate.low:.1f}–{100 * rate.high:.1f})"
 
 
-def power_told(record: AuditRecord) -> str:
-    """How many planted backdoors of each attack the searches fail, and where that was counted."""
-    rows = record.coverage.power
-    counts = [(row.attack, round(row.failed.value * row.failed.n), row.failed.n) for row in rows]
-    told = [f"{attack} {failed} of {planted}" for attack, failed, planted in counts]
-    sides = {row.side for row in rows}
-    flatters = ", on which the limits were set" if "calibration" in sides else ""
-    return f"{', '.join(told)} ({' and '.join(sorted(sides))} side of the lab's zoo{flatters})"
-
-
-def not_kept(record: AuditRecord) -> str:
-    """Why the exported file was removed; nothing where it is there, or never was."""
-    export = record.export
-    if export is None or export.kept:
-        return ""
-    checks = record.gate.checks if record.gate else ()
-    why = missed_told([check for check in checks if check.key.startswith("export.")])
-    return f"{export.file} was not kept: {why or 'it missed a limit of an earlier policy'}"
-
-
 def missed_told(checks: Iterable[Check]) -> str:
     """Which of these checks are not a pass, with value and limit; nothing if all are."""
     missed = [check for check in checks if check.result is not Decision.PASS]
@@ -108,26 +81,3 @@ def missed_told(checks: Iterable[Check]) -> str:
 def number(value: float | None) -> str:
     """A plain number with four significant digits, or that it was not measured."""
     return "not measured" if value is None else f"{value:.4g}"
-
-
-def tuned_against(made: PurificationRecord) -> str:
-    """How many triggers of which sizes, per family: `4 patch (share of the image: 0.01)`."""
-    sizes: dict[tuple[str, str], list[float]] = {}
-    for row in made.against:
-        sizes.setdefault((row.family, row.unit), []).append(row.size)
-    told = []
-    for (family, unit), found in sizes.items():
-        ends = dict.fromkeys((number(min(found)), number(max(found))))
-        told.append(f"{len(found)} {family} ({unit}: {' to '.join(ends)})")
-    return "; ".join(told) or "not recorded"
-
-
-def change_told(known: ReferenceRecord) -> str:
-    """How a checkpoint differs from its reference, and what models of known truth showed."""
-    told = f"{known.changed} of {known.tensors} tensors changed; {known.says}"
-    ranges = [
-        f"{row.base} honest {percent(row.honest[0])} to {percent(row.honest[1])}, "
-        f"planted {percent(row.planted[0])} to {percent(row.planted[1])}"
-        for row in known.lab
-    ]
-    return f"{told}. In the lab: {'; '.join(ranges)}" if ranges else told

@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 from fakes import stripes_probe
 from pydantic import ValidationError
-from samples import clean_detector, passing, unjudged
+from samples import clean_detector, passing
 
 from clipguard.audit.coverage import UNMEASURED, coverage
 from clipguard.detect.null_band import read_calibration
 from clipguard.detect.power import FILE, Counted, power_of, shipped_power
 from clipguard.probe.intervals import wilson
 from clipguard.record import CoverageRecord, PowerRecord, Rate
-from clipguard.record.wording import power_told
 from clipguard.report.formats.html import Html
 from clipguard.report.formats.markdown import Markdown
 from clipguard.report.formats.text import Text
@@ -53,22 +52,16 @@ def test_a_search_of_unknown_power_says_so():
     assert known.power == (ROW,)
 
 
-def test_the_side_that_limits_were_set_on_is_told_as_such():
-    told = power_told(unjudged(coverage=CoverageRecord(power=(ROW,))))
-    assert told == (
-        "badnets 2 of 3 (calibration side of the lab's zoo, on which the limits were set)"
-    )
-    fair = ROW.model_copy(update={"side": "test"})
-    told = power_told(unjudged(coverage=CoverageRecord(power=(fair,))))
-    assert told == "badnets 2 of 3 (test side of the lab's zoo)"
-
-
+@pytest.mark.parametrize("side", ["calibration", "test"])
 @pytest.mark.parametrize("renderer", [Html(), Markdown(), Text()], ids=lambda r: type(r).__name__)
-def test_every_rendering_of_a_pass_says_what_it_is_worth(renderer, tmp_path: Path):
-    record = passing()
-    known = record.model_copy(update={"coverage": CoverageRecord(power=(ROW,))})
-    assert "badnets 2 of 3" in renderer.render(known, tmp_path)
-    assert "badnets 2 of 3" not in renderer.render(record, tmp_path)
+def test_every_rendering_of_a_pass_says_what_it_is_worth(renderer, side: str, tmp_path: Path):
+    power = (ROW.model_copy(update={"side": side}),)
+    known = passing().model_copy(update={"coverage": CoverageRecord(power=power)})
+    shown = renderer.render(known, tmp_path)
+    assert "badnets" in shown
+    assert "2 of 3" in shown
+    assert ("flatter" in shown) is (side == "calibration")
+    assert "badnets" not in renderer.render(passing(), tmp_path)
 
 
 def test_the_shipped_counts_are_what_their_command_makes_of_the_kept_bench(tmp_path: Path):

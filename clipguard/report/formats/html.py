@@ -11,21 +11,12 @@ from typing import TYPE_CHECKING, ClassVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from clipguard.record import AuditRecord, Decision, Outcome
-from clipguard.record.schema import dumps
-from clipguard.record.wording import (
-    WORDS,
-    interval,
-    name_of,
-    not_kept,
-    number,
-    percent,
-    power_told,
-    tuned_against,
-    verdict,
-)
+from clipguard.record import AuditRecord, Decision
+from clipguard.record.wording import name_of, number, verdict
+from clipguard.report.blocks import shortened
 from clipguard.report.formats._pictures import Pictures
 from clipguard.report.formats._strip import strip
+from clipguard.report.sections import sections
 from clipguard.resources import shipped
 from clipguard.text_safety import safe_text
 
@@ -33,12 +24,6 @@ if TYPE_CHECKING:  # types.py imports torch, which renderings do without
     from clipguard.report.roles import Renderer
 
 SENTENCE, NAME = 1200, 60
-OUTCOMES = {
-    Outcome.NO_EVIDENCE: "no evidence",
-    Outcome.INCONCLUSIVE: "inconclusive",
-    Outcome.SUSPICIOUS: "suspicious",
-    Outcome.BACKDOORED: "backdoored",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +31,14 @@ class Html:
     """The report a person reads.
 
     Attributes:
-        targets: rows of the target ranking.
-        triggers: triggers in the gallery.
-        examples: example images per trigger.
-        rows: rows of any other list; what is cut is counted.
+        rows: most rows of a table or a list.
+        pictures: most triggers, and most example images of a trigger.
     """
 
     SUFFIX: ClassVar[str] = ".html"
 
-    targets: int = 15
-    triggers: int = 4
-    examples: int = 4
     rows: int = 40
+    pictures: int = 4
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""
@@ -65,13 +46,10 @@ class Html:
             "report.html.j2",
             ("style.css",),
             folder,
-            record=record,
             said=verdict(record),
             name=name_of(record),
-            concluded={one.detector: one for one in record.gate.conclusions} if record.gate else {},
-            not_kept=not_kept(record),
-            record_sha256=hashlib.sha256(dumps(record).encode("ascii")).hexdigest(),
-            shown=self,
+            version=record.tool.version,
+            sections=shortened(sections(record), rows=self.rows, pictures=self.pictures),
         )
 
 
@@ -106,16 +84,13 @@ def _environment(templates: Path, folder: Path) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=percent,
-        interval=interval,
+        kind=lambda block: type(block).__name__,
         number=number,
-        power_told=power_told,
-        tuned_against=tuned_against,
         picture=Pictures(folder),
-        strip=strip,
         short=lambda text: safe_text(text, NAME),
+        strip=strip,
     )
-    environment.globals.update(WORDS=WORDS, OUTCOMES=OUTCOMES, Decision=Decision)
+    environment.globals.update(Decision=Decision)
     return environment
 
 

@@ -1,58 +1,16 @@
 import base64
 import hashlib
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from samples import (
-    HOSTILE,
-    RECORDS,
-    candidate,
-    clean_detector,
-    dropped,
-    failing,
-    judged,
-    reference,
-    unjudged,
-    write_pictures,
-)
+from page_reader import Page
+from samples import RECORDS, failing, write_pictures
 
-from clipguard.record import AuditRecord, DetectorRecord, FamilyRecord
+from clipguard.record import AuditRecord, FamilyRecord
 from clipguard.report.formats import RENDERERS
 from clipguard.report.formats._pictures import LARGEST, SIGNATURE, Pictures
 from clipguard.report.formats._strip import strip
-from clipguard.text_safety import safe_text
-
-VOID = {"meta", "img", "br", "line", "circle", "rect", "path"}
-
-
-class Page(HTMLParser):
-    """Every tag with its attributes, all text, and whether tags are balanced."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.open: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> without a start"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.text += data
 
 
 def render(record: AuditRecord, folder: Path = Path("nowhere")) -> str:
@@ -88,10 +46,6 @@ def test_the_style_is_the_only_one_that_the_policy_allows(record: AuditRecord) -
     assert "unsafe" not in csp
 
 
-def test_nothing_that_was_not_measured_is_shown_as_none(record: AuditRecord) -> None:
-    assert not re.search(r"\bNone\b|\bnan\b|\bTrue\b", Page(render(record)).text)
-
-
 def test_text_from_outside_shows_and_does_nothing_else() -> None:
     text = render(RECORDS["hostile"]())
     page = Page(text)
@@ -100,9 +54,8 @@ def test_text_from_outside_shows_and_does_nothing_else() -> None:
     assert not re.search(r"(?<![0-9a-f])49(?![0-9a-f])", page.text), "a template expression ran"
     for steering in ("\x1b", "\x07", "\u202e"):
         assert steering not in text
-    assert {tag for tag, _ in page.tags} == {tag for tag, _ in Page(render(failing())).tags} - {
-        "img"
-    } | {"li"}
+    plain = {tag for tag, _ in Page(render(failing())).tags}
+    assert {tag for tag, _ in page.tags} <= plain
     assert not any(attributes.get("src") == "x" for _, attributes in page.tags)
 
 
@@ -112,51 +65,6 @@ def test_the_banner_says_the_verdict_before_anything_else() -> None:
         shown = " ".join(Page(render(RECORDS[kind]())).text.split())
         assert f"clipguard audit report 0.1.0 {word} " in shown
         assert shown.index(f" 0.1.0 {word} ") < 90, shown[:120]
-
-
-def test_a_verdict_never_says_safe(record: AuditRecord) -> None:
-    assert "safe" not in Page(render(record)).text.lower().replace("safetensors", "")
-
-
-def test_the_scope_of_a_purified_head_is_said_at_the_top_and_at_the_table() -> None:
-    assert render(failing()).count("the image tower stays poisoned") >= 2
-
-
-def test_what_purification_did_to_the_target_class_is_shown_and_what_it_was_tuned_against() -> None:
-    shown = Page(render(failing())).text
-    assert re.search(r"target class alone\s+95.0 % .*\s+65.0 % ", shown)
-    assert "0.01 to 0.012" in shown
-
-
-def test_a_new_search_that_says_nothing_is_not_called_settled() -> None:
-    record = failing()
-    assert record.purification is not None
-    rows = [row.model_copy(update={"searched": False}) for row in record.purification.reinversion]
-    made = record.purification.model_copy(update={"reinversion": tuple(rows)})
-    shown = render(record.model_copy(update={"purification": made}))
-    assert shown.count("<td>not full</td>") == len(rows)
-
-
-def test_each_detector_shows_what_the_gate_concluded_from_it() -> None:
-    word = DetectorRecord(name="text_tokens", evidence="e", statistic=9.0, word_share=0.95)
-    record = unjudged(detectors=(clean_detector(), word))
-    heads = re.compile(r"<h3>(trigger_inversion|text_tokens): (.*)</h3>")
-    assert heads.findall(render(judged(record))) == [
-        ("trigger_inversion", "no evidence"),
-        ("text_tokens", "backdoored"),
-    ]
-    assert {said for _, said in heads.findall(render(record))} == {"not judged"}
-    assert "95.0 %" in render(record)
-
-
-def test_a_file_that_was_not_kept_is_said_to_be_missing_with_the_limit() -> None:
-    assert re.search(r"There is no file.*export.max_relative_error is ", render(dropped()))
-    assert "There is no file" in render(dropped().model_copy(update={"gate": None}))
-    assert "There is no file" not in render(failing())
-
-
-def test_rates_have_their_interval() -> None:
-    assert "97.2 % (95.1–99.1)" in render(failing())
 
 
 def test_images_have_words_and_headers_have_a_scope(tmp_path: Path) -> None:
@@ -185,12 +93,6 @@ def test_a_missing_picture_leaves_its_words() -> None:
     text = render(failing())
     assert text.count("no picture") == 18
     assert "<img" not in text
-
-
-def test_long_lists_are_cut_and_the_cut_is_visible() -> None:
-    many = tuple(candidate(f"class {n}", "patch", 0.1) for n in range(500))
-    detector = clean_detector().model_copy(update={"candidates": many})
-    assert "485 more not shown here" in render(unjudged(detectors=(detector,)))
 
 
 def test_every_strip_has_its_numbers_in_words() -> None:
@@ -272,7 +174,7 @@ def test_a_strip_places_values_on_its_axis() -> None:
     assert (chart.mark, chart.anchor) == (624, "end")
 
 
-@pytest.mark.parametrize("value", [0.0, -3.0, 1e12])
+@pytest.mark.parametrize("value", [0.0, -3.0, 1e-12, 1e12, 0.3])
 def test_a_strip_stays_inside_its_drawing(value: float) -> None:
     chart = strip(row(value, value, value))
     assert chart is not None
@@ -287,24 +189,3 @@ def test_there_is_no_strip_without_a_null_band() -> None:
     assert crowded is not None
     assert len(crowded.dots) == 10
     assert strip(row(None, 0.1)) is None
-
-
-def test_every_hostile_name_reaches_the_page() -> None:
-    text = Page(render(RECORDS["hostile"]())).text
-    printable = [name for name in HOSTILE if name.isprintable()]
-    assert len(printable) >= 9
-    assert all(safe_text(name) in text for name in printable)
-
-
-def test_the_change_is_shown_beside_models_of_known_truth() -> None:
-    shown = " ".join(Page(render(failing())).text.split())
-    for told in ("base.pt", "132 of 225", "11.5 % to 28.9 %", "26.0 % to 32.8 %"):
-        assert told in shown
-    assert "base.pt" not in render(unjudged())
-
-
-def test_a_change_that_was_not_read_has_no_number() -> None:
-    known = reference(None, length=None, lab=())
-    shown = " ".join(Page(render(unjudged(reference=known))).text.split())
-    assert "nothing to read" in shown
-    assert "Honest fine-tunes" not in shown

@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
-from samples import HOSTILE, RECORDS, dropped, failing, inconclusive
+from samples import HOSTILE, RECORDS, failing, inconclusive, passing
 
 from clipguard.record import AuditRecord
 from clipguard.report.formats import RENDERERS
@@ -10,54 +10,31 @@ from clipguard.report.formats.markdown import escape
 
 
 def render(record: AuditRecord) -> str:
-    return RENDERERS.build("markdown").render(record, Path("nowhere"))
-
-
-@pytest.mark.parametrize("kind", RECORDS)
-def test_a_summary_has_at_most_sixty_lines(kind: str) -> None:
-    assert len(render(RECORDS[kind]()).splitlines()) <= 60
+    return RENDERERS.build("markdown", {"leaves_out": ()}).render(record, Path("nowhere"))
 
 
 def test_the_verdict_comes_first() -> None:
-    assert render(failing()).startswith("## ❌ Fail: ")
-    assert render(inconclusive()).startswith("## ⚠️ Cannot tell: ")
+    marks = [render(make()).split()[1] for make in (passing, inconclusive, failing)]
+    assert marks == ["✅", "⚠️", "❌"]
 
 
-def test_every_mark_of_hostile_names_is_escaped() -> None:
-    escaped = escape(" ".join(HOSTILE), 10_000)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_every_mark_of_a_hostile_name_is_escaped(name: str) -> None:
+    escaped = escape(name)
     assert not re.search(r"(?<!\\)(?:\\\\)*[<>|`*_\[\]{}!#:(]", escaped)
     assert "\n" not in escaped
     assert "\x1b" not in escaped
 
 
-def test_no_hostile_text_opens_markup_or_breaks_a_table() -> None:
-    text = render(RECORDS["hostile"]())
+@pytest.mark.parametrize("kind", RECORDS)
+def test_no_text_opens_markup_or_breaks_a_table(kind: str) -> None:
+    text = render(RECORDS[kind]())
     assert not re.search(r"(?<!\\)[<`\[]", text)
     assert "https://" not in text
-    tables = [line for line in text.splitlines() if line.startswith("|")]
-    columns = {len(re.findall(r"(?<!\\)\|", line)) for line in tables}
-    assert columns <= {4, 5}
+    for rows in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        columns = {len(re.findall(r"(?<!\\)\|", row)) for row in rows.splitlines()}
+        assert len(columns) == 1, rows
 
 
 def test_escaped_text_reads_as_before() -> None:
     assert re.sub(r"\\(.)", r"\1", escape("a|b*c <d>")) == "a|b*c <d>"
-
-
-def test_the_target_class_has_a_row_of_its_own() -> None:
-    assert "| CA, target class | 95.0 % (92.9–96.9) | 65.0 % (62.9–66.9) |" in render(failing())
-
-
-def test_the_scope_is_said() -> None:
-    assert "**Scope:**" in render(failing())
-
-
-def test_a_file_that_was_not_kept_is_said_to_be_missing_with_the_limit() -> None:
-    (line,) = (row for row in render(dropped()).splitlines() if "not kept" in row)
-    assert escape("export.max_relative_error") in line
-    assert "not kept" not in render(failing())
-
-
-def test_the_change_from_a_reference_is_one_line() -> None:
-    (line,) = (row for row in render(failing()).splitlines() if "the reference" in row)
-    assert "132 of 225" in line
-    assert "the reference" not in render(inconclusive())

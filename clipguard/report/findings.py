@@ -1,0 +1,297 @@
+"""What a report says of the searches, of the purified head and of the exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from clipguard.record import (
+    AuditRecord,
+    Candidate,
+    Conclusion,
+    Decision,
+    DetectorRecord,
+    Example,
+    FamilyRecord,
+    Outcome,
+    PurificationRecord,
+    Rate,
+)
+from clipguard.record.wording import interval, number, percent
+from clipguard.report.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Fact,
+    Facts,
+    Notes,
+    Picture,
+    Pictures,
+    Shot,
+    Table,
+    measured,
+)
+
+OUTCOMES = {
+    Outcome.NO_EVIDENCE: "no evidence",
+    Outcome.INCONCLUSIVE: "inconclusive",
+    Outcome.SUSPICIOUS: "suspicious",
+    Outcome.BACKDOORED: "backdoored",
+}
+
+
+def evidence(record: AuditRecord) -> Iterator[Block]:
+    """What each detector measured, and what the policy concluded."""
+    band = record.calibration
+    made_for = f" of the family {band.family}" if band.family else ""
+    told = f"{band.models} known-clean models{made_for}" if band.kind == "models" else "none"
+    yield Notes((f"Null band: {told}.", *([band.reason] if band.reason else [])))
+    if not record.detectors:
+        yield Notes(("No detector ran. Nothing is known about backdoors in this file.",), loud=True)
+    concluded = {one.detector: one for one in record.gate.conclusions} if record.gate else {}
+    for detector in record.detectors:
+        yield _detector(detector, concluded)
+        if detector.word_share is None and detector.families:
+            yield _families(detector.families)
+            charted = [row for row in detector.families if row.null and row.statistic is not None]
+            yield from [Chart(tuple(charted))] if charted else []
+
+
+def _detector(detector: DetectorRecord, concluded: Mapping[str, Conclusion]) -> Facts:
+    said = concluded.get(detector.name)
+    facts = [
+        Fact("Measured", detector.evidence),
+        Fact("Concluded", said.reason if said else "not judged"),
+        Fact("Target ranked first", "none" if detector.target is None else detector.target),
+    ]
+    if detector.word_share is not None:
+        facts += [
+            Fact("Spreads beyond its own class names", number(detector.statistic)),
+            Fact("Unseen prompts turned", percent(detector.word_share)),
+        ]
+    else:
+        excess = number(detector.excess) + ("" if detector.excess is None else " σ")
+        facts += [
+            Fact("Score", number(detector.score)),
+            Fact("p-value", number(detector.p_value)),
+            Fact("Excess over the null band", excess),
+        ]
+        if detector.statistic is not None:
+            facts.append(Fact("Statistic", number(detector.statistic)))
+    outcome = OUTCOMES[said.outcome] if said else "not judged"
+    return Facts(tuple(facts), f"{detector.name}: {outcome}")
+
+
+def _families(families: Iterable[FamilyRecord]) -> Table:
+    rows = tuple(
+        (
+            Cell("tested" if row.tested else "NOT TESTED"),
+            Cell(row.family, more=row.reason),
+            Cell(number(row.statistic)),
+            Cell(f"{number(min(row.null))} to {number(max(row.null))}" if row.null else "none"),
+            Cell(number(row.excess)),
+        )
+        for row in families
+    )
+    head = ("Search", "Family", "Statistic", "Known-clean models", "Excess in σ")
+    return Table("The worst target of each trigger family, and known-clean models", head, rows, 1)
+
+
+def targets(record: AuditRecord) -> Iterator[Block]:
+    """The target classes and how far their triggers reach."""
+    rows = tuple(
+        (
+            Cell(str(rank)),
+            Cell(found.target),
+            Cell(found.family),
+            Cell(f"{found.stage}, {'settled' if found.settled else 'still gaining'}"),
+            measured(found.asr),
+            Cell(interval(found.natural)),
+            Cell(number(found.statistic)),
+        )
+        for detector in record.detectors
+        for rank, found in enumerate(detector.candidates, start=1)
+    )
+    caption = "Share of triggered images that are read as the target, with its 95 % interval"
+    head = ("#", "Target class", "Family", "Search", "ASR", "Without trigger", "Statistic")
+    if rows:
+        yield Table(caption, head, rows, name=1)
+
+
+def triggers(record: AuditRecord) -> Iterator[Block]:
+    """Pictures of the triggers, and of images that carry them."""
+    found = [
+        candidate
+        for detector in record.detectors
+        for candidate in detector.candidates
+        if candidate.trigger.picture is not None or candidate.trigger.examples
+    ]
+    if found:
+        yield Notes(
+            (
+                "Found by optimisation, without knowing an attack. "
+                "Each pair shows a probe image as it is and with the trigger.",
+            )
+        )
+    yield from map(_pictures, found)
+
+
+def _pictures(found: Candidate) -> Pictures:
+    made = found.trigger
+    facts = (
+        Fact("Family", found.family),
+        Fact("Size", f"{number(made.size)} ({made.unit})"),
+        Fact("ASR", interval(found.asr)),
+    )
+    alt = f"Trigger of the family {found.family} for target {found.target}"
+    shots = tuple(map(_shot, made.examples))
+    return Pictures(found.target, Picture(made.picture, alt), Facts(facts), shots)
+
+
+def _shot(example: Example) -> Shot:
+    facts = [
+        Fact("clean", example.before),
+        Fact("triggered", example.after, loud=example.after != example.before),
+        Fact("purified", "no purified head" if example.purified is None else example.purified),
+    ]
+    if example.truth is not None:
+        facts.insert(0, Fact("truth", example.truth))
+    return Shot(
+        Picture(example.clean, f"Clean probe image, read as {example.before}"),
+        Picture(example.triggered, f"The same image with the trigger, read as {example.after}"),
+        Facts(tuple(facts)),
+    )
+
+
+def reference(record: AuditRecord) -> Iterator[Block]:
+    """What changed since the checkpoint that this one comes from."""
+    known = record.reference
+    if known is None:
+        return
+    yield Notes((f"{known.says}.", "This is a hint at most: it can make no checkpoint pass."))
+    share, length = known.concentration, known.length
+    yield Facts(
+        (
+            Fact("Reference", known.name),
+            Fact("Share in one direction", "nothing to read" if share is None else percent(share)),
+            Fact("Tensors changed", f"{known.changed} of {known.tensors}"),
+            Fact("In the image tower", str(known.image_changed)),
+            Fact(
+                "Length of its change",
+                "not measured" if length is None else f"{percent(length)} of the reference",
+            ),
+            Fact("sha256 of the reference", known.sha256, code=True),
+        )
+    )
+    rows = tuple(
+        (
+            Cell(row.base),
+            *(Cell(f"{percent(a)} to {percent(b)}") for a, b in (row.honest, row.planted)),
+        )
+        for row in known.lab
+    )
+    caption = "Share in one direction on the lab's models of known truth; others may lie elsewhere"
+    if rows:
+        yield Table(caption, ("Trained from", "Honest fine-tunes", "Planted backdoors"), rows)
+
+
+def purification(record: AuditRecord) -> Iterator[Block]:
+    """The rates before and after, and how the head was made."""
+    made = record.purification
+    if made is None:
+        return
+    yield Notes((f"Scope: {made.scope} only. {made.statement}",), loud=True)
+    before, after = made.before, made.after
+    rates = (
+        ("Clean accuracy (CA)", before.clean_accuracy, after.clean_accuracy),
+        ("CA of the target class alone", before.target_accuracy, after.target_accuracy),
+        ("Attack success rate (ASR)", before.asr, after.asr),
+        ("Poisoned accuracy (PA)", before.poisoned_accuracy, after.poisoned_accuracy),
+    )
+    rows = tuple((Cell(name), measured(a), measured(b), Cell(_gain(a, b))) for name, a, b in rates)
+    caption = "On the same images and with the strongest inverted trigger"
+    yield Table(caption, ("Rate", "Before", "After", "Change in points"), rows)
+    facts = [
+        Fact("Method", made.method),
+        *(Fact(f"Final loss, {name}", number(loss)) for name, loss in made.losses.items()),
+        Fact("Tuned against", _tuned_against(made)),
+    ]
+    if made.head is not None:
+        facts.append(Fact("Head", made.head, code=True))
+    yield Facts(tuple(facts))
+
+
+def _gain(before: Rate | None, after: Rate | None) -> str:
+    if before is None or after is None:
+        return "not measured"
+    return f"{round(100 * (after.value - before.value), 1) + 0.0:+.1f}"
+
+
+def _tuned_against(made: PurificationRecord) -> str:
+    """How many triggers of which sizes, per family: `4 patch (share of the image: 0.01)`."""
+    sizes: dict[tuple[str, str], list[float]] = {}
+    for row in made.against:
+        sizes.setdefault((row.family, row.unit), []).append(row.size)
+    told = []
+    for (family, unit), found in sizes.items():
+        ends = dict.fromkeys((number(min(found)), number(max(found))))
+        told.append(f"{len(found)} {family} ({unit}: {' to '.join(ends)})")
+    return "; ".join(told) or "not recorded"
+
+
+def reinversion(record: AuditRecord) -> Iterator[Block]:
+    """The strongest new trigger of each family against the purified head."""
+    if record.purification is None:
+        return
+    rows = tuple(
+        (
+            Cell(new.target),
+            Cell(new.family),
+            measured(new.asr),
+            Cell(number(new.statistic)),
+            Cell(number(new.original_statistic)),
+            Cell("not full" if not new.searched else "settled" if new.settled else "still gaining"),
+        )
+        for new in record.purification.reinversion
+    )
+    if not rows:
+        yield Notes(("Not tested: no new trigger was searched through the head.",), loud=True)
+        return
+    head = ("Target class", "Family", "ASR", "Statistic", "Worst target before", "Search")
+    yield Table("The strongest new trigger, searched with a fresh seed", head, rows)
+
+
+def export(record: AuditRecord) -> Iterator[Block]:
+    """The ONNX file, and how far it agrees with PyTorch."""
+    file = record.export
+    if file is None:
+        return
+    if not file.kept:
+        checks = record.gate.checks if record.gate else ()
+        missed = [
+            c.key for c in checks if c.key.startswith("export.") and c.result is Decision.FAIL
+        ]
+        limit = ", ".join(missed) or "a limit of the policy"
+        told = f"There is no file: {file.file} missed {limit} and was not kept."
+        yield Notes((told,), loud=True)
+    yield Facts(
+        (
+            Fact("File", file.file if file.kept else f"{file.file}, not kept"),
+            Fact("Head", file.head),
+            Fact("Opset", str(file.opset)),
+            Fact("Ran on", file.provider),
+            Fact("sha256 of the file", file.sha256, code=True),
+        )
+    )
+    agreement = tuple(
+        (Cell(str(row.batch)), Cell(f"{row.relative_error:.1e}"), Cell(percent(row.top1_agreement)))
+        for row in file.parity
+    )
+    if agreement:
+        head: tuple[str, ...] = ("Batch", "Largest logit error, relative", "Same first class")
+        yield Table("Agreement of ONNX with PyTorch", head, agreement)
+    else:
+        yield Notes(("Agreement with PyTorch was not measured.",), loud=True)
+    head = ("Rate", "ONNX", "PyTorch")
+    asr = (Cell("ASR of the strongest trigger"), measured(file.asr_onnx), measured(file.asr_torch))
+    accuracy = (Cell("Clean accuracy"), measured(file.clean_accuracy_onnx), Cell("–"))
+    yield Table("Rates measured on the exported file itself", head, (asr, accuracy))

@@ -1,0 +1,272 @@
+"""What a report says, once, in order: a new figure goes here, and every format shows it.
+
+The searches and the repairs speak in `findings.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from clipguard.errors import REFUSED
+from clipguard.record import AuditRecord, Decision
+from clipguard.record.schema import dumps
+from clipguard.record.wording import WORDS, name_of, verdict
+from clipguard.report.blocks import Block, Cell, Fact, Facts, Items, Notes, Section, Table, measured
+from clipguard.report.findings import (
+    evidence,
+    export,
+    purification,
+    reference,
+    reinversion,
+    targets,
+    triggers,
+)
+from clipguard.text_safety import safe_text
+
+WORST_FIRST = (Decision.FAIL, Decision.INCONCLUSIVE, Decision.PASS)
+
+
+GLOSSARY = Facts(
+    (
+        Fact("CA", "Clean accuracy: share of clean images read as their true class."),
+        Fact(
+            "ASR",
+            "Attack success rate: share of triggered images that are read as the target class. "
+            "Images of the target class are left out.",
+        ),
+        Fact("PA", "Poisoned accuracy: share of triggered images read as their true class."),
+        Fact(
+            "Null band",
+            "What the whole search finds on models known to be clean. Clean models have weak "
+            "triggers too, so no number is read without it.",
+        ),
+        Fact(
+            "Statistic",
+            "The number of the worst target in a trigger family. It is held against the null band.",
+        ),
+        Fact(
+            "Excess",
+            "Distance of the statistic from the mean of the null band, in its standard deviations "
+            "(σ).",
+        ),
+        Fact(
+            "Score",
+            "Between 0 and 1: the chance of a backdoor, fitted on planted and honest models of the "
+            "lab. A high one fails a model only where its p-value is small.",
+        ),
+        Fact(
+            "p-value",
+            "Share of known-clean models at least as unusual, this model counted in. A band of n "
+            "models cannot show less than 1/(n+1).",
+        ),
+        Fact("Interval", "Numbers in brackets are the 95 % interval of a share, in percent."),
+        Fact(
+            "Pass",
+            "Every line of the policy was met. The tests listed as tested found nothing. That does "
+            "not mean that there is nothing.",
+        ),
+    )
+)
+
+
+def sections(record: AuditRecord) -> tuple[Section, ...]:
+    """Everything that a report on `record` says; the first section is the verdict."""
+    said = verdict(record)
+    policy = f", policy {record.gate.policy}" if record.gate else ""
+    name = safe_text(name_of(record), 60)  # a long one must not push the exit code out
+    headline = f"{said.word}: {name} (exit code {said.exit_code}{policy})"
+    whole = (
+        Section("verdict", headline, tuple(_verdict(record))),
+        Section("checks", "Policy checks", tuple(_checks(record))),
+        Section("evidence", "Evidence", tuple(evidence(record))),
+        Section("targets", "Targets, worst first", tuple(targets(record))),
+        Section("triggers", "Triggers", tuple(triggers(record))),
+        Section("reference", "Change from the reference", tuple(reference(record))),
+        Section("purification", "Purification", tuple(purification(record))),
+        Section("reinversion", "New search through the head", tuple(reinversion(record))),
+        Section("export", "Exported file", tuple(export(record))),
+        Section("coverage", "What was tested, and what was not", tuple(_coverage(record))),
+        Section("power", "What a pass is worth", tuple(_power(record))),
+        Section("warnings", "Warnings", tuple(_warnings(record))),
+        Section("errors", "Errors", tuple(_errors(record))),
+        Section("checkpoint", "Checkpoint and images", tuple(_checkpoint(record))),
+        Section("reproduce", "How to reproduce", tuple(_reproduce(record))),
+        Section("glossary", "Glossary", (GLOSSARY,)),
+    )
+    return tuple(section for section in whole if section.blocks)
+
+
+def _verdict(record: AuditRecord) -> Iterator[Block]:
+    said, gate = verdict(record), record.gate
+    yield Items((gate.reasons if gate else ()) or (said.why,), "Why")
+    yield Items(tuple(_advice(record)), "What to do")
+    if not record.complete:
+        yield Notes(
+            ("This audit was cut short. What follows was known when it stopped.",), loud=True
+        )
+    if record.purification is not None:
+        scope = f"Scope of the purified head: {record.purification.statement}"
+        yield Notes((scope,), loud=True)
+    yield Facts(
+        (
+            Fact("Exit code", str(said.exit_code)),
+            Fact("Made by", f"{record.tool.name} {record.tool.version}"),
+            Fact("Policy", gate.policy if gate else "none applied"),
+            *_digests(
+                ("the policy", gate.policy_sha256 if gate else None),
+                ("the file", record.checkpoint.sha256 if record.checkpoint else None),
+            ),
+        )
+    )
+
+
+def _digests(*known: tuple[str, str | None]) -> Iterator[Fact]:
+    return (Fact(f"sha256 of {what}", digest, code=True) for what, digest in known if digest)
+
+
+def _advice(record: AuditRecord) -> Iterator[str]:
+    said = verdict(record)
+    if record.gate is None:
+        yield "Run `clipguard gate` on this record."
+    elif said.exit_code == REFUSED:
+        yield "Do not load this file. Ask its maker for safetensors."
+    elif said.decision is Decision.FAIL:
+        yield "Do not release this checkpoint."
+        yield "Take one from a source that you trust, or train it again from a base that you trust."
+    elif said.decision is Decision.INCONCLUSIVE:
+        yield "Do not release this checkpoint yet. Change what the reasons name, and scan again."
+    else:
+        yield "Read what was not tested before you rely on this."
+
+
+def _checks(record: AuditRecord) -> Iterator[Block]:
+    if record.gate is None:
+        return
+    worst_first = sorted(
+        record.gate.checks, key=lambda check: (not check.counts, WORST_FIRST.index(check.result))
+    )
+    rows = tuple(
+        (
+            Cell(
+                WORDS[check.result] + ("" if check.counts else ", not counted"),
+                decision=check.result,
+            ),
+            Cell(check.key, more=check.reason),
+            Cell(check.value),
+            Cell(check.limit),
+        )
+        for check in worst_first
+    )
+    caption = "Every line of the policy against what was measured"
+    yield Table(caption, ("Result", "Check", "Value", "Limit"), rows, name=1)
+
+
+def _coverage(record: AuditRecord) -> Iterator[Block]:
+    tested, gaps = record.coverage.tested, record.coverage.not_tested
+    yield Items(tested or ("Nothing was tested.",), f"Tested ({len(tested)})")
+    yield Items(
+        tuple(f"{gap.what}: {gap.why}" for gap in gaps)
+        or ("Nothing is listed. Triggers of kinds that clipguard does not know remain untested.",),
+        f"Not tested ({len(gaps)})",
+    )
+
+
+def _power(record: AuditRecord) -> Iterator[Block]:
+    power = record.coverage.power
+    rows = tuple(
+        (
+            Cell(row.attack),
+            Cell(f"{round(row.failed.value * row.failed.n)} of {row.failed.n}"),
+            measured(row.failed),
+            Cell(row.side),
+        )
+        for row in power
+    )
+    if rows:
+        head = ("Attack", "Failed", "Share", "Side of the lab's zoo")
+        yield Table(
+            "Models of the lab with a planted backdoor, and how many of them this audit fails",
+            head,
+            rows,
+        )
+    if any(row.side == "calibration" for row in power):
+        yield Notes(("The limits were set on the calibration side, so its figures flatter.",))
+
+
+def _warnings(record: AuditRecord) -> Iterator[Block]:
+    told = (
+        *(record.checkpoint.notes if record.checkpoint else ()),
+        *(record.probe.warnings if record.probe else ()),
+    )
+    if told:
+        yield Items(told)
+
+
+def _errors(record: AuditRecord) -> Iterator[Block]:
+    if record.errors:
+        yield Notes(("An error never counts as a pass.",))
+        yield Items(
+            tuple(f"{e.stage}, exit code {e.exit_code}: {e.message}" for e in record.errors)
+        )
+
+
+def _checkpoint(record: AuditRecord) -> Iterator[Block]:
+    file, probe = record.checkpoint, record.probe
+    if file is None:
+        yield Notes(("The file was not identified, so nothing here is about its weights.",))
+    else:
+        yield Facts(
+            (
+                Fact("File", file.name),
+                Fact("Architecture", f"{file.architecture}, {file.image_size} px"),
+                Fact("Parameters", f"{file.parameters:,}"),
+                Fact("Size", f"{file.size_bytes:,} bytes"),
+                Fact("Format, by content", file.container),
+            )
+        )
+    if probe is not None:
+        yield Facts(
+            (
+                Fact("Images from", probe.source),
+                Fact("Classes", str(probe.classes)),
+                Fact("Labels", "true classes" if probe.labelled else "pseudo-labels"),
+                Fact("Triggers searched on", f"{probe.optimise} images"),
+                Fact("Triggers chosen on", f"{probe.select} images"),
+                Fact("A head is tuned on", "both, and unlabelled images where there are any"),
+                Fact("Rates measured on", f"{probe.measure} images, never tuned on"),
+                Fact("Could not be read", f"{probe.skipped} images"),
+            )
+        )
+
+
+def _reproduce(record: AuditRecord) -> Iterator[Block]:
+    yield Facts(
+        (
+            Fact("Command", record.command, code=True),
+            Fact("Run at", f"{record.times.created} (UTC)"),
+            *(Fact(f"Time, {k}", f"{spent:.1f} s") for k, spent in record.times.seconds.items()),
+        )
+    )
+    settings = (Fact(key, _setting(value)) for key, value in record.settings.items())
+    yield Facts(tuple(settings), "Settings")
+    environment = (Fact(key, value) for key, value in record.environment.items())
+    yield Facts((Fact("clipguard", record.tool.version), *environment), "Environment")
+    digests = _digests(
+        ("this record (audit.json)", hashlib.sha256(dumps(record).encode("ascii")).hexdigest()),
+        ("the class list", record.probe.class_names_sha256 if record.probe else None),
+        ("the calibration", record.calibration.sha256),
+    )
+    yield Facts(tuple(digests), "Digests")
+    yield Notes(
+        (
+            "Decide again with another policy, on any machine: "
+            "clipguard gate audit.json --policy FILE",
+        )
+    )
+
+
+def _setting(value: float | str | bool | None) -> str:
+    if value is None:
+        return "not set"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
