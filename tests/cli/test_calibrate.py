@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,8 @@ def test_a_search_of_too_few_steps_makes_no_band(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    brief = replace(PROFILES["standard"].detector, targeted=Targeted(steps=19, batch=2))
+    searches: Any = PROFILES["standard"].detector
+    brief = replace(searches, targeted=Targeted(steps=19, batch=2))
     monkeypatch.setitem(PROFILES, "standard", replace(PROFILES["standard"], detector=brief))
     code, err = refused(clean_models, tmp_path / "band.json", capsys)
     assert code == 3

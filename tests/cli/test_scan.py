@@ -39,10 +39,8 @@ def named_in(record: AuditRecord) -> set[str]:
     triggers = [c.trigger for d in record.detectors for c in d.candidates]
     names = [name for t in triggers for name in (t.file, t.picture)]
     names += [name for t in triggers for e in t.examples for name in (e.clean, e.triggered)]
-    names += [
-        record.purification and record.purification.head,
-        record.export and record.export.kept and record.export.file,
-    ]
+    names += [record.purification.head] if record.purification else []
+    names += [record.export.file] if record.export and record.export.kept else []
     return {name for name in names if name}
 
 

@@ -7,7 +7,7 @@ from samples import RECORDS, failing, passing, unjudged
 
 from clipguard.errors import UsageError
 from clipguard.policy.judge import judge, load_policy
-from clipguard.record import AuditRecord, schema
+from clipguard.record import SCHEMA_VERSION, AuditRecord, schema
 from clipguard.record.schema import dumps, json_schema, loads, read_record, upgrade
 from clipguard.report.formats import RENDERERS
 
@@ -91,7 +91,7 @@ def older() -> dict[str, Any]:
 @pytest.mark.parametrize("name", RENDERERS.names())
 def test_a_record_of_version_1_is_read_rendered_and_written_as_one_of_today(name: str) -> None:
     record = loads(json.dumps(older()))
-    assert record.schema_version == schema.SCHEMA_VERSION
+    assert record.schema_version == SCHEMA_VERSION
     assert record.reference is not None
     assert (record.reference.name, record.reference.concentration) == ("base.pt", 0.328)
     assert record.gate is not None
@@ -103,7 +103,7 @@ def test_a_record_of_version_1_is_read_rendered_and_written_as_one_of_today(name
 def test_an_upgrade_leaves_out_just_what_version_2_has_no_place_for() -> None:
     upgraded = older()
     upgrade(upgraded)
-    upgraded["schema_version"] = schema.SCHEMA_VERSION
+    upgraded["schema_version"] = SCHEMA_VERSION
     assert AuditRecord.model_validate_json(json.dumps(upgraded))  # nothing unknown is left
     assert set(upgraded) - set(older()) == {"reference"}
     assert set(older()) - set(upgraded) == {"weights"}
@@ -129,7 +129,7 @@ def test_a_band_made_from_the_model_itself_is_read_as_none() -> None:
     record["calibration"]["kind"] = "self-null"
     assert loads(json.dumps(record)).calibration.kind == "none"
     with pytest.raises(UsageError, match=r"calibration\.kind"):
-        loads(json.dumps({**record, "schema_version": schema.SCHEMA_VERSION}))
+        loads(json.dumps({**record, "schema_version": SCHEMA_VERSION}))
 
 
 def test_a_record_of_version_1_may_have_no_weights_to_speak_of() -> None:
