@@ -21,7 +21,7 @@ WIDTH, CELL, SENTENCE = 100, 60, 1200
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """What `scan` and `gate` print.
+    """What `scan` and `gate` print: the decision and what it rests on; the HTML file has all.
 
     Attributes:
         rows: most rows of a table or a list.
@@ -31,7 +31,10 @@ class Text:
     SUFFIX: ClassVar[str] = ".txt"
 
     rows: int = 40
-    leaves_out: tuple[str, ...] = ("triggers", "checkpoint", "reproduce", "glossary")
+    leaves_out: tuple[str, ...] = (
+        *("evidence", "triggers", "reference", "reinversion", "export"),
+        *("checkpoint", "reproduce", "glossary"),
+    )
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""
