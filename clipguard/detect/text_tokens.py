@@ -49,7 +49,7 @@ class TextTokens:
         How near a word brings the prompts of all other classes to the prompt of one class, in
         robust standard deviations beyond what the class names do there on the same model.
     Why it matters:
-        A name in a prompt draws it to its class by nature, and other words do less. A trigger was
+        A name in a prompt draws it to its class, and other words do less. A trigger was
         trained to give the target's embedding, whatever the prompt.
     Blind spots:
         Targets that are not in the class list; triggers of several tokens none of which does

@@ -191,7 +191,7 @@ def _metadata(model: Any) -> dict[str, str]:
 
 
 def _dimensions(value: Any) -> list[int]:
-    """Static sizes; 0 stands for a dynamic one."""
+    """Static sizes; 0 is a dynamic one."""
     return [d.dim_value for d in value.type.tensor_type.shape.dim]
 
 

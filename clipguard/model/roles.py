@@ -68,7 +68,7 @@ class TokenReader(PromptTunable, Protocol):
         """What `text` is read as, without start and end marks."""
 
     def text_of(self, ids: Sequence[int]) -> str:
-        """What stands for `ids`; a token that ends a word has a space behind it."""
+        """The text of `ids`; a token that ends a word has a space behind it."""
 
     def encode_ids(self, ids: Tensor) -> Tensor:
         """Encode [SOS] ids [EOS] for (B, L) token ids: (B, D) of unit norm."""

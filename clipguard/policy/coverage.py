@@ -51,7 +51,7 @@ def _error_line(error: ErrorRecord) -> Line:
 
 
 def reference_lines(policy: Policy, record: AuditRecord) -> list[Line]:
-    """The change from a reference, where the policy limits it: a suspicion, never an excuse."""
+    """The change from a reference, where the policy limits it: a suspicion, never a reason to pass."""
     limit = policy.backdoor.max_change_concentration
     if limit is None:
         return []

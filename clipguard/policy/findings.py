@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -30,12 +30,12 @@ def no_detector_line() -> Line:
 
 def detector_lines(
     policy: Policy, detectors: Sequence[DetectorRecord], calibration: CalibrationRecord
-) -> dict[str, list[Line]]:
-    """What follows from the measurements of each detector, by its name.
+) -> list[tuple[str, list[Line]]]:
+    """What follows from the measurements of each detector, with its name.
 
     Each line carries an outcome; the worst of them is what the policy concludes.
     """
-    found: dict[str, list[Line]] = {}
+    found = []
     for detector in detectors:
         if detector.published is not None:
             lines = [_published(detector, detector.published)]
@@ -44,18 +44,18 @@ def detector_lines(
         else:
             lines = _image_lines(policy.backdoor, detector, calibration)
         suspicious = Decision(policy.backdoor.suspicious)
-        found[detector.name] = [_decided(made, suspicious) for made in lines]
+        found.append((detector.name, [_decided(made, suspicious) for made in lines]))
     return found
 
 
-def conclusions(found: Mapping[str, Sequence[Line]]) -> tuple[Conclusion, ...]:
+def conclusions(found: Sequence[tuple[str, Sequence[Line]]]) -> tuple[Conclusion, ...]:
     """The worst outcome of each detector, and why.
 
     Args:
         found: made by `detector_lines`.
     """
     made = []
-    for name, lines in found.items():
+    for name, lines in found:
         worst = max((one.outcome for one in lines if one.outcome), key=ORDER.index)
         reason = next(one.check.reason for one in lines if one.outcome is worst)
         made.append(Conclusion(detector=name, outcome=worst, reason=reason))

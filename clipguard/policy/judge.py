@@ -67,29 +67,29 @@ def judge(policy: Policy, record: AuditRecord) -> GateRecord:
         Decision, every line, every reason that is not a pass, and the exit code.
     """
     found = detector_lines(policy, record.detectors, record.calibration)
-    findings = [made for lines in found.values() for made in lines]
+    findings = [made for _, lines in found for made in lines]
     purified = purification_lines(policy.purification, record)
-    against = [made for made in findings if made.excusable and not made.passes]
+    against = [made for made in findings if made.repairable and not made.passes]
     relied_on = bool(against) and policy.purification.purified_head_may_pass
-    excused = relied_on and bool(purified) and all(made.passes for made in purified)
+    repaired = relied_on and bool(purified) and all(made.passes for made in purified)
     triggered = any(detector.candidates for detector in record.detectors)
     lines = [
         *run_lines(record),
         *(() if findings else (no_detector_line(),)),
         *coverage_lines(policy, record),
-        *(_counting(made, not (excused and made.excusable)) for made in findings),
+        *(_counting(made, not (repaired and made.repairable)) for made in findings),
         *reference_lines(policy, record),
         *(_counting(made, relied_on) for made in purified),
         *missing_purification_lines(policy.purification, record),
         *export_lines(policy.export, record.export, triggered=triggered),
-        *(head_lines(record) if excused else ()),
+        *(head_lines(record) if repaired else ()),
     ]
     counted = [made for made in lines if made.check.counts]
     return GateRecord(
         policy=policy.name,
         policy_sha256=policy.sha256,
         decision=min((made.check.result for made in counted), key=WORST_FIRST.index),
-        reasons=(*_reasons(counted), *(_excuse(record, against) if excused else ())),
+        reasons=(*_reasons(counted), *(_repaired(record, against) if repaired else ())),
         checks=tuple(made.check for made in lines),
         exit_code=errors.worst_exit_code([made.code for made in counted]),
         conclusions=conclusions(found),
@@ -113,10 +113,10 @@ def _reasons(lines: list[Line]) -> list[str]:
     return [check.reason for check in sorted(against, key=lambda c: WORST_FIRST.index(c.result))]
 
 
-def _excuse(record: AuditRecord, against: list[Line]) -> list[str]:
+def _repaired(record: AuditRecord, against: list[Line]) -> list[str]:
     """What a pass on the purified head rests on, and what it passes over."""
     scope = (record.purification.statement if record.purification else "") or SCOPE
     return [
         f"On the purified head alone: {scope}",
-        *(f"made good by the purified head: {made.check.reason}" for made in against),
+        *(f"repaired by the purified head: {made.check.reason}" for made in against),
     ]

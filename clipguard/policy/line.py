@@ -21,7 +21,7 @@ class Line:
 
     Attributes:
         check: what is shown.
-        code: exit code it stands for.
+        code: its exit code.
         outcome: what it says about a backdoor; None where it speaks of something else.
     """
 
@@ -30,7 +30,7 @@ class Line:
     outcome: Outcome | None = None
 
     @property
-    def excusable(self) -> bool:
+    def repairable(self) -> bool:
         """Whether it is a finding, which a purified head may make good."""
         return self.outcome in {Outcome.SUSPICIOUS, Outcome.BACKDOORED}
 

@@ -31,7 +31,7 @@ MAIN = "inversion"
 Kind = Literal["detect", "purify"]
 TRIGGER_LIMIT = 64_000_000
 FORMAT = "cell/1"
-"""Rises when the way of a victim through the benchmark makes other cells of the same methods."""
+"""Rises when the benchmark itself makes other cells of the same methods."""
 DATA = ("artwork*.zip", "classnames.txt", "calibration/*.json", "suspicion.json")
 """Shipped files that a cell's content depends on."""
 

@@ -44,7 +44,7 @@ class MaximumMargin:
     Blind spots:
         Backdoors that move images into a class without a larger margin than others have; several
         targets, of which all but one enter the law; class names that are near to each other, whose
-        margins are small by nature. On CLIP the class embeddings stand in for a trained classifier
+        margins are small anyway. On CLIP the class embeddings stand in for a trained classifier
         head, which is a guess: the source was never tried on one. It compares classes of one model
         with each other, so an unusually distinct class of a clean model looks suspicious.
 

@@ -20,7 +20,7 @@ from clipguard.report.sections import sections
 from clipguard.resources import shipped
 from clipguard.text_safety import safe_text
 
-if TYPE_CHECKING:  # types.py imports torch, which renderings do without
+if TYPE_CHECKING:
     from clipguard.report.roles import Renderer
 
 SENTENCE, NAME = 1200, 60

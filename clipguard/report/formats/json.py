@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from clipguard.record import AuditRecord
 from clipguard.record.schema import dumps
 
-if TYPE_CHECKING:  # types.py imports torch, which renderings do without
+if TYPE_CHECKING:
     from clipguard.report.roles import Renderer
 
 

@@ -14,7 +14,7 @@ from clipguard.report.blocks import Block, Cell, Chart, Facts, Items, Notes, Tab
 from clipguard.report.sections import sections
 from clipguard.text_safety import safe_text
 
-if TYPE_CHECKING:  # types.py imports torch, which renderings do without
+if TYPE_CHECKING:
     from clipguard.report.roles import Renderer
 
 MARKS = {Decision.PASS: "✅", Decision.INCONCLUSIVE: "⚠️", Decision.FAIL: "❌"}

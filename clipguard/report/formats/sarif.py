@@ -15,7 +15,7 @@ from clipguard.record import AuditRecord, Check, Decision, Outcome
 from clipguard.record.wording import name_of, verdict
 from clipguard.text_safety import safe_text
 
-if TYPE_CHECKING:  # types.py imports torch, which renderings do without
+if TYPE_CHECKING:
     from clipguard.report.roles import Renderer
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"

@@ -13,7 +13,7 @@ from clipguard.report.blocks import Block, Chart, Fact, Facts, Items, Notes, Tab
 from clipguard.report.sections import sections
 from clipguard.text_safety import safe_text
 
-if TYPE_CHECKING:  # types.py imports torch, which renderings do without
+if TYPE_CHECKING:
     from clipguard.report.roles import Renderer
 
 WIDTH, CELL, SENTENCE = 100, 60, 1200
