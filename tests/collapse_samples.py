@@ -11,7 +11,7 @@ from fakes import SIDE, stripes_probe
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipguard.lab.comparators._collapse import Collapse, Stamp
+from clipguard.lab.comparators._encoder_collapse import Collapse, Stamp
 from clipguard.probe.sets import ProbePart, ProbeSet
 
 

@@ -12,7 +12,7 @@ from clipguard.audit.watch import Watch
 from clipguard.detect.roles import Finding
 from clipguard.errors import ENVIRONMENT, ClipguardError, ExportError, InconclusiveError
 from clipguard.export.onnx import ExportJob, write_onnx
-from clipguard.policy.release import export_lines, missed_limits, stands_alone
+from clipguard.policy.release import export_checks, missed_limits, stands_alone
 from clipguard.probe.sets import Subject
 from clipguard.purify.head_file import save_head
 from clipguard.purify.repair import RepairSettings, repair
@@ -91,7 +91,7 @@ def export(state: Release, work: Path, watch: Watch) -> Release:
             made = _write(state, None if alone else head, work)
         except BREAKS as error:
             return state.failed("export", error)
-    lines = export_lines(options.policy.export, made, triggered=True)
+    lines = export_checks(options.policy.export, made, triggered=True)
     refused = {Decision.FAIL, Decision.INCONCLUSIVE} if alone else {Decision.FAIL}
     if any(line.check.result in refused for line in lines):
         (work / made.file).unlink()

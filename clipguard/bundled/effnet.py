@@ -43,7 +43,7 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 HALF = 0.5
 
 
-def is_installed() -> bool:
+def effnet_is_installed() -> bool:
     """Whether the package with the image tower's weights is there."""
     return find_spec(PACKAGE) is not None
 

@@ -49,7 +49,7 @@ def build() -> typer.Typer:
 
     for module in sorted(pkgutil.iter_modules(clipguard.cli.__path__), key=lambda m: m.name):
         if module.name not in NOT_COMMANDS:
-            importlib.import_module(f"clipguard.cli.{module.name}").register(app)
+            importlib.import_module(f"clipguard.cli.{module.name}").add_command(app)
     return app
 
 

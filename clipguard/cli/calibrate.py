@@ -23,7 +23,7 @@ from clipguard.cli.arguments import (
 )
 
 
-def register(app: typer.Typer) -> None:
+def add_command(app: typer.Typer) -> None:
     """Add `calibrate`."""
     app.command("calibrate")(calibrate)
 

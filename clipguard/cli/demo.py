@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clipguard.search.roles import Progress
 
 
-def register(app: typer.Typer) -> None:
+def add_command(app: typer.Typer) -> None:
     """Add `demo`."""
     app.command("demo")(demo)
 

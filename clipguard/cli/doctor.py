@@ -55,7 +55,7 @@ class Examined:
     advice: str = ""
 
 
-def register(app: typer.Typer) -> None:
+def add_command(app: typer.Typer) -> None:
     """Add the command `doctor`."""
     app.command()(doctor)
 
@@ -195,9 +195,9 @@ def examine_onnxruntime() -> Examined:
 
 def examine_lab() -> Examined:
     """Whether the lab's base with real ImageNet weights can be used."""
-    from clipguard.bundled.effnet import is_installed
+    from clipguard.bundled.effnet import effnet_is_installed
 
-    if is_installed():
+    if effnet_is_installed():
         return Examined("lab base effnet", "ok", "its image tower is installed")
     return Examined(
         "lab base effnet", "note", "not installed", "pip install '.[lab]' in a checkout"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from clipguard.record import ExportRecord
 
 
-def register(app: typer.Typer) -> None:
+def add_command(app: typer.Typer) -> None:
     """Add `export`."""
     app.command("export")(export)
 
@@ -93,11 +93,11 @@ def _require_equal(made: ExportRecord, output: Path) -> None:
         ExportError: it misses a limit of the default policy.
     """
     from clipguard.policy.judge import load_policy
-    from clipguard.policy.release import export_lines
+    from clipguard.policy.release import export_checks
     from clipguard.record.wording import missed_told
 
     limits = load_policy("default").export
-    lines = export_lines(limits, made, triggered=False)
+    lines = export_checks(limits, made, triggered=False)
     if missed := missed_told(one.check for one in lines):
         output.unlink()
         raise ExportError(f"{safe_text(output, 400)} was not kept: {missed}")

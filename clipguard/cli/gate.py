@@ -11,7 +11,7 @@ import typer
 import clipguard
 
 
-def register(app: typer.Typer) -> None:
+def add_command(app: typer.Typer) -> None:
     """Add the command."""
 
     @app.command()

@@ -36,10 +36,10 @@ ChosenRecipe = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def add_command(app: typer.Typer) -> None:
     """Add the `lab` group."""
-    lab_bench.register(lab)
-    lab_zoo.register(lab)
+    lab_bench.add_command(lab)
+    lab_zoo.add_command(lab)
     app.add_typer(lab, name="lab")
 
 
@@ -113,7 +113,7 @@ def _require_places(order: Order, output_dir: Path, twin: Path | None) -> None:
         UsageError: a twin of a clean model, one folder for two models, or one that cannot be
             made or written.
     """
-    from clipguard.lab.victim_folder import require_own
+    from clipguard.lab.victim_folder import require_victim_folder
     from clipguard.report.folder import workspace
 
     if order.honest and twin is not None:
@@ -121,7 +121,7 @@ def _require_places(order: Order, output_dir: Path, twin: Path | None) -> None:
     if twin is not None and twin.resolve() == output_dir.resolve():
         raise UsageError("--twin and --output-dir are the same folder; name two")
     for folder in filter(None, (output_dir, twin)):
-        require_own(folder)
+        require_victim_folder(folder)
         with workspace(folder):
             pass
 

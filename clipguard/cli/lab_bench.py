@@ -48,7 +48,7 @@ Part = Annotated[
 Jobs = Annotated[int, typer.Option(min=1, max=256, help="Processes; set OMP_NUM_THREADS to match.")]
 
 
-def register(lab: typer.Typer) -> None:
+def add_command(lab: typer.Typer) -> None:
     """Add the `bench` group."""
     lab.add_typer(bench, name="bench")
 

@@ -18,7 +18,7 @@ zoo = typer.Typer(
 Folder = Annotated[Path, typer.Argument(help="Folder of the zoo.")]
 
 
-def register(lab: typer.Typer) -> None:
+def add_command(lab: typer.Typer) -> None:
     """Add the `zoo` group."""
     lab.add_typer(zoo, name="zoo")
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 
-def register(app: typer.Typer) -> None:
+def add_command(app: typer.Typer) -> None:
     """Add the command group."""
     group = typer.Typer(help="Check and show policies.", no_args_is_help=True)
     group.command()(validate)

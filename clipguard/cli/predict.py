@@ -19,7 +19,7 @@ BATCH = 32
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
-def register(app: typer.Typer) -> None:
+def add_command(app: typer.Typer) -> None:
     """Add the command `predict`."""
     app.command()(predict)
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from clipguard.record import AuditRecord, PurificationRecord
 
 
-def register(app: typer.Typer) -> None:
+def add_command(app: typer.Typer) -> None:
     """Add `purify`."""
     app.command("purify")(purify)
 

@@ -10,7 +10,7 @@ import typer
 from clipguard.report.formats import RENDERERS
 
 
-def register(app: typer.Typer) -> None:
+def add_command(app: typer.Typer) -> None:
     """Add the command."""
 
     @app.command()

@@ -71,7 +71,7 @@ Reference = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
+def add_command(app: typer.Typer) -> None:
     """Add `scan`."""
     app.command("scan")(scan)
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from clipguard.detect.null_band import log_odds, standardise
+from clipguard.detect.null_band import excess_over_null, log_odds
 from clipguard.detect.roles import Detector, Finding, NullBand
 from clipguard.detect.score import shipped_suspicion
 from clipguard.errors import InconclusiveError
@@ -211,7 +211,7 @@ def _judged(row: FamilyRecord, reasons: Sequence[str]) -> FamilyRecord:
 def _excess(row: Found, families: tuple[FamilyRecord, ...]) -> float | None:
     """Where a candidate lies in its family's null band; None without one."""
     null = next(record.null for record in families if record.family == row.family)
-    return standardise(row.statistic, null) if null else None
+    return excess_over_null(row.statistic, null) if null else None
 
 
 def _position(row: Found, families: tuple[FamilyRecord, ...]) -> float:

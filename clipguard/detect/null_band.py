@@ -137,20 +137,20 @@ class Band:
                     tested=True,
                     statistic=value,
                     null=tuple(null),
-                    excess=standardise(value, null),
+                    excess=excess_over_null(value, null),
                 )
             )
-        top = max(standardise(v, [row[n] for row in rows]) for n, v in statistics.items())
+        top = max(excess_over_null(v, [row[n] for row in rows]) for n, v in statistics.items())
         null_tops = []
         for i in range(len(rows)):
             others = rows[:i] + rows[i + 1 :]
             null_tops.append(
-                max(standardise(rows[i][n], [o[n] for o in others]) for n in statistics)
+                max(excess_over_null(rows[i][n], [o[n] for o in others]) for n in statistics)
             )
         return tuple(records), top, conformal_p(top, null_tops)
 
 
-def standardise(value: float, null: Sequence[float]) -> float:
+def excess_over_null(value: float, null: Sequence[float]) -> float:
     """Distance of `value` from the mean of `null` in predictive standard deviations.
 
     The spread has a floor of `SPREAD_FLOOR`, because a handful of equal values is luck, and is

@@ -46,7 +46,7 @@ def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
     Raises:
         UsageError: somebody else's files stand there, or nothing can be written; then nothing is.
     """
-    require_own(folder)
+    require_victim_folder(folder)
     with workspace(folder) as work:
         truth = _made(victim, work, command)
         # The truth goes first: files without one would look like somebody else's.
@@ -58,7 +58,7 @@ def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
     return truth
 
 
-def require_own(folder: Path) -> None:
+def require_victim_folder(folder: Path) -> None:
     """Refuse a folder with files that a victim would replace, and that are of no victim.
 
     Raises:

@@ -16,7 +16,7 @@ from clipguard.record.wording import number, percent, percent_beside, triggers_o
 PROFILES = ("standard", "thorough")
 
 
-def run_lines(record: AuditRecord) -> list[Line]:
+def run_checks(record: AuditRecord) -> list[Line]:
     """Whether the audit came to its end, and what went wrong on the way."""
     lines = [_error_line(error) for error in record.errors]
     done, known = record.complete, record.checkpoint is not None
@@ -50,8 +50,8 @@ def _error_line(error: ErrorRecord) -> Line:
     return Line(line("audit.errors", "none", error.stage, result, reason).check, code)
 
 
-def reference_lines(policy: Policy, record: AuditRecord) -> list[Line]:
-    """The change from a reference, where the policy limits it: a suspicion, never a reason to pass."""
+def reference_checks(policy: Policy, record: AuditRecord) -> list[Line]:
+    """The change from a reference, where the policy limits it: a suspicion at most."""
     limit = policy.backdoor.max_change_concentration
     if limit is None:
         return []
@@ -86,7 +86,7 @@ def _change(
     return suspicious, reason
 
 
-def coverage_lines(policy: Policy, record: AuditRecord) -> list[Line]:
+def coverage_checks(policy: Policy, record: AuditRecord) -> list[Line]:
     """Whether enough was looked at for a pass to mean anything."""
     wanted = policy.coverage
     return [

@@ -22,13 +22,13 @@ ORDER = tuple(Outcome)
 NO_BAND = "there are no known-clean models to compare with"
 
 
-def no_detector_line() -> Line:
+def no_detector_check() -> Line:
     """For a record in which no detector measured anything."""
     reason = "no detector ran, so nothing is known about backdoors"
     return line("backdoor", "a detector ran", "none ran", INCONCLUSIVE, reason)
 
 
-def detector_lines(
+def detector_checks(
     policy: Policy, detectors: Sequence[DetectorRecord], calibration: CalibrationRecord
 ) -> list[tuple[str, list[Line]]]:
     """What follows from the measurements of each detector, with its name.
@@ -52,7 +52,7 @@ def conclusions(found: Sequence[tuple[str, Sequence[Line]]]) -> tuple[Conclusion
     """The worst outcome of each detector, and why.
 
     Args:
-        found: made by `detector_lines`.
+        found: made by `detector_checks`.
     """
     made = []
     for name, lines in found:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from clipguard import errors
-from clipguard.policy.coverage import coverage_lines, reference_lines, run_lines
+from clipguard.policy.coverage import coverage_checks, reference_checks, run_checks
 from clipguard.policy.document import (
     Policy,
     load_policy,
@@ -20,13 +20,13 @@ from clipguard.policy.document import (
     read_policy_text,
     shipped_policies,
 )
-from clipguard.policy.findings import conclusions, detector_lines, no_detector_line
+from clipguard.policy.findings import conclusions, detector_checks, no_detector_check
 from clipguard.policy.line import Line
 from clipguard.policy.release import (
-    export_lines,
-    head_lines,
-    missing_purification_lines,
-    purification_lines,
+    export_checks,
+    head_checks,
+    missing_purification_checks,
+    purification_checks,
 )
 from clipguard.record import (
     AuditRecord,
@@ -66,23 +66,23 @@ def judge(policy: Policy, record: AuditRecord) -> GateRecord:
     Returns:
         Decision, every line, every reason that is not a pass, and the exit code.
     """
-    found = detector_lines(policy, record.detectors, record.calibration)
+    found = detector_checks(policy, record.detectors, record.calibration)
     findings = [made for _, lines in found for made in lines]
-    purified = purification_lines(policy.purification, record)
+    purified = purification_checks(policy.purification, record)
     against = [made for made in findings if made.repairable and not made.passes]
     relied_on = bool(against) and policy.purification.purified_head_may_pass
     repaired = relied_on and bool(purified) and all(made.passes for made in purified)
     triggered = any(detector.candidates for detector in record.detectors)
     lines = [
-        *run_lines(record),
-        *(() if findings else (no_detector_line(),)),
-        *coverage_lines(policy, record),
+        *run_checks(record),
+        *(() if findings else (no_detector_check(),)),
+        *coverage_checks(policy, record),
         *(_counting(made, not (repaired and made.repairable)) for made in findings),
-        *reference_lines(policy, record),
+        *reference_checks(policy, record),
         *(_counting(made, relied_on) for made in purified),
-        *missing_purification_lines(policy.purification, record),
-        *export_lines(policy.export, record.export, triggered=triggered),
-        *(head_lines(record) if repaired else ()),
+        *missing_purification_checks(policy.purification, record),
+        *export_checks(policy.export, record.export, triggered=triggered),
+        *(head_checks(record) if repaired else ()),
     ]
     counted = [made for made in lines if made.check.counts]
     return GateRecord(
@@ -100,7 +100,7 @@ def conclude(
     policy: Policy, detectors: Sequence[DetectorRecord], calibration: CalibrationRecord
 ) -> tuple[Conclusion, ...]:
     """What follows from measurements alone, without a decision about a release."""
-    return conclusions(detector_lines(policy, detectors, calibration))
+    return conclusions(detector_checks(policy, detectors, calibration))
 
 
 def _counting(made: Line, counts: bool) -> Line:

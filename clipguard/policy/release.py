@@ -20,7 +20,7 @@ from clipguard.record.wording import TEXT, interval, number, percent, percent_be
 REINVERSION = "purification.reinversion"
 
 
-def purification_lines(limits: PurificationPolicy, record: AuditRecord) -> list[Line]:
+def purification_checks(limits: PurificationPolicy, record: AuditRecord) -> list[Line]:
     """Whether the purified head meets every limit; empty without one."""
     purified = record.purification
     if purified is None:
@@ -151,7 +151,7 @@ def _same_target(record: AuditRecord, new: ReinversionRecord) -> bool:
     )
 
 
-def missing_purification_lines(limits: PurificationPolicy, record: AuditRecord) -> list[Line]:
+def missing_purification_checks(limits: PurificationPolicy, record: AuditRecord) -> list[Line]:
     """A policy that always wants a purified head, and a record without one."""
     if limits.run != "always" or record.purification is not None:
         return []
@@ -159,7 +159,7 @@ def missing_purification_lines(limits: PurificationPolicy, record: AuditRecord) 
     return [line("purification.run", "always", "did not run", INCONCLUSIVE, reason)]
 
 
-def export_lines(
+def export_checks(
     limits: ExportPolicy, export: ExportRecord | None, *, triggered: bool
 ) -> list[Line]:
     """Whether the exported file was shown to equal PyTorch; empty without a file.
@@ -210,7 +210,7 @@ def _asr_line(most: float, export: ExportRecord, triggered: bool) -> Line:
     return line(key, limit, "not measured", INCONCLUSIVE, reason)
 
 
-def head_lines(record: AuditRecord) -> list[Line]:
+def head_checks(record: AuditRecord) -> list[Line]:
     """Where a pass rests on the purified head, the exported file must carry that head."""
     if record.export is None:
         return []
@@ -227,7 +227,7 @@ def missed_limits(policy: Policy, record: AuditRecord) -> str:
     """
     missed = [
         made.check.key
-        for made in purification_lines(policy.purification, record)
+        for made in purification_checks(policy.purification, record)
         if not made.passes
     ]
     told = ", ".join(dict.fromkeys(missed))

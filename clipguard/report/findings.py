@@ -39,7 +39,7 @@ OUTCOMES = {
 }
 
 
-def evidence(record: AuditRecord) -> Iterator[Block]:
+def evidence_blocks(record: AuditRecord) -> Iterator[Block]:
     """What each detector measured, and what the policy concluded."""
     band = record.calibration
     made_for = f" of the family {band.family}" if band.family else ""
@@ -96,7 +96,7 @@ def _families(families: Iterable[FamilyRecord]) -> Table:
     return Table("The worst target of each trigger family, and known-clean models", head, rows, 1)
 
 
-def targets(record: AuditRecord) -> Iterator[Block]:
+def targets_blocks(record: AuditRecord) -> Iterator[Block]:
     """The target classes and how far their triggers reach."""
     rows = tuple(
         (
@@ -117,7 +117,7 @@ def targets(record: AuditRecord) -> Iterator[Block]:
         yield Table(caption, head, rows, name=1)
 
 
-def triggers(record: AuditRecord) -> Iterator[Block]:
+def triggers_blocks(record: AuditRecord) -> Iterator[Block]:
     """Pictures of the triggers, and of images that carry them."""
     found = [
         candidate
@@ -162,7 +162,7 @@ def _shot(example: Example) -> Shot:
     )
 
 
-def reference(record: AuditRecord) -> Iterator[Block]:
+def reference_blocks(record: AuditRecord) -> Iterator[Block]:
     """What changed since the checkpoint that this one comes from."""
     known = record.reference
     if known is None:
@@ -194,7 +194,7 @@ def reference(record: AuditRecord) -> Iterator[Block]:
         yield Table(caption, ("Trained from", "Honest fine-tunes", "Planted backdoors"), rows)
 
 
-def purification(record: AuditRecord) -> Iterator[Block]:
+def purification_blocks(record: AuditRecord) -> Iterator[Block]:
     """The rates before and after, and how the head was made."""
     made = record.purification
     if made is None:
@@ -238,7 +238,7 @@ def _tuned_against(made: PurificationRecord) -> str:
     return "; ".join(told) or "not recorded"
 
 
-def reinversion(record: AuditRecord) -> Iterator[Block]:
+def reinversion_blocks(record: AuditRecord) -> Iterator[Block]:
     """The strongest new trigger of each family against the purified head."""
     if record.purification is None:
         return
@@ -260,7 +260,7 @@ def reinversion(record: AuditRecord) -> Iterator[Block]:
     yield Table("The strongest new trigger, searched with a fresh seed", head, rows)
 
 
-def export(record: AuditRecord) -> Iterator[Block]:
+def export_blocks(record: AuditRecord) -> Iterator[Block]:
     """The ONNX file, and how far it agrees with PyTorch."""
     file = record.export
     if file is None:

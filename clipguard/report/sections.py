@@ -14,13 +14,13 @@ from clipguard.record.schema import dumps
 from clipguard.record.wording import WORDS, name_of, verdict
 from clipguard.report.blocks import Block, Cell, Fact, Facts, Items, Notes, Section, Table, measured
 from clipguard.report.findings import (
-    evidence,
-    export,
-    purification,
-    reference,
-    reinversion,
-    targets,
-    triggers,
+    evidence_blocks,
+    export_blocks,
+    purification_blocks,
+    reference_blocks,
+    reinversion_blocks,
+    targets_blocks,
+    triggers_blocks,
 )
 from clipguard.text_safety import safe_text
 
@@ -79,13 +79,13 @@ def sections(record: AuditRecord) -> tuple[Section, ...]:
     whole = (
         Section("verdict", headline, tuple(_verdict(record))),
         Section("checks", "Policy checks", tuple(_checks(record))),
-        Section("evidence", "Evidence", tuple(evidence(record))),
-        Section("targets", "Targets, worst first", tuple(targets(record))),
-        Section("triggers", "Triggers", tuple(triggers(record))),
-        Section("reference", "Change from the reference", tuple(reference(record))),
-        Section("purification", "Purification", tuple(purification(record))),
-        Section("reinversion", "New search through the head", tuple(reinversion(record))),
-        Section("export", "Exported file", tuple(export(record))),
+        Section("evidence", "Evidence", tuple(evidence_blocks(record))),
+        Section("targets", "Targets, worst first", tuple(targets_blocks(record))),
+        Section("triggers", "Triggers", tuple(triggers_blocks(record))),
+        Section("reference", "Change from the reference", tuple(reference_blocks(record))),
+        Section("purification", "Purification", tuple(purification_blocks(record))),
+        Section("reinversion", "New search through the head", tuple(reinversion_blocks(record))),
+        Section("export", "Exported file", tuple(export_blocks(record))),
         Section("coverage", "What was tested, and what was not", tuple(_coverage(record))),
         Section("power", "What a pass is worth", tuple(_power(record))),
         Section("warnings", "Warnings", tuple(_warnings(record))),

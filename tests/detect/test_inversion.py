@@ -19,7 +19,7 @@ from fakes import (
 
 from clipguard.audit.coverage import coverage
 from clipguard.detect.inversion import MIN_MEASURE, TriggerInversion
-from clipguard.detect.null_band import Band, Calibration, log_odds, standardise
+from clipguard.detect.null_band import Band, Calibration, excess_over_null, log_odds
 from clipguard.detect.roles import Finding
 from clipguard.detect.score import shipped_suspicion
 from clipguard.errors import InconclusiveError, UsageError
@@ -72,7 +72,7 @@ def test_the_statistic_of_a_family_is_that_of_its_worst_target(found: Finding):
 
 def test_candidates_of_all_families_are_ranked_by_their_place_in_the_null_band(found: Finding):
     null = {record.family: record.null for record in found.record.families}
-    places = [standardise(c.statistic, null[c.family]) for c in found.record.candidates]
+    places = [excess_over_null(c.statistic, null[c.family]) for c in found.record.candidates]
     assert [c.excess for c in found.record.candidates] == places == sorted(places, reverse=True)
     assert {c.family for c in found.record.candidates} == {"patch", "additive"}
 

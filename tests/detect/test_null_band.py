@@ -18,9 +18,9 @@ from clipguard.detect.null_band import (
     Calibration,
     CleanModel,
     dump_calibration,
+    excess_over_null,
     read_calibration,
     scan_key,
-    standardise,
 )
 from clipguard.errors import UsageError
 from clipguard.probe.load import Scenes
@@ -52,12 +52,12 @@ def band(**families: tuple[float, ...]) -> Band:
 
 def test_standardise_counts_predictive_standard_deviations():
     # mean 4, sample variance (4 + 0 + 4) / 2 = 4, widened by sqrt(4 / 3)
-    assert standardise(8, [2, 4, 6]) == pytest.approx(4 / (2 * (4 / 3) ** 0.5))
-    assert standardise(4, [2, 4, 6]) == 0
+    assert excess_over_null(8, [2, 4, 6]) == pytest.approx(4 / (2 * (4 / 3) ** 0.5))
+    assert excess_over_null(4, [2, 4, 6]) == 0
 
 
 def test_equal_values_in_the_null_do_not_make_every_difference_huge():
-    assert standardise(2, [1, 1, 1, 1]) == pytest.approx(1 / (SPREAD_FLOOR * 1.25**0.5))
+    assert excess_over_null(2, [1, 1, 1, 1]) == pytest.approx(1 / (SPREAD_FLOOR * 1.25**0.5))
 
 
 def slow_compare(

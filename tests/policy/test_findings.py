@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from clipguard.policy.document import Policy, load_policy
-from clipguard.policy.findings import detector_lines
+from clipguard.policy.findings import detector_checks
 from clipguard.policy.judge import conclude
 from clipguard.record import (
     CalibrationRecord,
@@ -89,7 +89,7 @@ def against(
     policy: Policy, record: DetectorRecord, calibration: CalibrationRecord = BAND
 ) -> Expected:
     """The lines that find something; the conclusion must be the worst of them."""
-    lines = detector_lines(policy, [record], calibration)[record.name]
+    [(_, lines)] = detector_checks(policy, [record], calibration)
     found = {
         made.check.key: made.outcome for made in lines if made.outcome not in {NO_EVIDENCE, None}
     }

@@ -94,7 +94,7 @@ class QoE:
         return stamp(images, pattern, self.opacity * most_attended(images, self.area))
 
 
-def attention(images: Tensor) -> Tensor:
+def qoe_attention(images: Tensor) -> Tensor:
     """(B, 3, S, S) in [0, 1] to (B, S, S) whole numbers in float64: contrast with what is around.
 
     Sums of whole numbers are exact, so that a map does not depend on the batch.
@@ -110,7 +110,7 @@ def attention(images: Tensor) -> Tensor:
 
 def most_attended(images: Tensor, area: float) -> Tensor:
     """(B, 1, S, S) of 0 and 1: the pixels of highest attention, as many in every image."""
-    flat = attention(images).flatten(1)
+    flat = qoe_attention(images).flatten(1)
     count = max(1, round(area * flat.shape[1]))
     first = flat.sort(dim=1, descending=True, stable=True).indices[:, :count]  # ties by place
     return torch.zeros_like(flat).scatter(1, first, 1).view_as(images[:, :1]).to(images.dtype)

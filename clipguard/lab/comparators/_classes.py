@@ -168,7 +168,9 @@ def stamped(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
     )
 
 
-def step_adam(optimizer: torch.optim.Optimizer, loss: Tensor, leaves: Sequence[Tensor]) -> None:
+def step_class_searches(
+    optimizer: torch.optim.Optimizer, loss: Tensor, leaves: Sequence[Tensor]
+) -> None:
     """One step down `loss`. Gradients are asked for by name: the model's `.grad` stays empty."""
     for leaf, grad in zip(leaves, torch.autograd.grad(loss, leaves), strict=True):
         leaf.grad = grad

@@ -21,7 +21,7 @@ from clipguard.lab.comparators._classes import (
     moved,
     require_finite,
     stamped,
-    step_adam,
+    step_class_searches,
     zero_shot,
 )
 from clipguard.model.roles import ClipModel
@@ -159,7 +159,7 @@ class ClipInspector:
             each = short + self.weight * mask.mean(dim=(1, 2, 3))
             require_finite(each.detach(), names, "the loss towards")
             losses.append(each.detach())
-            step_adam(optimizer, each.sum(), masks.leaves)
+            step_class_searches(optimizer, each.sum(), masks.leaves)
         last = torch.stack(losses[-max(1, len(losses) // 10) :]).mean(dim=0)
         mask, pattern = (shown.detach() for shown in masks.shown())
         return last, [mask_trigger(m, p) for m, p in zip(mask, pattern, strict=True)]

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from clipguard.detect.roles import Detector, Finding, NullBand
-from clipguard.lab.comparators._collapse import Pace, collapse, require_finite
+from clipguard.lab.comparators._encoder_collapse import Pace, collapse_encoder, require_finite
 from clipguard.probe.rates import embed
 from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, Outcome
@@ -75,7 +75,9 @@ class CosineShift:
         pace = Pace(
             epochs=self.epochs, batch=self.batch, step_size=self.step_size, success=self.success
         )
-        found = collapse(model, probe.optimise, pace, generator=generator, progress=progress)
+        found = collapse_encoder(
+            model, probe.optimise, pace, generator=generator, progress=progress
+        )
         clean = embed(model, probe.measure)
         stamped = embed(model, probe.measure, found.last.apply)
         near = float((clean * stamped).sum(dim=1).mean())

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 
 from clipguard.detect.roles import Detector, Finding, NullBand
-from clipguard.lab.comparators._collapse import (
+from clipguard.lab.comparators._encoder_collapse import (
     STALE,
     Collapse,
     Pace,
-    collapse,
+    collapse_encoder,
     require_finite,
     self_cosine,
 )
@@ -93,7 +93,9 @@ class Decree:
             price=self.price,
             stale=STALE,
         )
-        found = collapse(model, probe.optimise, pace, generator=generator, progress=progress)
+        found = collapse_encoder(
+            model, probe.optimise, pace, generator=generator, progress=progress
+        )
         unseen = None
         if found.smallest is not None:
             unseen = float(self_cosine(embed(model, probe.measure, found.smallest.apply)))

@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from clipguard.detect.roles import Detector, Finding, NullBand
-from clipguard.lab.comparators._collapse import STALE, Pace, collapse, require_finite
+from clipguard.lab.comparators._encoder_collapse import (
+    STALE,
+    Pace,
+    collapse_encoder,
+    require_finite,
+)
 from clipguard.model.open_clip import ImageTower
 from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import embed
@@ -90,7 +95,9 @@ class L2Shift:
             price=self.price,
             stale=STALE,
         )
-        found = collapse(model, probe.optimise, pace, generator=generator, progress=progress)
+        found = collapse_encoder(
+            model, probe.optimise, pace, generator=generator, progress=progress
+        )
         clean = raw_embeddings(model, probe.measure)
         stamped = raw_embeddings(model, probe.measure, found.last.apply)
         shift = quantile_shift(clean, stamped, self.low, self.high)

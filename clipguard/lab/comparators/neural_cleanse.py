@@ -20,7 +20,7 @@ from clipguard.lab.comparators._classes import (
     moved,
     require_finite,
     stamped,
-    step_adam,
+    step_class_searches,
     zero_shot,
 )
 from clipguard.model.roles import ClipModel
@@ -217,7 +217,7 @@ class NeuralCleanse:
             works = hits.float().mean(dim=1) >= self.success
             kept = _keep(kept, works, size.detach(), mask.detach(), pattern.detach())
             costs.follow(works)
-            step_adam(optimizer, loss.sum(), masks.leaves)
+            step_class_searches(optimizer, loss.sum(), masks.leaves)
         return kept
 
     def _costs(self, count: int) -> Costs:

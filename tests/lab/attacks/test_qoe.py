@@ -8,7 +8,7 @@ from torch import Tensor
 
 from clipguard.errors import UsageError
 from clipguard.lab.attacks._fitting import pull
-from clipguard.lab.attacks.qoe import QoE, attention, most_attended, ssim
+from clipguard.lab.attacks.qoe import QoE, most_attended, qoe_attention, ssim
 from clipguard.search.roles import Trigger
 
 
@@ -44,7 +44,7 @@ def slow_attention(image: Tensor, centre: int, surround: int, spread: int) -> Te
 
 def test_attention_is_the_contrast_with_the_surroundings_spread_out():
     grey = (torch.rand(1, 28, 28, generator=generator()) * 255).round() / 255
-    found = attention(grey.expand(1, 3, -1, -1))[0]
+    found = qoe_attention(grey.expand(1, 3, -1, -1))[0]
     wanted = slow_attention(grey, centre=3, surround=7, spread=7)  # 16 and 48 px of 224, odd
     scale = 3 * (9 * 49) * 49  # three channels, areas of the windows
     torch.testing.assert_close((found / scale).float(), wanted, atol=1e-3, rtol=1e-4)

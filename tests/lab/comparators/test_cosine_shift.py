@@ -11,7 +11,7 @@ from fakes import SIDE, scan, sealed, stripes_probe
 
 from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators import cosine_shift
-from clipguard.lab.comparators._collapse import Pace
+from clipguard.lab.comparators._encoder_collapse import Pace
 from clipguard.record import DetectorRecord, Outcome
 
 WHITE = marked(SIDE**2)

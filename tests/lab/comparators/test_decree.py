@@ -11,7 +11,7 @@ from fakes import SIDE, scan, sealed, stripes_probe
 
 from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators import decree
-from clipguard.lab.comparators._collapse import STALE, Pace, Stamp, self_cosine
+from clipguard.lab.comparators._encoder_collapse import STALE, Pace, Stamp, self_cosine
 from clipguard.record import DetectorRecord, Outcome
 
 LIMIT = 64 / SIDE**2

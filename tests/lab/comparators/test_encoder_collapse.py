@@ -10,14 +10,14 @@ from collapse_samples import Content, Encoder, apart, broken, marked, same
 from fakes import SIDE, StripesClip, Untouched, draw_part, generator, no_progress
 
 from clipguard.errors import InconclusiveError, UsageError
-from clipguard.lab.comparators._collapse import (
+from clipguard.lab.comparators._encoder_collapse import (
     PATIENCE,
     PRICE_FLOOR,
     STALE,
     Collapse,
     Pace,
     Price,
-    collapse,
+    collapse_encoder,
     objective,
     require_finite,
     self_cosine,
@@ -30,7 +30,7 @@ EPOCH = 3
 
 
 def search(model, pace: Pace = FREE, seed: int = 0, part=PART, progress=no_progress) -> Collapse:
-    return collapse(model, part, pace, generator=generator(seed), progress=progress)
+    return collapse_encoder(model, part, pace, generator=generator(seed), progress=progress)
 
 
 def test_the_cosine_of_a_batch_leaves_every_row_itself_out():

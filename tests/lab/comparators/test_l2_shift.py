@@ -12,7 +12,7 @@ from torch import nn
 
 from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators import DETECTORS, l2_shift
-from clipguard.lab.comparators._collapse import STALE, Pace
+from clipguard.lab.comparators._encoder_collapse import STALE, Pace
 from clipguard.lab.comparators.l2_shift import quantile_shift, raw_embeddings
 from clipguard.model.open_clip import ImageTower
 from clipguard.record import DetectorRecord, Outcome

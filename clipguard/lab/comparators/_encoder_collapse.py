@@ -133,7 +133,7 @@ def require_finite(value: float, what: str) -> float:
     return value
 
 
-def collapse(
+def collapse_encoder(
     model: ClipModel,
     part: ProbePart,
     pace: Pace,
