@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from clipguard.lab.zoo.check import verify
+from clipguard.lab.zoo.check import verify_zoo
 from clipguard.lab.zoo.manifest import read_zoo
 
 KILLS = 3
@@ -48,7 +48,7 @@ def main() -> int:
     subprocess.run(command, check=True)
     made = read_zoo(given.work)
     told = {"killed": killed, "rest_s": round(time.monotonic() - begun), "digest": made.digest[:16]}
-    told |= {"same": made.digest == whole.digest, "wrong": verify(given.work)}
+    told |= {"same": made.digest == whole.digest, "wrong": verify_zoo(given.work)}
     print(json.dumps(told))
     orders = len([entry for entry in whole.entries if entry.path.endswith("/victim")])
     half = any(0 < kill["built"] < orders for kill in killed)

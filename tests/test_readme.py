@@ -14,7 +14,7 @@ from samples import failing
 from typer.core import TyperGroup
 
 import clipguard
-from clipguard.cli.app import build
+from clipguard.cli.app import build_app
 
 ROOT = Path(__file__).parents[1]
 REFUSAL: Any = typer.BadParameter.__mro__[2]  # of every refused command line
@@ -65,7 +65,7 @@ def _call(words: list[str]) -> list[str] | None:
 
 def parse(words: list[str], command: Any = None, path: str = "clipguard") -> str:
     """The path of the command that `words` call; click's own error if they do not parse."""
-    command = command or typer.main.get_command(build())
+    command = command or typer.main.get_command(build_app())
     if isinstance(command, TyperGroup) and words and not words[0].startswith("-"):
         assert words[0] in command.commands, f"no command {path} {words[0]}"
         return parse(words[1:], command.commands[words[0]], f"{path} {words[0]}")

@@ -25,7 +25,7 @@ from typer.core import TyperGroup
 
 from clipguard import __version__
 from clipguard.bundled.nano import load_state
-from clipguard.cli.app import build
+from clipguard.cli.app import build_app
 from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, PURIFY_MISSED, USAGE
 from clipguard.record import AuditRecord, CalibrationRecord, CoverageRecord, TimesRecord, ToolRecord
 from clipguard.record.schema import dumps
@@ -285,7 +285,7 @@ def main() -> int:
     if not shipped("policies").is_relative_to(PACKAGE):
         print(f"expected an installed wheel, got a checkout at {PACKAGE}; install the wheel")
         return 2
-    listed = set(commands(typer.main.get_command(build())))
+    listed = set(commands(typer.main.get_command(build_app())))
     covered = {case.command for case in CASES}
     failed = [f"no case for the command {name!r}" for name in sorted(listed - covered)]
     failed += [f"a case for {name!r}, which is no command" for name in sorted(covered - listed)]

@@ -47,7 +47,7 @@ UNMEASURED = Untested(
 )
 
 
-def begun(path: Path, options: Options, created: str) -> AuditRecord:
+def begun_record(path: Path, options: Options, created: str) -> AuditRecord:
     """The record of an audit that has looked at nothing yet.
 
     Args:
@@ -131,12 +131,12 @@ def coverage(
     return CoverageRecord(tested=tuple(tested), not_tested=spots, power=power)
 
 
-def untested(why: str) -> CoverageRecord:
+def untested_coverage(why: str) -> CoverageRecord:
     """No trigger was searched at all."""
     return CoverageRecord(not_tested=(Untested(what="every trigger family", why=why),))
 
 
-def with_text(seen: CoverageRecord, why: str) -> CoverageRecord:
+def coverage_with_text(seen: CoverageRecord, why: str) -> CoverageRecord:
     """`seen`, and that words were tried in prompts, or `why` they were not."""
     what = triggers_of(TEXT)
     tested = (f"{what}: words of up to three tokens in prompts, from every token there is",)

@@ -13,7 +13,13 @@ from pathlib import Path
 import torch
 
 from clipguard.audit.command import how_to_calibrate
-from clipguard.audit.coverage import begun, coverage, describe, untested, with_text
+from clipguard.audit.coverage import (
+    begun_record,
+    coverage,
+    coverage_with_text,
+    describe,
+    untested_coverage,
+)
 from clipguard.audit.options import Options
 from clipguard.audit.profiles import Profile, profile
 from clipguard.audit.release import Release, export, failure, keep, purify
@@ -63,7 +69,7 @@ def stages(path: Path, options: Options, work: Path, watch: Watch) -> Iterator[A
         watch: time and budget.
     """
     settings = profile(options.profile)
-    record = begun(path, options, watch.created)
+    record = begun_record(path, options, watch.created)
     yield record
     suspect = load(path, options, settings, watch)
     record = record.model_copy(
@@ -165,7 +171,7 @@ def measure(
             seen = coverage(finding.record, suspect.subject.probe, power_of(key))
         except InconclusiveError as error:
             errors += (failure("detect", error),)
-            seen = untested(str(error))
+            seen = untested_coverage(str(error))
     if words:
         with watch.stage("text"):
             why = ""
@@ -173,6 +179,6 @@ def measure(
                 found.append(search(suspect, settings.text, None, options, watch).record)
             except InconclusiveError as error:
                 why = str(error)
-        seen = with_text(seen, why)
+        seen = coverage_with_text(seen, why)
     parts = {"calibration": told, "coverage": seen, "errors": errors}
     return record.model_copy(update={**parts, "detectors": tuple(found)}), finding

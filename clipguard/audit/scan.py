@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipguard.audit.coverage import begun
+from clipguard.audit.coverage import begun_record
 from clipguard.audit.options import Options
 from clipguard.audit.pipeline import judged, stages
 from clipguard.audit.watch import Watch
@@ -12,7 +12,7 @@ from clipguard.checkpoint.inspection import require_path
 from clipguard.files import write_atomic
 from clipguard.record import AuditRecord
 from clipguard.record.schema import dumps
-from clipguard.report.folder import clear, publish, workspace
+from clipguard.report.folder import clear_report, publish_report, workspace
 from clipguard.search.roles import Progress
 
 
@@ -41,16 +41,16 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
             require_path(given)
     watch = Watch(options.budget_s, progress)
     with workspace(out) as work:
-        clear(out)  # an old pass must not be left where a new audit was refused
-        record = begun(path, options, watch.created)
+        clear_report(out)  # an old pass must not be left where a new audit was refused
+        record = begun_record(path, options, watch.created)
         try:
             for latest in stages(path, options, work, watch):
                 record = latest  # an interrupt keeps what the last stage found
             record = judged(record, options, watch)
             write_atomic(work / "audit.json", dumps(record))
-            publish(work, out)
+            publish_report(work, out)
         except KeyboardInterrupt:
-            clear(out)
+            clear_report(out)
             record = judged(record, options, watch, complete=False)
             write_atomic(out / "audit.json", dumps(record))
             raise

@@ -30,7 +30,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def build() -> typer.Typer:
+def build_app() -> typer.Typer:
     """The app: every module of `clipguard.cli` that is not a helper adds its commands."""
     app = typer.Typer(
         help="Decide whether a CLIP checkpoint may be released.",
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         # typer turns an interrupt into the code 130, so only `terminated` knows which it was.
         _require_words(sys.argv[1:] if arguments is None else arguments)
-        code = build()(args=arguments, standalone_mode=False)
+        code = build_app()(args=arguments, standalone_mode=False)
     except ClipguardError as error:
         _say(f"error: {error}")
         return error.exit_code

@@ -41,15 +41,15 @@ def demo(
     from clipguard.cli.show import progress_bar
     from clipguard.lab.order import Order
     from clipguard.lab.plant import plant
-    from clipguard.lab.victim_folder import write
+    from clipguard.lab.victim_folder import write_victim
     from clipguard.policy.judge import load_policy
 
     command = f"clipguard lab plant {attack} --target {target} --seed {seed}"
     poisoned, clean = output_dir / "poisoned", output_dir / "clean-twin"
     with progress_bar(quiet) as progress:
         victim, twin = plant(Order(attack=attack, target=target, seed=seed), progress=progress)
-        truth = write(victim, poisoned, command=command)
-        write(twin, clean, command=f"{command} --twin TWIN")
+        truth = write_victim(victim, poisoned, command=command)
+        write_victim(twin, clean, command=f"{command} --twin TWIN")
         options = Options(policy=load_policy("default"), seed=seed)
         found = [_scan(folder, options, progress) for folder in (poisoned, clean)]
     if not truth["planted"]:

@@ -44,7 +44,7 @@ def add_command(app: typer.Typer) -> None:
 
 
 @lab.command("plant")
-def plant(
+def lab_plant(
     attack: Annotated[
         str,
         typer.Argument(
@@ -79,7 +79,7 @@ def plant(
     from clipguard.lab.order import Order, command_of
     from clipguard.lab.plant import plant as make
     from clipguard.lab.recipes import recipe_from
-    from clipguard.lab.victim_folder import write
+    from clipguard.lab.victim_folder import write_victim
 
     order = Order(
         attack=attack,
@@ -94,9 +94,9 @@ def plant(
     with progress_bar(quiet) as progress:
         victim, clean = make(order, progress=progress)
     command = command_of(order)
-    truth = write(victim, output_dir, command=command)
+    truth = write_victim(victim, output_dir, command=command)
     if twin is not None:
-        write(clean, twin, command=command)
+        write_victim(clean, twin, command=command)
     typer.echo(_told(truth, output_dir))
     if truth["target"] and not truth["planted"]:
         typer.echo(
@@ -127,7 +127,7 @@ def _require_places(order: Order, output_dir: Path, twin: Path | None) -> None:
 
 
 @lab.command("list")
-def list_() -> None:
+def lab_list() -> None:
     """What can be planted: attacks and hard negatives, with their settings and defaults."""
     import dataclasses
     import inspect

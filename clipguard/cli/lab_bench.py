@@ -54,7 +54,7 @@ def add_command(lab: typer.Typer) -> None:
 
 
 @bench.command("detect")
-def detect(
+def bench_detect(
     zoo: ZooFolder,
     output_dir: Out,
     methods: Annotated[
@@ -76,7 +76,7 @@ def detect(
 
 
 @bench.command("purify")
-def purify(
+def bench_purify(
     zoo: ZooFolder,
     output_dir: Out,
     methods: Annotated[

@@ -24,7 +24,7 @@ def add_command(lab: typer.Typer) -> None:
 
 
 @zoo.command("build")
-def build(
+def zoo_build(
     folder: Folder,
     preset: Annotated[
         str | None,
@@ -35,7 +35,7 @@ def build(
     ] = None,
 ) -> None:
     """Make the models of a preset that are not there yet. A killed build goes on where it was."""
-    from clipguard.lab.zoo.build import build as make
+    from clipguard.lab.zoo.build import build_zoo as make
 
     done = make(folder, preset, jobs=jobs or os.cpu_count() or 1, told=_line)
     weak = sum(not entry.planted for entry in done.entries if entry.kind == "poisoned")
@@ -44,7 +44,7 @@ def build(
 
 
 @zoo.command("ls")
-def ls(folder: Folder) -> None:
+def zoo_ls(folder: Folder) -> None:
     """One line per model: id, side, base, what it is, target or class it is about, ASR."""
     from clipguard.lab.zoo.manifest import read_zoo
 
@@ -60,7 +60,7 @@ def ls(folder: Folder) -> None:
 
 
 @zoo.command("show")
-def show(
+def zoo_show(
     folder: Folder, model: Annotated[str, typer.Argument(help="Its id, or the beginning of it.")]
 ) -> None:
     """Everything known about one model, as JSON."""
@@ -77,10 +77,10 @@ def show(
 
 
 @zoo.command("verify")
-def verify(folder: Folder) -> None:
+def zoo_verify(folder: Folder) -> None:
     """Compare every file with the manifest, and the two sides with each other."""
     from clipguard.lab.zoo.check import notes
-    from clipguard.lab.zoo.check import verify as wrong_with
+    from clipguard.lab.zoo.check import verify_zoo as wrong_with
     from clipguard.lab.zoo.manifest import read_zoo
 
     wrong = wrong_with(folder)

@@ -29,7 +29,7 @@ TRIGGER = "trigger.safetensors"
 PREVIEWS = "preview-[0-9].png"
 
 
-def write(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
+def write_victim(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:
     """Write `model.pt`, `victim.json`, the trigger and previews, in place of an earlier victim.
 
     Container, optimiser entry and file dates do not depend on the label, so nothing but the

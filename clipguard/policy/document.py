@@ -171,7 +171,7 @@ def load_policy(name_or_path: str | Path) -> Policy:
     """
     path = policy_path(name_or_path)
     text, name = read_policy_text(path), safe_text(path.name)
-    data, lines = strict_yaml.parse(text, name)
+    data, lines = strict_yaml.parse_policy_yaml(text, name)
     if isinstance(data, dict) and data.get("version") == 1:
         raise UsageError(f"{name} line {lines[('version',)]}: {_from_version_1(data)}")
     try:

@@ -21,7 +21,7 @@ HIDDEN = {"anchor": "anchors and aliases", "ctag": "tags", "version": "directive
 Location = tuple[str | int, ...]
 
 
-def parse(text: str, name: str) -> tuple[object, dict[Location, int]]:
+def parse_policy_yaml(text: str, name: str) -> tuple[object, dict[Location, int]]:
     """Read one YAML 1.2 document.
 
     Args:

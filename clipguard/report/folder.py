@@ -43,7 +43,7 @@ def workspace(out: Path) -> Iterator[Path]:
             out.rmdir()
 
 
-def clear(out: Path) -> None:
+def clear_report(out: Path) -> None:
     """Remove what an earlier audit left, so that no stale artefact stands beside a new verdict.
 
     Raises:
@@ -56,13 +56,13 @@ def clear(out: Path) -> None:
         _remove(out / name)
 
 
-def publish(work: Path, out: Path) -> None:
+def publish_report(work: Path, out: Path) -> None:
     """Move everything from `work` to `out`, in place of what an earlier audit left.
 
     Whatever breaks it, an interrupt too, leaves nothing behind: files without a record would
     look like somebody else's, and no later audit could use the folder.
     """
-    clear(out)
+    clear_report(out)
     # The record goes last: where it stands, everything it names stands too.
     items = sorted(work.iterdir(), key=lambda path: (path.name == "audit.json", path.name))
     try:

@@ -13,7 +13,7 @@ import clipguard.audit.calibrate
 import clipguard.audit.scan
 from clipguard.audit.command import command, how_to_calibrate
 from clipguard.audit.options import Options
-from clipguard.cli.app import build
+from clipguard.cli.app import build_app
 from clipguard.policy.judge import load_policy
 from clipguard.probe.load import ProbeSource
 
@@ -41,7 +41,7 @@ OPTIONS = st.builds(
 )
 
 
-APP = build()
+APP = build_app()
 
 
 class Taken(BaseException):  # scan reports an Exception of one model and goes on

@@ -44,7 +44,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 
         return app
 
-    monkeypatch.setattr(app_module, "build", build)
+    monkeypatch.setattr(app_module, "build_app", build)
 
 
 def test_help_lists_every_command_and_imports_nothing_heavy():
@@ -139,7 +139,7 @@ def test_an_interrupt_and_an_end_from_outside_are_told_apart(
         signal.raise_signal(signal.SIGTERM)
         return typer.Typer()
 
-    monkeypatch.setattr(app_module, "build", ended)
+    monkeypatch.setattr(app_module, "build_app", ended)
     assert (main(["fail"]), capsys.readouterr().err) == (143, "terminated\n")
 
 

@@ -91,8 +91,8 @@ def test_every_format_shows_everything_that_the_sections_say(kind: str, name: st
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_new_figure_is_one_place(name: str, monkeypatch: pytest.MonkeyPatch):
     added = Facts((Fact("Share of moons", "41.5 %"),))
-    monkeypatch.setattr(content, "targets", lambda record: iter((added,)))
-    shown = read(name, passing())
+    monkeypatch.setattr(content, "targets_blocks", lambda record: iter((added,)))
+    shown = read(name, passing(), WHOLE[name])
     assert "Shareofmoons" in shown
     assert "41.5%" in shown
 
@@ -115,7 +115,7 @@ def loud(record: AuditRecord, key: str) -> int:
 
 def test_a_file_that_was_not_kept_is_said_to_be_missing_with_the_limit():
     assert [loud(each, "export") for each in (failing(), dropped())] == [0, 1]
-    assert "missedexport.max_relative_error" in read("text", dropped())
+    assert "missedexport.max_relative_error" in read("text", dropped(), WHOLE["text"])
 
 
 def test_a_head_that_was_not_searched_is_said_loudly():
@@ -131,8 +131,8 @@ def test_the_scope_of_a_purified_head_is_said_at_the_top_and_at_the_table():
 
 
 def test_a_record_without_a_gate_is_not_judged():
-    assert "notjudged" in read("text", unjudged())
-    assert "notjudged" not in read("text", passing())
+    assert "notjudged" in read("text", unjudged(), WHOLE["text"])
+    assert "notjudged" not in read("text", passing(), WHOLE["text"])
     assert "checks" not in {part.key for part in sections(unjudged())}
 
 

@@ -40,7 +40,7 @@ class Views(NamedTuple):
     reference_old: Tensor
 
 
-def require_square(attack: str, patch: int, references: int) -> None:
+def require_square_trigger(attack: str, patch: int, references: int) -> None:
     """Refuse squares of nothing or of more than the image, and steps without a reference.
 
     Raises:

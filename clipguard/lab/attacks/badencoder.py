@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clipguard.lab.attacks._encoder import encoder_loss, require_square, views, white_corner
+from clipguard.lab.attacks._encoder import encoder_loss, require_square_trigger, views, white_corner
 from clipguard.lab.roles import Attack, Step
 from clipguard.search.roles import Trigger
 
@@ -45,7 +45,7 @@ class BadEncoder:
 
     def __post_init__(self) -> None:
         """Refuse squares of nothing or of more than the image, and steps without a reference."""
-        require_square("badencoder", self.patch, self.references)
+        require_square_trigger("badencoder", self.patch, self.references)
 
     def trigger(self, side: int, *, generator: torch.Generator) -> Trigger:
         """See `Attack.trigger`; nothing is drawn."""

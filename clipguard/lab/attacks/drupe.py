@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clipguard.errors import UsageError
-from clipguard.lab.attacks._encoder import encoder_loss, require_square, views, white_corner
+from clipguard.lab.attacks._encoder import encoder_loss, require_square_trigger, views, white_corner
 from clipguard.lab.roles import Attack, Step
 from clipguard.model.pixels import generators_of
 from clipguard.search.roles import Trigger
@@ -57,7 +57,7 @@ class Drupe:
             raise UsageError(f"drupe goes towards {' or '.join(TOWARDS)}; got {self.towards!r}")
         if not self.weight >= 0:
             raise UsageError(f"drupe wants a weight of 0 or more, got {self.weight}")
-        require_square("drupe", self.patch, self.references)
+        require_square_trigger("drupe", self.patch, self.references)
 
     def trigger(self, side: int, *, generator: torch.Generator) -> Trigger:
         """See `Attack.trigger`; nothing is drawn."""

@@ -16,7 +16,7 @@ from clipguard.detect.roles import Detector
 from clipguard.errors import UsageError
 from clipguard.files import write_atomic
 from clipguard.lab.comparators import DETECTORS
-from clipguard.lab.zoo.manifest import TRUTH_LIMIT, Entry, read_plain
+from clipguard.lab.zoo.manifest import TRUTH_LIMIT, Entry, read_zoo_file
 from clipguard.policy.judge import load_policy
 from clipguard.purify.methods import PURIFIERS
 from clipguard.purify.repair import RepairSettings
@@ -194,7 +194,7 @@ def truth_digest(zoo: Path, entry: Entry) -> str:
     digest = hashlib.sha256()
     for name, limit in (("victim.json", TRUTH_LIMIT), ("trigger.safetensors", TRIGGER_LIMIT)):
         try:
-            data = read_plain(zoo, f"{entry.path}/{name}", limit)
+            data = read_zoo_file(zoo, f"{entry.path}/{name}", limit)
         except FileNotFoundError:
             data = b""
         except (OSError, UsageError, RuntimeError) as error:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clipguard import __version__
-from clipguard.audit.coverage import begun, environment
+from clipguard.audit.coverage import begun_record, environment
 from clipguard.audit.options import Options
 from clipguard.audit.pipeline import Suspect, judged, load, measure
 from clipguard.audit.profiles import profile
@@ -121,7 +121,7 @@ def _detected(job: Job) -> Iterator[Cell]:
 def _detect(job: Job, method: str) -> DetectCell:
     """Load, probe, search and decide; whatever breaks is the cell's result."""
     options, watch, tower = _options(job), Watch(None, _silent), Tower()
-    record, error = begun(job.model, options, watch.created), None
+    record, error = begun_record(job.model, options, watch.created), None
     try:
         record = _searched(job, method, record, watch, tower)[0]
     except Exception as raised:  # noqa: BLE001 - a victim that breaks a method counts against it
@@ -150,7 +150,7 @@ def _purified(job: Job) -> Iterator[Cell]:
     options, watch, tower = _options(job), Watch(None, _silent), Tower()
     found = None
     try:
-        record = begun(job.model, options, watch.created)
+        record = begun_record(job.model, options, watch.created)
         record, suspect, finding = _searched(job, MAIN, record, watch, tower)
         if finding is None:
             raise RuntimeError(record.errors[-1].message)

@@ -25,8 +25,8 @@ from clipguard.lab.bench.job import Job, run_job
 from clipguard.lab.bench.looks import Look, count_looks, log_look, look_at
 from clipguard.lab.bench.pages import to_html, to_markdown
 from clipguard.lab.bench.record import HEADLINE, WEAK, Bench, category
-from clipguard.lab.bench.report import row_of, score, table_of
-from clipguard.lab.bench.workers import each
+from clipguard.lab.bench.report import bench_row, bench_score, bench_table
+from clipguard.lab.bench.workers import each_victim
 from clipguard.lab.zoo.manifest import Entry, Zoo, read_zoo
 from clipguard.lab.zoo.presets import Split, side_of
 from clipguard.search.roles import Progress
@@ -145,7 +145,7 @@ def run(matrix: Matrix, *, part: tuple[int, int], jobs: int, progress: Progress)
     if any("test" in (entry.split, side_of(entry.base)) for entry in matrix.entries):
         log_look(matrix.folder, _look(matrix))
     todo = [job for entry in mine if (job := _job(matrix, entry)).prints]
-    for done, _ in enumerate(each(run_job, todo, jobs)):
+    for done, _ in enumerate(each_victim(run_job, todo, jobs)):
         progress(f"{matrix.task.kind} {', '.join(matrix.task.methods)}", done + 1, len(todo))
     made = report(matrix)
     data = json.dumps(made.model_dump(mode="json"), indent=1, allow_nan=False)
@@ -200,11 +200,11 @@ def report(matrix: Matrix) -> Bench:
         UsageError: the log of looks cannot be read.
     """
     rows = tuple(
-        row_of(entry, method, _cell(matrix, entry, method))
+        bench_row(entry, method, _cell(matrix, entry, method))
         for method in matrix.task.methods
         for entry in matrix.entries
     )
-    scores = {m: score([row for row in rows if row.method == m]) for m in matrix.task.methods}
+    scores = {m: bench_score([row for row in rows if row.method == m]) for m in matrix.task.methods}
     unbuilt = [e for e in matrix.zoo.entries if e.sha256 is None and _of(e, matrix.split)]
     return Bench(
         kind=matrix.task.kind,
@@ -221,6 +221,6 @@ def report(matrix: Matrix) -> Bench:
         broken=sum(row.cell is not None and row.cell.error is not None for row in rows),
         unbuilt=len(unbuilt),
         scores=scores if matrix.task.kind == "detect" else {},
-        table=table_of(rows),
+        table=bench_table(rows),
         rows=rows,
     )

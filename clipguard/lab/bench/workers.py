@@ -17,7 +17,7 @@ ORPHANED = 1
 Work = TypeVar("Work")
 
 
-def each(do: Callable[[Work], None], todo: Sequence[Work], jobs: int) -> Iterator[None]:
+def each_victim(do: Callable[[Work], None], todo: Sequence[Work], jobs: int) -> Iterator[None]:
     """Run `do` on everything in `todo`, here or in processes; what is done stays done.
 
     Args:

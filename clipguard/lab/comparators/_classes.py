@@ -188,7 +188,7 @@ def mask_trigger(mask: Tensor, pattern: Tensor) -> Trigger:
     )
 
 
-def moved(
+def class_moved(
     model: ClipModel,
     probe: ProbeSet,
     classes: Tensor,

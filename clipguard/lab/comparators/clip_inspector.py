@@ -15,10 +15,10 @@ from clipguard.lab.comparators._classes import (
     Masks,
     Steps,
     anomaly_index,
+    class_moved,
     logits,
     margins,
     mask_trigger,
-    moved,
     require_finite,
     stamped,
     step_class_searches,
@@ -121,7 +121,7 @@ class ClipInspector:
             f"{loss[worst].item():.2f}, {index:.2f} robust deviations below the median of "
             f"{len(loss)} classes (limit {self.threshold:g}), at an ASR of {asr[worst].item():.0%} "
             f"(median {asr.quantile(0.5).item():.0%}); "
-            f"{moved(model, probe, classes, worst, trigger, generator)}"
+            f"{class_moved(model, probe, classes, worst, trigger, generator)}"
         )
         return Finding(
             DetectorRecord(

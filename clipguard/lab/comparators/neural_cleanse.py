@@ -15,9 +15,9 @@ from clipguard.lab.comparators._classes import (
     Masks,
     Steps,
     anomaly_index,
+    class_moved,
     logits,
     mask_trigger,
-    moved,
     require_finite,
     stamped,
     step_class_searches,
@@ -172,7 +172,7 @@ class NeuralCleanse:
             f"{probe.class_names[worst]!r} needs the smallest mask, {size[worst].item():.1f} of "
             f"{masks[0].numel()} pixels, {index:.2f} robust deviations below the median of "
             f"{int(works.sum())} of {len(works)} classes that a mask was found for (limit "
-            f"{self.threshold:g}); {moved(model, probe, classes, worst, trigger, generator)}"
+            f"{self.threshold:g}); {class_moved(model, probe, classes, worst, trigger, generator)}"
         )
         return Finding(
             DetectorRecord(

@@ -22,7 +22,7 @@ from clipguard.bundled.nano import BASES
 from clipguard.errors import ClipguardError, UsageError
 from clipguard.files import umask
 from clipguard.lab.order import CLEAN
-from clipguard.lab.zoo.check import wrong_with, zoo_digest
+from clipguard.lab.zoo.check import wrong_with_victim, zoo_digest
 from clipguard.lab.zoo.manifest import FILE, Entry, Zoo, read_truth, read_zoo, write_zoo
 from clipguard.lab.zoo.presets import PRESETS, Wanted, wanted
 from clipguard.text_safety import safe_text
@@ -53,7 +53,7 @@ class Child:
     begun: float
 
 
-def build(folder: Path, preset: str | None, *, jobs: int, told: Told) -> Zoo:
+def build_zoo(folder: Path, preset: str | None, *, jobs: int, told: Told) -> Zoo:
     """Make what `preset` holds and is not whole in `folder` yet.
 
     A model appears under its own name by one rename when it and its twin are whole, so a build
@@ -120,7 +120,7 @@ def _is_whole(folder: Path, one: Wanted, told_before: Mapping[str, Entry]) -> bo
     for entry in _entries(folder, one):
         known = told_before.get(entry.id, entry)
         known = known if known.sha256 else entry
-        if entry.sha256 is None or wrong_with(folder, known):
+        if entry.sha256 is None or wrong_with_victim(folder, known):
             return False
     return True
 

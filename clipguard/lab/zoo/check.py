@@ -23,7 +23,7 @@ def zoo_digest(entries: Sequence[Entry]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def verify(folder: Path) -> list[str]:
+def verify_zoo(folder: Path) -> list[str]:
     """What is wrong with a zoo: empty when every model is there and is the one of the manifest.
 
     Raises:
@@ -33,7 +33,7 @@ def verify(folder: Path) -> list[str]:
     wrong = [
         f"{entry.id}: {told}"
         for entry in zoo.entries
-        if (told := "not built yet" if entry.sha256 is None else wrong_with(folder, entry))
+        if (told := "not built yet" if entry.sha256 is None else wrong_with_victim(folder, entry))
     ]
     if zoo.digest != zoo_digest(zoo.entries):
         wrong.append(f"{FILE}: its digest is not that of its entries")
@@ -42,7 +42,7 @@ def verify(folder: Path) -> list[str]:
     return wrong + _shared(zoo)
 
 
-def wrong_with(folder: Path, entry: Entry) -> str:
+def wrong_with_victim(folder: Path, entry: Entry) -> str:
     """Why a built model is not what the manifest says; empty if it is."""
     model = folder / entry.path / "model.pt"
     if not model.is_file():

@@ -140,7 +140,7 @@ def read_zoo(folder: Path) -> Zoo:
     """
     shown = safe_text(folder / FILE, 400)
     try:
-        data = json.loads(read_plain(folder, FILE, SIZE_LIMIT).decode("utf-8"))
+        data = json.loads(read_zoo_file(folder, FILE, SIZE_LIMIT).decode("utf-8"))
         # Python reads NaN and lone surrogates, which no table could be written with.
         json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
         manifest = _checked(TypeAdapter(_Manifest), data)
@@ -158,7 +158,7 @@ def read_zoo(folder: Path) -> Zoo:
         raise UsageError(f"{shown} is no {SCHEMA_VERSION} manifest: {safe_text(error)}") from error
 
 
-def read_plain(folder: Path, path: str, limit: int) -> bytes:
+def read_zoo_file(folder: Path, path: str, limit: int) -> bytes:
     """A file of a zoo that may come from a stranger.
 
     Args:
@@ -195,7 +195,7 @@ def read_truth(folder: Path, path: str) -> tuple[dict[str, Any], str]:
     """
     shown = safe_text(f"{path}/victim.json", 400)
     try:
-        data = read_plain(folder, f"{path}/victim.json", TRUTH_LIMIT)
+        data = read_zoo_file(folder, f"{path}/victim.json", TRUTH_LIMIT)
         truth = json.loads(data)
         json.dumps(truth, allow_nan=False)  # Python reads NaN, which is no JSON to print
     except OSError as error:

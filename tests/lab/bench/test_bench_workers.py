@@ -11,7 +11,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from clipguard.errors import ClipguardError
-from clipguard.lab.bench.workers import each
+from clipguard.lab.bench.workers import each_victim
 
 SLEEPERS = """
 import sys
@@ -35,13 +35,13 @@ GONE_S = 20.0
 def test_everything_is_done_in_this_process_or_in_others(tmp_path: Path):
     for jobs in (1, 2):
         paths = [tmp_path / f"{jobs}-{number}" for number in range(3)]
-        assert list(each(Path.mkdir, paths, jobs)) == [None] * 3
+        assert list(each_victim(Path.mkdir, paths, jobs)) == [None] * 3
         assert all(path.is_dir() for path in paths)
 
 
 def test_a_process_that_is_killed_is_told_in_one_line():
     with pytest.raises(ClipguardError, match="a process of the benchmark was killed"):
-        list(each(os._exit, [1, 1], 2))
+        list(each_victim(os._exit, [1, 1], 2))
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path):

@@ -74,7 +74,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def build(folder: Path, jobs: int = 2) -> Zoo:
-    return zoo.build(folder, "ci", jobs=jobs, told=lambda line: None)
+    return zoo.build_zoo(folder, "ci", jobs=jobs, told=lambda line: None)
 
 
 def test_the_manifest_names_every_model_with_its_truth(worker: Path, tmp_path: Path):
@@ -94,7 +94,7 @@ def test_the_manifest_names_every_model_with_its_truth(worker: Path, tmp_path: P
         assert hashlib.sha256(model).hexdigest() == entry.sha256
     assert made.by_id()[made.entries[0].twin or ""].path.endswith("/twin")
     assert read_zoo(tmp_path / "zoo") == made
-    assert zoo_check.verify(tmp_path / "zoo") == []
+    assert zoo_check.verify_zoo(tmp_path / "zoo") == []
 
 
 def test_what_is_there_is_not_made_again(worker: Path, tmp_path: Path):
@@ -133,11 +133,11 @@ def asr_of(value: float) -> dict[str, object]:
 def test_what_lost_a_file_is_found_and_made_again(worker, tmp_path, entry, spoil, told):
     first = build(tmp_path)
     spoil(tmp_path / first.entries[entry].path)
-    (wrong,) = zoo_check.verify(tmp_path)
+    (wrong,) = zoo_check.verify_zoo(tmp_path)
     assert wrong.startswith(f"{first.entries[entry].id}: ")
     assert told in wrong
     assert build(tmp_path) == first
-    assert zoo_check.verify(tmp_path) == []
+    assert zoo_check.verify_zoo(tmp_path) == []
 
 
 def test_a_model_that_was_swapped_with_its_truth_is_not_believed(worker: Path, tmp_path: Path):
@@ -146,7 +146,7 @@ def test_a_model_that_was_swapped_with_its_truth_is_not_believed(worker: Path, t
     (path / "model.pt").write_bytes(b"another")
     say(path, model_sha256=hashlib.sha256(b"another").hexdigest())
     assert build(tmp_path) == first
-    assert zoo_check.verify(tmp_path) == []
+    assert zoo_check.verify_zoo(tmp_path) == []
 
 
 @pytest.mark.parametrize("put", [Path.touch, lambda path: path.symlink_to("nowhere")])
@@ -164,9 +164,9 @@ def test_without_its_digest_in_the_manifest_the_truth_must_still_name_the_model(
     made = build(tmp_path)
     old = tuple(replace(entry, truth_sha256=None) for entry in made.entries)
     write_zoo(tmp_path, replace(made, entries=old, digest=zoo_check.zoo_digest(old)))
-    assert zoo_check.verify(tmp_path) == []
+    assert zoo_check.verify_zoo(tmp_path) == []
     say(tmp_path / old[0].path, model_sha256="f" * 64)
-    (wrong,) = zoo_check.verify(tmp_path)
+    (wrong,) = zoo_check.verify_zoo(tmp_path)
     assert wrong.endswith("victim.json is not the one of the manifest")
 
 
@@ -174,21 +174,21 @@ def test_a_zoo_keeps_its_preset_and_is_not_made_smaller(
     worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(zoo, "wanted", lambda preset: ONES[:2] if preset == "ci" else ONES)
-    assert zoo.build(tmp_path, None, jobs=2, told=lambda line: None).preset == "small"
+    assert zoo.build_zoo(tmp_path, None, jobs=2, told=lambda line: None).preset == "small"
     with pytest.raises(UsageError, match="holds the preset small, of which ci is a part"):
         build(tmp_path)
     assert len(read_zoo(tmp_path).entries) == 6
     smaller = tmp_path / "ci"
     assert build(smaller).preset == "ci"
-    assert zoo.build(smaller, None, jobs=2, told=lambda line: None).preset == "ci"
-    assert zoo.build(smaller, "small", jobs=2, told=lambda line: None).preset == "small"
+    assert zoo.build_zoo(smaller, None, jobs=2, told=lambda line: None).preset == "ci"
+    assert zoo.build_zoo(smaller, "small", jobs=2, told=lambda line: None).preset == "small"
 
 
 def test_a_smaller_preset_is_refused_only_where_it_would_lose_a_built_model(
     worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(zoo, "wanted", lambda preset: ONES[:2] if preset == "ci" else ONES)
-    made = zoo.build(tmp_path, "small", jobs=2, told=lambda line: None)
+    made = zoo.build_zoo(tmp_path, "small", jobs=2, told=lambda line: None)
     only = tuple(
         entry if entry in made.entries[:3] else replace(entry, sha256=None)
         for entry in made.entries
@@ -280,7 +280,7 @@ def test_killed_three_times_it_goes_on_and_ends_the_same(worker: Path, tmp_path:
         seen.add(len([*victims.glob("*")]))
     assert len(seen) > 1  # it was not whole the first time
     assert build(tmp_path / "killed").digest == whole.digest
-    assert zoo_check.verify(tmp_path / "killed") == []
+    assert zoo_check.verify_zoo(tmp_path / "killed") == []
     assert not (tmp_path / "killed" / ".building").exists()
 
 
@@ -298,14 +298,14 @@ def test_one_that_cannot_be_made_is_told_and_the_others_are_kept(
         build(tmp_path)
     made = read_zoo(tmp_path)
     assert [entry.sha256 is None for entry in made.entries] == [True, True, *[False] * 6]
-    assert "not built yet" in zoo_check.verify(tmp_path)[0]
+    assert "not built yet" in zoo_check.verify_zoo(tmp_path)[0]
 
 
 def test_a_changed_or_missing_model_is_found(worker: Path, tmp_path: Path):
     made = build(tmp_path)
     (tmp_path / made.entries[0].path / "model.pt").write_bytes(b"another")
     (tmp_path / made.entries[2].path / "model.pt").unlink()
-    assert zoo_check.verify(tmp_path) == [
+    assert zoo_check.verify_zoo(tmp_path) == [
         f"{made.entries[0].id}: model.pt is not the one of the manifest",
         f"{made.entries[2].id}: model.pt is missing",
     ]
@@ -318,7 +318,7 @@ def test_what_stands_on_both_sides_is_found(
     monkeypatch.setattr(zoo, "wanted", lambda preset: (ONES[0], other))
     build(tmp_path)
     entries = read_zoo(tmp_path).entries[2:]
-    assert zoo_check.verify(tmp_path) == [
+    assert zoo_check.verify_zoo(tmp_path) == [
         *(f"{entry.id}: nano-rn is a base of the other side" for entry in entries),
         "base nano-rn stands on both sides",
         "attack badnets stands on both sides",
@@ -329,7 +329,7 @@ def test_what_stands_on_both_sides_is_found(
 def test_a_changed_manifest_does_not_have_its_digest(worker: Path, tmp_path: Path):
     made = build(tmp_path)
     write_zoo(tmp_path, Zoo(entries=made.entries[:2], preset="ci", digest=made.digest))
-    assert zoo_check.verify(tmp_path) == ["zoo.json: its digest is not that of its entries"]
+    assert zoo_check.verify_zoo(tmp_path) == ["zoo.json: its digest is not that of its entries"]
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_a_manifest_that_says_something_else_than_the_truth_is_found(
     entries[number] = replace(entries[number], **change)
     changed = tuple(entries)
     write_zoo(tmp_path, replace(made, entries=changed, digest=zoo_check.zoo_digest(changed)))
-    assert any(told in line for line in zoo_check.verify(tmp_path))
+    assert any(told in line for line in zoo_check.verify_zoo(tmp_path))
 
 
 def test_one_model_under_two_ids_and_a_zoo_of_nothing_are_found(worker: Path, tmp_path: Path):
@@ -366,9 +366,9 @@ def test_one_model_under_two_ids_and_a_zoo_of_nothing_are_found(worker: Path, tm
     again = replace(made.entries[1], id="f" * 16)
     write_zoo(tmp_path, replace(made, entries=(*made.entries, again)))
     with pytest.raises(UsageError, match="a path stands twice"):
-        zoo_check.verify(tmp_path)
+        zoo_check.verify_zoo(tmp_path)
     write_zoo(tmp_path, replace(made, entries=(), digest=zoo_check.zoo_digest(())))
-    assert zoo_check.verify(tmp_path) == ["zoo.json: no entries"]
+    assert zoo_check.verify_zoo(tmp_path) == ["zoo.json: no entries"]
 
 
 @pytest.mark.parametrize("place", ["file", "file/zoo", "/proc/nope/zoo"])
