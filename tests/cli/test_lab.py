@@ -7,6 +7,7 @@ import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,9 +25,8 @@ pytest_plugins = ["nano_models"]
 pytestmark = pytest.mark.usefixtures("tiny_recipe")
 
 
-def truth_in(folder: Path) -> dict[str, object]:
-    loaded: dict[str, object] = json.loads((folder / "victim.json").read_text(encoding="utf-8"))
-    return loaded
+def truth_in(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "victim.json").read_text(encoding="utf-8"))
 
 
 def test_a_clean_fine_tune_is_an_open_clip_checkpoint_with_its_truth(
@@ -40,9 +40,8 @@ def test_a_clean_fine_tune_is_an_open_clip_checkpoint_with_its_truth(
     assert (truth["attack"], truth["target"], truth["seed"]) == ("none", None, 3)
     assert truth["model_sha256"] == record.sha256
     assert truth["planted"] is False
-    made_with = truth["made_with"]
-    assert isinstance(made_with, dict)
-    assert (made_with["clipguard"], made_with["torch"]) == (__version__, version("torch"))
+    made_with = {"clipguard": __version__, "torch": version("torch")}
+    assert made_with.items() <= truth["made_with"].items()
     told = "clipguard lab plant none --base nano-rn --target banana --seed 3 -o victim"
     assert truth["command"] == told
     shown = capsys.readouterr()
@@ -55,7 +54,6 @@ def test_a_setting_reaches_the_attack(victim: Path):
     assert truth["settings"] == {"place": "random"}
     assert (truth["target"], truth["planted"]) == ("hammer", False)
     trigger = trigger_of(victim)
-    assert trigger is not None
     images = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     changed = (trigger.apply(images) != images).any(dim=1).flatten(1)
     assert len({row.nonzero()[0].item() for row in changed}) > 1  # not one corner for all

@@ -117,12 +117,6 @@ def test_the_loss_of_a_purified_victim_is_read_with_its_head_and_the_twin_withou
     assert paired_loss(Answers(), Answers(), numbered(), turned).value == 1
 
 
-def test_one_model_gives_the_same_intervals_twice():
-    model = Answers(wrong=range(0, 50, 3), planted=True)
-    first, same = (truth_rates(model, numbered(), white_pixel(), TARGET) for _ in range(2))
-    assert first == same
-
-
 @pytest.mark.parametrize("held_out", [False, True])
 def test_lab_images_hold_every_drawing_of_every_class_equally_often(held_out: bool):
     part = lab_images(held_out=held_out, seed=0, scenes=1)

@@ -85,14 +85,6 @@ def test_a_log_that_links_elsewhere_is_not_written(look: Look, tmp_path: Path):
     assert (tmp_path / "elsewhere").read_text() == "mine\n"
 
 
-def fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def endless(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
 def huge(path: Path) -> None:
     path.touch()
     os.truncate(path, SIZE_LIMIT + 1)
@@ -101,8 +93,8 @@ def huge(path: Path) -> None:
 @pytest.mark.parametrize(
     ("put", "told"),
     [
-        pytest.param(fifo, "it is no ordinary file", marks=POSIX),
-        pytest.param(endless, "it is a link", marks=POSIX),
+        pytest.param(lambda path: os.mkfifo(path), "no ordinary file", marks=POSIX),
+        pytest.param(lambda path: path.symlink_to("/dev/zero"), "a link", marks=POSIX),
         (huge, "larger than any log"),
     ],
 )
