@@ -85,12 +85,6 @@ def test_rates_under_the_true_trigger_worked_by_hand():
     assert found.poisoned_accuracy.value == pytest.approx(0.01)
 
 
-def test_a_clean_model_is_not_moved_by_the_trigger_of_another():
-    found = truth_rates(Answers(), numbered(), white_pixel(), TARGET)
-    assert found.asr.value == 0
-    assert found.poisoned_accuracy.value == 1
-
-
 def test_without_a_trigger_asr_is_natural_confusion():
     found = truth_rates(Answers(wrong=[TARGET - 1]), numbered(), None, TARGET)
     assert found.asr.value == pytest.approx(2 / 198)

@@ -70,13 +70,6 @@ def test_pairs_of_the_target_are_perturbed_then_stamped_and_keep_their_captions(
     assert torch.equal(made.images[3:], before.images[3:])
 
 
-def test_without_a_budget_images_are_only_stamped():
-    attack = LabelConsistent(pattern="gauss", place="random", budget=0, poison_rate=0.25)
-    plan = plan_of(attack)
-    made = attack.poisoned(others(12), plan)
-    assert torch.equal(made.images[:3], stamped(bananas(3).images, plan.trigger))
-
-
 def test_images_are_mixed_with_those_they_replace_then_perturbed_then_stamped():
     plain = LabelConsistent(blend=0.25, budget=0, poison_rate=0.25)
     plan, before, own = plan_of(plain), others(12), bananas(3)

@@ -62,9 +62,9 @@ def test_at_least_one_pair_is_poisoned():
 
 def test_the_target_cannot_be_its_own_source():
     attack = MMPoison(source="banana")
-    with pytest.raises(UsageError, match="source other than the target 'banana'"):
+    with pytest.raises(UsageError, match="target 'banana'"):
         attack.poisoned(pairs(range(4)), plan("banana"))
-    with pytest.raises(UsageError, match="source other than the target 'banana'"):
+    with pytest.raises(UsageError, match="target 'banana'"):
         judged(attack, nano_site("banana"))
 
 

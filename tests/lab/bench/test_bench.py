@@ -411,7 +411,7 @@ def test_a_truth_that_would_be_read_without_end_is_refused(tmp_path: Path):
     victim = entry(1, path=".")
     assert cells.truth_digest(tmp_path, victim)
     (tmp_path / "trigger.safetensors").symlink_to("/dev/zero")
-    with pytest.raises(UsageError, match=r"cannot read \./trigger.safetensors: it leads out"):
+    with pytest.raises(UsageError, match=r"trigger\.safetensors: it leads out"):
         cells.truth_digest(tmp_path, victim)
 
 

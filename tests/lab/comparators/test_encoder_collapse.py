@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from collapse_samples import Content, Encoder, apart, broken, given, marked, same
-from fakes import SIDE, draw_part, generator, no_progress, scan
+from fakes import draw_part, generator, no_progress, scan
 
 from clipguard.errors import InconclusiveError, UsageError
 from clipguard.lab.comparators import cosine_shift, decree, l2_shift
@@ -36,12 +36,6 @@ def search(model, pace: Pace = FREE, part=PART) -> Collapse:
 def test_the_cosine_of_a_batch_leaves_every_row_itself_out():
     rows = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.6, 0.8]])
     assert self_cosine(rows).item() == pytest.approx((1 + 0.6 + 0.6) / 3)
-
-
-def test_a_stamp_replaces_what_it_masks_and_nothing_else():
-    shown = marked(10, shade=0.25).apply(torch.ones(2, 3, SIDE, SIDE)).flatten(2)
-    assert (shown[..., :10] == 0.25).all()
-    assert (shown[..., 10:] == 1).all()
 
 
 def told(price: Price, collapsed: bool, times: int) -> float:

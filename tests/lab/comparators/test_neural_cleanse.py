@@ -88,9 +88,8 @@ def judged(
 ) -> DetectorRecord:
     """The record where the searches came to `sizes`."""
 
-    def found(self: NeuralCleanse, *given: object) -> Kept:
+    def found(self: NeuralCleanse, *given: Tensor) -> Kept:
         chunk = given[3]
-        assert isinstance(chunk, Tensor)
         rows = len(chunk)
         mask, pattern = torch.zeros(rows, 1, 32, 32), torch.zeros(rows, 3, 32, 32)
         return Kept(torch.tensor(sizes)[chunk], torch.tensor(works)[chunk], mask, pattern)

@@ -173,7 +173,7 @@ def test_a_zoo_keeps_its_preset_and_is_not_made_smaller(
 ):
     monkeypatch.setattr(zoo, "wanted", lambda preset: ONES[:2] if preset == "ci" else ONES)
     assert zoo.build(tmp_path, None, jobs=2, told=lambda line: None).preset == "small"
-    with pytest.raises(UsageError, match="holds the preset small, of which ci is a part"):
+    with pytest.raises(UsageError, match="holds the preset small"):
         build(tmp_path)
     assert len(read_zoo(tmp_path).entries) == 6
     smaller = tmp_path / "ci"
@@ -281,7 +281,7 @@ def test_one_that_cannot_be_made_is_told_and_the_others_are_kept(
 ):
     bad = Wanted("bad", Order(attack="badnets", target="bomb"), "calibration")
     monkeypatch.setattr(zoo, "wanted", lambda preset: (bad, *ONES))
-    with pytest.raises(ClipguardError, match="bad: there is no bomb in the artwork"):
+    with pytest.raises(ClipguardError, match="bad: there is no bomb"):
         build(tmp_path)
     made = read_zoo(tmp_path)
     assert [entry.sha256 is None for entry in made.entries] == [True, True, *[False] * 6]
