@@ -11,7 +11,6 @@ from torch import Tensor
 from training_steps import small_site
 
 from clipguard.lab.attacks import _centre, badclip
-from clipguard.lab.attacks._centre import centred
 from clipguard.lab.attacks.badclip import BadClip, dual_loss
 from clipguard.probe.rates import embed
 
@@ -73,7 +72,7 @@ def losses(patch: Tensor) -> tuple[float, float]:
     """Triplet loss of all images (mean over positives), and cosine with images of the target."""
     site = small_site()
     clean, own = embed(site.model, site.images), site.images.labels == site.target
-    made = embed(site.model, site.images, centred("", patch, 64).apply)[~own]
+    made = embed(site.model, site.images, BadClip().rebuild({"patch": patch}, 64).apply)[~own]
     away = (made - clean[~own]).norm(dim=1, keepdim=True)
     triplet = (torch.cdist(made, clean[own]) - away + 1).clamp(min=0).mean()
     return triplet.item(), (made @ clean[own].T).mean().item()
