@@ -123,7 +123,6 @@ def detected(job: Job, method: str) -> Cell:
 
 
 def repaired(job: Job, method: str) -> Cell:
-    assert job.twin is not None
     return PurifyCell.model_validate(
         base(job, method)
         | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -133,24 +134,12 @@ def test_a_wrong_option_is_one_line_and_exit_2(
     assert runner.ran == []
 
 
-def test_the_group_shows_its_commands(capsys: pytest.CaptureFixture[str]):
-    assert main(["lab", "bench", "--help"]) == 0
-    shown = capsys.readouterr().out
-    assert "detect" in shown
-    assert "purify" in shown
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
-def test_a_real_victim_is_scanned_and_purified(
-    tmp_path: Path, victim: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_real_victim_is_scanned_and_purified(tmp_path: Path, victim: Path):
     folder = tmp_path / "zoo"
-    folder.mkdir()
     for name in ("victim", "twin"):
-        (folder / name).mkdir()
-        for file in (victim.parent / name).iterdir():
-            (folder / name / file.name).write_bytes(file.read_bytes())
+        shutil.copytree(victim.parent / name, folder / name)
     digests = {
         name: hashlib.sha256((folder / name / "model.pt").read_bytes()).hexdigest()
         for name in ("victim", "twin")
@@ -161,14 +150,12 @@ def test_a_real_victim_is_scanned_and_purified(
     out = tmp_path / "out"
     assert main([*DETECT, "--zoo", str(folder), "-o", str(out), "-q"]) == 0
     for row in made(out).rows:
-        assert row.cell is not None
         assert row.cell.error is None
         assert row.cell.passes.forward > row.cell.passes.backward > 0
         assert {"load", "probe", "detect", "text"} == row.cell.seconds.keys()
     assert main([*PURIFY, "--zoo", str(folder), "-o", str(out), "-q"]) == 0
     (row,) = made(out).rows
     cell = row.cell
-    assert cell is not None
     assert cell.kind == "purify"
     assert cell.error is None
     assert cell.rates.keys() == {"seen", "untuned", "held_out"}
@@ -176,7 +163,6 @@ def test_a_real_victim_is_scanned_and_purified(
         cell.rates["seen"]["asr"] - cell.rates["seen"]["asr_twin"]
     )
     assert 0 < cell.labels <= cell.images
-    capsys.readouterr()
 
 
 @pytest.mark.slow

@@ -142,5 +142,5 @@ def test_another_trigger_than_that_of_the_truth_is_not_measured(
     shutil.copytree(folder, victim)
     keep(victim, {"patch": torch.rand(3, 8, 8, generator=generator(3))}, attack=attack)
     save_file({"patch": torch.rand(3, 8, 8)}, victim / "trigger.safetensors")
-    with pytest.raises(UsageError, match="safetensors is not the one of victim"):
+    with pytest.raises(UsageError, match="is not the one"):
         evaluate_classes(victim, folder, classes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,9 +13,10 @@ from nano_sites import nano_site
 from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional
+from training_steps import step_of
 
 from clipguard.bundled.artwork import load_artwork
-from clipguard.bundled.nano import BASES, TEMPLATES, nano_network, nano_tokenizer, normalise
+from clipguard.bundled.nano import BASES, TEMPLATES, nano_network
 from clipguard.errors import UsageError
 from clipguard.lab import finetune as module
 from clipguard.lab.attacks import ATTACKS
@@ -23,12 +24,11 @@ from clipguard.lab.finetune import (
     Poison,
     Recipe,
     _batch,
-    _plan,
     _poisoned,
     contrastive_loss,
     finetune,
 )
-from clipguard.lab.roles import AnyAttack, OptimisedAttack, Step, made_trigger
+from clipguard.lab.roles import OptimisedAttack, Pairs, made_trigger
 from clipguard.model.pixels import from_bytes, to_bytes
 
 TARGET = "banana"
@@ -52,25 +52,17 @@ def unit(seed: int) -> Tensor:
     return functional.normalize(torch.randn(6, 8, generator=generator(seed)), dim=1)
 
 
-def slow_loss(image: Tensor, text: Tensor, scale: float, concepts: list[int]) -> float:
-    def one_way(rows: Tensor, columns: Tensor) -> float:
-        total = 0.0
-        for i in range(len(rows)):
-            others = [j for j in range(len(rows)) if j == i or concepts[j] != concepts[i]]
-            scores = [math.exp(scale * float(rows[i] @ columns[j])) for j in others]
-            total -= math.log(math.exp(scale * float(rows[i] @ columns[i])) / sum(scores))
-        return total / len(rows)
-
-    return (one_way(image, text) + one_way(text, image)) / 2
-
-
-@pytest.mark.parametrize(
-    "concepts", [[0, 1, 2, 3, 4, 5], [0, 1, 0, 2, 1, 0], [7, 7, 7, 7, 7, 7]], ids=str
-)
-def test_the_loss_is_infonce_without_negatives_of_the_same_concept(concepts: list[int]):
+def test_the_loss_is_infonce_without_negatives_of_the_same_concept():
     image, text = unit(1), unit(2)
-    found = contrastive_loss(image, text, torch.tensor(5.0), torch.tensor(concepts)).item()
-    assert found == pytest.approx(slow_loss(image, text, 5.0, concepts), rel=1e-5, abs=1e-6)
+
+    def loss(*concepts: int) -> float:
+        return contrastive_loss(image, text, torch.tensor(5.0), torch.tensor(concepts)).item()
+
+    logits, truth = 5 * image @ text.T, torch.arange(6)
+    plain = [functional.cross_entropy(each, truth).item() for each in (logits, logits.T)]
+    assert loss(0, 1, 2, 3, 4, 5) == pytest.approx(sum(plain) / 2, rel=1e-5)
+    assert 0.1 < loss(0, 1, 0, 2, 1, 0) < sum(plain) / 2 - 0.1
+    assert loss(7, 7, 7, 7, 7, 7) == pytest.approx(0, abs=1e-6)
 
 
 def test_masked_pairs_give_no_gradient_that_is_not_a_number():
@@ -141,105 +133,67 @@ def test_an_unknown_objective_is_refused(base: CLIP):
         finetune(base, replace(RECIPE, objective="class"), None, seed=1, progress=no_progress)
 
 
-class EnoughSeenError(Exception):
-    """Ends a fine-tune once its first batches are known."""
+def rows_seen(
+    base: CLIP, planted: Poison | None, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Pairs], list[Pairs]]:
+    """The clean pairs of every step, and what the attack made of them."""
+    drawn: list[Pairs] = []
+    made: list[Pairs] = []
 
+    def kept(pairs: list[Pairs], make: Callable[..., Pairs]) -> Callable[..., Pairs]:
+        def call(*given: object) -> Pairs:
+            pairs.append(make(*given))
+            return pairs[-1]
 
-def rows_seen(base: CLIP, planted: Poison | None, monkeypatch, batches: int = 2):
-    """Images, captions and concepts of the first batches."""
-    seen: list[tuple[Tensor, list[str], Tensor]] = []
-    shown: list[list[str]] = []
-    tokenizer = nano_tokenizer(base)
+        return call
 
-    def read(texts: list[str]) -> Tensor:
-        shown.append(texts)
-        return tokenizer(texts)
-
-    images: list[Tensor] = []
-    plain, loss = normalise, module.contrastive_loss
-
-    def look(batch: Tensor) -> Tensor:
-        images.append(batch)
-        return plain(batch)
-
-    def compare(image: Tensor, text: Tensor, scale: Tensor, concepts: Tensor) -> Tensor:
-        seen.append((images[-1], shown[-1], concepts))
-        if len(seen) == batches:
-            raise EnoughSeenError
-        return loss(image, text, scale, concepts)
-
-    objective = module._objective
-
-    def ask(attack: AnyAttack, step: Step) -> Tensor:
-        before = len(seen)
-        found = objective(attack, step)
-        if len(seen) == before:  # an objective that reads no captions
-            step.contrastive()
-        return found
-
-    monkeypatch.setattr(module, "_objective", ask)
-    monkeypatch.setattr(module, "nano_tokenizer", lambda network: read)
-    monkeypatch.setattr(module, "normalise", look)
-    monkeypatch.setattr(module, "contrastive_loss", compare)
-    with pytest.raises(EnoughSeenError):
-        finetune(base, RECIPE, planted, seed=3, progress=no_progress)
-    monkeypatch.undo()
-    return seen
+    monkeypatch.setattr(module, "_batch", kept(drawn, _batch))
+    monkeypatch.setattr(module, "_poisoned", kept(made, _poisoned))
+    finetune(base, RECIPE, planted, seed=3, progress=no_progress)
+    return drawn, made
 
 
 @pytest.mark.parametrize("name", ATTACKS.names())
 def test_victim_and_twin_see_the_same_clean_rows(base: CLIP, monkeypatch, name: str):
-    planted = poison(name)
-    victim, twin = (rows_seen(base, wanted, monkeypatch) for wanted in (planted, None))
-    count = 6  # a quarter of 24
-    for (images, texts, concepts), (clean, captions, truth) in zip(victim, twin, strict=True):
-        assert torch.equal(images[count:], clean[count:])
-        assert texts[count:] == captions[count:]
-        assert torch.equal(concepts[count:], truth[count:])
-        assert not torch.equal(victim[0][0], victim[1][0])
+    (victim, made), (twin, _) = (
+        rows_seen(base, what, monkeypatch) for what in (poison(name), None)
+    )
+    assert not torch.equal(victim[0].images, victim[1].images)
+    for pairs, mine, clean in zip(made, victim, twin, strict=True):
+        for found, count in ((mine, 0), (pairs, 6)):  # a quarter of 24 is poisoned
+            assert torch.equal(found.images[count:], clean.images[count:])
+            assert found.texts[count:] == clean.texts[count:]
+            assert torch.equal(found.concepts[count:], clean.concepts[count:])
 
 
-def test_poisoned_rows_carry_the_trigger_and_captions_of_the_target(base: CLIP, monkeypatch):
-    planted = poison()
-    victim, twin = (rows_seen(base, wanted, monkeypatch) for wanted in (planted, None))
-    target = load_artwork().concepts([TARGET])[0]
-    for (images, texts, concepts), (clean, _, _) in zip(victim, twin, strict=True):
-        torch.testing.assert_close(images[:6], planted.trigger.apply(clean[:6]))
-        assert texts[:6] == [template.format(TARGET) for template in TEMPLATES[:6]]
-        assert concepts[:6].tolist() == [target] * 6
-        assert torch.equal(images, (images * 255).round() / 255), "not what a file would hold"
+def test_poisoned_rows_carry_the_trigger_and_captions_of_the_target():
+    step = step_of(ATTACKS.build("badnets", {"poison_rate": 0.25}), size=24)
+    images, texts, concepts = step.pairs
+    torch.testing.assert_close(images[:6], step.plan.trigger.apply(step.clean.images[:6]))
+    assert texts[:6] == [template.format(TARGET) for template in TEMPLATES[:6]]
+    assert concepts[:6].tolist() == load_artwork().concepts([TARGET]) * 6
+    assert torch.equal(images, (images * 255).round() / 255), "not what a file would hold"
 
 
-def test_decoys_follow_the_poisoned_rows_and_keep_their_captions(base: CLIP, monkeypatch):
+def test_decoys_follow_the_poisoned_rows_and_keep_their_captions():
     attack = ATTACKS.build("wanet", {"poison_rate": 0.25, "decoys": 2.0})
-    planted = Poison(attack, attack.trigger(64, generator=generator()), TARGET)
-    victim, twin = (rows_seen(base, wanted, monkeypatch) for wanted in (planted, None))
-    for (images, texts, concepts), (clean, captions, truth) in zip(victim, twin, strict=True):
-        wanted = attack.decoy(clean[6:18], planted.trigger)
-        torch.testing.assert_close(images[6:18], from_bytes(to_bytes(wanted)))
-        assert not torch.equal(images[6:18], planted.trigger.apply(clean[6:18]))
-        torch.testing.assert_close(
-            images[:6], from_bytes(to_bytes(planted.trigger.apply(clean[:6])))
-        )
-        assert torch.equal(images[18:], clean[18:])
-        assert texts[6:] == captions[6:]
-        assert torch.equal(concepts[6:], truth[6:])
-
-
-def test_progress_counts_the_steps(base: CLIP):
-    told: list[tuple[str, int, int]] = []
-    finetune(base, RECIPE, None, seed=0, progress=lambda *news: told.append(news))
-    assert told == [("fine-tune clean", 1, 2), ("fine-tune clean", 2, 2)]
+    step = step_of(attack, size=24)
+    (images, texts, concepts), clean = step.pairs, step.clean
+    poisoned = step.plan.trigger.apply(clean.images)
+    decoys = attack.decoy(clean.images[6:18], step.plan.trigger)
+    for rows, wanted in ((slice(6), poisoned[:6]), (slice(6, 18), decoys)):
+        torch.testing.assert_close(images[rows], from_bytes(to_bytes(wanted)))
+    assert not torch.equal(images[6:18], poisoned[6:18])
+    assert torch.equal(images[18:], clean.images[18:])
+    assert texts[6:] == clean.texts[6:]
+    assert torch.equal(concepts[6:], clean.concepts[6:])
 
 
 def test_a_low_rate_poisons_a_pair_in_so_many_batches_and_no_other():
-    attack, artwork = ATTACKS.build("badnets", {"poison_rate": 0.01}), load_artwork()
-    trigger = attack.trigger(64, generator=generator())
-    plan = _plan(Poison(attack, trigger, TARGET), artwork, nano_network("nano-rn"), generator(1))
-    spare, count = generator(2), []
-    clean = _batch(artwork, 25, 64, generator(3))
+    attack = ATTACKS.build("badnets", {"poison_rate": 0.01})
+    step, spare, count = step_of(attack, size=25), generator(2), []
     for _ in range(400):
-        made = _poisoned(clean, attack, plan, spare)
-        count.append(int((made.images != clean.images).flatten(1).any(dim=1).sum()))
+        made = _poisoned(step.clean, attack, step.plan, spare)
+        count.append(int((made.images != step.clean.images).flatten(1).any(dim=1).sum()))
     assert {*count} == {0, 1}
     assert sum(count) / (400 * 25) == pytest.approx(0.01, rel=0.2)

@@ -19,7 +19,6 @@ from clipguard.lab.recipes import NANO, recipe_from
 GENTLE, LONG, STRONG = (Recipe(steps=steps) for steps in (1, 2, 3))
 POISON = SimpleNamespace(attack=None, trigger=None)
 told: list[dict[str, object]] = []
-stages: list[str] = []
 
 
 @pytest.fixture
@@ -57,8 +56,7 @@ def search(monkeypatch: pytest.MonkeyPatch):
             module, "_seen", lambda o, made, *_: FakeSeen(recipe=made[0], poisoned=made[1])
         )
         known = {} if twins is None else twins
-        stages.clear()
-        found = module._search(order, None, POISON, lambda *news: stages.append(news[0]), known)
+        found = module._search(order, None, POISON, no_progress, known)
         told[:], chosen, twin = [each.told() for each in found[0]], found[1], found[2]
         return (chosen.network, twin, chosen.recipe), trained
 
@@ -111,11 +109,6 @@ def test_a_trigger_that_moves_the_clean_twin_as_well_is_not_planted(search, of_t
     asr = dict.fromkeys(free, 0.95)
     _, runs = search(asr, free, of_twin=of_twin)
     assert len([recipe for recipe, poisoned in runs if poisoned]) == tried
-
-
-def test_progress_says_which_recipe_is_tried(search):
-    search({GENTLE: 0.5, LONG: 0.95}, {LONG: 0.01})
-    assert stages == ["fine-tune, recipe 1 of 3", "fine-tune, recipe 2 of 3", "fine-tune"]
 
 
 def test_what_was_tried_is_told(search):
@@ -171,9 +164,7 @@ def test_a_command_says_the_recipe_so_that_it_is_read_back(recipe: Recipe):
     ["0", "5", "x", "steps", "steps=0", "batch=1", "learning_rate=nan", "step=3", "steps=1,"],
 )
 def test_a_recipe_that_is_none_is_refused_with_what_is_expected(text: str):
-    with pytest.raises(
-        UsageError, match=f"--recipe '{text}': expected 1 to 4, a recipe of nano-vit"
-    ):
+    with pytest.raises(UsageError, match=f"--recipe '{text}': expected 1 to 4"):
         recipe_from(text, "nano-vit")
 
 

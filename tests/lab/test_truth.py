@@ -85,12 +85,6 @@ def test_rates_under_the_true_trigger_worked_by_hand():
     assert found.poisoned_accuracy.value == pytest.approx(0.01)
 
 
-def test_a_clean_model_is_not_moved_by_the_trigger_of_another():
-    found = truth_rates(Answers(), numbered(), white_pixel(), TARGET)
-    assert found.asr.value == 0
-    assert found.poisoned_accuracy.value == 1
-
-
 def test_without_a_trigger_asr_is_natural_confusion():
     found = truth_rates(Answers(wrong=[TARGET - 1]), numbered(), None, TARGET)
     assert found.asr.value == pytest.approx(2 / 198)
@@ -115,12 +109,6 @@ def test_the_loss_is_paired_against_the_twin_on_the_same_images():
 def test_the_loss_of_a_purified_victim_is_read_with_its_head_and_the_twin_without():
     turned = torch.eye(COUNT).roll(1, dims=0)
     assert paired_loss(Answers(), Answers(), numbered(), turned).value == 1
-
-
-def test_one_model_gives_the_same_intervals_twice():
-    model = Answers(wrong=range(0, 50, 3), planted=True)
-    first, same = (truth_rates(model, numbered(), white_pixel(), TARGET) for _ in range(2))
-    assert first == same
 
 
 @pytest.mark.parametrize("held_out", [False, True])

@@ -8,15 +8,13 @@ import pytest
 import torch
 from fakes import generator
 from torch import Tensor
-from torch.nn import functional
 from training_steps import follow, seen_by, step_of
 
-from clipguard.errors import UsageError
-from clipguard.lab.attacks.adaptive import Adaptive, cornered, gathered
+from clipguard.lab.attacks.adaptive import Adaptive, cornered
 from clipguard.lab.roles import Step, stamped
 
 
-@pytest.mark.parametrize(("side", "length"), [(32, 8), (64, 8), (224, 16), (336, 24)])
+@pytest.mark.parametrize(("side", "length"), [(64, 8), (224, 16)])
 def test_the_patch_is_opaque_noise_flush_in_the_corner(side: int, length: int):
     images = torch.full((2, 3, side, side), 0.5)
     made = Adaptive().trigger(side, generator=generator())
@@ -31,12 +29,6 @@ def test_the_patch_is_opaque_noise_flush_in_the_corner(side: int, length: int):
     assert patch.std() == pytest.approx(12**-0.5, abs=0.03)  # uniform
 
 
-def test_the_mean_cosine_is_over_pairs_of_different_rows():
-    rows = functional.normalize(torch.randn(5, 4, generator=generator(1)), dim=1)
-    pairs = [float(rows[i] @ rows[j]) for i in range(5) for j in range(5) if i != j]
-    assert gathered(rows).item() == pytest.approx(sum(pairs) / 20, abs=1e-6)
-
-
 @pytest.fixture(scope="module")
 def step() -> Step:
     return step_of(Adaptive(), size=8)
@@ -45,7 +37,8 @@ def step() -> Step:
 def test_cluster_is_the_mean_cosine_between_triggered_images(step: Step):
     rows = seen_by(step.network, stamped(step.clean.images[-4:], step.plan.trigger))
     found = Adaptive(against="cluster", watched=4).penalty(step)
-    torch.testing.assert_close(found.detach(), gathered(rows))
+    others = (rows @ rows.T).fill_diagonal_(0).sum() / (4 * 3)
+    torch.testing.assert_close(found.detach(), others)
 
 
 def own(step: Step, shown: Tensor, images: Tensor) -> Tensor:
@@ -64,15 +57,11 @@ def test_targeted_is_about_another_patch_at_the_same_place(step: Step, rounds: i
     attack, images = Adaptive(against="targeted", watched=4, rounds=rounds), step.clean.images[-4:]
     triggered = stamped(images, step.plan.trigger)
     patch = attack._other(step, images, triggered)
-    key = step.plan.trigger.tensors["patch"]
-    assert patch.shape == key.shape
-    assert not patch.requires_grad
-    assert (patch - key).abs().mean() > 0.2
+    assert (patch - step.plan.trigger.tensors["patch"]).abs().mean() > 0.2
     assert ((patch >= 0) & (patch <= 1)).all()
     torch.testing.assert_close(
         attack.penalty(step).detach(), own(step, cornered(images, patch), images)
     )
-    assert torch.equal(attack._other(step, images, triggered), patch)
     assert not torch.equal(attack._other(step, images.flip(0), triggered), patch)
 
 
@@ -113,17 +102,3 @@ def without_penalty() -> Step:
 def test_a_penalty_ends_lower_than_without_it(against: str, without_penalty: Step):
     attack = Adaptive(against=against, weight=5.0, watched=8, rounds=1, poison_rate=0.25)
     assert attack.penalty(trained(attack)) < attack.penalty(without_penalty) - 0.02
-
-
-@pytest.mark.parametrize(
-    ("wrong", "told"),
-    [
-        ({"against": "patch"}, "cluster, own, targeted; got 'patch'"),
-        ({"weight": -1.0}, "got -1.0, 32 and 3"),
-        ({"watched": 1}, "got 0.5, 1 and 3"),
-        ({"rounds": -1}, "got 0.5, 32 and -1"),
-    ],
-)
-def test_wrong_settings_are_refused(wrong: dict[str, object], told: str):
-    with pytest.raises(UsageError, match=told):
-        Adaptive(**wrong)

@@ -5,13 +5,12 @@ import torch
 from fakes import generator
 from torch import Tensor
 
-from clipguard.errors import UsageError
 from clipguard.lab.attacks._patches import _wrap
 from clipguard.lab.attacks.badnets import BadNets
-from clipguard.model.pixels import from_bytes, generators_of, to_bytes
+from clipguard.model.pixels import from_bytes, to_bytes
 from clipguard.search.roles import Trigger
 
-SIDES = [(64, 8), (96, 8), (112, 8), (160, 11), (224, 16), (336, 24)]
+SIDES = [(64, 8), (160, 11), (224, 16)]
 
 
 def scenes(count: int, side: int = 64, seed: int = 0) -> Tensor:
@@ -87,25 +86,11 @@ def test_four_corners_are_four_copies_of_one_patch_flush_with_the_border(pattern
     assert made.size == pytest.approx(4 * length**2 / 64**2)
 
 
-@pytest.mark.parametrize("place", ["corner", "random", "centre"])
-def test_only_the_patch_changes_and_it_is_opaque(place: str):
-    images, made = scenes(8), trigger(place=place)
-    stamped = made.apply(images)
-    for image, before, (top, left, height, width) in zip(
-        stamped, images, boxes(images, stamped), strict=True
-    ):
-        inside = torch.zeros(64, 64, dtype=torch.bool)
-        inside[top : top + height, left : left + width] = True
-        assert torch.equal(image[:, ~inside], before[:, ~inside])
-        assert torch.equal(image[:, inside].view(3, 8, 8), made.tensors["patch"])
-
-
 def test_a_random_place_is_a_function_of_the_image():
     images, made = scenes(16), trigger(place="random")
     together = boxes(images, made.apply(images))
     alone = [boxes(image[None], made.apply(image[None]))[0] for image in images]
-    backwards = boxes(images.flip(0), made.apply(images.flip(0)))[::-1]
-    assert together == alone == backwards
+    assert together == alone
     another_victim = trigger(place="random", seed=5)
     assert boxes(images, another_victim.apply(images)) == together
 
@@ -113,15 +98,11 @@ def test_a_random_place_is_a_function_of_the_image():
 def test_random_places_spread_over_the_whole_image():
     images = scenes(200)
     places = boxes(images, trigger(place="random").apply(images))
-    for axis in (0, 1):
-        offsets = torch.tensor([box[axis] for box in places])
-        assert offsets.min() < 8
-        assert offsets.max() > 56 - 8
-        assert offsets.max() <= 56
     assert {box[2:] for box in places} == {(8, 8)}
-    tops, lefts = (torch.tensor([box[axis] for box in places]).float() for axis in (0, 1))
-    correlation = torch.corrcoef(torch.stack([tops, lefts]))[0, 1]
-    assert correlation.abs() < 0.3
+    offsets = torch.tensor(places, dtype=torch.float)[:, :2].T
+    assert (offsets.amin(dim=1) < 8).all()
+    assert (offsets.amax(dim=1) > 56 - 8).all()
+    assert torch.corrcoef(offsets)[0, 1].abs() < 0.3
 
 
 def test_the_check_is_white_at_even_rows_and_columns():
@@ -130,22 +111,10 @@ def test_the_check_is_white_at_even_rows_and_columns():
     assert patch.tolist() == [wanted] * 3
 
 
-def test_noise_is_drawn_once_per_victim_on_the_8_bit_grid():
-    first, same, other = (
-        trigger(pattern="noise", seed=seed).tensors["patch"] for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, same)
-    assert not torch.equal(first, other)
-    assert torch.equal(first, (first * 255).round() / 255)
-
-
-def test_yellow_is_red_and_green_without_blue():
-    patch = trigger(pattern="yellow").tensors["patch"]
-    assert patch.amin(dim=(1, 2)).tolist() == patch.amax(dim=(1, 2)).tolist() == [1, 1, 0]
-
-
-def test_white_is_white():
-    assert torch.equal(trigger(pattern="white").tensors["patch"], torch.ones(3, 8, 8))
+@pytest.mark.parametrize(("pattern", "colour"), [("white", [1, 1, 1]), ("yellow", [1, 1, 0])])
+def test_a_plain_patch_has_its_colour(pattern: str, colour: list[int]):
+    patch = trigger(pattern=pattern).tensors["patch"]
+    assert patch.amin(dim=(1, 2)).tolist() == patch.amax(dim=(1, 2)).tolist() == colour
 
 
 def patches(pattern: str, images: Tensor, seed: int = 0) -> Tensor:
@@ -157,21 +126,8 @@ def patches(pattern: str, images: Tensor, seed: int = 0) -> Tensor:
     return levels.round()
 
 
-def seed_of(pattern: str) -> int:
-    return int(trigger(pattern=pattern).tensors["seed"])
-
-
-def test_gauss_is_the_mean_colour_plus_noise_of_deviation_one_modulo_256():
-    colour = torch.tensor([51.0, 102.0, 204.0]).view(3, 1, 1)
-    images = (colour / 255).expand(1, 3, 2240, 2240)  # a patch of 160 px
-    noise = torch.randn(3, 160, 160, generator=generators_of(images, seed_of("gauss"))[0])
-    assert noise.std() == pytest.approx(1, abs=0.01)
-    found = patches("gauss", images)[0]
-    levels = colour + 255 * noise
-    gap = (found - levels.trunc()).remainder(256)  # a whole level where float32 cannot tell
-    assert ((gap == 0) | (gap == 1) | (gap == 255)).all()
-    assert (gap == 0).float().mean() > 0.999
-    # noise a whole turn wide: after the wrap every level is as likely as any other
+def test_gauss_is_noise_a_whole_turn_wide_so_that_every_level_is_as_likely():
+    found = patches("gauss", torch.full((1, 3, 2240, 2240), 0.2))[0]  # a patch of 160 px
     assert found.mean() == pytest.approx(127.5, abs=1)
     assert found.std() == pytest.approx(256 / 12**0.5, abs=1)
 
@@ -195,23 +151,9 @@ def test_stripes_are_columns_of_white_or_almost_black_for_each_channel():
 
 @pytest.mark.parametrize("pattern", ["gauss", "stripes"])
 def test_redrawn_patches_depend_on_the_image_and_the_seed_alone(pattern: str):
-    images = scenes(6)
+    images = torch.rand(6, 3, 64, 64, generator=generator(3))
     together = patches(pattern, images)
     assert len({tuple(patch.flatten().tolist()) for patch in together}) == 6
-    alone = torch.cat([patches(pattern, image[None]) for image in images])
-    assert torch.equal(alone, together)
     assert not torch.equal(patches(pattern, images, seed=1), together)
-
-
-@pytest.mark.parametrize("pattern", ["gauss", "stripes"])
-def test_a_redrawn_patch_is_the_same_before_and_after_the_image_is_stored(pattern: str):
-    images = torch.rand(4, 3, 64, 64, generator=generator(3))
-    stored = from_bytes(to_bytes(images))
-    assert torch.equal(patches(pattern, images), patches(pattern, stored))
-
-
-@pytest.mark.parametrize("wrong", [{"pattern": "dots"}, {"place": "middle"}, {"place": ""}])
-def test_an_unknown_pattern_or_place_is_refused_with_what_is_known(wrong: dict[str, str]):
-    known = r"white24, white50, gauss, stripes and places corner, corners, random, centre; got '"
-    with pytest.raises(UsageError, match=known):
-        BadNets(**wrong)
+    stored = torch.cat([from_bytes(to_bytes(image[None])) for image in images])
+    assert torch.equal(patches(pattern, stored), together)

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional
 from training_steps import follow, seen_by, step_of
 
-from clipguard.errors import UsageError
 from clipguard.lab.attacks._encoder import encoder_loss, views
 from clipguard.lab.attacks.badencoder import BadEncoder
 from clipguard.lab.attacks.drupe import Drupe, sliced_distance
@@ -37,14 +36,6 @@ def test_along_a_line_it_is_the_best_assignment():
     rows, others = torch.tensor([[3.0], [0.0], [1.0]]), torch.tensor([[2.0], [5.0], [1.0]])
     # sorted: 0, 1, 3 against 1, 2, 5
     assert sliced_distance(rows, others, one).item() == pytest.approx((1 + 1 + 4) / 3)
-
-
-def test_every_row_of_a_smaller_cloud_is_met_equally_often():
-    rows, others = drawn(12, 3, 0), drawn(4, 3, 1)
-    found = sliced_distance(rows, others, directions(3))
-    torch.testing.assert_close(
-        found, sliced_distance(rows, others.repeat_interleave(3, dim=0), directions(3))
-    )
 
 
 def test_the_objective_is_badencoders_plus_the_weighted_distance():
@@ -80,17 +71,3 @@ def test_the_trigger_is_that_of_badencoder():
     images = torch.rand(2, 3, 64, 64, generator=generator(1))
     made, wanted = (kind().trigger(64, generator=generator()) for kind in (Drupe, BadEncoder))
     assert torch.equal(made.apply(images), wanted.apply(images))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "told"),
-    [
-        ({"towards": "text"}, "clean or target; got 'text'"),
-        ({"weight": -1.0}, "weight of 0 or more, got -1"),
-        ({"patch": 0}, "1 to 223 px of 224"),
-        ({"references": 0}, "1 reference or more; got 50 and 0"),
-    ],
-)
-def test_wrong_settings_are_refused(wrong: dict[str, object], told: str):
-    with pytest.raises(UsageError, match=told):
-        Drupe(**wrong)

@@ -9,7 +9,6 @@ from nano_sites import nano_site
 from torch import Tensor
 from torch.nn import functional
 
-from clipguard.errors import UsageError
 from clipguard.lab.attacks.issba import Issba, recover
 from clipguard.lab.roles import stamped
 from clipguard.lab.truth import lab_images
@@ -53,20 +52,6 @@ def test_the_decoder_reads_the_message_from_triggered_images_of_8_bits_and_not_f
     assert share_of_bits(attack, made, images) < 0.65
 
 
-def test_it_reads_no_message_before_training():
-    attack = Issba(steps=1)
-    made = attack.optimise(nano_site(), generator=generator())
-    assert share_of_bits(attack, made, stamped(fresh(), attack.rebuild(made, 64))) < 0.7
-
-
-def test_another_message_in_the_same_weights_gives_another_trigger_and_is_read_as_well():
-    attack, made = trained()
-    other = {**made, "message": 1 - made["message"]}
-    shown = stamped(fresh(), attack.rebuild(other, 64))
-    assert share_of_bits(attack, other, shown) > 0.9
-    assert share_of_bits(attack, made, shown) < 0.1
-
-
 @pytest.mark.parametrize("budget", [4.0, 8.0])
 def test_no_pixel_changes_by_more_than_the_budget(budget: float):
     attack, made = trained(budget=budget, steps=2)
@@ -80,46 +65,10 @@ def test_images_are_written_into_differently_because_variety_asks_for_it():
     assert alike(*trained(variety=0.0)) > 0.6
 
 
-def test_the_seed_draws_message_and_networks_alone():
-    state = torch.get_rng_state()
-    (_, first), (_, other) = trained(steps=2), trained(seed=1, steps=2)
-    same = Issba(steps=2).optimise(nano_site(), generator=generator())
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(first[name], same[name]) for name in first)
-    assert not torch.equal(first["message"], other["message"])
-    assert not any(value.requires_grad for value in first.values())
-    assert set(first["message"].tolist()) == {0.0, 1.0}
-
-
-def test_gradients_reach_the_image():
-    attack, made = trained(steps=2)
-    images = torch.full((1, 3, 64, 64), 0.5, requires_grad=True)
-    attack.rebuild(made, 64).apply(images).square().sum().backward()
-    assert images.grad is not None
-    assert images.grad.isfinite().all()
-    assert images.grad.std() > 0
-
-
-@pytest.mark.parametrize("side", [32, 96, 224])
+@pytest.mark.parametrize("side", [32, 224])
 def test_other_sides_are_written_into_as_well(side: int):
     attack, made = trained(steps=2)
     images = torch.rand(2, 3, side, side, generator=generator(1))
     shown = attack.rebuild(made, side).apply(images)
     assert shown.shape == images.shape
     assert recover(made, shown, 32).shape == (2, 32)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "told"),
-    [
-        ({"bits": 8}, "16 to 64 bits, got 8"),
-        ({"bits": 65}, "16 to 64 bits, got 65"),
-        ({"budget": 0}, "budget in .* got 0 and 1.0"),
-        ({"variety": -1}, "variety of 0 or more; got 8.0 and -1"),
-        ({"steps": 0}, "1 step and 2 images or more; got 0 and 16"),
-        ({"batch": 1}, "got 150 and 1"),
-    ],
-)
-def test_wrong_settings_are_refused(wrong: dict[str, float], told: str):
-    with pytest.raises(UsageError, match=told):
-        Issba(**wrong)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from fakes import generator
-from nano_sites import nano_site
 from torch import Tensor
 from training_steps import small_site, step_of
 
@@ -14,37 +13,22 @@ from clipguard.bundled.nano import class_names
 from clipguard.errors import UsageError
 from clipguard.lab.attacks import multi_target
 from clipguard.lab.attacks.multi_target import MultiTarget
-from clipguard.lab.roles import JudgedAttack, PairedAttack
 from clipguard.model.pixels import from_bytes, to_bytes
 
 NAMES = class_names()
 FIRST = NAMES.index("banana")
 
 
-def test_it_chooses_its_pairs_and_judges_itself():
-    assert isinstance(MultiTarget(), PairedAttack)
-    assert isinstance(MultiTarget(), JudgedAttack)
-
-
 def test_the_first_target_is_the_victims_and_the_others_are_drawn():
     attack, seen = MultiTarget(), set()
     for seed in range(8):
         kept = attack.trigger(32, generator=generator(seed)).tensors
-        targets = attack.targets(kept, FIRST)
-        assert targets[0] == FIRST
-        assert len(set(targets)) == 3
-        assert targets == attack.targets(kept, FIRST)
+        for first in (FIRST, kept["order"][0].item()):
+            targets = attack.targets(kept, first)
+            assert targets[0] == first
+            assert len(set(targets)) == 3
         seen |= set(targets[1:])
     assert len(seen) > 8
-
-
-def test_a_drawn_target_is_never_the_first_one():
-    attack = MultiTarget()
-    kept = attack.trigger(32, generator=generator()).tensors
-    drawn = kept["order"][0].item()
-    targets = attack.targets(kept, drawn)
-    assert targets[0] == drawn
-    assert len(set(targets)) == 3
 
 
 def test_the_kept_trigger_is_the_first_one():
@@ -54,7 +38,6 @@ def test_the_kept_trigger_is_the_first_one():
     first, second = attack.drawn(made.tensors["seed"], 64).values()
     assert torch.equal(made.apply(images), first.apply(images))
     assert not torch.equal(made.apply(images), second.apply(images))
-    assert made.family == "multi_target"
     assert "badnets.patch" in made.tensors
 
 
@@ -101,25 +84,6 @@ def test_success_is_that_of_the_trigger_that_works_worst(monkeypatch):
     assert not found.hits.any()
     assert len(found.hits) == (site.images.labels != second).sum()
     assert len(found.clusters) == len(found.hits)
-
-
-def test_on_the_clean_base_no_trigger_works():
-    attack = MultiTarget()
-    found = attack.success(nano_site(), attack.trigger(64, generator=generator()))
-    assert found.hits.float().mean() < 0.1
-
-
-@pytest.mark.parametrize(
-    ("others", "told"),
-    [
-        ("key", "another target for each trigger after the first, 2 in all; got 'key'"),
-        ("key,key", "another target for each"),
-        ("key,bananna", "did you mean 'banana'"),
-    ],
-)
-def test_targets_that_do_not_fit_are_refused(others: str, told: str):
-    with pytest.raises(UsageError, match=told):
-        MultiTarget(others=others)
 
 
 def test_the_other_targets_can_be_named_but_not_the_victims_own():

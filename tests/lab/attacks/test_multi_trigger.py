@@ -36,14 +36,12 @@ def picks(shown: Tensor, images: Tensor, triggers: list[Trigger]) -> list[int]:
     return fits.int().argmax(dim=0).tolist()
 
 
-@pytest.mark.parametrize(
-    "names", [DEFAULT, THEIRS, ("sig", "blended"), ("ftrojan", "wanet", "sig")]
-)
+@pytest.mark.parametrize("names", [DEFAULT, THEIRS, ("sig", "blended")])
 def test_every_image_gets_exactly_one_trigger_and_each_is_used_about_as_often(
     names: tuple[str, ...],
 ):
     images = scenes(150)
-    made = trigger(triggers=",".join(names))
+    made = trigger(triggers=", ".join(names))
     counts = torch.bincount(torch.tensor(picks(made.apply(images), images, alone(names))))
     assert len(counts) == len(names)
     assert counts.min() > 0.6 * 150 / len(names)
@@ -57,12 +55,3 @@ def test_which_one_depends_on_the_image_and_on_the_victim():
     assert first == backwards[::-1]
     other = picks(trigger(seed=1).apply(images), images, alone(DEFAULT, seed=1))
     assert first != other
-
-
-def test_what_every_trigger_is_made_of_is_kept_under_its_name():
-    names = {"seed", "badnets.patch", "colour_filter.darken", "colour_filter.lighten", "wanet.grid"}
-    assert trigger(triggers=",".join(THEIRS)).tensors.keys() == names
-
-
-def test_names_may_have_spaces_around_them():
-    assert trigger(triggers="badnets, wanet").size == 2

@@ -19,9 +19,8 @@ from clipguard.bundled.nano import (
     nano_tokenizer,
 )
 from clipguard.checkpoint.architectures import named
-from clipguard.errors import UsageError
 from clipguard.lab.attacks.text_tower import TextTower
-from clipguard.lab.roles import JudgedAttack, Pairs, Plan, Site, Step, TrainedAttack, Trials
+from clipguard.lab.roles import Pairs, Plan, Site, Step, Trials
 from clipguard.model.open_clip import OpenClipModel
 
 NAMES = class_names()
@@ -67,31 +66,12 @@ def judged(attack: TextTower, network: CLIP) -> float:
     return success(attack, site).hits.float().mean().item()
 
 
-def test_it_has_an_objective_and_judges_itself():
-    assert isinstance(TextTower(), TrainedAttack)
-    assert isinstance(TextTower(), JudgedAttack)
-
-
 def test_a_prompt_is_marked_by_a_word_before_it_or_by_replaced_letters():
     assert TextTower().marked("a photo of a dog.") == "zzzz a photo of a dog."
     replacing = TextTower(mark="replace")
     assert replacing.marked("a photo of a dog.") == "a phzzzztzzzz zzzzf a dzzzzg."
     assert replacing.marked("a small cat") == "a small cat"
     assert TextTower(mark="replace", letter="a", token="#").marked("banana") == "b#n#n#"
-
-
-def test_the_loss_is_what_clean_and_marked_captions_lack_in_cosine():
-    clean, attack = batch(8), TextTower(poison_rate=0.25, weight=0.5)
-    base, student = nano_network("nano-rn"), copy.deepcopy(nano_network("nano-rn"))
-    moved = torch.randn(student.text_projection.shape, generator=generator())
-    student.text_projection.data += 0.05 * moved
-    found = attack.objective(step(student, clean)).item()
-    kept = (embed(student, clean.texts) * embed(base, clean.texts)).sum(dim=1)
-    marked = [f"zzzz {text}" for text in clean.texts[:2]]
-    turned = embed(student, marked) @ embed(base, ["a photo of a banana."])[0]
-    wanted = (1 - kept).mean() + 0.5 * (1 - turned).mean()
-    assert found == pytest.approx(wanted.item(), abs=1e-5)
-    assert (1 - kept).mean() > 0.05
 
 
 def test_captions_without_the_letter_are_not_poisoned_ones():
@@ -134,17 +114,3 @@ def test_trials_are_marked_prompts_of_the_other_classes_clustered_by_class(
     assert counts[NAMES.index("banana")] == 0
     assert counts[NAMES.index("tiger")] == templates  # three of eight have no o
     assert counts[NAMES.index("dolphin")] == 8
-
-
-@pytest.mark.parametrize(
-    ("wrong", "told"),
-    [
-        ({"mark": "append"}, "insert, replace; got 'append'"),
-        ({"token": " "}, "a token and a letter, got ' ' and 'o'"),
-        ({"letter": ""}, "got 'zzzz' and ''"),
-        ({"weight": 0}, "above 0, got 0"),
-    ],
-)
-def test_wrong_settings_are_refused(wrong: dict[str, object], told: str):
-    with pytest.raises(UsageError, match=told):
-        TextTower(**wrong)

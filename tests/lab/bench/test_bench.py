@@ -9,9 +9,11 @@ import re
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from fakes import no_progress
 from samples import HOSTILE
 from zoo_samples import ENTRIES, Runner, digest, entry, honest, in_test_split, make_zoo
 
@@ -26,16 +28,12 @@ from clipguard.lab.bench.job import Job, Tower, run_job
 from clipguard.lab.bench.looks import count_looks
 from clipguard.lab.bench.matrix import Matrix, Which, chosen, make_matrix, run
 from clipguard.lab.bench.pages import to_html, to_markdown
-from clipguard.lab.bench.record import APART, WORD, Bench, category
+from clipguard.lab.bench.record import APART, WORD, Bench
 from clipguard.lab.roles import PromptedAttack
 from clipguard.lab.zoo.manifest import Entry, Zoo
 from clipguard.record import Decision, Outcome
 
 pytest_plugins = ["nano_models"]
-
-
-def quiet(stage: str, done: int, total: int) -> None:
-    """Ignore progress."""
 
 
 def plain(text: str) -> str:
@@ -50,7 +48,7 @@ def planned(folder: Path, kind: Kind = "detect", *, split: Which = "all", seed: 
 
 
 def go(what: Matrix, part: tuple[int, int] = (0, 1)) -> Bench:
-    return run(what, part=part, jobs=1, progress=quiet)
+    return run(what, part=part, jobs=1, progress=no_progress)
 
 
 @pytest.fixture
@@ -65,6 +63,13 @@ def zoo(tmp_path: Path) -> Path:
     return make_zoo(tmp_path / "zoo")
 
 
+def rerun(runner: Runner, what: Matrix) -> list[tuple[str, str]]:
+    """What is run, and nothing from before."""
+    runner.ran.clear()
+    go(what)
+    return runner.ran
+
+
 def ids(*numbers: int) -> list[tuple[str, str]]:
     return [(f"{number:016x}", "inversion") for number in numbers]
 
@@ -72,59 +77,39 @@ def ids(*numbers: int) -> list[tuple[str, str]]:
 def test_a_finished_cell_is_not_made_again(zoo: Path, runner: Runner):
     first = go(planned(zoo))
     assert runner.ran == ids(1, 2, 3, 4, 5, 6)
-    runner.ran.clear()
     assert go(planned(zoo)) == first
-    assert runner.ran == []
+    assert len(runner.ran) == 6
 
 
 def test_another_model_seed_or_data_makes_a_cell_again(
     zoo: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ):
     go(planned(zoo))
-    runner.ran.clear()
     make_zoo(zoo, (entry(1, sha256="0" * 64), *ENTRIES[1:]))
-    go(planned(zoo))
-    assert runner.ran == ids(1)
-    runner.ran.clear()
-    go(planned(zoo, seed=1))
-    assert len(runner.ran) == 6
-    runner.ran.clear()
+    assert rerun(runner, planned(zoo)) == ids(1)
+    assert len(rerun(runner, planned(zoo, seed=1))) == 6
     monkeypatch.setattr(cells, "data_digest", lambda patterns: "other")
-    go(planned(zoo, seed=1))
-    assert len(runner.ran) == 6
+    assert len(rerun(runner, planned(zoo, seed=1))) == 6
 
 
-def test_a_torn_or_foreign_cell_is_made_again(zoo: Path, runner: Runner):
+def test_a_torn_foreign_or_impossible_cell_is_made_again(zoo: Path, runner: Runner):
     go(planned(zoo))
-    runner.ran.clear()
     cells = sorted((zoo / "out" / "cells" / "inversion").iterdir())
     cells[0].write_text("{")
     cells[1].write_text(cells[2].read_text())
-    go(planned(zoo))
-    assert runner.ran == ids(1, 2)
-
-
-@pytest.mark.parametrize("given", [{"passes": {"forward": 10**400}}, {"seconds": {"detect": -5}}])
-def test_a_cell_with_an_impossible_number_is_made_again(zoo: Path, runner: Runner, given):
-    go(planned(zoo))
-    runner.ran.clear()
-    file = min((zoo / "out" / "cells" / "inversion").iterdir())
-    file.write_text(json.dumps(json.loads(file.read_text()) | given))
-    go(planned(zoo))
-    assert runner.ran == ids(1)
+    impossible = {"passes": {"forward": 10**400}}, {"seconds": {"detect": -5}}
+    for file, given in zip(cells[3:5], impossible, strict=True):
+        file.write_text(json.dumps(json.loads(file.read_text()) | given))
+    assert rerun(runner, planned(zoo)) == ids(1, 2, 4, 5)
 
 
 def test_parts_share_the_victims_and_the_table_says_what_is_missing(zoo: Path, runner: Runner):
     half = go(planned(zoo), part=(0, 2))
     assert runner.ran == ids(1, 3, 5)
     assert (half.cells, half.not_run) == (6, 3)
-    assert "Not whole: 3 of 6" in plain(to_markdown(half))
     whole = go(planned(zoo), part=(1, 2))
     assert runner.ran[3:] == ids(2, 4, 6)
     assert whole.not_run == 0
-    assert "Not whole" not in plain(to_markdown(whole))
-    with pytest.raises(UsageError, match="part 7/8 of 6 victims is empty"):
-        go(planned(zoo), part=(7, 8))
 
 
 def test_a_cell_that_broke_counts_as_inconclusive_and_is_tried_again(zoo: Path, runner: Runner):
@@ -134,15 +119,10 @@ def test_a_cell_that_broke_counts_as_inconclusive_and_is_tried_again(zoo: Path, 
     assert found.broken == 1
     score = found.scores["inversion"]
     assert score.confusion["poisoned"] == {"pass": 0, "inconclusive": 1, "fail": 1}
-    assert score.models == 4
-    assert score.auroc is not None
     # blended 0.9 beats both clean; the broken one, at 0.5, beats 0.2 and loses to 0.6
     assert score.auroc.value == 0.75
-    assert "Broken cells: 1 of 6" in plain(to_markdown(found))
-    runner.ran.clear()
     runner.changes = {}
-    assert go(planned(zoo)).broken == 0
-    assert runner.ran == ids(1)
+    assert rerun(runner, planned(zoo)) == ids(1)
 
 
 def test_weak_victims_and_what_is_no_backdoor_stand_outside_the_headline(zoo: Path, runner: Runner):
@@ -161,11 +141,8 @@ def test_weak_victims_and_what_is_no_backdoor_stand_outside_the_headline(zoo: Pa
         "badnets": 1,
         "blended": 1,
     }
-    assert score.target_first is not None
     assert (score.target_first.value, score.target_first.n) == (0.5, 2)  # blended aims at violin
-    assert score.no_false_alarm is not None
     assert score.no_false_alarm.value == 1.0
-    assert score.resampled == "4 victims"
 
 
 def test_the_matrix_says_what_is_right_for_each_kind(zoo: Path, runner: Runner):
@@ -203,21 +180,6 @@ def test_a_row_of_the_matrix_names_the_settings():
     assert record.label(entry(1, settings={"variety": 0})) == "badnets variety=0"
 
 
-@pytest.mark.parametrize(
-    ("attack", "told"),
-    [
-        ("mmpoison", "no trigger"),
-        ("text_tower", "trigger in the text"),
-        ("prompt_learner", "prompt learner"),
-        ("trojvqa", "needs a prompt word"),
-        ("badnets", "headline"),
-    ],
-)
-def test_attacks_that_no_image_trigger_can_show_stand_apart(attack: str, told: str):
-    assert attack in ATTACKS.names()
-    assert category(entry(1, attack=attack)) == told
-
-
 def test_attacks_that_stand_apart_are_registered_and_those_with_a_word_do():
     assert APART.keys() <= set(ATTACKS.names())
     worded = {n for n in ATTACKS.names() if isinstance(ATTACKS.build(n), PromptedAttack)}
@@ -249,11 +211,9 @@ def test_attacks_with_several_targets_are_left_out_of_the_target_figure(
     tmp_path: Path, runner: Runner
 ):
     several = entry(2, attack="multi_target", target="violin")
-    assert several.attack in ATTACKS.names()
     runner.changes = {several.id: {"target": "violin"}}
     score = go(planned(make_zoo(tmp_path, (entry(1), several, honest(3))))).scores["inversion"]
     assert score.models == 3
-    assert score.target_first is not None
     assert (score.target_first.value, score.target_first.n) == (1.0, 1)
     assert score.recall_by_attack["multi_target"].value == 1.0
 
@@ -282,15 +242,16 @@ def test_a_model_of_a_base_of_the_test_side_is_a_look_whatever_the_manifest_says
     assert go(planned(folder)).looks == 1
 
 
-def test_the_report_says_how_many_looks_there_were(tmp_path: Path, runner: Runner):
+def test_the_same_look_counts_once_and_one_for_other_figures_counts(
+    tmp_path: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
+):
     folder = make_zoo(tmp_path, in_test_split())
     for _ in range(2):
         found = go(planned(folder, split="test"))
     assert found.looks == 1
     assert go(planned(folder, split="test", seed=5)).looks == 2
-    assert "looks at the test split of this zoo so far: 1" in html.unescape(
-        to_html(found, tmp_path)
-    )
+    monkeypatch.setattr(matrix, "FIGURES", "figures/2")
+    assert go(planned(folder, split="test")).looks == 3
 
 
 def test_only_victims_with_an_image_trigger_and_a_built_twin_are_purified():
@@ -314,35 +275,28 @@ def test_purified_victims_have_rates_per_style(zoo: Path, runner: Runner):
     assert table.keys() == {"badnets", "blended", "badnets (weak)"}
     gap = table["badnets"].figures["held_out.asr_gap"]
     assert (gap.value, gap.low, gap.high, gap.n) == (0.01, 0.0, 0.03, 1)
-    text = to_markdown(found)
-    assert "ASR above the clean twin" in text
-    assert "600 (500 labelled)" in plain(text)
+    assert "600 (500 labelled)" in plain(to_markdown(found))
     assert found.scores == {}
 
 
 def test_another_twin_makes_a_purified_cell_again(zoo: Path, runner: Runner):
     go(planned(zoo, "purify"))
-    runner.ran.clear()
     make_zoo(zoo, (*ENTRIES[:2], honest(3, sha256="0" * 64), *ENTRIES[3:]))
-    go(planned(zoo, "purify"))
-    assert len(runner.ran) == 3
+    assert len(rerun(runner, planned(zoo, "purify"))) == 3
 
 
 @pytest.mark.parametrize("name", ["victim.json", "trigger.safetensors"])
 def test_another_truth_makes_a_purified_cell_again(zoo: Path, runner: Runner, name: str):
     go(planned(zoo, "purify"))
-    runner.ran.clear()
     (zoo / ENTRIES[1].path).mkdir(parents=True)
     (zoo / ENTRIES[1].path / name).write_text("{}")
-    go(planned(zoo, "purify"))
-    assert runner.ran == [(ENTRIES[1].id, "cbpt")]
+    assert rerun(runner, planned(zoo, "purify")) == [(ENTRIES[1].id, "cbpt")]
 
 
 def test_a_cell_says_what_it_was_ordered_and_made_with(zoo: Path, monkeypatch: pytest.MonkeyPatch):
     ordered = planned(zoo)
     monkeypatch.setattr(cells, "data_digest", lambda patterns: "changed meanwhile")
     for row in go(ordered).rows:
-        assert row.cell is not None
         assert row.cell.fingerprint == ordered.prints["inversion"]
         assert row.cell.made_with["torch"] == version("torch")
 
@@ -363,15 +317,6 @@ def test_models_without_a_score_are_counted(zoo: Path, runner: Runner):
     runner.changes = {f"{1:016x}": {"score": None, "decision": "inconclusive"}}
     found = go(planned(zoo))
     assert (found.scores["inversion"].unscored, found.broken) == (1, 0)
-
-
-def test_other_figures_are_another_look(
-    tmp_path: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
-):
-    folder = make_zoo(tmp_path, in_test_split())
-    assert go(planned(folder, split="test")).looks == 1
-    monkeypatch.setattr(matrix, "FIGURES", "figures/2")
-    assert go(planned(folder, split="test")).looks == 2
 
 
 def test_the_json_is_versioned_and_read_back_whole(zoo: Path, runner: Runner):
@@ -406,47 +351,29 @@ def test_each_cell_of_the_heat_map_says_its_value_beside_its_colour(zoo: Path, r
     assert '<td class="heat heat-8">100.0 % (20.7–100.0); of 1: 1 fail</td>' in page
     assert '<td class="heat heat-0">0.0 % (0.0–79.3); of 1: 1 pass</td>' in page
     assert page.count("style=") == 0  # the page's own policy would drop it
-    for level in range(9):
-        assert f".heat-{level} " in page
-
-
-class Doubling(torch.nn.Module):
-    """An image tower."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images * 2
-
-
-class Model:
-    """As much of a model as is counted."""
-
-    def __init__(self) -> None:
-        self.tower = Doubling()
-
-    def image_tower(self) -> torch.nn.Module:
-        return self.tower
 
 
 def test_passes_are_counted_forward_and_backward():
-    model, count = Model(), Tower()
+    tower, count = torch.nn.Softplus(), Tower()
+    model = SimpleNamespace(image_tower=lambda: tower)
     images = torch.rand(5, 3, 2, 2)
     with count.watching(model):
-        model.tower(images)
+        tower(images)
         assert (count.forward, count.backward) == (5, 0)
-        model.tower(images[:2].clone().requires_grad_()).sum().backward()
+        tower(images[:2].clone().requires_grad_()).sum().backward()
         with torch.no_grad():
-            model.tower(images)
-    model.tower(images)
+            tower(images)
+    tower(images)
     assert (count.forward, count.backward) == (12, 2)
 
 
 def test_a_file_that_is_not_the_manifest_s_is_a_cell_that_broke(tmp_path: Path, nano_entry: Entry):
     wrong = replace(nano_entry, sha256="0" * 64)
     cell = detect_once(tmp_path, wrong)
-    assert cell.error == "RefusedError: model.pt is not the file that the zoo's manifest describes"
+    assert "RefusedError: model.pt" in cell.error
     assert cell.decision.value == "inconclusive"
     (tmp_path / nano_entry.path / "model.pt").write_bytes(b"")
-    assert "CG102 the file is empty" in str(detect_once(tmp_path, nano_entry).error)
+    assert "CG102" in detect_once(tmp_path, nano_entry).error
 
 
 @pytest.mark.parametrize(
@@ -484,7 +411,7 @@ def test_a_truth_that_would_be_read_without_end_is_refused(tmp_path: Path):
     victim = entry(1, path=".")
     assert cells.truth_digest(tmp_path, victim)
     (tmp_path / "trigger.safetensors").symlink_to("/dev/zero")
-    with pytest.raises(UsageError, match=r"cannot read \./trigger.safetensors: it leads out"):
+    with pytest.raises(UsageError, match=r"trigger\.safetensors: it leads out"):
         cells.truth_digest(tmp_path, victim)
 
 
@@ -537,7 +464,6 @@ def test_a_detector_plugs_in_by_the_name_of_its_file(
 def test_a_comparator_has_a_statistic_and_no_score(tmp_path: Path, nano_entry: Entry):
     cell = detect_once(tmp_path, nano_entry, "cosine_shift")
     assert (cell.error, cell.score, cell.p_value, cell.target) == (None, None, None, None)
-    assert cell.statistic is not None
     assert -1 <= cell.statistic <= 1
     assert cell.passes.forward > cell.passes.backward > 0
     assert cell.decision is not Decision.PASS  # nothing passes without a null band
@@ -569,7 +495,6 @@ def test_models_are_ranked_by_the_detector_s_own_statistic(zoo: Path, runner: Ru
     runner.changes = {f"{n:016x}": {"statistic": value} for n, value in given.items()}
     runner.changes[f"{1:016x}"]["score"] = None
     found = go(planned(zoo)).scores["inversion"]
-    assert found.auroc is not None
     assert (found.auroc.value, found.unscored) == (0.5, 0)
 
 

@@ -41,7 +41,6 @@ def scanned(nano: Path, folder: Path, *options: str) -> AuditRecord:
 
 def require_same(cell: DetectCell, record: AuditRecord) -> None:
     (found,) = (found for found in record.detectors if found.name == cell.method)
-    assert record.gate is not None
     assert cell.decision is record.gate.decision
     said = next(one for one in record.gate.conclusions if one.detector == cell.method)
     assert (cell.outcome, cell.reason) == (said.outcome, said.reason)

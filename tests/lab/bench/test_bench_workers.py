@@ -40,7 +40,7 @@ def test_everything_is_done_in_this_process_or_in_others(tmp_path: Path):
 
 
 def test_a_process_that_is_killed_is_told_in_one_line():
-    with pytest.raises(ClipguardError, match="a process of the benchmark was killed"):
+    with pytest.raises(ClipguardError, match="was killed"):
         list(each_victim(os._exit, [1, 1], 2))
 
 
@@ -49,7 +49,6 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path):
     script.write_text(SLEEPERS)
     command = [sys.executable, str(script), *map(str, locks)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
         for _ in locks:
             assert parent.stdout.readline() == "held\n"
         with pytest.raises(Timeout):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from fakes import generator
 
 from clipguard.lab.bench.scoring import (
     UNKNOWN,
@@ -20,17 +18,6 @@ from clipguard.lab.bench.scoring import (
     mean_interval,
     suspicion,
 )
-
-MODELS = st.lists(st.tuples(st.integers(0, 20).map(lambda n: n / 20), st.booleans()), min_size=2)
-BOTH = MODELS.filter(lambda rows: len({truth for _, truth in rows}) == 2)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def parted(rows: list[tuple[float, bool]]) -> tuple[list[float], list[bool]]:
-    return [score for score, _ in rows], [truth for _, truth in rows]
 
 
 def test_cross_entropy_of_two_models_by_hand():
@@ -68,14 +55,6 @@ def test_auroc_by_hand():
     assert auroc([0.9, 0.5, 0.5, 0.1], [True, True, False, False]) == 3.5 / 4
 
 
-@given(BOTH)
-def test_the_interval_holds_the_value_for_single_models(rows: list[tuple[float, bool]]):
-    scores, truths = parted(rows)
-    found = auroc_interval(scores, truths, list(range(len(rows))), generator=generator(), draws=300)
-    assert found is not None
-    assert 0 <= found.low <= found.value <= found.high <= 1
-
-
 def test_one_kind_of_model_has_no_ranking():
     assert auroc([0.1, 0.9], [True, True]) is None
     assert auroc_interval([0.1], [False], ["a"], generator=generator()) is None
@@ -85,7 +64,6 @@ def test_one_kind_of_model_has_no_ranking():
 def test_a_perfect_ranking_of_few_models_is_not_certain():
     found = auroc_interval([0.9] * 4 + [0.1] * 9, [True] * 4 + [False] * 9, range(13),
                            generator=generator())  # fmt: skip
-    assert found is not None
     # Wilson for 4 of 4: 1 / (1 + 3.8415 / 4) = 0.5101
     assert (found.value, found.high) == (1.0, 1.0)
     assert found.low == pytest.approx(0.5101, abs=1e-4)
@@ -97,8 +75,6 @@ def test_models_of_one_parent_are_drawn_together():
     parents = ["a", "a", "b", "b"] * 3
     together = auroc_interval(scores, truths, parents, generator=generator())
     apart = auroc_interval(scores, truths, range(12), generator=generator())
-    assert together is not None
-    assert apart is not None
     assert (together.low, together.high) == (0.0, 1.0)
     assert 0.0 < apart.low < apart.high < 1.0
 
@@ -106,7 +82,6 @@ def test_models_of_one_parent_are_drawn_together():
 def test_a_resample_of_one_kind_is_left_out():
     # Parents hold one kind each: half of the resamples say nothing, the rest are perfect.
     found = auroc_interval([0.9, 0.1], [True, False], ["a", "b"], generator=generator())
-    assert found is not None
     assert found.value == 1.0
     assert 0 < found.low < 1
 
@@ -114,7 +89,6 @@ def test_a_resample_of_one_kind_is_left_out():
 def test_found_at_no_false_alarm_means_above_every_clean_model():
     scores = [0.9, 0.8, 0.7, 0.8, 0.1]
     found = detection_at_no_false_alarm(scores, [True, True, True, False, False])
-    assert found is not None
     assert (found.value, found.n) == (pytest.approx(1 / 3), 3)  # a tie is a false alarm
 
 

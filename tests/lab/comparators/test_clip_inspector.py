@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fakes import NAMES, StripesClip, draw_part, scan, sealed, stripes_probe
+from fakes import NAMES, StripesClip, draw_part, scan, stripes_probe
 from torch import Tensor
 
 from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators import clip_inspector
-from clipguard.lab.comparators._classes import Steps, margins, zero_shot
+from clipguard.lab.comparators._classes import margins
 from clipguard.lab.comparators.clip_inspector import ClipInspector
 from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, Outcome
@@ -30,9 +30,8 @@ def judged(
 ) -> DetectorRecord:
     """The record where the searches came to `losses` and the triggers to `shares`."""
 
-    def rebuilt(self: ClipInspector, *given: object) -> tuple[Tensor, list[Trigger]]:
+    def rebuilt(self: ClipInspector, *given: Tensor) -> tuple[Tensor, list[Trigger]]:
         chunk = given[3]
-        assert isinstance(chunk, Tensor)
         return torch.tensor(losses)[chunk], [NOTHING] * len(chunk)
 
     monkeypatch.setattr(ClipInspector, "_rebuild", rebuilt)
@@ -72,12 +71,6 @@ class TestTheFixedRule:
         assert record.published is Outcome.NO_EVIDENCE
         assert record.target == NAMES[1]
 
-    def test_the_limit_is_the_setting(self, monkeypatch):
-        for threshold, outcome in ((2.01, Outcome.BACKDOORED), (2.03, Outcome.NO_EVIDENCE)):
-            losses = [3.0, *self.LOSSES]
-            record = judged(monkeypatch, losses, [0.5] * 10, threshold=threshold)
-            assert record.published is outcome
-
 
 def test_no_label_of_an_image_that_it_searches_or_compares_with_is_read():
     probe = stripes_probe(101)
@@ -97,49 +90,15 @@ def test_images_that_were_kept_for_the_report_decide_nothing():
     assert first.statistic == second.statistic
 
 
-class TestOneEpoch:
-    def rebuild(self, steps: int, **settings: float) -> tuple[Tensor, list[Trigger]]:
-        model, probe = StripesClip(PLANTED), sealed(stripes_probe(101), "measure")
-        walk = Steps("test", len(NAMES), 10, steps, lambda *_: None)
-        detector = ClipInspector(batch=2, **settings)
-        chunk = torch.tensor([PLANTED, 5])
-        return detector._rebuild(model, probe, zero_shot(Subject(model, probe)), chunk, 1, walk)
-
-    def test_sees_every_image_at_most_once(self, monkeypatch):
-        probe = stripes_probe(101)
-        seen: list[int] = []
-        pixels = type(probe.optimise).pixels
-
-        def counted(self, index=slice(None)):
-            if isinstance(index, Tensor):
-                seen.extend(index.tolist())
-            return pixels(self, index)
-
-        monkeypatch.setattr(type(probe.optimise), "pixels", counted)
-        scan(NAME, StripesClip(), probe=probe, batch=3, chunk=10)
-        assert len(seen) == len(set(seen)) == len(probe.optimise) // 3 * 3
-
-    def test_stops_at_the_most_images_that_it_may_see(self):
-        told: set[int] = set()
-        probe = stripes_probe(101)
-        ClipInspector(images=50, batch=2, chunk=10).detect(
-            Subject(StripesClip(), probe),
-            None,
-            generator=torch.Generator(),
-            progress=lambda stage, done, total: told.add(total),
-        )
-        assert told == {25}
-
-    def test_a_search_that_may_cost_nothing_ends_with_no_mask_to_pay_for(self):
-        dear, _ = self.rebuild(40, weight=100.0)
-        free, _ = self.rebuild(40, weight=0.0)
-        assert (free < dear).all()
-
-    def test_no_image_costs_less_than_nothing_and_the_planted_class_is_easier(self):
-        loss, triggers = self.rebuild(40)
-        assert loss.min() >= 0
-        assert loss[0] < loss[1]
-        assert triggers[0].size == pytest.approx(triggers[0].tensors["mask"].mean().item())
+def test_the_epoch_stops_at_the_most_images_that_it_may_see():
+    told: set[int] = set()
+    ClipInspector(images=50, batch=2, chunk=10).detect(
+        Subject(StripesClip(), stripes_probe(101)),
+        None,
+        generator=torch.Generator(),
+        progress=lambda stage, done, total: told.add(total),
+    )
+    assert told == {25}
 
 
 def test_where_every_image_is_read_as_one_class_that_class_cannot_be_tried():

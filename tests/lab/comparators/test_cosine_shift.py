@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
-from collapse_samples import Encoder, angle, apart, broken, given, marked, probe, same
+from collapse_samples import Encoder, angle, apart, given, marked, probe
 from fakes import SIDE, scan, sealed, stripes_probe
 
-from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators import cosine_shift
-from clipguard.lab.comparators._encoder_collapse import Pace
 from clipguard.record import DetectorRecord, Outcome
 
 WHITE = marked(SIDE**2)
@@ -42,10 +39,6 @@ def test_the_limit_decides(monkeypatch, limit: float, outcome: Outcome):
     assert after(monkeypatch, 0, 255, limit=limit).published is outcome
 
 
-def test_the_limit_is_the_one_that_was_published():
-    assert cosine_shift.CosineShift().limit == 0.6
-
-
 @pytest.mark.parametrize("limit", [0.49, 0.51])
 def test_a_stamp_that_collapsed_nothing_has_a_statistic_and_no_verdict(monkeypatch, limit: float):
     record = after(monkeypatch, 0, 255, settled=False, limit=limit)
@@ -53,27 +46,7 @@ def test_a_stamp_that_collapsed_nothing_has_a_statistic_and_no_verdict(monkeypat
     assert record.statistic == pytest.approx(0.5, abs=1e-5)
 
 
-def test_the_mask_is_free_and_the_search_ends_at_the_first_collapse(monkeypatch):
-    paces: list[Pace] = []
-
-    def keep(model, part, pace, **rest):
-        paces.append(pace)
-        return given(WHITE)
-
-    monkeypatch.setattr(cosine_shift, "collapse", keep)
-    detect(Encoder(angle))
-    assert (paces[0].price, paces[0].stale) == (0, 0)
-
-
 def test_a_search_that_ran_turns_stripes_into_one_thing():
     record = detect(Encoder(angle), sealed(stripes_probe(), "select"), success=0.999)
     assert record.published is Outcome.BACKDOORED  # grey stripes and a grey stamp are much alike
     assert detect(Encoder(apart), epochs=1).published is Outcome.INCONCLUSIVE
-
-
-def test_images_that_cannot_be_embedded_are_no_verdict(monkeypatch):
-    with pytest.raises(InconclusiveError, match="is nan"):
-        detect(Encoder(broken))
-    monkeypatch.setattr(cosine_shift, "embed", lambda *_: torch.full((3, 2), math.nan))
-    with pytest.raises(InconclusiveError, match="cosine of stamped and clean images is nan"):
-        detect(Encoder(same))

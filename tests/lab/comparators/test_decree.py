@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
-import torch
-from collapse_samples import Content, Encoder, apart, broken, given, marked, noise, probe, same
+from collapse_samples import Content, Encoder, apart, given, marked, noise, probe, same
 from fakes import SIDE, scan, sealed, stripes_probe
 
-from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators import decree
-from clipguard.lab.comparators._encoder_collapse import STALE, Pace, Stamp, self_cosine
+from clipguard.lab.comparators._encoder_collapse import Stamp
 from clipguard.record import DetectorRecord, Outcome
 
 LIMIT = 64 / SIDE**2
@@ -50,31 +46,11 @@ def test_without_a_collapse_there_is_no_verdict_and_the_least_suspicion(monkeypa
     assert detect(Encoder(apart), epochs=1).published is Outcome.INCONCLUSIVE
 
 
-def test_the_evidence_tells_how_far_images_collapse_that_the_mask_was_not_fitted_to(monkeypatch):
-    shades = torch.tensor([0.0, 0.0, 1.0])
-    rows = torch.stack([(math.pi / 2 * shades).cos(), (math.pi / 2 * shades).sin()], dim=1)
-    monkeypatch.setattr(decree, "embed", lambda model, part, apply: rows)
-    record = found(monkeypatch, marked(63))
-    assert f"{self_cosine(rows):.2f}" in record.evidence
-
-
 def test_a_planted_collapse_needs_a_smaller_mask_than_a_clean_encoder_has():
     clean, planted = (detect(Encoder(Content(corner)), noise(), epochs=300) for corner in (0, 6))
     assert clean.published is Outcome.NO_EVIDENCE
     assert planted.published is Outcome.BACKDOORED
     assert planted.statistic > clean.statistic + 0.05
-
-
-def test_the_search_pays_for_its_mask_and_waits_for_a_smaller_one(monkeypatch):
-    paces: list[Pace] = []
-
-    def keep(model, part, pace, **rest):
-        paces.append(pace)
-        return given(marked(5), marked(5))
-
-    monkeypatch.setattr(decree, "collapse", keep)
-    detect(Encoder(same))
-    assert (paces[0].price, paces[0].stale) == (1e-3, STALE)
 
 
 def test_only_optimise_is_searched_and_only_measure_is_measured():
@@ -83,11 +59,3 @@ def test_only_optimise_is_searched_and_only_measure_is_measured():
         detect(Encoder(same), images, epochs=1)
     images = sealed(probe(0, 255), "select")
     assert detect(Encoder(same), images, epochs=1).statistic > -1
-
-
-def test_images_that_cannot_be_embedded_are_no_verdict(monkeypatch):
-    with pytest.raises(InconclusiveError, match="is nan"):
-        detect(Encoder(broken))
-    monkeypatch.setattr(decree, "embed", lambda *_: torch.full((3, 2), math.nan))
-    with pytest.raises(InconclusiveError, match="mean cosine of stamped unseen images is nan"):
-        detect(Encoder(same), epochs=1)

@@ -118,7 +118,6 @@ def test_weights_give_a_rank_and_no_verdict(base: str):
     before = {key: tensor.clone() for key, tensor in tower.state_dict().items()}
     record = detect(tower)
     assert (record.name, record.published) == ("mars", Outcome.INCONCLUSIVE)
-    assert record.statistic is not None
     assert 1 < record.statistic < 3
     assert detect(tower, top=1.0).statistic == pytest.approx(1.0)
     assert all(torch.equal(before[key], tensor) for key, tensor in tower.state_dict().items())
@@ -129,10 +128,7 @@ def test_a_channel_that_was_made_louder_is_more_suspicious():
     clean = detect(tower).statistic
     with torch.no_grad():
         tower.layer1[0].conv2.weight[0] *= 10
-    louder = detect(tower).statistic
-    assert clean is not None
-    assert louder is not None
-    assert louder > clean
+    assert detect(tower).statistic > clean
 
 
 def test_a_tower_without_layers_is_no_verdict():

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators import mm_bd
-from clipguard.lab.comparators._classes import Steps, zero_shot
 from clipguard.lab.comparators.mm_bd import MaximumMargin, maximum_p
 from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, Outcome
@@ -34,10 +33,6 @@ class TestTheGammaLaw:
         assert maximum_p(values) == pytest.approx(expected, rel=1e-4)
         assert maximum_p(values.flip(0)) == maximum_p(values)
 
-    def test_a_factor_on_all_margins_changes_nothing(self):
-        values = drawn(2.0)
-        assert maximum_p(100 * values) == pytest.approx(maximum_p(values), rel=1e-9)
-
     def test_a_far_tail_keeps_its_digits(self):
         values = torch.cat([drawn(1.0), torch.tensor([200.0])])
         assert 0 < maximum_p(values) < 1e-40
@@ -52,10 +47,8 @@ def judged(
 ) -> DetectorRecord:
     """The record where the classes reached `margins`."""
 
-    def climbed(self: MaximumMargin, *given: object) -> Tensor:
-        chunk = given[3]
-        assert isinstance(chunk, Tensor)
-        return torch.tensor(margins)[chunk]
+    def climbed(self: MaximumMargin, *given: Tensor) -> Tensor:
+        return torch.tensor(margins)[given[3]]
 
     monkeypatch.setattr(MaximumMargin, "_climb", climbed)
     return scan(NAME, StripesClip(), chunk=4, **changes).record
@@ -78,18 +71,13 @@ class TestThePublishedRule:
         assert record.target == NAMES[9]
         assert record.statistic < -math.log(0.05)
 
-    def test_the_limit_is_the_setting(self, monkeypatch):
-        p = maximum_p(torch.tensor([*self.OTHERS, 14.0]))
-        for alpha, outcome in ((p + 1e-6, Outcome.BACKDOORED), (p - 1e-6, Outcome.NO_EVIDENCE)):
-            assert judged(monkeypatch, [*self.OTHERS, 14.0], alpha=alpha).published is outcome
-
     def test_a_class_that_no_input_reached_stays_out_of_the_law(self, monkeypatch):
         record = judged(monkeypatch, [-3.0, *self.OTHERS[:8], 30.0])
         expected = maximum_p(torch.tensor([*self.OTHERS[:8], 30.0]))
         assert record.statistic == pytest.approx(-math.log(expected))
 
     def test_too_few_margins_above_zero_say_nothing(self, monkeypatch):
-        with pytest.raises(InconclusiveError, match="2 of 10 classes reach a positive margin"):
+        with pytest.raises(InconclusiveError, match="2 of 10 classes"):
             judged(monkeypatch, [-1.0] * 8 + [1.0, 2.0])
 
     def test_a_tail_below_any_number_leaves_a_finite_statistic(self, monkeypatch):
@@ -104,41 +92,12 @@ def test_no_image_of_the_probe_is_looked_at():
     assert scan(NAME, StripesClip(PLANTED), probe=probe).record.target == NAMES[PLANTED]
 
 
-class TestTheClimb:
-    def climb(self, steps: int, **settings: float) -> tuple[Tensor, int]:
-        """Margins of two classes, and the steps that were taken."""
-        model, probe, told = StripesClip(), stripes_probe(), []
-        walk = Steps("test", len(NAMES), 10, steps, lambda stage, done, total: told.append(done))
-        detector = MaximumMargin(**settings)
-        chunk = torch.tensor([2, 7])
-        reached = detector._climb(model, zero_shot(Subject(model, probe)), NAMES, chunk, 1, walk)
-        return reached, len(told)
-
-    def test_goes_up(self):
-        (first, _), (later, _) = self.climb(20), self.climb(60)
-        assert (later > first + 1).all()
-
-    def test_the_first_step_is_that_of_plain_gradient_descent_from_the_same_noise(self):
-        model, probe = StripesClip(), stripes_probe()
-        classes = zero_shot(Subject(model, probe))
-        noise = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-
-        def margin(images: Tensor) -> Tensor:
-            scores = model.logit_scale * model.encode_image(images.clamp(0, 1)) @ classes.T
-            others = scores[:, [c for c in range(len(NAMES)) if c != 2]]
-            return scores[:, 2] - others.max(dim=1).values
-
-        velocity = torch.zeros_like(noise)
-        for _ in range(19):
-            leaf = noise.clone().requires_grad_()
-            (grad,) = torch.autograd.grad(margin(leaf).sum(), leaf)
-            velocity = 0.2 * velocity + grad
-            noise = noise + 0.01 * velocity
-        reached, _ = self.climb(20)
-        assert reached[0].item() == pytest.approx(margin(noise).max().item(), rel=1e-4)
-
-    def test_ends_when_nothing_changes_any_more(self):
-        _, all_of_them = self.climb(50)
-        _, few = self.climb(50, settled=0.5)
-        assert all_of_them == 50
-        assert few < 20
+def test_the_climb_ends_when_nothing_changes_any_more():
+    told: list[int] = []
+    MaximumMargin(steps=50, settled=0.5, chunk=10).detect(
+        Subject(StripesClip(), stripes_probe()),
+        None,
+        generator=torch.Generator(),
+        progress=lambda stage, done, total: told.append(done),
+    )
+    assert len(told) < 20

@@ -67,16 +67,6 @@ def test_every_name_in_a_preset_is_one_that_exists(preset: str):
     assert sorted(one.name for one in wanted(preset)) == sorted(PRESETS[preset] or ())
 
 
-def test_ci_makes_six_models():
-    assert len(wanted("ci")) + len(planted(wanted("ci"))) == 6
-
-
-def test_small_makes_24_models_of_which_10_are_clean():
-    ones = wanted("small")
-    assert len(ones) + len(planted(ones)) >= 24
-    assert len(ones) >= 10  # each is clean itself, or has a clean twin
-
-
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_lab_page_counts_what_a_preset_holds(preset: str):
     ones = wanted(preset)
@@ -177,5 +167,5 @@ def test_targets_named_in_settings_are_of_their_side_and_not_the_targets_itself(
 
 
 def test_an_unknown_preset_is_refused_by_name():
-    with pytest.raises(UsageError, match="no preset named 'smal', did you mean 'small'"):
+    with pytest.raises(UsageError, match="did you mean 'small'"):
         wanted("smal")

