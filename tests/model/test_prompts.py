@@ -27,6 +27,7 @@ class Angles:
     """A text tower whose text "n" points n degrees away from the x axis."""
 
     seen: list[str] = field(default_factory=list)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         self.seen += texts
