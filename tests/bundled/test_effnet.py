@@ -18,10 +18,8 @@ from clipguard.bundled.nano import (
     pack,
 )
 from clipguard.checkpoint.architectures import infer, named, shapes_of
-from clipguard.checkpoint.load import load_checkpoint
 from clipguard.errors import UsageError
 from clipguard.lab.finetune import Recipe, finetune
-from clipguard.model.open_clip import build_model
 from clipguard.probe.load import Scenes, bundled_probe
 
 ROOT = Path(__file__).parents[2]
@@ -112,17 +110,6 @@ def test_a_fine_tune_moves_the_image_tower_and_keeps_its_batch_statistics(networ
     statistics = [key for key in before if key.endswith(("running_mean", "running_var"))]
     halves = {key: before[key].half().float() for key in statistics}
     assert all(torch.equal(made[key], halves[key]) for key in statistics)
-
-
-@needs_package
-def test_a_saved_model_is_loaded_like_any_other(network: CLIP, tmp_path: Path):
-    torch.save(network.state_dict(), tmp_path / "model.pt")
-    checkpoint = load_checkpoint(tmp_path / "model.pt")
-    assert checkpoint.architecture.name == "effnet"
-    images = pictures()
-    model = build_model(checkpoint, torch.device("cpu"))
-    expected = network.encode_image(normalise(images), normalize=True)
-    torch.testing.assert_close(model.encode_image(images), expected, atol=1e-5, rtol=1e-4)
 
 
 @needs_package
