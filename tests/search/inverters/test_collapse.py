@@ -36,7 +36,8 @@ def test_the_planted_target_draws_the_images_without_being_named():
 def test_the_share_is_that_of_the_returned_trigger_on_the_select_part():
     found = invert(None, restarts=2)
     read = classify(embed(StripesClip(), stripes_probe().select, found.trigger.apply), CLASSES)
-    assert found.share == pytest.approx((read == found.target).float().mean().item()) < 0.5
+    assert found.share == pytest.approx((read == found.target).float().mean().item())
+    assert found.share < 0.5
     assert len(set(found.ranking)) == len(found.ranking) <= 10
 
 
