@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -48,8 +47,6 @@ from clipguard.lab.roles import (
     Honest,
     JudgedAttack,
     OptimisedAttack,
-    Pairs,
-    PairsNegative,
     WeightsNegative,
     captioned_scenes,
     made_trigger,
@@ -88,8 +85,7 @@ def base() -> CLIP:
 
 def check_pixels(stamped: Tensor) -> None:
     """Raw pixels: (B, 3, H, W) in [0, 1], which NaN is not."""
-    assert stamped.ndim == 4
-    assert stamped.shape[1] == 3
+    assert (stamped.ndim, stamped.shape[1]) == (4, 3)
     assert ((stamped >= 0) & (stamped <= 1)).all()
 
 
@@ -118,7 +114,7 @@ class TestEveryAttack:
             return made_trigger(attack, nano_site(), generator=generator(seed))
         return attack.trigger(side, generator=generator(seed))
 
-    @pytest.mark.parametrize("side", [32, 64, 224])
+    @pytest.mark.parametrize("side", [32, 224])
     def test_keeps_pixels_in_range_and_its_input_as_it_was(self, name: str, side: int):
         attack = ATTACKS.build(name)
         side = 64 if isinstance(attack, OptimisedAttack) else side
@@ -131,80 +127,55 @@ class TestEveryAttack:
         # only what is judged in another way may leave images alone, and must say so by its size
         assert isinstance(attack, JudgedAttack) or not torch.equal(stamped, before)
 
-    def test_the_seed_alone_draws_the_trigger(self, name: str):
-        state = torch.get_rng_state()
-        first, same = (self.trigger(name, 1).apply(images(side=64)) for _ in range(2))
-        assert torch.equal(first, same)
+    def test_the_seed_alone_draws_a_trigger_that_says_how_large_it_is(self, name: str):
+        attack, state, batch = ATTACKS.build(name), torch.get_rng_state(), images(5, side=64)
+        trigger, same = (self.trigger(name, 1) for _ in range(2))
+        stamped = trigger.apply(batch)
+        assert torch.equal(stamped, same.apply(batch))
         assert torch.equal(torch.get_rng_state(), state)
-
-    def test_an_image_is_stamped_alone_as_in_a_batch(self, name: str):
-        trigger, batch = self.trigger(name), images(5, side=64)
         alone = torch.cat([trigger.apply(image[None]) for image in batch])
-        torch.testing.assert_close(trigger.apply(batch), alone)
-
-    def test_says_how_much_it_poisons_and_how_large_it_is(self, name: str):
-        assert 0 < ATTACKS.build(name).poison_rate < 1
-        trigger = self.trigger(name)
-        batch = images(side=64)
-        assert (trigger.size > 0) != torch.equal(trigger.apply(batch), batch)
+        torch.testing.assert_close(stamped, alone)
+        assert 0 < attack.poison_rate < 1
+        assert (trigger.size > 0) != torch.equal(stamped, batch)
         assert trigger.unit
         assert trigger.tensors
-
-    def test_an_optimised_trigger_can_be_made_again_from_what_is_kept(self, name: str):
-        attack = ATTACKS.build(name)
         if isinstance(attack, OptimisedAttack):
-            trigger, batch = self.trigger(name), images(5, side=64)
-            again = attack.rebuild(trigger.tensors, 64)
-            assert torch.equal(again.apply(batch), trigger.apply(batch))
+            assert torch.equal(attack.rebuild(trigger.tensors, 64).apply(batch), stamped)
 
 
 @pytest.mark.parametrize("name", NEGATIVES.names())
-class TestEveryNegative:
-    def about(self) -> Honest:
-        return Honest(base(), load_artwork().concepts(["banana"])[0], generator(1))
+def test_every_negative_changes_a_little_by_its_generator_alone_and_tells_no_lie(name: str):
+    negative, artwork = NEGATIVES.build(name), load_artwork()
+    if isinstance(negative, WeightsNegative):
+        check_weights(negative)
+        return
+    before = captioned_scenes(artwork, torch.arange(24), 64, generator(2))
+    kept = before.images.clone()
+    made, same = (
+        negative.altered(before, Honest(base(), artwork.concepts(["banana"])[0], generator(1)))
+        for _ in range(2)
+    )
+    assert torch.equal(made.images, same.images)
+    assert made.texts == same.texts
+    check_pixels(made.images)
+    assert made.images.shape == before.images.shape
+    assert torch.equal(before.images, kept)
+    assert not torch.equal(made.images, kept)
+    assert torch.equal(made.images, from_bytes(to_bytes(made.images)))
+    for text, concept in zip(made.texts, made.concepts.tolist(), strict=True):
+        assert artwork.names[concept][0] in text
 
-    def pairs(self) -> Pairs:
-        artwork = load_artwork()
-        concepts = torch.arange(24)
-        return captioned_scenes(artwork, concepts, 64, generator(2))
 
-    def test_changes_something_and_tells_no_lie(self, name: str):
-        negative = NEGATIVES.build(name)
-        if isinstance(negative, WeightsNegative):
-            return
-        before = self.pairs()
-        kept = before.images.clone()
-        made = negative.altered(before, self.about())
-        check_pixels(made.images)
-        assert made.images.shape == before.images.shape
-        assert torch.equal(before.images, kept)
-        assert not torch.equal(made.images, kept)
-        assert torch.equal(made.images, from_bytes(to_bytes(made.images)))
-        names = load_artwork().names
-        for text, concept in zip(made.texts, made.concepts.tolist(), strict=True):
-            assert names[concept][0] in text
-
-    def test_the_generator_alone_decides(self, name: str):
-        negative = NEGATIVES.build(name)
-        if isinstance(negative, WeightsNegative):
-            return
-        first, same = (negative.altered(self.pairs(), self.about()) for _ in range(2))
-        assert torch.equal(first.images, same.images)
-        assert first.texts == same.texts
-
-    def test_weights_change_a_little_and_stay_finite(self, name: str):
-        negative = NEGATIVES.build(name)
-        if isinstance(negative, PairsNegative):
-            return
-        network = copy.deepcopy(base())
-        before = copy.deepcopy(network.state_dict())
-        negative.finished(network)
-        moved = [k for k, v in network.state_dict().items() if not torch.equal(v, before[k])]
-        assert any(key.startswith("visual.") for key in moved)
-        for key in moved:
-            after = network.state_dict()[key]
-            assert after.isfinite().all()
-            assert (after - before[key]).norm() < 0.2 * before[key].norm(), key
+def check_weights(negative: WeightsNegative) -> None:
+    """Some weights of the image tower move, none far."""
+    network, before = copy.deepcopy(base()), base().state_dict()
+    negative.finished(network)
+    after = network.state_dict()
+    moved = [key for key in before if not torch.equal(after[key], before[key])]
+    assert any(key.startswith("visual.") for key in moved)
+    for key in moved:
+        assert after[key].isfinite().all()
+        assert (after[key] - before[key]).norm() < 0.2 * before[key].norm(), key
 
 
 @pytest.mark.parametrize("name", FAMILIES.names())
@@ -212,25 +183,25 @@ class TestEveryFamily:
     def start(self, name: str, seed: int = 0) -> dict[str, Tensor]:
         return FAMILIES.build(name).start(SIDE, generator=generator(seed))
 
-    @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
-    @pytest.mark.parametrize("scale", [1.0, 100.0])
+    @pytest.mark.parametrize(("progress", "scale"), [(0.0, 1.0), (0.3, 100.0), (1.0, 100.0)])
     def test_keeps_pixels_in_range(self, name: str, progress: float, scale: float):
         parameters = {key: value * scale for key, value in self.start(name).items()}
         trigger = FAMILIES.build(name).trigger(parameters, progress)
         check_pixels(trigger.apply(images()).detach())
         assert trigger.family == name
         assert math.isfinite(trigger.size)
+        assert trigger.tensors
+        assert not any(tensor.requires_grad for tensor in trigger.tensors.values())
 
     def test_the_seed_alone_draws_the_start(self, name: str):
         state = torch.get_rng_state()
         first, same, other = (self.start(name, seed) for seed in (1, 1, 2))
         assert torch.equal(torch.get_rng_state(), state)
-        for key in first:
-            assert torch.equal(first[key], same[key])
+        for key, leaf in first.items():
+            assert torch.equal(leaf, same[key])
+            assert leaf.is_leaf
+            assert leaf.requires_grad
         assert any(not torch.equal(first[key], other[key]) for key in first)
-
-    def test_parameters_are_leaves_that_ask_for_gradients(self, name: str):
-        assert all(leaf.is_leaf and leaf.requires_grad for leaf in self.start(name).values())
 
     @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
     def test_gradients_reach_every_parameter_and_the_images(self, name: str, progress: float):
@@ -248,11 +219,6 @@ class TestEveryFamily:
         parameters = self.start(name)
         sizes = [FAMILIES.build(name).trigger(parameters, p).size for p in (0.0, 0.5, 1.0)]
         assert sizes[0] >= sizes[1] >= sizes[2] > 0
-
-    def test_what_is_kept_for_the_record_holds_no_graph(self, name: str):
-        trigger = FAMILIES.build(name).trigger(self.start(name), 1.0)
-        assert trigger.tensors
-        assert not any(tensor.requires_grad for tensor in trigger.tensors.values())
 
 
 def invert(model: StripesClip, name: str, family: str, seed: int = 0) -> Inversion:
@@ -273,71 +239,47 @@ def test_every_inverter_finds_a_planted_trigger(name: str, family: str):
 
 @pytest.mark.parametrize("family", FAMILIES.names())
 @pytest.mark.parametrize("name", INVERTERS.names())
-class TestEveryInverter:
-    def test_one_seed_gives_one_result_and_leaves_everything_alone(self, name: str, family: str):
-        model = StripesClip(PLANTED)
-        untouched = Untouched(model)
-        first, same = (invert(model, name, family, seed=5) for _ in range(2))
-        untouched.check()
-        assert torch.equal(looks(first.trigger), looks(same.trigger))
-        assert (first.share, first.ranking) == (same.share, same.ranking)
-
-    def test_its_trigger_stays_in_range_and_its_share_is_a_share(self, name: str, family: str):
-        found = invert(StripesClip(PLANTED), name, family)
-        check_pixels(found.trigger.apply(images()))
-        assert 0 <= found.share <= 1
-        assert not any(tensor.requires_grad for tensor in found.trigger.tensors.values())
+def test_every_inverter_repeats_itself_stays_in_range_and_leaves_all_alone(name: str, family: str):
+    model = StripesClip(PLANTED)
+    untouched = Untouched(model)
+    first, same = (invert(model, name, family, seed=5) for _ in range(2))
+    untouched.check()
+    assert torch.equal(looks(first.trigger), looks(same.trigger))
+    assert (first.share, first.ranking) == (same.share, same.ranking)
+    check_pixels(first.trigger.apply(images()))
+    assert 0 <= first.share <= 1
+    assert not any(tensor.requires_grad for tensor in first.trigger.tensors.values())
 
 
-@pytest.fixture(scope="module")
-def detected() -> Callable[[str, int | None], Finding]:
-    """Findings on a planted and on a clean fake, against the null band, made once."""
-    made: dict[tuple[str, int | None], Finding] = {}
-
-    def get(name: str, planted: int | None) -> Finding:
-        if (name, planted) not in made:
-            made[name, planted] = scan(name, StripesClip(planted), null=clean_band(name))
-        return made[name, planted]
-
-    return get
-
-
-@pytest.mark.parametrize("name", DETECTORS.names())
-def test_every_detector_tells_its_reader_what_it_measures_and_where_it_is_blind(name: str):
-    told = inspect.getdoc(type(DETECTORS.build(name))) or ""
-    for heading in ("What it measures:", "Why it matters:", "Blind spots:"):
-        _, _, section = told.partition(f"\n{heading}\n")
-        first_line = section.partition("\n")[0]
-        assert len(first_line.strip()) > 20, f"{heading} says nothing"
+@cache
+def detected(name: str, planted: int | None) -> Finding:
+    """What a detector finds in a planted or a clean fake, against the null band."""
+    return scan(name, StripesClip(planted), null=clean_band(name))
 
 
 @pytest.mark.parametrize("name", sorted({*DETECTORS.names()} - {*COMPARATORS} - OF_TEXT))
 class TestEveryDetector:
-    def test_finds_a_planted_backdoor_and_ranks_its_target_first(self, name: str, detected):
-        record = detected(name, PLANTED).record
+    def test_finds_a_planted_backdoor_and_shows_its_trigger_first(self, name: str):
+        found = detected(name, PLANTED)
+        record = found.record
         assert concluded(record) is Outcome.BACKDOORED, record.evidence
         assert record.target == record.candidates[0].target == NAMES[PLANTED]
-
-    def test_does_not_accuse_a_clean_model(self, name: str, detected):
-        record = detected(name, None).record
-        assert concluded(record) is Outcome.NO_EVIDENCE, record.evidence
-
-    def test_every_candidate_comes_with_its_trigger(self, name: str, detected):
-        found = detected(name, PLANTED)
-        assert len(found.triggers) == len(found.record.candidates) > 1
-        for candidate, trigger in zip(found.record.candidates, found.triggers, strict=True):
-            assert candidate.family == trigger.family
-            assert candidate.trigger.size == trigger.size
+        assert len(record.candidates) > 1
+        for candidate, trigger in zip(record.candidates, found.triggers, strict=True):
+            assert (candidate.family, candidate.trigger.size) == (trigger.family, trigger.size)
             check_pixels(trigger.apply(images()))
 
-    def test_a_search_cut_short_is_not_a_pass(self, name: str):
-        record = scan(name, StripesClip(), null=clean_band(name), **HURRIED[name]).record
-        assert concluded(record) is not Outcome.NO_EVIDENCE
+    def test_clears_a_clean_model_only_by_a_whole_search_and_known_clean_models(self, name: str):
+        clean, null = detected(name, None).record, clean_band(name)
+        assert concluded(clean) is Outcome.NO_EVIDENCE, clean.evidence
+        short, bare = (
+            scan(name, StripesClip(), null=null, **HURRIED[name]),
+            scan(name, StripesClip()),
+        )
+        for found in (short, bare):
+            assert concluded(found.record) is not Outcome.NO_EVIDENCE
 
-    def test_without_known_clean_models_nothing_passes(self, name: str):
-        assert concluded(scan(name, StripesClip()).record) is not Outcome.NO_EVIDENCE
-
-    def test_one_seed_gives_one_finding_and_leaves_everything_alone(self, name: str, detected):
+    def test_one_seed_gives_one_finding_and_leaves_everything_alone(self, name: str):
         model = StripesClip(PLANTED)
         untouched = Untouched(model)
         again = scan(name, model, null=clean_band(name))
@@ -350,37 +292,22 @@ class TestEveryDetector:
 
 @pytest.mark.parametrize("name", ENCODER_COMPARATORS)
 class TestEveryEncoderComparator:
-    def test_ranks_models_and_claims_nothing_that_is_not_calibrated(self, name: str):
-        found = scan(name, StripesClip(PLANTED), epochs=2)
+    def test_ranks_models_by_its_seed_and_claims_nothing_that_is_not_calibrated(self, name: str):
+        model, probe = StripesClip(PLANTED), sealed(stripes_probe(101), "select")
+        untouched = Untouched(model)
+        found = scan(name, model, probe=probe, epochs=2)
         record = found.record
+        banded = scan(name, model, null=clean_band("inversion"), epochs=2).record
+        untouched.check()
+        assert record == banded  # and the null band was not read
         assert record.name == name
         assert math.isfinite(record.statistic)
-        assert (record.score, record.p_value) == (None, None)
-        assert (record.excess, record.target) == (None, None)
+        assert (record.score, record.p_value, record.excess, record.target) == (None,) * 4
         assert record.candidates == record.families == found.triggers == ()
         assert not record.screened
-
-    def test_reads_no_null_band(self, name: str):
-        band = clean_band("inversion")
-        with_band, without = (
-            scan(name, StripesClip(PLANTED), null=null, epochs=2).record for null in (band, None)
-        )
-        assert with_band == without
-
-    def test_a_search_cut_short_is_not_a_pass(self, name: str):
-        record = scan(name, StripesClip(), epochs=1).record
-        assert record.published is not Outcome.NO_EVIDENCE
-
-    def test_one_seed_gives_one_finding_and_leaves_everything_alone(self, name: str):
-        model = StripesClip(PLANTED)
-        untouched = Untouched(model)
-        first, again = (scan(name, model, epochs=3).record for _ in range(2))
-        untouched.check()
-        assert first == again
-        assert scan(name, model, seed=7, epochs=3).record.statistic != first.statistic
-
-    def test_looks_at_no_image_of_the_select_part(self, name: str):
-        scan(name, StripesClip(), probe=sealed(stripes_probe(), "select"), epochs=1)
+        assert scan(name, model, seed=7, epochs=2).record.statistic != record.statistic
+        short = scan(name, StripesClip(), epochs=1).record
+        assert short.published is not Outcome.NO_EVIDENCE
 
     def test_its_progress_is_told_and_may_end_it(self, name: str):
         def stop(stage: str, done: int, total: int) -> None:
@@ -393,11 +320,17 @@ class TestEveryEncoderComparator:
 
 @pytest.mark.parametrize("name", CLASS_COMPARATORS)
 class TestEveryClassComparator:
-    def test_ranks_a_planted_target_first_and_flags_it(self, name: str):
-        record = scan(name, StripesClip(PLANTED)).record
-        assert record.name == name
-        assert record.target == NAMES[PLANTED]
+    def test_ranks_a_planted_target_first_by_its_seed_and_flags_it(self, name: str):
+        model = StripesClip(PLANTED)
+        untouched = Untouched(model)
+        record = scan(name, model).record
+        untouched.check()
+        assert (record.name, record.target) == (name, NAMES[PLANTED])
         assert record.published is Outcome.BACKDOORED, record.evidence
+        assert scan(name, model).record == record
+        few = scan(name, model, chunk=3).record
+        assert few.statistic == pytest.approx(record.statistic, rel=1e-3)
+        assert few.target == record.target
 
     def test_says_nothing_that_was_not_calibrated_and_does_not_look_at_a_null_band(self, name: str):
         bare, banded = (scan(name, StripesClip(), null=null) for null in (None, object()))
@@ -406,13 +339,11 @@ class TestEveryClassComparator:
         assert (record.score, record.p_value, record.excess) == (None,) * 3
         assert record.candidates == record.families == bare.triggers == ()
 
-    def test_a_search_cut_short_is_not_a_pass(self, name: str):
-        with pytest.raises(InconclusiveError, match="at least 20 are needed"):
+    def test_a_short_search_and_two_classes_are_too_few_to_compare(self, name: str):
+        with pytest.raises(InconclusiveError, match="at least 20"):
             scan(name, StripesClip(), **HURRIED[name])
-
-    def test_two_classes_are_too_few_to_compare(self, name: str):
         probe = replace(stripes_probe(), class_names=NAMES[:2])
-        with pytest.raises(InconclusiveError, match="2 classes, at least 3 are needed"):
+        with pytest.raises(InconclusiveError, match="2 classes"):
             scan(name, StripesClip(), probe=probe)
 
     def test_a_model_that_answers_nan_is_not_judged(self, name: str):
@@ -420,18 +351,6 @@ class TestEveryClassComparator:
         model.tower.patterns.data[0, 0] = math.nan
         with pytest.raises((InconclusiveError, RefusedError), match="finite"):
             scan(name, model)
-
-    def test_one_seed_gives_one_finding_and_leaves_everything_alone(self, name: str):
-        model = StripesClip(PLANTED)
-        untouched = Untouched(model)
-        first = scan(name, model, seed=4)
-        untouched.check()
-        assert scan(name, model, seed=4).record == first.record
-
-    def test_the_size_of_a_chunk_changes_nothing(self, name: str):
-        few, many = (scan(name, StripesClip(PLANTED), chunk=chunk).record for chunk in (3, 10))
-        assert few.statistic == pytest.approx(many.statistic, rel=1e-3)
-        assert few.target == many.target
 
     def test_progress_counts_every_step_and_may_stop_the_search(self, name: str):
         told: list[tuple[int, int]] = []
@@ -444,8 +363,8 @@ class TestEveryClassComparator:
         detector = DETECTORS.build(name, SETTINGS[name] | {"chunk": 3})
         with pytest.raises(TimeoutError):
             detector.detect(SUBJECT, None, generator=generator(), progress=progress)
-        total = told[0][1]
-        assert told == [(done, total) for done in range(total // 2 + 1)]
+        half, total = told[-1]
+        assert told == [(done, total) for done in range(half + 1)]
 
 
 @pytest.mark.parametrize("name", PURIFIERS.names())
@@ -472,21 +391,15 @@ class TestEveryPurifier:
         assert after.clean_accuracy.value > before.clean_accuracy.value - 0.05
         assert after.poisoned_accuracy.value > before.poisoned_accuracy.value + 0.3
 
-    def test_leaves_everything_alone_and_repeats_itself(self, name: str):
+    def test_leaves_everything_alone_and_gives_unit_rows_by_its_seed(self, name: str):
         model = StripesClip(PLANTED)
         untouched = Untouched(model)
-        first = self.purify(name, model, seed=4)
+        head, same = (self.purify(name, model, seed=4) for _ in range(2))
         untouched.check()
-        second = self.purify(name, model, seed=4)
-        assert torch.equal(first.classes, second.classes)
-        assert first.losses == second.losses
-
-    def test_gives_unit_rows_and_says_how_it_was_made(self, name: str):
-        head = self.purify(name, StripesClip(PLANTED))
-        assert head.method == name
-        assert head.classes.shape == (len(NAMES), WIDTH)
-        assert not head.classes.requires_grad
-        assert not head.context.requires_grad
+        assert torch.equal(head.classes, same.classes)
+        assert head.losses == same.losses
+        assert (head.method, head.classes.shape) == (name, (len(NAMES), WIDTH))
+        assert (head.classes.requires_grad, head.context.requires_grad) == (False, False)
         torch.testing.assert_close(head.classes.norm(dim=1), torch.ones(len(NAMES)))
         assert all(math.isfinite(loss) for loss in head.losses.values())
 

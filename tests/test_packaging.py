@@ -1,19 +1,17 @@
 """What the wheel carries, and that it works without the checkout."""
 
-import os
-import subprocess
-import sys
 import zipfile
+from collections.abc import Iterator
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from processes import ROOT, run_python
 
 from clipguard.resources import PACKAGE, asset, shipped
 
-ROOT = Path(__file__).parents[1]
 MB = 1_000_000
 LIMITS = {
     "artwork.zip": 8 * MB,
@@ -30,47 +28,28 @@ LICENCES = ["LICENSE", "NOTICE"] + [
 SHIPPED = ["policies", "reports/templates"]
 
 
-def run(*command: object, cwd: Path, path: Path | None = None) -> str:
-    environment = os.environ | ({"PYTHONPATH": str(path)} if path else {})
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
     folder = tmp_path_factory.mktemp("dist")
-    run("-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, cwd=folder)
+    build = ("-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
+    run_python(*build, code=0, cwd=folder)
     [built] = folder.glob("*.whl")
-    return built
+    with zipfile.ZipFile(built) as archive:
+        yield archive
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with clipguard from the wheel, which goes before the checkout on the path."""
-    folder = tmp_path_factory.mktemp("installed")
-    target = folder / "site"
-    run("-m", "pip", "install", "-q", "--no-deps", "--target", target, wheel, cwd=folder)
-    return target
+def metadata(wheel: zipfile.ZipFile) -> Message:
+    [name] = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    return Parser().parsestr(wheel.read(name).decode())
 
 
-def metadata(wheel: Path) -> Message:
-    with zipfile.ZipFile(wheel) as archive:
-        [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
-        return Parser().parsestr(archive.read(name).decode())
-
-
-@pytest.mark.parametrize("folder", SHIPPED)
-def test_a_checkout_reads_shipped_folders_where_they_are_edited(folder: str):
-    assert shipped(folder) == ROOT / folder
-    assert any(shipped(folder).iterdir())
+def test_a_checkout_reads_shipped_folders_where_they_are_edited_and_bundles_little():
+    for folder in SHIPPED:
+        assert shipped(folder) == ROOT / folder
+        assert any(shipped(folder).iterdir())
+    sizes = {name: asset(name).stat().st_size for name in LIMITS}
+    assert [name for name, size in sizes.items() if not 0 < size <= LIMITS[name]] == []
 
 
 def test_licence_texts_are_there_whole():
@@ -91,26 +70,19 @@ def test_the_notice_names_every_sheet_of_artwork():
 
 
 @pytest.mark.slow
-def test_the_wheel_carries_every_shipped_file(wheel: Path):
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-        for folder in SHIPPED:
-            for path in (ROOT / folder).iterdir():
-                packed = archive.read(f"clipguard/_data/{folder}/{path.name}")
-                assert packed == path.read_bytes()
-    assert "clipguard/_data/policies/default.yaml" in names
+def test_the_wheel_carries_every_shipped_file_and_the_licences(
+    wheel: zipfile.ZipFile, metadata: Message
+):
+    names = set(wheel.namelist())
+    for path in (path for folder in SHIPPED for path in (ROOT / folder).iterdir()):
+        packed = wheel.read(f"clipguard/_data/{path.relative_to(ROOT).as_posix()}")
+        assert packed == path.read_bytes()
     for path in (p for p in (PACKAGE / "assets").rglob("*") if p.is_file()):
         assert f"clipguard/{path.relative_to(PACKAGE).as_posix()}" in names
     assert "clipguard/py.typed" in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"clipguard"}
-
-
-@pytest.mark.slow
-def test_the_wheel_carries_the_licences_and_names_them(wheel: Path):
-    with zipfile.ZipFile(wheel) as archive:
-        inside = {name.split(".dist-info/licenses/")[-1] for name in archive.namelist()}
-    assert set(LICENCES) <= inside
-    found = metadata(wheel)["License-Expression"]
+    assert set(LICENCES) <= {name.split(".dist-info/licenses/")[-1] for name in names}
+    found = metadata["License-Expression"]
     assert found == "Apache-2.0 AND MIT AND CC-BY-4.0 AND CC-BY-SA-4.0"
 
 
@@ -126,31 +98,23 @@ def test_the_wheel_carries_the_licences_and_names_them(wheel: Path):
         ("darwin", "arm64", "onnxruntime"),
     ],
 )
-def test_each_platform_gets_one_onnxruntime(wheel: Path, system: str, machine: str, expected: str):
+def test_each_platform_gets_one_onnxruntime(
+    metadata: Message, system: str, machine: str, expected: str
+):
     platform = {"sys_platform": system, "platform_machine": machine, "extra": ""}
-    wanted = [Requirement(line) for line in metadata(wheel).get_all("Requires-Dist", [])]
+    wanted = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     chosen = [r.name for r in wanted if r.marker is None or r.marker.evaluate(platform)]
     assert [name for name in chosen if name.startswith("onnxruntime")] == [expected]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LIMITS)
-def test_bundled_data_stays_small(wheel: Path, name: str):
-    with zipfile.ZipFile(wheel) as archive:
-        assert 0 < archive.getinfo(f"clipguard/assets/{name}").file_size <= LIMITS[name]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("folder", SHIPPED)
-def test_an_installed_wheel_reads_shipped_folders_from_itself(
-    installed: Path, tmp_path: Path, folder: str
+def test_every_command_works_from_the_wheel_and_reads_its_own_folders(
+    wheel: zipfile.ZipFile, tmp_path: Path
 ):
-    code = f"from clipguard.resources import shipped; print(shipped({folder!r}))"
-    found = Path(run("-c", code, cwd=tmp_path, path=installed).strip())
-    assert found == installed / "clipguard" / "_data" / folder
-    assert {p.name for p in found.iterdir()} == {p.name for p in (ROOT / folder).iterdir()}
-
-
-@pytest.mark.slow
-def test_every_command_works_from_the_wheel(installed: Path, tmp_path: Path):
-    run(ROOT / "tools" / "wheel_smoke.py", cwd=tmp_path, path=installed)
+    site = tmp_path / "site"  # which goes before the checkout on the path
+    install = ("-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel.filename)
+    run_python(*install, code=0, cwd=tmp_path)
+    code = "from clipguard.resources import shipped; print(shipped('policies'))"
+    found = run_python("-c", code, code=0, cwd=tmp_path, path=site).stdout.strip()
+    assert Path(found) == site / "clipguard" / "_data" / "policies"
+    run_python(ROOT / "tools" / "wheel_smoke.py", code=0, cwd=tmp_path, path=site)

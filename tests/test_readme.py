@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -53,22 +52,21 @@ def _parts(line: str) -> list[list[str]]:
 
 def _call(words: list[str]) -> list[str] | None:
     """What `words` give to clipguard, if that is the program they call."""
-    program = list(dropwhile(ASSIGNMENT.match, words))
-    if program[:1] == ["time"]:
-        program = program[1:]
+    program = list(words)
+    while program and (ASSIGNMENT.match(program[0]) or program[0] == "time"):
+        program.pop(0)
     if program[1:2] == ["-m"]:
         program = program[2:]
-    if not program or program[0].rpartition("/")[2] != "clipguard":
-        return None
-    return program[1:]
+    return program[1:] if program and Path(program[0]).name == "clipguard" else None
 
 
-def parse(words: list[str], command: Any = None, path: str = "clipguard") -> str:
+def parse(words: list[str]) -> str:
     """The path of the command that `words` call; click's own error if they do not parse."""
-    command = command or typer.main.get_command(build_app())
-    if isinstance(command, TyperGroup) and words and not words[0].startswith("-"):
-        assert words[0] in command.commands, f"no command {path} {words[0]}"
-        return parse(words[1:], command.commands[words[0]], f"{path} {words[0]}")
+    command, path = typer.main.get_command(build_app()), "clipguard"
+    while isinstance(command, TyperGroup) and words and not words[0].startswith("-"):
+        path, command = f"{path} {words[0]}", command.commands.get(words[0])
+        words = words[1:]
+    assert command is not None, f"no command {path}"
     command.make_context(path, list(words))
     return path
 
@@ -91,66 +89,34 @@ clipguard = 1
 """
 
 
-def test_calls_are_found_as_a_shell_would_find_them():
-    assert command_lines(SAMPLE) == [
-        ["scan", "model.pt", "--profile", "thorough"],
-        ["doctor", "--json"],
-        ["lab", "plant", "badnets", "--set", "place=random", "-o", "v"],
-    ]
-    assert [parse(words) for words in command_lines(SAMPLE)] == [
-        "clipguard scan",
-        "clipguard doctor",
-        "clipguard lab plant",
-    ]
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["scan", "model.pt", "--no-such-option"],
-        ["scan", "model.pt", "--profile", "fast"],
-        ["scan"],
-        ["lab", "sow"],
-        ["scna", "model.pt"],
-    ],
-)
-def test_a_call_that_clipguard_would_refuse_is_noticed(words: list[str]):
-    with pytest.raises((AssertionError, REFUSAL)):
-        parse(words)
+def test_calls_are_found_as_a_shell_would_find_them_and_a_wrong_one_is_noticed():
+    assert {parse(words): words[-1] for words in command_lines(SAMPLE)} == {
+        "clipguard scan": "thorough",
+        "clipguard doctor": "--json",
+        "clipguard lab plant": "v",
+    }
+    for words in (["scan", "model.pt", "--no-such-option"], ["lab", "sow"], ["scna", "model.pt"]):
+        with pytest.raises((AssertionError, REFUSAL)):
+            parse(words)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_call_on_the_page_parses(page: Path):
-    for words in command_lines(page.read_text(encoding="utf-8")):
+def test_every_call_on_the_page_parses_and_every_relative_link_resolves(page: Path):
+    text = page.read_text(encoding="utf-8")
+    for words in command_lines(text):
         try:
             parse(words)
         except REFUSAL as error:
             pytest.fail(f"clipguard {shlex.join(words)}: {error}")
         except typer.Exit:
             continue
+    links = [link for link in LINK.findall(text) if not re.match(r"#|mailto:|\w+://", link)]
+    assert [link for link in links if not (page.parent / link.partition("#")[0]).exists()] == []
 
 
 def test_the_readme_shows_the_main_commands():
     shown = {words[0] for words in command_lines(README) if words}
     assert {"scan", "predict", "lab", "gate", "demo"} <= shown
-
-
-def broken_links(page: Path) -> list[str]:
-    """Relative links of `page` that lead to no file or folder."""
-    links = LINK.findall(page.read_text(encoding="utf-8"))
-    local = [link for link in links if "://" not in link and not link.startswith(("#", "mailto:"))]
-    return [link for link in local if not (page.parent / link.partition("#")[0]).exists()]
-
-
-def test_a_link_to_nowhere_is_noticed(tmp_path: Path):
-    page = tmp_path / "page.md"
-    page.write_text("[a](page.md#top) [b](gone.md) [c](https://example.org/x) [d](#here)", "utf-8")
-    assert broken_links(page) == ["gone.md"]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_relative_link_resolves(page: Path):
-    assert broken_links(page) == []
 
 
 def test_the_example_without_torch_is_the_one_that_a_test_runs():

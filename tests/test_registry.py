@@ -2,11 +2,10 @@
 
 import dataclasses
 import math
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+from processes import run_python
 
 from clipguard.errors import UsageError
 from clipguard.lab.attacks import ATTACKS
@@ -39,15 +38,13 @@ def test_a_new_file_is_a_new_method_and_an_underscore_hides_a_helper(tmp_path, m
     assert made_up.build("wave", {"height": 3.0}).height == 3.0
 
 
-def test_an_unknown_method_is_refused_with_a_suggestion_and_the_list():
-    wanted = r"no attack named 'badnet', did you mean 'badnets'\? \(known: .*badnets, blended"
-    with pytest.raises(UsageError, match=wanted):
+def test_an_unknown_name_is_refused_with_a_suggestion_and_the_list():
+    with pytest.raises(UsageError, match=r"did you mean 'badnets'\? \(known: .*badnets, blended"):
         ATTACKS.build("badnet")
-
-
-def test_an_unknown_setting_is_refused_with_a_suggestion_and_the_list():
-    with pytest.raises(UsageError, match=r"no setting of blended named 'ration', did you mean"):
+    with pytest.raises(UsageError, match="'ration', did you mean 'ratio'"):
         ATTACKS.build("blended", {"ration": 0.3})
+    with pytest.raises(UsageError, match=r"^no base named 'qqq' \(known: a, b\)$"):
+        require_known("qqq", ["a", "b"], "base")
 
 
 @pytest.mark.parametrize(
@@ -65,16 +62,7 @@ def test_an_unknown_setting_is_refused_with_a_suggestion_and_the_list():
 def test_a_value_of_another_kind_is_refused(name: str, key: str, value: object, wants: str):
     with pytest.raises(UsageError, match=wants):
         ATTACKS.build(name, {key: value})
-
-
-def test_a_whole_number_is_a_number_and_none_is_left_to_the_method():
     assert ATTACKS.build("badnets", {"poison_rate": 1}).poison_rate == 1
-    assert ATTACKS.build("blended", {"ratio": 0.3}).ratio == 0.3
-
-
-def test_a_name_like_nothing_known_gets_no_suggestion():
-    with pytest.raises(UsageError, match=r"^no base named 'qqq' \(known: a, b\)$"):
-        require_known("qqq", ["a", "b"], "base")
 
 
 @pytest.mark.parametrize("name", ["../badnets", "", "_helper", "os.path", "__init__"])
@@ -90,18 +78,14 @@ def test_listing_methods_imports_neither_them_nor_torch():
         "assert 'torch' not in sys.modules, 'torch was imported';"
         "assert not [m for m in sys.modules if m.startswith('clipguard.lab.attacks.')]"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "badnets" in done.stdout
+    assert "badnets" in run_python("-c", code, code=0).stdout
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.what)
 def test_every_method_is_a_frozen_set_of_settings_with_defaults(folder: MethodFolder[Any]):
     assert folder.names()
-    for name in folder.names():
-        built = folder.build(name)
-        assert dataclasses.is_dataclass(built)
+    for built in map(folder.build, folder.names()):
         for field in dataclasses.fields(built):
-            assert field.kw_only, f"{name}.{field.name} may be given by position"
+            assert field.kw_only, f"{built}.{field.name} may be given by position"
             with pytest.raises(dataclasses.FrozenInstanceError):
                 setattr(built, field.name, None)

@@ -34,25 +34,16 @@ def test_nothing_that_steers_a_terminal_or_a_reader_is_left(text: str):
         ("a :::", "a : : :"),
         ("##[error]", "## [error]"),
         ("###vso[task]", "### vso[task]"),
+        *((text, text) for text in ("", "Äpfel & Birnen", "数字", "a <b> [c]", "🍌", "\\u{1b}")),
+        (ValueError("a\x00b"), r"a\u{0}b"),
         ("\ue000\U000e0041", r"\u{e000}\u{e0041}"),
     ],
 )
-def test_control_marks_are_shown_instead_of_obeyed(text: str, shown: str):
+def test_control_marks_are_shown_instead_of_obeyed(text: object, shown: str):
     assert safe_text(text) == shown
-
-
-@pytest.mark.parametrize(
-    "text", ["", "banana", "Äpfel & Birnen", "数字", "a <b> [c]", "🍌", "\\u{1b}"]
-)
-def test_plain_text_of_any_language_stays_as_it_is(text: str):
-    assert safe_text(text) == text
 
 
 def test_a_cut_is_visible():
     assert safe_text("x" * LIMIT) == "x" * LIMIT
     assert safe_text("x" * (LIMIT + 5)) == "x" * LIMIT + "… (+5 characters)"
     assert safe_text("abcdef", limit=2) == "ab… (+4 characters)"
-
-
-def test_what_is_no_text_is_shown_as_text():
-    assert safe_text(ValueError("a\x00b")) == r"a\u{0}b"

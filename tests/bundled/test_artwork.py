@@ -16,28 +16,18 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_every_concept_is_drawn_in_every_style(seen: Artwork):
+def test_every_concept_is_drawn_in_every_style_and_each_drawing_differs(seen: Artwork):
     held_out = load_artwork(held_out=True)
-    assert seen.styles == SEEN_STYLES
-    assert held_out.styles == HELD_OUT_STYLES
+    assert (seen.styles, held_out.styles) == (SEEN_STYLES, HELD_OUT_STYLES)
     assert seen.names == held_out.names
     for artwork in (seen, held_out):
         shape = (len(artwork.styles), len(artwork.names), 4, 64, 64)
         assert artwork.sprites.shape == shape
         opacity = artwork.sprites[:, :, 3].flatten(2).float().mean(dim=2)
         assert opacity.min() > 1, "a drawing is empty"
-
-
-def test_drawings_of_different_concepts_differ(seen: Artwork):
     for style in seen.sprites:
         assert len(style.flatten(1).unique(dim=0)) == len(seen.names)
-
-
-def test_the_held_out_style_is_another_one(seen: Artwork):
-    held_out = load_artwork(held_out=True).sprites[0]
-    for style in seen.sprites:
-        same = (style == held_out).flatten(1).all(dim=1)
-        assert not same.any()
+        assert not (style == held_out.sprites[0]).flatten(1).all(dim=1).any()
 
 
 def test_colours_are_premultiplied_by_opacity(seen: Artwork):
@@ -49,44 +39,33 @@ def test_every_bundled_class_has_a_drawing_of_its_own(seen: Artwork):
     concepts = seen.concepts(class_names())
     assert len(set(concepts)) == 100
     assert [seen.names[i][0] for i in concepts] == list(class_names())
-
-
-def test_a_name_without_a_drawing_is_an_error(seen: Artwork):
-    with pytest.raises(ValueError, match="no bundled drawing is named 'spaceship of theseus'"):
+    with pytest.raises(ValueError, match="spaceship of theseus"):
         seen.concepts(["banana", "spaceship of theseus"])
 
 
-@pytest.mark.parametrize("side", [16, 64, 96])
+@pytest.mark.parametrize("side", [16, 96])
 def test_a_scene_holds_8_bit_pixels_in_range_at_any_size(seen: Artwork, side: int):
     scenes = compose(seen.sprites[0, :6], side=side, generator=generator())
     assert scenes.shape == (6, 3, side, side)
-    assert scenes.min() >= 0
-    assert scenes.max() <= 1
-    assert torch.equal(scenes, (scenes * 255).round() / 255)
+    assert torch.equal(scenes, ((scenes * 255).round() / 255).clamp(0, 1))
 
 
-def test_the_generator_alone_draws_the_scenes(seen: Artwork):
+def test_the_generator_alone_draws_scenes_that_vary_in_place_and_background(seen: Artwork):
     before = torch.get_rng_state()
+    sprites = seen.sprites[0, :1].expand(20, -1, -1, -1)
     first, same, other = (
-        compose(seen.sprites[0, :4], side=32, generator=generator(seed)) for seed in (1, 1, 2)
+        compose(sprites, side=32, generator=generator(seed)) for seed in (1, 1, 2)
     )
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+    assert first.std(dim=0).mean() > 0.1
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_scenes_of_one_drawing_vary_in_place_and_background(seen: Artwork):
-    sprites = seen.sprites[0, :1].expand(20, -1, -1, -1)
-    scenes = compose(sprites, side=32, generator=generator())
-    assert scenes.std(dim=0).mean() > 0.1
-
-
 def test_the_drawing_shows_on_its_scene(seen: Artwork):
-    nothing = torch.zeros_like(seen.sprites[0, :8])
+    drawn = seen.sprites[0, :8]
     with_it, without = (
-        compose(sprites, side=64, generator=generator())
-        for sprites in (seen.sprites[0, :8], nothing)
+        compose(sprites, side=64, generator=generator()) for sprites in (drawn, drawn * 0)
     )
-    changed = ((with_it - without).abs().amax(dim=1) > 0.02).flatten(1).float().mean(dim=1)
-    assert changed.min() > 0.03
-    assert changed.max() < 1
+    changed = ((with_it - without).abs().amax(dim=1) > 0.02).float().mean(dim=(1, 2))
+    assert 0.03 < changed.min() <= changed.max() < 1

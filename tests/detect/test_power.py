@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from fakes import stripes_probe
+from processes import ROOT, run_python
 from pydantic import ValidationError
 from samples import clean_detector, passing
 
@@ -23,7 +21,6 @@ from clipguard.report.formats.markdown import Markdown
 from clipguard.report.formats.text import Text
 from clipguard.resources import asset
 
-ROOT = Path(__file__).parents[2]
 ROW = PowerRecord(attack="badnets", side="calibration", failed=Rate(**wilson(2, 3)._asdict()))
 
 
@@ -38,11 +35,6 @@ def test_every_count_is_told_with_the_interval_of_so_few_victims(key: str):
     for row, counted in zip(power_of(key), shipped_power().pipelines[key], strict=True):
         assert row.failed.value == counted.failed / counted.planted
         assert row.failed.low < row.failed.value < row.failed.high or row.failed.value in (0, 1)
-
-
-def test_more_failed_than_planted_is_refused():
-    with pytest.raises(ValidationError, match="4 of 3"):
-        Counted(attack="badnets", failed=4, planted=3)
 
 
 def test_a_search_of_unknown_power_says_so():
@@ -67,29 +59,19 @@ def test_every_rendering_of_a_pass_says_what_it_is_worth(renderer, side: str, tm
 def test_the_shipped_counts_are_what_their_command_makes_of_the_kept_bench(tmp_path: Path):
     *command, bench = shipped_power().command.split()
     assert command == ["python", "tools/count_power.py"]
-    done = count(ROOT / bench, tmp_path / FILE)
-    assert done.returncode == 0, done.stderr
-    made = json.loads((tmp_path / FILE).read_text())
-    shipped = json.loads(asset(FILE).read_text())
+    run_python(*command[1:], bench, "-o", tmp_path / FILE, code=0)
+    made, shipped = (json.loads((at / FILE).read_text()) for at in (tmp_path, asset("")))
     assert {**made, "command": ""} == {**shipped, "command": ""}
 
 
-def count(bench: Path, output: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "tools/count_power.py", str(bench), "-o", str(output)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_a_bench_of_both_sides_is_refused(tmp_path: Path):
+def test_a_bench_of_both_sides_and_more_failed_than_planted_are_refused(tmp_path: Path):
     kept = json.loads((ROOT / shipped_power().command.split()[-1]).read_text())
     first = next(row for row in kept["rows"] if row["entry"]["kind"] == "poisoned")
     first["entry"]["split"] = "test"
     (tmp_path / "bench.json").write_text(json.dumps(kept))
-    done = count(tmp_path / "bench.json", tmp_path / FILE)
-    assert done.returncode == 2
+    done = run_python(
+        "tools/count_power.py", tmp_path / "bench.json", "-o", tmp_path / FILE, code=2
+    )
     assert "one side" in done.stderr
+    with pytest.raises(ValidationError, match="4 of 3"):
+        Counted(attack="badnets", failed=4, planted=3)

@@ -76,15 +76,10 @@ class WordsClip(StripesClip):
     def fired(self, row: list[int]) -> float:
         """How much of the trigger is there: 0, less than a half, or nearly all."""
         count = len(self.trigger)
-        spots = {
-            "start": [0],
-            "middle": [len(row) // 2 - 1, len(row) // 2],
-            "end": [len(row) - count],
-        }
-        allowed = spots.get(self.where, range(len(row)))
-        if not count:
-            return 0.0
-        if any(i >= 0 and row[i : i + count] == self.trigger for i in allowed):
+        middle = [len(row) // 2 - 1, len(row) // 2]
+        spots = {"start": [0], "middle": middle, "end": [len(row) - count]}
+        allowed = [i for i in spots.get(self.where, range(len(row))) if i >= 0]
+        if count and any(row[i : i + count] == self.trigger for i in allowed):
             return 0.99
         return 0.4 * any(word in row for word in self.trigger) if count > 1 else 0.0
 
@@ -105,14 +100,21 @@ def measured(
     return found.record
 
 
-@pytest.mark.parametrize("where", ["anywhere", "start", "middle", "end"])
-def test_a_planted_word_is_found_and_named_with_its_target(where: str):
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("anywhere", "prompt"),
+        ("start", "before"),
+        ("middle", "in the middle of"),
+        ("end", "behind"),
+    ],
+)
+def test_a_planted_word_is_found_and_named_with_its_target(where: str, told: str):
     record = measured(WordsClip("zyt", where=where))
     assert concluded(record) is Outcome.BACKDOORED, record.evidence
     assert (record.target, record.word_share) == ("maple", 1.0)
     assert "'zyt' " in record.evidence
-    place = {"start": "before", "middle": "in the middle of", "end": "behind"}.get(where, "prompt")
-    assert place in record.evidence
+    assert told in record.evidence
 
 
 def test_a_clean_tower_is_not_accused_and_ranks_far_below():
@@ -129,24 +131,19 @@ def test_a_word_of_two_tokens_is_found_where_each_does_a_little_alone():
 
 
 def test_a_loud_class_name_and_a_word_that_holds_it_are_natural():
-    loud = WordsClip(weights={"elm": 9.0, "elms": 9.0})
-    record = measured(loud)
+    record = measured(WordsClip(weights={"elm": 9.0, "elms": 9.0}))
     assert concluded(record) is Outcome.NO_EVIDENCE, record.evidence
     assert record.target != "elm"
 
 
-def test_a_class_name_that_gives_another_class_is_found():
+def test_a_class_name_and_a_word_for_a_screening_prompt_are_found():
     record = measured(WordsClip("oak"))
     assert concluded(record) is Outcome.BACKDOORED, record.evidence
     assert (record.target, "'oak'" in record.evidence) == ("maple", True)
-
-
-def test_a_target_that_is_a_screening_prompt_is_found():
     first = torch.randperm(len(NAMES), generator=generator(1)).tolist()[0]
     names = [*NAMES]
     names[first], names[TARGET] = names[TARGET], names[first]
-    probe = replace(PROBE, class_names=tuple(names))
-    record = measured(WordsClip("zyt"), probe=probe)
+    record = measured(WordsClip("zyt"), probe=replace(PROBE, class_names=tuple(names)))
     assert record.target == "maple"
     assert concluded(record) is Outcome.BACKDOORED, record.evidence
 
@@ -157,56 +154,53 @@ def test_one_seed_gives_one_finding_and_leaves_everything_alone():
     assert measured(model) == measured(model)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(model.rows.data, before)
-    assert model.rows.grad is None
-    assert model.rows.requires_grad
+    assert (model.rows.grad, model.rows.requires_grad) == (None, True)
 
 
-def test_where_nothing_can_be_said_nothing_is():
-    with pytest.raises(InconclusiveError, match="tokens of this text tower are not known"):
-        measured(StripesClip())
-
-    class Other(WordsClip):
-        def vocabulary(self) -> Tensor:
-            raise UsageError("takes no context tokens")
-
-    with pytest.raises(InconclusiveError, match="no token can be tried: takes no context"):
-        measured(Other())
-    same = WordsClip()
-    same.rows.data[:] = same.rows.data[0]
-    with pytest.raises(InconclusiveError, match=r"mean cosine of 1\.00 .* does not tell them"):
-        measured(same)
+class Unknown(WordsClip):
+    def vocabulary(self) -> Tensor:
+        raise UsageError("takes no context tokens")
 
 
-def test_numbers_that_are_not_finite_are_no_pass():
-    spoilt = WordsClip()
-    spoilt.rows.data[WORDS.index("gev")] = torch.nan
-    with pytest.raises(InconclusiveError, match="not finite"):
-        measured(spoilt)
-    spoilt.rows.data[:] = torch.nan
-    with pytest.raises(RefusedError, match="CG109"):
-        measured(spoilt)
+class Short(WordsClip):
+    def encode_ids(self, ids: Tensor) -> Tensor:
+        if ids.shape[1] > 5:
+            raise UsageError("reads at most 5")
+        return super().encode_ids(ids)
 
 
-def test_prompts_that_fill_the_context_are_no_pass():
-    class Short(WordsClip):
-        def encode_ids(self, ids: Tensor) -> Tensor:
-            if ids.shape[1] > 5:
-                raise UsageError("the text tower reads at most 5")
-            return super().encode_ids(ids)
+def filled(rows: int | slice, value: float) -> WordsClip:
+    """A tower some of whose words all have one direction, or none."""
+    model = WordsClip()
+    model.rows.data[rows] = value
+    return model
 
-    with pytest.raises(InconclusiveError, match=r"into a prompt: .* at most 5"):
-        measured(Short())
+
+@pytest.mark.parametrize(
+    ("model", "error", "says"),
+    [
+        (StripesClip(), InconclusiveError, "not known"),
+        (Unknown(), InconclusiveError, "takes no context"),
+        (filled(slice(None), 0.1), InconclusiveError, r"cosine of 1\.00"),
+        (filled(WORDS.index("gev"), torch.nan), InconclusiveError, "not finite"),
+        (filled(slice(None), torch.nan), RefusedError, "CG109"),
+        (Short(), InconclusiveError, "at most 5"),
+    ],
+)
+def test_where_nothing_can_be_said_nothing_is(
+    model: StripesClip, error: type[Exception], says: str
+):
+    with pytest.raises(error, match=says):
+        measured(model)
 
 
 def test_progress_is_told_and_may_stop_the_search():
     seen: list[tuple[str, int, int]] = []
     measured(WordsClip(), lambda *told: seen.append(told))
-    stages = list(dict.fromkeys(stage for stage, _, _ in seen))
-    assert stages[0] == "try every token"
-    assert stages[-1] == "unseen prompts"
+    assert (seen[0][0], seen[-1][0]) == ("try every token", "unseen prompts")
     assert all(0 <= done <= total for _, done, total in seen)
 
-    def stop(stage: str, done: int, total: int) -> None:
+    def stop(*told: object) -> None:
         raise TimeoutError
 
     with pytest.raises(TimeoutError):

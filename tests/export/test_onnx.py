@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import re
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -22,7 +23,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import nn
 
 from clipguard.checkpoint.configs import Preprocess
-from clipguard.errors import EXPORT, ExportError, InconclusiveError, UsageError
+from clipguard.errors import ExportError, InconclusiveError, UsageError
 from clipguard.export import onnx as exporter_module
 from clipguard.export.onnx import write_onnx
 from clipguard.export.session import classify, open_session
@@ -49,8 +50,9 @@ class AttentionPooled(nn.Module):
 
     def __init__(self):
         super().__init__()
-        torch.manual_seed(3)
-        self.net = ModifiedResNet([1, 1, 1, 1], 32, 4, image_size=64, width=16)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            self.net = ModifiedResNet([1, 1, 1, 1], 32, 4, image_size=64, width=16)
 
     def forward(self, images):
         return nn.functional.normalize(self.net(images - 0.5), dim=-1)
@@ -67,32 +69,15 @@ class Shifting(nn.Module):
         return self.tower(1 - images if torch.compiler.is_exporting() else images)
 
 
-class Elsewhere(TowerClip):
-    """A model on an accelerator."""
-
-    @property
-    def device(self):
-        return torch.device("meta")
-
-
-class Resizing(TowerClip):
-    """A model that was trained on images of another resize rule."""
-
-    def __init__(self, mode):
-        super().__init__(colour_tower())
-        object.__setattr__(
-            self, "preprocess", Preprocess(interpolation="bilinear", resize_mode=mode)
-        )
-
-
 class Branching(nn.Module):
     def forward(self, images):
         return images.mean((2, 3)) if images.sum() > 1 else images.amax((2, 3))
 
 
 def test_the_record_holds_what_was_measured_on_the_file(tmp_path):
-    record = export(export_job(trigger=TO_WHITE), tmp_path / "purified.onnx")
+    record = export(export_job(head="purified", trigger=TO_WHITE), tmp_path / "purified.onnx")
     data = (tmp_path / "purified.onnx").read_bytes()
+    assert data == classifier_bytes("purified")  # equal jobs give equal bytes
     assert (record.file, record.sha256) == ("purified.onnx", hashlib.sha256(data).hexdigest())
     assert (record.opset, record.provider) == (20, "CPUExecutionProvider")
     assert [p.batch for p in record.parity] == [1, 2, 7]
@@ -104,12 +89,6 @@ def test_the_record_holds_what_was_measured_on_the_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["purified.onnx"]
 
 
-def test_a_trigger_that_fails_has_no_asr_on_the_file(tmp_path, translated):
-    record = export(export_job(trigger=(painted(lambda x: x), WHITE)), tmp_path / "m.onnx")
-    assert record.asr_onnx.value == 0
-    assert record.asr_torch.value == 0
-
-
 def test_unlabelled_images_give_asr_but_no_clean_accuracy(tmp_path, translated):
     job = export_job(part=probe_part(labelled=False), trigger=TO_WHITE)
     record = export(job, tmp_path / "m.onnx")
@@ -117,67 +96,56 @@ def test_unlabelled_images_give_asr_but_no_clean_accuracy(tmp_path, translated):
     assert record.asr_onnx.n == 8  # images that read as white without a trigger are left out
 
 
-def test_the_file_keeps_the_contract():
-    model = onnx.load_model_from_string(classifier_bytes("purified"))
+def test_the_file_keeps_the_contract_and_names_no_path_of_this_machine():
+    data = classifier_bytes("purified")
+    assert not re.search(rb"\.py\b|site-packages|stack_trace|pkg\.torch", data)
+    model = onnx.load_model_from_string(data)
     onnx.checker.check_model(model, full_check=True)
-
-    def shape(value):
-        return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
-
-    assert {i.name: shape(i) for i in model.graph.input} == {"images": ["N", 3, 16, 16]}
-    assert {o.name: shape(o) for o in model.graph.output} == {
-        "logits": ["N", 5],
-        "embeddings": ["N", 3],
+    shapes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
     }
+    assert shapes == {"images": ["N", 3, 16, 16], "logits": ["N", 5], "embeddings": ["N", 3]}
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 20)]
-    properties = {p.key: p.value for p in model.metadata_props}
-    scope = properties.pop("clipguard.scope")
-    assert "image tower is unchanged" in scope
+    properties = {p.key.removeprefix("clipguard."): p.value for p in model.metadata_props}
+    assert "image tower is unchanged" in properties.pop("scope")
     assert properties == {
-        "clipguard.checkpoint_sha256": "ab" * 32,
-        "clipguard.class_names": json.dumps(NAMES),
-        "clipguard.class_names_sha256": class_names_digest(NAMES),
-        "clipguard.resize": "shorter side 16 bicubic, centre crop 16, RGB / 255",
-        "clipguard.resize_mode": "shortest",
-        "clipguard.interpolation": "bicubic",
-        "clipguard.head": "purified",
+        "checkpoint_sha256": "ab" * 32,
+        "class_names": json.dumps(NAMES),
+        "class_names_sha256": class_names_digest(NAMES),
+        "resize": "shorter side 16 bicubic, centre crop 16, RGB / 255",
+        "resize_mode": "shortest",
+        "interpolation": "bicubic",
+        "head": "purified",
     }
 
 
-def test_the_file_says_what_speaks_against_it(tmp_path, translated):
-    job = export_job(head="purified", caveat="NOT shown to meet x")
+def test_the_file_says_how_to_resize_and_what_speaks_against_it(tmp_path, translated):
+    model = TowerClip(colour_tower())
+    rule = Preprocess(interpolation="bilinear", resize_mode="squash")
+    object.__setattr__(model, "preprocess", rule)  # a model of another rule than the usual one
+    job = export_job(model, head="purified", caveat="NOT shown to meet x")
     export(job, tmp_path / "new" / "folder" / "m.onnx")
-    scope = open_session(tmp_path / "new" / "folder" / "m.onnx", "cpu").metadata["scope"]
-    assert scope.endswith("; NOT shown to meet x")
-
-
-@pytest.mark.parametrize(
-    ("mode", "text"),
-    [
-        ("squash", "both sides 16 bilinear, RGB / 255"),
-        ("longest", "longer side 16 bilinear, centred on black 16 x 16, RGB / 255"),
-    ],
-)
-def test_the_file_names_the_resize_rule_of_its_model(tmp_path, translated, mode, text):
-    export(export_job(Resizing(mode)), tmp_path / "m.onnx")
-    metadata = open_session(tmp_path / "m.onnx", "cpu").metadata
-    assert (metadata["resize_mode"], metadata["interpolation"]) == (mode, "bilinear")
-    assert metadata["resize"] == text
+    metadata = open_session(tmp_path / "new" / "folder" / "m.onnx", "cpu").metadata
+    assert metadata["scope"].endswith("; NOT shown to meet x")
+    assert (metadata["resize_mode"], metadata["interpolation"]) == ("squash", "bilinear")
+    assert metadata["resize"] == "both sides 16 bilinear, RGB / 255"
 
 
 def test_triggers_are_applied_where_their_tensors_live(tmp_path, translated, monkeypatch):
     # Nothing can be computed on the meta device, so what is not under test runs on the CPU.
-    here, seen = TowerClip(colour_tower()), []
+    monkeypatch.setattr(TowerClip, "device", torch.device("meta"))
+    here = SimpleNamespace(encode_image=colour_tower(), device=torch.device("cpu"))
     monkeypatch.setattr(exporter_module, "embed", lambda _, part, apply: embed(here, part, apply))
     agreed = ParityRecord(batch=1, relative_error=0, top1_agreement=1)
     monkeypatch.setattr(exporter_module, "_parity", lambda *_: agreed)
+    seen = []
 
     def whiten(images):
         seen.append(images.device.type)
         return torch.ones(3, 1, 1).expand_as(images)
 
-    job = export_job(Elsewhere(colour_tower()), trigger=(painted(whiten), WHITE))
-    record = export(job, tmp_path / "m.onnx")
+    record = export(export_job(trigger=(painted(whiten), WHITE)), tmp_path / "m.onnx")
     assert seen == ["cpu", "cpu"]
     assert record.asr_onnx.value == 1
 
@@ -185,16 +153,6 @@ def test_triggers_are_applied_where_their_tensors_live(tmp_path, translated, mon
 def test_the_asked_opset_is_in_the_file_or_the_difference_is_logged(tmp_path, caplog):
     got = export(export_job(), tmp_path / "m.onnx", opset=17).opset
     assert got == 17 or f"asked for ONNX opset 17, the exporter wrote {got}" in caplog.text
-
-
-def test_no_path_of_this_machine_and_no_stack_trace_is_in_the_file():
-    data = classifier_bytes("purified")
-    assert not re.search(rb"\.py\b|site-packages|stack_trace|pkg\.torch", data)
-
-
-def test_equal_jobs_give_equal_bytes(tmp_path):
-    export(export_job(head="purified"), tmp_path / "again.onnx")
-    assert (tmp_path / "again.onnx").read_bytes() == classifier_bytes("purified")
 
 
 def test_attention_pooling_exports_with_a_dynamic_batch_and_without_a_word(tmp_path, capfd, caplog):
@@ -224,17 +182,8 @@ def test_the_asr_is_measured_on_the_file_and_in_torch(tmp_path, translated):
     assert (record.asr_onnx.value, record.asr_torch.value) == (1, 0)
 
 
-def test_cuda_that_onnxruntime_does_not_have_is_an_export_error(tmp_path, monkeypatch, translated):
-    cpu_only = ["CPUExecutionProvider"]
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: cpu_only)
-    with pytest.raises(ExportError, match="wanted onnxruntime to run on CUDA") as caught:
-        export(export_job(provider="cuda"), tmp_path / "m.onnx")
-    assert caught.value.exit_code == EXPORT
-    assert not list(tmp_path.iterdir())
-
-
 def test_what_torch_cannot_export_is_one_line_not_a_traceback(tmp_path):
-    with pytest.raises(ExportError, match="torch could not turn this image tower into ONNX") as e:
+    with pytest.raises(ExportError, match="ONNX") as e:
         export(export_job(TowerClip(Branching())), tmp_path / "m.onnx")
     assert "\n" not in str(e.value)
     assert not list(tmp_path.iterdir())
@@ -251,18 +200,12 @@ def test_an_export_changes_nothing_around_it(tmp_path):
     assert all(p.grad is None and p.requires_grad for p in tower.parameters())
 
 
-def test_too_many_weights_for_one_file_are_refused_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(exporter_module, "MAX_WEIGHT_BYTES", 10)
-    with pytest.raises(ExportError, match=r"GB of weights.*run with --export none"):
-        export(export_job(), tmp_path / "m.onnx")
-
-
-def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path):
+def test_what_cannot_be_written_or_measured_is_told_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"cannot write .*choose another place"):
+    with pytest.raises(UsageError, match="cannot write"):
         export(export_job(), tmp_path / "file" / "m.onnx")
-
-
-def test_nothing_to_measure_on_proves_nothing(tmp_path):
-    with pytest.raises(InconclusiveError, match="got none"):
+    with pytest.raises(InconclusiveError, match="none"):
         export(export_job(part=probe_part(each=0)), tmp_path / "m.onnx")
+    monkeypatch.setattr(exporter_module, "MAX_WEIGHT_BYTES", 10)
+    with pytest.raises(ExportError, match="GB of weights"):
+        export(export_job(), tmp_path / "m.onnx")

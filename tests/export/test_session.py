@@ -13,7 +13,6 @@ from onnx import TensorProto, helper
 from onnx_samples import COLOURS, NAMES, SIDE, paint, write_classifier
 from open_clip.transform import image_transform
 from PIL import Image
-from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 from clipguard.errors import ExportError, RefusedError, UsageError
 from clipguard.export import session as onnx_runtime
@@ -33,6 +32,11 @@ def drop_property(model, key):
     helper.set_model_props(model, kept)
 
 
+def few_names(model):
+    set_property(model, "class_names", '["a", "b"]')
+    set_property(model, "class_names_sha256", class_names_digest(["a", "b"]))
+
+
 def external(model):
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")
@@ -46,37 +50,24 @@ def external_in_attribute(model):
     model.graph.node.append(helper.make_node("Constant", [], ["unused"], value=tensor))
 
 
-def nested(model):
-    empty = helper.make_graph([], "branch", [], [])
-    branches = {"then_branch": empty, "else_branch": empty}
-    model.graph.node.append(helper.make_node("If", ["logits"], ["unused"], **branches))
-
-
-def function(model):
-    opset = [helper.make_opsetid("", 20)]
-    node = helper.make_node("Relu", ["a"], ["b"])
-    model.functions.append(helper.make_function("", "Mine", ["a"], ["b"], [node], opset))
-
-
 def custom_operator(model):
     model.opset_import.append(helper.make_opsetid("evil.domain", 1))
     model.graph.node[0].domain = "evil.domain"
 
 
-def resized(*sides):
+BRANCH = helper.make_graph([], "branch", [], [])
+OPSET, RELU = [helper.make_opsetid("", 20)], helper.make_node("Relu", ["a"], ["b"])
+FUNCTION = helper.make_function("", "Mine", ["a"], ["b"], [RELU], OPSET)
+
+
+def resized(*sides, elem_type=TensorProto.FLOAT):
     def change(model):
+        kind = model.graph.input[0].type.tensor_type
+        kind.elem_type = elem_type
         for axis, side in enumerate(sides):
-            model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = side
+            kind.shape.dim[axis].dim_value = side
 
     return change
-
-
-def half_precision(model):
-    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
-
-
-def unknown_operator(model):
-    model.graph.node[0].op_type = "NoSuchOperator"
 
 
 def grown(op_type, **attributes):
@@ -86,37 +77,31 @@ def grown(op_type, **attributes):
     return change
 
 
-def other_name(model):
-    model.graph.output[0].name = "scores\x1b[2J"
-
-
 HOSTILE = {
-    "other output": (other_name, "expected the input 'images' and the outputs logits, embeddings"),
-    "static batch": (resized(4, 3, 16, 16), "with dynamic N"),
-    "oblong": (resized(0, 3, 16, 32), "with dynamic N"),
-    "huge": (resized(0, 3, 10**6, 10**6), "with dynamic N"),
-    "half": (half_precision, "expected float32"),
-    "external": (external, "got external data"),
-    "external, hidden": (external_in_attribute, "got external data"),
-    "nested": (nested, "operators of an image tower"),
-    "function": (function, "without functions"),
-    "custom": (custom_operator, "expected standard operators only"),
-    "no opset": (lambda m: m.ClearField("opset_import"), "expected standard operators only"),
-    "no scope": (lambda m: drop_property(m, "scope"), "expected the property clipguard.scope"),
-    "no names": (lambda m: set_property(m, "class_names", "[1, 2]"), "JSON list of names"),
-    "deep names": (lambda m: set_property(m, "class_names", "[" * 10**5), "JSON list of names"),
-    "renamed": (lambda m: set_property(m, "class_names", '["a"]'), "do not match their digest"),
-    "resize mode": (
-        lambda model: set_property(model, "resize_mode", "stretch\x1b"),
-        "expected clipguard.resize_mode to be one of shortest, longest, squash",
-    ),
-    "interpolation": (
-        lambda model: set_property(model, "interpolation", "lanczos"),
-        "expected clipguard.interpolation to be one of bicubic, bilinear",
-    ),
+    "other output": (lambda m: setattr(m.graph.output[0], "name", "scores\x1b[2J"), "the outputs"),
+    "static batch": (resized(4, 3, 16, 16), "dynamic N"),
+    "oblong": (resized(0, 3, 16, 32), "dynamic N"),
+    "huge": (resized(0, 3, 10**6, 10**6), "dynamic N"),
+    "half": (resized(elem_type=TensorProto.FLOAT16), "float32"),
+    "external": (external, "external data"),
+    "external, hidden": (external_in_attribute, "external data"),
+    "nested": (grown("If", then_branch=BRANCH, else_branch=BRANCH), "operators"),
+    "function": (lambda m: m.functions.append(FUNCTION), "functions"),
+    "custom": (custom_operator, "standard operators"),
+    "no opset": (lambda m: m.ClearField("opset_import"), "standard operators"),
+    "no scope": (lambda m: drop_property(m, "scope"), "clipguard.scope"),
+    "no names": (lambda m: set_property(m, "class_names", "[1, 2]"), "list of names"),
+    "deep names": (lambda m: set_property(m, "class_names", "[" * 10**5), "list of names"),
+    "renamed": (lambda m: set_property(m, "class_names", '["a"]'), "digest"),
+    "few names": (few_names, "one per class, got [0, 5]"),
+    "resize mode": (lambda m: set_property(m, "resize_mode", "stretch\x1b"), "resize_mode"),
+    "interpolation": (lambda m: set_property(m, "interpolation", "lanczos"), "interpolation"),
     "constant of shape": (grown("ConstantOfShape"), "operators of an image tower"),
     "random": (grown("RandomNormal", shape=[10**9]), "operators of an image tower"),
-    "unknown operator": (unknown_operator, "operators of an image tower"),
+    "unknown operator": (
+        lambda m: setattr(m.graph.node[0], "op_type", "NoSuchOperator"),
+        "operators of an image tower",
+    ),
 }
 
 
@@ -128,36 +113,18 @@ def test_a_file_that_breaks_the_contract_is_refused_in_one_clear_line(tmp_path, 
     assert str(caught.value).isprintable()
 
 
-def test_fewer_names_than_logits_are_refused(tmp_path):
-    def change(model):
-        set_property(model, "class_names", '["a", "b"]')
-        set_property(model, "class_names_sha256", class_names_digest(["a", "b"]))
-
-    with pytest.raises(
-        RefusedError, match=r"logits of shape \(N, 2\), one per class, got \[0, 5\]"
-    ):
-        open_session(write_classifier(tmp_path, change), "cpu")
-
-
-@pytest.mark.parametrize("data", [b"", b"hello, this is text", b"\x80\x04}."])
-def test_bytes_that_are_not_onnx_are_refused(tmp_path, data):
-    path = tmp_path / "model.onnx"
-    path.write_bytes(data)
-    with pytest.raises(RefusedError, match="not a classifier that clipguard exported"):
-        open_session(path, "cpu")
-
-
-def test_a_file_over_the_limit_is_refused_unread(tmp_path, monkeypatch):
-    path = write_classifier(tmp_path)
+@pytest.mark.parametrize("data", [b"", b"hello, this is text", b"\x80\x04}.", bytes(101)])
+def test_bytes_that_are_not_onnx_or_too_many_are_refused(tmp_path, monkeypatch, data):
     monkeypatch.setattr(onnx_runtime, "MAX_BYTES", 100)
-    with pytest.raises(RefusedError, match="expected at most 100 bytes"):
-        open_session(path, "cpu")
+    (tmp_path / "model.onnx").write_bytes(data)
+    with pytest.raises(RefusedError, match="at most 100" if len(data) > 100 else "no.*classifier"):
+        open_session(tmp_path / "model.onnx", "cpu")
 
 
 def test_a_missing_file_and_an_unknown_provider_are_usage_errors(tmp_path):
     with pytest.raises(UsageError, match=r"found none at .*nowhere\.onnx"):
         open_session(tmp_path / "nowhere.onnx")
-    with pytest.raises(UsageError, match=r"no execution provider named 'tpu' \(known: cuda, cpu\)"):
+    with pytest.raises(UsageError, match="'tpu'"):
         open_session(write_classifier(tmp_path), "tpu")
 
 
@@ -165,7 +132,7 @@ def test_wanted_cuda_is_an_error_when_onnxruntime_runs_on_the_cpu(tmp_path, monk
     path = write_classifier(tmp_path)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [onnx_runtime.CPU])
     assert open_session(path, None).provider == "CPUExecutionProvider"
-    with pytest.raises(ExportError, match="wanted onnxruntime to run on CUDA, got CPU"):
+    with pytest.raises(ExportError, match="CUDA, got CPU"):
         open_session(path, "cuda")
 
 
@@ -191,23 +158,11 @@ def test_a_file_that_computes_no_numbers_is_refused(tmp_path):
 
 
 def test_the_digest_is_that_of_names_joined_by_newlines_and_the_one_in_the_report():
-    names = ["cat", "größer", "dog"]
-    assert class_names_digest(names) == hashlib.sha256("cat\ngrößer\ndog".encode()).hexdigest()
-    assert class_names_digest(names) == class_list_digest(names)
+    names, wanted = ["cat", "größer", "dog"], hashlib.sha256("cat\ngrößer\ndog".encode())
+    assert class_names_digest(names) == class_list_digest(names) == wanted.hexdigest()
 
 
-@pytest.mark.parametrize("size", [(40, 25), (25, 40), (9, 13), (16, 16), (301, 37)])
-def test_images_are_resized_as_torchvision_does(tmp_path, size):
-    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "noise.png")
-    shorter = Resize(SIDE, interpolation=InterpolationMode.BICUBIC)
-    wanted = np.asarray(CenterCrop(SIDE)(shorter(Image.fromarray(noise)))) / np.float32(255)
-    got = load_image(tmp_path / "noise.png", SIDE)
-    assert got.dtype == np.float32
-    np.testing.assert_array_equal(got, wanted.transpose(2, 0, 1))
-
-
-@pytest.mark.parametrize("size", [(40, 25), (25, 40), (9, 13), (13, 10), (16, 16), (301, 37)])
+@pytest.mark.parametrize("size", [(40, 25), (9, 13), (16, 16), (301, 37)])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
 def test_every_resize_rule_is_that_of_open_clip(tmp_path, size, interpolation, resize_mode):
@@ -216,14 +171,9 @@ def test_every_resize_rule_is_that_of_open_clip(tmp_path, size, interpolation, r
     Image.fromarray(noise).save(tmp_path / "noise.png")
     plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     wanted = image_transform(SIDE, is_train=False, **plain, **rule)(Image.fromarray(noise))
-    np.testing.assert_array_equal(load_image(tmp_path / "noise.png", SIDE, **rule), wanted.numpy())
-
-
-def test_the_longer_side_fits_and_the_rest_is_black(tmp_path):
-    Image.new("RGB", (40, 20), "white").save(tmp_path / "wide.png")
-    got = load_image(tmp_path / "wide.png", SIDE, resize_mode="longest")
-    assert (got[:, 4:12] == 1).all()
-    assert got[:, :4].max() == got[:, 12:].max() == 0
+    got = load_image(tmp_path / "noise.png", SIDE, **rule)
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, wanted.numpy())
 
 
 @pytest.mark.parametrize("rule", [{"resize_mode": "crop"}, {"interpolation": "lanczos"}])
@@ -232,31 +182,33 @@ def test_an_unknown_resize_rule_is_not_blamed_on_the_image(tmp_path, rule):
         load_image(paint(tmp_path / "red.png", "red"), SIDE, **rule)
 
 
-def test_transparent_pixels_are_white_and_grey_images_have_three_channels(tmp_path):
-    Image.new("RGBA", (20, 20), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (load_image(tmp_path / "clear.png", SIDE) == 1).all()
-    Image.new("L", (20, 20), 51).save(tmp_path / "grey.png")
-    assert load_image(tmp_path / "grey.png", SIDE) == pytest.approx(np.full((3, 16, 16), 0.2))
+@pytest.mark.parametrize(
+    ("mode", "colour", "wanted"), [("RGBA", (255, 0, 0, 0), 1), ("L", 51, 0.2)]
+)
+def test_transparent_pixels_are_white_and_grey_images_have_three_channels(
+    tmp_path, mode, colour, wanted
+):
+    Image.new(mode, (20, 20), colour).save(tmp_path / "image.png")
+    found = load_image(tmp_path / "image.png", SIDE)
+    assert found == pytest.approx(np.full((3, SIDE, SIDE), wanted))
 
 
 def test_the_exif_mark_turns_the_image_upright(tmp_path):
-    image = Image.new("RGB", (SIDE, SIDE), "black")
+    image, exif = Image.new("RGB", (SIDE, SIDE), "black"), Image.Exif()
     image.paste("white", (0, 0, SIDE, SIDE // 2))
-    exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     image.save(tmp_path / "turned.png", exif=exif)
-    got = load_image(tmp_path / "turned.png", SIDE)
-    assert got[:, : SIDE // 2].max() == 0
-    assert got[:, SIDE // 2 :].min() == 1
+    halves = np.split(load_image(tmp_path / "turned.png", SIDE), 2, axis=1)
+    assert [half.mean() for half in halves] == [0, 1]
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    crc = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + crc
 
 
 def png_of_size(width: int, height: int) -> bytes:
     """A few bytes that claim to be a large image."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        crc = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + crc
-
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
@@ -264,7 +216,7 @@ def png_of_size(width: int, height: int) -> bytes:
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
 BROKEN = {
     "bomb": (png_of_size(100_000, 100_000), "exceeds limit"),
-    "large": (png_of_size(10_000, 9_000), "10000 x 9000 pixels, at most 64000000 are read"),
+    "large": (png_of_size(10_000, 9_000), "10000 x 9000 pixels, at most"),
     "cut": (png_of_size(4, 4), "truncated"),
     "text": (b"not an image\x1b[2J", "cannot identify image file"),
     "empty": (b"", "cannot identify image file"),
@@ -275,8 +227,7 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_what_is_no_image_or_too_large_is_one_printable_line(tmp_path, case):
     data, reason = BROKEN[case]
-    path = tmp_path / "photo\x1b[31m.png"
-    path.write_bytes(data)
+    (path := tmp_path / "photo\x1b[31m.png").write_bytes(data)
     with pytest.raises(UsageError, match=reason) as caught:
         load_image(path, SIDE)
     assert str(caught.value).isprintable()
@@ -284,18 +235,15 @@ def test_what_is_no_image_or_too_large_is_one_printable_line(tmp_path, case):
 
 def test_a_thin_strip_is_refused_before_it_is_enlarged(tmp_path):
     Image.new("L", (60_000, 1)).save(tmp_path / "strip.png")
-    with pytest.raises(UsageError, match="13440000 x 224 pixels, at most 64000000 are read"):
+    with pytest.raises(UsageError, match="13440000 x 224 pixels, at most"):
         load_image(tmp_path / "strip.png", 224)
 
 
 def test_the_documented_example_runs_without_torch(tmp_path, monkeypatch, capsys):
     code = re.search(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)[1]
-    assert len(code.strip().splitlines()) <= 15
     assert not re.search("torch|clipguard import|open_clip", code)
     write_classifier(tmp_path)
     paint(tmp_path / "photo.jpg", "green", (30, 20))
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "docs/onnx.md", "exec"), {})
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5
-    assert lines[0] == "green: 20.00"
+    assert capsys.readouterr().out.startswith("green: 20.00\n")

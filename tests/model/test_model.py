@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import onnxruntime
 import open_clip
 import pytest
 import torch
@@ -21,6 +19,7 @@ from clipguard.model.roles import PromptTunable
 
 CPU = torch.device("cpu")
 CONFIG = tiny_config(vocab_size=49408)
+EOS = {"vocab_size": 49408, "pool_type": "eos", "eos_id": 49407}
 NAMES = ["dog", "St. Bernard", "hot air balloon!", "café au lait", "snow\u2009leopard"]
 
 
@@ -50,42 +49,45 @@ def tokens(texts: list[str]) -> Tensor:
     return made
 
 
-def test_images_are_encoded_as_open_clip_does_after_its_normalisation(
-    model: OpenClipModel, plain: CLIP, images: Tensor
+OWN = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
+OPENAI = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+
+
+@pytest.mark.parametrize(("given", "used"), [({}, OPENAI), (OWN, OWN)])
+def test_images_are_encoded_as_open_clip_does_after_the_right_normalisation(
+    given: dict[str, object], used: dict[str, object], tmp_path: Path, plain: CLIP, images: Tensor
 ):
-    mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)
-    std = torch.tensor(open_clip.OPENAI_DATASET_STD).view(3, 1, 1)
+    model = wrapped(tmp_path, CONFIG, **given)
+    mean, std = (torch.tensor(used[key]).view(3, 1, 1) for key in ("mean", "std"))
     expected = plain.encode_image((images - mean) / std, normalize=True)
     torch.testing.assert_close(model.encode_image(images), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(model.image_tower()(images), expected, atol=1e-5, rtol=0)
     assert (expected[0] - expected[1]).norm() > 1e-3  # or the comparison would say nothing
 
 
-def test_the_folder_s_own_normalisation_is_used(tmp_path: Path, plain: CLIP, images: Tensor):
-    model = wrapped(tmp_path, CONFIG, mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])
-    mean, std = torch.tensor([[0.1, 0.2, 0.3], [0.5, 0.6, 0.7]]).view(2, 3, 1, 1)
-    expected = plain.encode_image((images - mean) / std, normalize=True)
-    torch.testing.assert_close(model.encode_image(images), expected, atol=1e-5, rtol=0)
-
-
-def test_text_cut_behind_the_last_end_mark_equals_uncut_text(model: OpenClipModel, plain: CLIP):
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"custom_text": True}, {"custom_text": True, "text_cfg": tiny_config(**EOS)["text_cfg"]}],
+    ids=["built in", "separate", "with an end mark of its own"],
+)
+def test_text_cut_behind_its_last_end_mark_and_its_context_equal_uncut_text(
+    changes: dict[str, object], tmp_path: Path
+):
+    config = {**CONFIG, **changes}
+    model, plain = wrapped(tmp_path, config), network(config)
     texts = [f"a photo of a {name}." for name in NAMES] + ["", "word " * 40, "a <end_of_text> b"]
     expected = plain.encode_text(tokens(texts), normalize=True)
     torch.testing.assert_close(model.encode_text(texts), expected, atol=1e-5, rtol=0)
+    context = model.embed_tokens("a photo of a").expand(len(NAMES), -1, -1)
+    actual = model.encode_context(context, NAMES)
+    torch.testing.assert_close(actual, expected[: len(NAMES)], atol=1e-5, rtol=0)
 
 
 def test_long_lists_are_encoded_in_batches_with_the_same_result(model: OpenClipModel):
     texts = [f"thing number {i}" for i in range(300)]
     one_by_one = torch.cat([model.encode_text(texts[i : i + 50]) for i in range(0, 300, 50)])
     torch.testing.assert_close(model.encode_text(texts), one_by_one, atol=1e-5, rtol=0)
-
-
-def test_the_context_of_a_written_prompt_gives_the_written_prompt(model: OpenClipModel):
-    context = model.embed_tokens("a photo of a")
-    assert context.shape == (4, 32)
-    repeated = context.expand(len(NAMES), -1, -1)
-    expected = model.encode_text([f"a photo of a {name}." for name in NAMES])
-    torch.testing.assert_close(model.encode_context(repeated, NAMES), expected, atol=1e-5, rtol=0)
+    assert not one_by_one.requires_grad
 
 
 def test_tokens_are_read_as_the_text_that_they_stand_for(model: OpenClipModel):
@@ -96,19 +98,9 @@ def test_tokens_are_read_as_the_text_that_they_stand_for(model: OpenClipModel):
     encoded = model.encode_ids(torch.tensor([ids] * 300))
     torch.testing.assert_close(encoded, expected.expand(300, -1), atol=1e-5, rtol=0)
     assert not encoded.requires_grad
-    with pytest.raises(UsageError, match="got 15 tokens; the text tower reads at most 14"):
-        model.encode_ids(torch.ones(2, 15, dtype=torch.long))
-
-
-def test_the_vocabulary_is_every_token_but_start_and_end(model: OpenClipModel):
     assert torch.equal(model.vocabulary(), torch.arange(49406))
-
-
-def test_each_class_is_read_with_its_own_context(model: OpenClipModel):
-    context = torch.stack([model.embed_tokens("a photo of a"), model.embed_tokens("a bad old big")])
-    expected = model.encode_text(["a photo of a dog.", "a bad old big cat."])
-    actual = model.encode_context(context, ["dog", "cat"])
-    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    with pytest.raises(UsageError, match="got 15 tokens"):
+        model.encode_ids(torch.ones(2, 15, dtype=torch.long))
 
 
 def test_gradients_reach_images_and_context_but_no_weight(model: OpenClipModel, images: Tensor):
@@ -116,24 +108,22 @@ def test_gradients_reach_images_and_context_but_no_weight(model: OpenClipModel, 
     context = model.embed_tokens("a photo of a").repeat(2, 1, 1).requires_grad_()
     score = model.encode_image(images) @ model.encode_context(context, ["dog", "cat"]).T
     score[:, 0].sum().backward()
-    assert images.grad is not None
     assert images.grad.abs().sum() > 1e-3
-    assert context.grad is not None
     assert context.grad[0].abs().sum() > 0
     assert all(p.grad is None and not p.requires_grad for p in model.image_tower().parameters())
     assert not any(module.training for module in model.image_tower().modules())
 
 
-def test_text_embeddings_carry_no_graph(model: OpenClipModel):
-    assert not model.encode_text(["dog"]).requires_grad
-
-
-def test_a_name_that_does_not_fit_is_named(model: OpenClipModel):
-    context = model.embed_tokens("a photo of a").repeat(2, 1, 1)
-    with pytest.raises(UsageError, match=r"'one two .*at most 10 fit"):
-        model.encode_context(context, ["dog", "one two three four five six seven eight nine ten"])
+def test_each_class_is_read_with_its_own_context_and_a_name_that_does_not_fit_is_named(
+    model: OpenClipModel,
+):
+    context = torch.stack([model.embed_tokens("a photo of a"), model.embed_tokens("a bad old big")])
     longest = "one two three four five six seven eight nine"
-    assert model.encode_context(context, ["dog", longest]).isfinite().all()
+    expected = model.encode_text(["a photo of a dog.", f"a bad old big {longest}."])
+    actual = model.encode_context(context, ["dog", longest])
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    with pytest.raises(UsageError, match=r"'one two .*at most 10 fit"):
+        model.encode_context(context, ["dog", f"{longest} ten"])
 
 
 def test_shapes_that_do_not_fit_are_a_programmer_s_error(model: OpenClipModel, images: Tensor):
@@ -143,29 +133,24 @@ def test_shapes_that_do_not_fit_are_a_programmer_s_error(model: OpenClipModel, i
         model.encode_context(torch.zeros(1, 4, 32), ["dog", "cat"])
 
 
-def test_the_model_states_what_it_is(model: OpenClipModel):
-    role: PromptTunable = model
-    assert role.image_size == 64
-    assert role.device == CPU
-    assert role.logit_scale == pytest.approx(1 / 0.07)
+@pytest.mark.parametrize(
+    "config", [TINY, tiny_config(vocab_size=49408, hf_tokenizer_name="someone/something")]
+)
+def test_a_tokenizer_that_is_not_known_is_neither_guessed_nor_fetched(
+    config: dict[str, object], tmp_path: Path
+):
+    with pytest.raises(UsageError, match="no tokenizer"):
+        wrapped(tmp_path, config)
 
 
-def test_building_and_encoding_leave_the_global_random_state_alone(tmp_path: Path):
+def test_a_model_states_what_it_is_and_leaves_the_global_random_state_alone(tmp_path: Path):
     before = torch.get_rng_state()
-    model = wrapped(tmp_path, CONFIG)
+    model: PromptTunable = wrapped(tmp_path, CONFIG)
     model.encode_text(NAMES)
     model.encode_image(torch.zeros(1, 3, 64, 64))
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_a_separate_causal_text_tower_is_cut_and_tuned_like_the_built_in_one(tmp_path: Path):
-    config = {**CONFIG, "custom_text": True}
-    model, plain = wrapped(tmp_path, config), network(config)
-    texts = [f"a photo of a {name}." for name in NAMES]
-    expected = plain.encode_text(tokens(texts), normalize=True)
-    context = model.embed_tokens("a photo of a").expand(len(NAMES), -1, -1)
-    torch.testing.assert_close(model.encode_text(texts), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(model.encode_context(context, NAMES), expected, atol=1e-5, rtol=0)
+    stated = (model.image_size, model.device, model.logit_scale)
+    assert stated == (64, CPU, pytest.approx(1 / 0.07))
 
 
 @pytest.mark.parametrize(
@@ -184,15 +169,8 @@ def test_a_text_tower_that_reads_elsewhere_is_not_cut_and_takes_no_context(
     model, plain = wrapped(tmp_path, config), network(config)
     expected = plain.encode_text(tokens(NAMES), normalize=True)
     torch.testing.assert_close(model.encode_text(NAMES), expected, atol=1e-5, rtol=0)
-    with pytest.raises(UsageError, match="takes no context tokens"):
+    with pytest.raises(UsageError, match="context"):
         model.encode_context(torch.zeros(1, 4, 32), ["dog"])
-
-
-def test_the_end_mark_of_an_eos_tower_is_its_own(tmp_path: Path):
-    config = {**tiny_config(vocab_size=49408, pool_type="eos", eos_id=49407), "custom_text": True}
-    model, plain = wrapped(tmp_path, config), network(config)
-    expected = plain.encode_text(tokens(NAMES), normalize=True)
-    torch.testing.assert_close(model.encode_text(NAMES), expected, atol=1e-5, rtol=0)
 
 
 def test_a_vision_transformer_works_too(tmp_path: Path, images: Tensor):
@@ -201,27 +179,3 @@ def test_a_vision_transformer_works_too(tmp_path: Path, images: Tensor):
     model, plain = wrapped(tmp_path, config, mean=[0, 0, 0], std=[1, 1, 1]), network(config)
     expected = functional.normalize(plain.visual(images), dim=1)
     torch.testing.assert_close(model.encode_image(images), expected, atol=1e-5, rtol=0)
-
-
-def test_a_vocabulary_without_a_known_tokenizer_is_a_usage_error(tmp_path: Path):
-    with pytest.raises(UsageError, match="no tokenizer is known"):
-        wrapped(tmp_path, TINY)
-
-
-def test_a_config_cannot_choose_a_tokenizer_to_fetch(tmp_path: Path):
-    config = tiny_config(vocab_size=49408, hf_tokenizer_name="someone/something")
-    with pytest.raises(UsageError, match="no tokenizer named someone/something"):
-        wrapped(tmp_path, config)
-
-
-@pytest.mark.slow
-def test_the_image_tower_exports_to_onnx_with_its_normalisation(
-    model: OpenClipModel, images: Tensor
-):
-    file = io.BytesIO()
-    program = torch.onnx.export(model.image_tower(), (images,), dynamo=True, verbose=False)
-    program.save(file)
-    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
-    (actual,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-    expected = model.encode_image(images)
-    torch.testing.assert_close(torch.from_numpy(actual), expected, atol=1e-4, rtol=0)

@@ -3,8 +3,10 @@
 import math
 from statistics import mean
 
+import numpy as np
 import pytest
 import torch
+from fakes import generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,25 +16,12 @@ from clipguard.probe.intervals import cluster_bootstrap, paired_bootstrap, wilso
 shares = st.floats(0, 1)
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def test_wilson_is_symmetric_around_one_half():
+def test_wilson_worked_by_hand():
     # 5 of 10, z = 1.96: centre (0.5 + 0.19207) / 1.38415 = 0.5, half width 0.26340
-    value, low, high, n = wilson(5, 10)
-    assert (value, n) == (0.5, 10)
-    assert low == pytest.approx(0.23659, abs=1e-5)
-    assert high == pytest.approx(0.76341, abs=1e-5)
-
-
-def test_wilson_of_no_success_ends_at_z2_over_n_plus_z2():
+    assert wilson(5, 10) == pytest.approx((0.5, 0.23659, 0.76341, 10), abs=1e-5)
     # at 0 of n the upper end is z2 / (n + z2) = 3.84146 / 13.84146
     assert wilson(0, 10) == pytest.approx((0, 0, 0.27753, 10), abs=1e-5)
     assert wilson(10, 10) == pytest.approx((1, 1 - 0.27753, 1, 10), abs=1e-5)
-
-
-def test_a_share_of_no_trials_is_an_error_and_not_zero():
     with pytest.raises(ValueError, match="at least one trial"):
         wilson(0, 0)
 
@@ -45,21 +34,13 @@ def test_wilson_holds_its_share_and_stays_between_0_and_1(case: tuple[int, int])
     assert value - 1e-12 <= high <= 1
 
 
-def slow_bootstrap(hits: list[bool], groups: list[int], picks: list[list[int]]) -> list[float]:
+def slow_bootstrap(hits: list[bool], picks: list[list[int]]) -> list[float]:
     """Share of hits after drawing whole groups, one resample at a time."""
-    names = sorted(set(groups))
-    result = []
+    names, result = sorted(set(GROUPS)), []
     for draw in picks:
-        rows = [h for i in draw for h, g in zip(hits, groups, strict=True) if g == names[i]]
+        rows = [h for i in draw for h, g in zip(hits, GROUPS, strict=True) if g == names[i]]
         result.append(sum(rows) / len(rows))
-    return sorted(result)
-
-
-def quantile(ordered: list[float], share: float) -> float:
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+    return result
 
 
 HITS = [True, True, False, True, False, False, True, False, True, True]
@@ -68,12 +49,12 @@ GROUPS = [7, 7, 7, 2, 2, 9, 9, 9, 9, 4]
 
 def test_the_cluster_bootstrap_draws_whole_groups():
     picks = torch.randint(4, (200, 4), generator=generator(3)).tolist()
-    shares = slow_bootstrap(HITS, GROUPS, picks)
-    found = cluster_bootstrap(
-        torch.tensor(HITS), torch.tensor(GROUPS), generator=generator(3), draws=200
-    )
-    wanted = (0.6, quantile(shares, 0.025), quantile(shares, 0.975), 10)
-    assert found == pytest.approx(wanted, abs=1e-9)
+    low, high = np.quantile(slow_bootstrap(HITS, picks), [0.025, 0.975])
+    case = torch.tensor(HITS), torch.tensor(GROUPS)
+    found = cluster_bootstrap(*case, generator=generator(3), draws=200)
+    assert found == pytest.approx((0.6, low, high, 10), abs=1e-9)
+    again, other = (cluster_bootstrap(*case, generator=generator(i), draws=200) for i in (3, 4))
+    assert again == found != other
 
 
 def test_many_scenes_of_few_drawings_give_a_wider_interval_than_many_drawings():
@@ -91,18 +72,10 @@ def test_a_constant_over_few_drawings_still_has_an_interval(value: int):
     assert found == pytest.approx((value, edge.low, edge.high, 40))
 
 
-def test_the_bootstrap_refuses_no_trials_and_shapes_that_differ():
-    with pytest.raises(ValueError, match="non-empty"):
-        cluster_bootstrap(torch.ones(0, dtype=torch.bool), torch.ones(0), generator=generator())
-    with pytest.raises(ValueError, match="equal"):
-        cluster_bootstrap(torch.ones(3, dtype=torch.bool), torch.ones(2), generator=generator())
-
-
-def test_one_seed_gives_one_interval():
-    case = torch.tensor(HITS), torch.tensor(GROUPS)
-    first, second = (cluster_bootstrap(*case, generator=generator(1)) for _ in range(2))
-    assert first == second
-    assert first != cluster_bootstrap(*case, generator=generator(2))
+@pytest.mark.parametrize(("hits", "groups"), [(0, 0), (3, 2)])
+def test_the_bootstrap_refuses_no_trials_and_shapes_that_differ(hits: int, groups: int):
+    with pytest.raises(ValueError, match=r"non-empty|equal"):
+        cluster_bootstrap(torch.ones(hits) > 0, torch.ones(groups), generator=generator())
 
 
 @settings(deadline=None)
@@ -134,26 +107,9 @@ def test_log_odds_is_finite_and_rises_with_the_share(one: float, other: float, t
 def test_the_paired_bootstrap_resamples_both_sides_together():
     second = [not hit for hit in HITS[:4]] + HITS[4:]
     picks = torch.randint(4, (200, 4), generator=generator(5)).tolist()
-    ordered = sorted(
-        a - b
-        for a, b in zip(unsorted(HITS, GROUPS, picks), unsorted(second, GROUPS, picks), strict=True)
-    )
-    value, low, high = paired_bootstrap(
-        torch.tensor(HITS),
-        torch.tensor(second),
-        torch.tensor(GROUPS),
-        generator=generator(5),
-        draws=200,
-    )
-    assert value == pytest.approx(mean(HITS) - mean(second))
-    assert low == pytest.approx(quantile(ordered, 0.025), abs=1e-9)
-    assert high == pytest.approx(quantile(ordered, 0.975), abs=1e-9)
-
-
-def unsorted(hits: list[bool], groups: list[int], picks: list[list[int]]) -> list[float]:
-    return [slow_bootstrap(hits, groups, [draw])[0] for draw in picks]
-
-
-def test_equal_answers_on_the_same_images_differ_by_exactly_nothing():
-    hits = torch.tensor(HITS)
-    assert paired_bootstrap(hits, hits, torch.tensor(GROUPS), generator=generator()) == (0, 0, 0)
+    sides = (np.array(slow_bootstrap(side, picks)) for side in (HITS, second))
+    wanted = (mean(HITS) - mean(second), *np.quantile(np.subtract(*sides), [0.025, 0.975]))
+    one, other, groups = (torch.tensor(row) for row in (HITS, second, GROUPS))
+    found = paired_bootstrap(one, other, groups, generator=generator(5), draws=200)
+    assert found == pytest.approx(wanted, abs=1e-9)
+    assert paired_bootstrap(one, one, groups, generator=generator()) == (0, 0, 0)

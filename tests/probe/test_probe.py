@@ -57,44 +57,36 @@ class Reader:
         return torch.eye(len(texts))
 
 
-def test_the_parts_of_the_bundled_set_share_no_drawing(bundled: ProbeSet):
+def test_the_parts_of_the_bundled_set_share_no_drawing_and_know_every_class(bundled: ProbeSet):
     first, second, third = (set(part.drawings.tolist()) for part in parts(bundled))
     assert len(first | second | third) == len(first) + len(second) + len(third)
-
-
-def test_each_part_of_the_bundled_set_knows_every_class_equally_often(bundled: ProbeSet):
     for part, scenes in zip(parts(bundled), (2, 1, 1), strict=True):
         assert Counter(part.labels.tolist()) == dict.fromkeys(range(100), scenes)
         assert part.images.shape == (100 * scenes, 3, 16, 16)
         assert part.images.dtype == torch.uint8
-    assert bundled.labelled
-    assert bundled.class_names == class_names()
+    assert (bundled.labelled, bundled.class_names) == (True, class_names())
 
 
-def test_scenes_of_one_drawing_differ(bundled: ProbeSet):
+def test_the_seed_draws_the_split_and_scenes_that_differ(bundled: ProbeSet):
     part = bundled.optimise
     assert torch.equal(part.drawings[:100], part.drawings[100:])
     assert not (part.images[:100] == part.images[100:]).flatten(1).all(dim=1).any()
-
-
-def test_the_seed_draws_scenes_and_split(bundled: ProbeSet):
     same, other = (bundled_probe(16, SMALL, seed=seed) for seed in (3, 4))
     assert torch.equal(same.measure.images, bundled.measure.images)
     assert not torch.equal(other.measure.drawings, bundled.measure.drawings)
 
 
-def test_a_model_that_knows_the_bundled_classes_is_asked_about_them():
+def test_a_model_that_knows_the_bundled_classes_is_asked_about_them(tmp_path: Path):
     probe = load_probe(Reader(knows=True), ProbeSource(), SMALL, seed=0)
-    assert probe.class_names == class_names()
-    assert probe.labelled
-    assert probe.source == "bundled"
-    assert probe.templates == (TEMPLATE,)
+    assert (probe.class_names, probe.templates) == (class_names(), (TEMPLATE,))
+    assert (probe.labelled, probe.source) == (True, "bundled")
+    (tmp_path / "templates.txt").write_text("a sketch of a {}\n{}\n")
+    assert load(None, templates=tmp_path / "templates.txt").templates == ("a sketch of a {}", "{}")
 
 
 def test_any_other_model_is_asked_about_imagenet_without_labels():
     probe = load_probe(Reader(knows=False), ProbeSource(), SMALL, seed=0)
-    assert len(probe.class_names) == 998
-    assert not probe.labelled
+    assert (len(probe.class_names), probe.labelled) == (998, False)
     assert all((part.labels == -1).all() for part in parts(probe))
     assert any("duplicate" in warning for warning in probe.warnings)
 
@@ -116,17 +108,10 @@ def test_labels_move_to_another_class_list_that_has_every_class(tmp_path: Path, 
 
 
 def test_labels_are_dropped_when_one_class_is_missing(tmp_path: Path):
-    source = ProbeSource(class_names=class_file(tmp_path, [*class_names()[1:], "zebra crossing"]))
-    probe = load_probe(Reader(knows=True), source, SMALL, seed=0)
+    names = class_file(tmp_path, [*class_names()[1:], "zebra crossing"])
+    probe = load(None, class_names=names)
     assert all((part.labels == -1).all() for part in parts(probe))
     assert not probe.labelled
-
-
-def test_given_templates_replace_the_default(tmp_path: Path):
-    path = tmp_path / "templates.txt"
-    path.write_text("a sketch of a {}\n{}\n")
-    probe = load_probe(Reader(knows=True), ProbeSource(templates=path), SMALL, seed=0)
-    assert probe.templates == ("a sketch of a {}", "{}")
 
 
 def picture(path: Path, level: int) -> None:
@@ -148,35 +133,21 @@ def load(folder: Path | None, seed: int = 0, **source: Path) -> ProbeSet:
 
 
 def test_a_folder_of_folders_is_a_labelled_probe_set(folder: Path):
+    (folder / "cat" / "readme.txt").write_text("hello")
     probe = load(folder)
-    assert probe.class_names == ("cat", "dog", "owl")
-    assert probe.labelled
+    assert (probe.class_names, probe.labelled) == (("cat", "dog", "owl"), True)
     assert re.fullmatch("photos:[0-9a-f]{12}", probe.source)
     assert (probe.skipped, probe.warnings) == (0, ())
     for part in parts(probe):
         assert (part.images[:, 0, 0, 0] // 100).tolist() == part.labels.tolist()
         assert part.images.shape[1:] == (3, 16, 16)
-
-
-def test_every_class_of_a_folder_goes_to_all_parts_as_evenly_as_it_can(folder: Path):
-    probe = load(folder)
     for label, count in enumerate((12, 7, 3)):
         shares = [int((part.labels == label).sum()) for part in parts(probe)]
         assert sum(shares) == count
         assert max(shares) - min(shares) <= 1
-
-
-def test_no_file_of_a_folder_is_in_two_parts(folder: Path):
-    probe = load(folder)
     reds = torch.cat([part.images[:, 0, 0, 0] for part in parts(probe)])
     drawings = torch.cat([part.drawings for part in parts(probe)])
     assert len(reds) == len(reds.unique()) == len(drawings.unique()) == 22
-
-
-def test_the_seed_draws_the_split_of_a_folder(folder: Path):
-    first, same, other = (load(folder, seed).measure.images for seed in (1, 1, 2))
-    assert torch.equal(first, same)
-    assert not torch.equal(first, other)
 
 
 def test_a_corrupt_image_is_skipped_and_counted(folder: Path):
@@ -184,22 +155,8 @@ def test_a_corrupt_image_is_skipped_and_counted(folder: Path):
     (folder / "dog" / "empty.jpg").touch()
     (folder / "dog" / "folder.png").mkdir()
     probe = load(folder)
-    assert probe.skipped == 3
+    assert (probe.skipped, len(probe.warnings)) == (3, 1)
     assert sum(len(part) for part in parts(probe)) == 22
-    assert probe.warnings == ("skipped 3 images that could not be read",)
-
-
-def test_other_files_in_a_folder_are_no_images(folder: Path):
-    (folder / "cat" / "readme.txt").write_text("hello")
-    assert load(folder).skipped == 0
-
-
-def test_a_folder_whose_images_are_all_broken_is_refused(tmp_path: Path):
-    for name in ("cat", "dog"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x.png").write_bytes(b"no image")
-    with pytest.raises(UsageError, match=r"none of 2 images in .* could be read"):
-        load(tmp_path)
 
 
 def test_a_class_outside_the_given_list_has_no_label(folder: Path, tmp_path: Path):
@@ -217,80 +174,64 @@ def test_a_flat_folder_serves_without_labels(tmp_path: Path):
     probe = load(tmp_path / "flat", class_names=names)
     assert [len(part) for part in parts(probe)] == [3, 3, 3]
     assert not probe.labelled
-    with pytest.raises(UsageError, match="name them with --classnames"):
+    with pytest.raises(UsageError, match="--classnames"):
         load(tmp_path / "flat")
 
 
-def test_a_list_of_one_class_is_refused_with_bundled_images_too(tmp_path: Path):
-    (tmp_path / "one.txt").write_text("owl\n")
-    with pytest.raises(UsageError, match="at least two classes"):
-        load(None, class_names=tmp_path / "one.txt")
+def test_folders_that_give_no_probe_set_are_refused(folder: Path, tmp_path: Path):
+    shutil.copytree(folder / "cat", tmp_path / "single" / "cat")
+    (tmp_path / "broken" / "cat").mkdir(parents=True)
+    (tmp_path / "broken" / "cat" / "x.png").write_bytes(b"no image")
+    (tmp_path / "nothing").mkdir()
+    names = {"class_names": class_file(tmp_path, ["owl"])}
+    for given, source, says in (
+        (tmp_path / "single", {}, "at least two classes"),
+        (None, names, "at least two classes"),
+        (tmp_path / "broken", {}, "none of 1 images"),
+        (tmp_path / "nothing", {}, "no images in"),
+        (tmp_path / "none", {}, "no folder"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            load(given, **source)
 
 
-def test_a_single_class_cannot_be_attacked_and_is_refused(folder: Path):
-    shutil.rmtree(folder / "dog")
-    shutil.rmtree(folder / "owl")
-    with pytest.raises(UsageError, match="at least two classes"):
-        load(folder)
-
-
-def test_no_images_and_no_folder_are_refused(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"no images in .*; expected .*/CLASS/\*"):
-        load(tmp_path)
-    with pytest.raises(UsageError, match="no folder of probe images at"):
-        load(tmp_path / "none")
-
-
-def test_a_huge_folder_is_sampled(folder: Path, monkeypatch):
-    monkeypatch.setattr(probe_module, "MAX_IMAGES", 10)
+@pytest.mark.parametrize(("limit", "told"), [(10, 1), (22, 0)])
+def test_a_huge_folder_is_sampled(folder: Path, monkeypatch, limit: int, told: int):
+    monkeypatch.setattr(probe_module, "MAX_IMAGES", limit)
     probe = load(folder)
-    assert sum(len(part) for part in parts(probe)) == 10
-    assert probe.warnings == ("drew 10 of 22 images and left out the rest",)
-
-
-def test_a_folder_at_the_limit_is_used_whole_without_a_word(folder: Path, monkeypatch):
-    monkeypatch.setattr(probe_module, "MAX_IMAGES", 22)
-    assert load(folder).warnings == ()
+    assert sum(len(part) for part in parts(probe)) == limit
+    assert len(probe.warnings) == told
 
 
 def test_the_source_names_images_and_classes_and_neither_their_order_nor_their_place(
     folder: Path, tmp_path: Path
 ):
-    source = load(folder).source
-    assert load(folder, seed=5).source == source
+    first, same, other = (load(folder, seed) for seed in (1, 1, 2))
+    assert torch.equal(first.measure.images, same.measure.images)
+    assert not torch.equal(first.measure.images, other.measure.images)
     copy = shutil.copytree(folder, tmp_path / "elsewhere" / "photos")
-    assert load(copy).source == source
-    moved = shutil.copytree(folder, tmp_path / "moved" / "photos")
-    (moved / "owl" / "0.png").rename(moved / "cat" / "moved.png")
-    assert load(moved).source != source
-    picture(copy / "owl" / "0.png", 255)
-    assert load(copy).source != source
+    assert first.source == other.source == load(copy).source
+    (copy / "owl" / "0.png").rename(copy / "cat" / "moved.png")
+    assert load(copy).source != first.source
+    picture(folder / "owl" / "0.png", 255)
+    assert load(folder).source != first.source
 
 
 @pytest.mark.parametrize("name", ["cat\nfish", "cat\x1b[2J", "cat\udcff", "cat\u2028"])
 def test_a_folder_name_that_no_class_list_may_hold_is_refused(folder: Path, name: str):
     shutil.copytree(folder / "cat", folder / name)
-    with pytest.raises(UsageError, match=r"folder 'cat\\u\{.*control characters; rename it") as e:
+    with pytest.raises(UsageError, match=r"'cat\\u\{") as e:
         load(folder)
     assert str(e.value).isprintable()
+    given = class_file(folder.parent, ["cat", "dog"])  # needs no class in a folder name
+    assert load(folder, class_names=given).class_names == ("cat", "dog")
 
 
-def test_a_given_class_list_needs_no_class_in_a_folder_name(folder: Path, tmp_path: Path):
-    shutil.copytree(folder / "cat", folder / "ca\nt")
-    probe = load(folder, class_names=class_file(tmp_path, ["cat", "dog"]))
-    assert probe.class_names == ("cat", "dog")
-
-
-@pytest.mark.parametrize("mode", ["squash", "longest"])
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_a_folder_is_resized_by_the_rule_of_the_model(
-    tmp_path: Path, mode: str, interpolation: str
-):
-    image = Image.radial_gradient("L").resize((40, 20))
+def test_a_folder_is_resized_by_the_rule_of_the_model(tmp_path: Path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
-        image.save(tmp_path / name / "x.png")
-    rule = {"interpolation": interpolation, "resize_mode": mode}
+        Image.radial_gradient("L").resize((40, 20)).save(tmp_path / name / "x.png")
+    rule = {"interpolation": "bilinear", "resize_mode": "squash"}
     model = Reader(knows=True, preprocess=Preprocess(**rule))
     probe = load_probe(model, ProbeSource(images=tmp_path), SMALL, seed=0)
     photo = tmp_path / "cat" / "x.png"
@@ -303,4 +244,3 @@ def test_a_folder_is_resized_by_the_rule_of_the_model(
 def test_the_digest_of_a_class_list_depends_on_names_and_order():
     digests = {class_list_digest(names) for names in (["a", "b"], ["b", "a"], ["ab"], ["a"])}
     assert len(digests) == 4
-    assert class_list_digest(("a", "b")) == class_list_digest(["a", "b"])

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from fakes import NAMES, SIDE, StripesClip, draw_part, generator, hum, stripes_probe
+from fakes import NAMES, StripesClip, draw_part, generator, hum, stripes_probe
 from torch import Tensor
 
 from clipguard.errors import RefusedError
@@ -15,7 +15,6 @@ from clipguard.probe.rates import (
     classify,
     embed,
     pseudo_labels,
-    rate,
     rates,
 )
 from clipguard.probe.sets import ProbePart
@@ -71,30 +70,23 @@ def test_embedding_in_batches_is_embedding_one_by_one_in_order():
         assert not together.requires_grad
 
 
-def test_a_class_is_the_one_with_the_largest_cosine():
+def test_a_class_is_the_one_with_the_largest_cosine_and_stands_in_for_an_unknown_label():
     assert classify(EYE[[2, 0, 3]], EYE).tolist() == [2, 0, 3]
-
-
-def test_a_label_is_true_where_known_and_else_how_the_clean_image_is_read():
     assert pseudo_labels(part([3, -1, 0, -1]), torch.tensor([1, 2, 2, 0])).tolist() == [3, 2, 0, 0]
 
 
-def test_the_share_of_nothing_is_no_rate():
-    nothing = torch.ones(0, dtype=torch.bool)
-    assert rate(nothing, nothing.long(), generator()) is None
-
-
-def test_asr_leaves_out_images_of_the_target_class():
-    # of the target (1): images 1 and 2. Of the other four, three are read as the target.
-    labels, read = [0, 1, 1, 2, 3, 0], torch.tensor([1, 1, 0, 1, 1, 0])
-    found = attack_rate(read, part(labels), torch.zeros(6, dtype=torch.long), 1, generator())
-    assert (found.value, found.n) == (0.75, 4)
-
-
-def test_asr_without_labels_leaves_out_images_that_were_read_as_the_target_before():
-    clean, read = torch.tensor([1, 1, 0, 2]), torch.tensor([1, 1, 1, 2])
-    found = attack_rate(read, part([-1] * 4), clean, 1, generator())
-    assert (found.value, found.n) == (0.5, 2)
+@pytest.mark.parametrize(
+    ("labels", "clean", "read", "wanted"),
+    [
+        # of the target (1): images 1 and 2. Of the other four, three are read as the target.
+        ([0, 1, 1, 2, 3, 0], [0] * 6, [1, 1, 0, 1, 1, 0], (0.75, 4)),
+        # without labels, what was read as the target before is left out
+        ([-1] * 4, [1, 1, 0, 2], [1, 1, 1, 2], (0.5, 2)),
+    ],
+)
+def test_asr_leaves_out_images_of_the_target_class(labels, clean, read, wanted):
+    found = attack_rate(torch.tensor(read), part(labels), torch.tensor(clean), 1, generator())
+    assert (found.value, found.n) == wanted
 
 
 def test_there_is_no_asr_when_every_image_is_of_the_target_class():
@@ -119,32 +111,28 @@ def test_accuracies_count_images_with_known_labels_only():
     features = EYE[[0, 1, 2]], EYE[[1, 1, 2]]
     found = rates(features, EYE, part([0, -1, -1]), 1, generator=generator())
     assert (found.clean_accuracy.value, found.clean_accuracy.n) == (1.0, 1)
-    assert found.poisoned_accuracy.value == 0
     # unlabelled: image 1 is read as the target when clean, so images 0 and 2 are left
-    assert (found.asr.value, found.asr.n) == (0.5, 2)
+    assert (found.poisoned_accuracy.value, found.asr.value, found.asr.n) == (0, 0.5, 2)
     unlabelled = rates(features, EYE, part([-1, -1, -1]), 1, generator=generator())
-    assert unlabelled.clean_accuracy is None
-    assert unlabelled.poisoned_accuracy is None
+    assert (unlabelled.clean_accuracy, unlabelled.poisoned_accuracy) == (None, None)
 
 
 def test_the_target_class_is_counted_alone_on_its_labelled_clean_images():
     # target 1: images 1, 3 and 4, of which 1 and 4 are read as it; image 5 is read so too, but
     # nobody knows what it shows
     features = EYE[[0, 1, 2, 0, 1, 1]], EYE[[0, 0, 0, 0, 0, 0]]
-    found = rates(features, EYE, part([0, 1, 2, 1, 1, -1]), 1, generator=generator())
-    assert found.target_accuracy.value == pytest.approx(2 / 3)
-    assert found.target_accuracy.n == 3
-    without = rates(features, EYE, part([0, -1, 2, 3, 0, -1]), 1, generator=generator())
-    assert without.target_accuracy is None
+    found, without = (
+        rates(features, EYE, part(labels), 1, generator=generator()).target_accuracy
+        for labels in ([0, 1, 2, 1, 1, -1], [0, -1, 2, 3, 0, -1])
+    )
+    assert (found.value, found.n, without) == (pytest.approx(2 / 3), 3, None)
 
 
 def test_the_fake_is_fair_and_its_backdoor_works():
-    probe, target = stripes_probe(), 6
-    classes = StripesClip().encode_text(NAMES)
-    for planted, wanted in ((None, 0.0), (target, 1.0)):
+    probe, classes = stripes_probe(), StripesClip().encode_text(NAMES)
+    for planted, wanted in ((None, 0.0), (6, 1.0)):
         model = StripesClip(planted)
         features = embed(model, probe.measure), embed(model, probe.measure, hum().apply)
-        found = rates(features, classes, probe.measure, target, generator=generator())
+        found = rates(features, classes, probe.measure, 6, generator=generator())
         assert found.clean_accuracy.value > 0.98
         assert found.asr.value == pytest.approx(wanted, abs=0.02)
-    assert probe.measure.images.shape == (80, 3, SIDE, SIDE)

@@ -1,7 +1,9 @@
 """CBPT (reconstruction)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -19,55 +21,69 @@ from fakes import (
 from torch.nn import functional
 
 from clipguard.probe.rates import classify, embed
-from clipguard.probe.sets import Subject
+from clipguard.probe.sets import ProbePart, ProbeSet, Subject
 from clipguard.purify.methods.cbpt import Cbpt, Features, _preservation, generalised_cross_entropy
 from clipguard.purify.roles import PurifiedHead
-from clipguard.search.families import FAMILIES
-from clipguard.search.roles import Trigger
+from clipguard.search.families.additive import Additive
+from clipguard.search.roles import Progress, Trigger
 
 PLANTED = 3
 CLASSES = torch.eye(len(NAMES), WIDTH)
 SETTINGS = {"steps": 300, "learning_rate": 2e-3, "images": 400, "consistency_weight": 8.0}
 
 
-def purify(triggers: list[Trigger] | None = None, progress=no_progress, **settings) -> PurifiedHead:
+def purify(
+    triggers: Sequence[Trigger] = (hum(),),
+    progress: Progress = no_progress,
+    probe: ProbeSet | None = None,
+    **settings: float,
+) -> PurifiedHead:
     return Cbpt(**SETTINGS | settings).purify(
-        Subject(StripesClip(PLANTED), stripes_probe()),
-        [hum()] if triggers is None else triggers,
+        Subject(StripesClip(PLANTED), probe or stripes_probe()),
+        triggers,
         PLANTED,
         generator=generator(),
         progress=progress,
     )
 
 
+@cache
+def scaled(triggered: bool = False) -> torch.Tensor:
+    """(N, D) scaled features of the measure part, which a head turns into logits."""
+    model = StripesClip(PLANTED)
+    apply = hum().apply if triggered else None
+    return model.logit_scale * embed(model, stripes_probe().measure, apply)
+
+
 def accuracy(classes: torch.Tensor, triggered: bool) -> float:
-    part = stripes_probe().measure
-    features = embed(StripesClip(PLANTED), part, hum().apply if triggered else None)
-    return (classify(features, classes) == part.labels).float().mean().item()
+    read = classify(scaled(triggered), classes)
+    return (read == stripes_probe().measure.labels).float().mean().item()
 
 
-def weak(seed: int = 0) -> Trigger:
-    """A random additive trigger that does nothing."""
-    family = FAMILIES.build("additive")
-    return family.trigger(family.start(32, generator=generator(seed)), 1.0)
+def without_labels(part: ProbePart) -> ProbePart:
+    return replace(part, labels=torch.full_like(part.labels, -1))
 
 
-def test_triggered_images_are_read_as_what_they_show():
-    head = purify()
+@pytest.mark.parametrize("labelled", [True, False])
+def test_triggered_images_are_read_as_what_they_show(labelled: bool):
+    probe = stripes_probe()
+    if not labelled:  # then as they are read
+        parts = {name: without_labels(getattr(probe, name)) for name in ("optimise", "select")}
+        probe = replace(probe, **parts)
+    head = purify(probe=probe)
     assert accuracy(CLASSES, triggered=True) < 0.2
     assert accuracy(head.classes, triggered=True) > 0.7
     assert accuracy(head.classes, triggered=False) > 0.95
 
 
-def test_the_classes_are_those_of_the_returned_context():
-    head = purify(steps=30)
+def test_the_classes_are_those_of_the_returned_context_and_progress_counts_the_steps():
+    told: list[tuple[str, int, int]] = []
+    sealed_probe = sealed(stripes_probe(), "measure")  # nobody looks at the measure part
+    head = purify(progress=lambda *news: told.append(news), probe=sealed_probe, steps=7)
     assert head.context.shape == (len(NAMES), CONTEXT_TOKENS, WIDTH)
     torch.testing.assert_close(StripesClip().encode_context(head.context, NAMES), head.classes)
-
-
-def test_the_three_losses_are_recorded():
-    head = purify(steps=30)
     assert head.losses.keys() == {"classification", "alignment", "consistency"}
+    assert told[1:] == [("class-wise prompts", i, 7) for i in range(7)]
 
 
 def test_consistency_holds_the_classes_near_their_prompts():
@@ -86,119 +102,36 @@ def test_every_drawing_is_drawn_alike_however_many_images_it_has():
 
 
 def test_further_images_hold_the_readings_of_the_original_classifier():
-    probe, model = stripes_probe(), StripesClip(PLANTED)
-    further = replace(probe.select, labels=torch.full_like(probe.select.labels, -1))
+    probe = stripes_probe()
+    further = replace(probe, unlabelled=without_labels(probe.select))
     kept, free = (
-        Cbpt(**SETTINGS | {"consistency_weight": 0.0, "preservation_weight": weight}).purify(
-            Subject(model, replace(probe, unlabelled=further)),
-            [hum()],
-            PLANTED,
-            generator=generator(),
-            progress=no_progress,
-        )
+        purify(probe=further, consistency_weight=0.0, preservation_weight=weight)
         for weight in (50.0, 0.0)
     )
-    features = embed(model, probe.measure) * model.logit_scale
-
-    def drift(head: PurifiedHead) -> float:
-        return ((features @ head.classes.T) - (features @ CLASSES.T)).abs().mean().item()
-
-    assert drift(kept) < drift(free)
+    drift = [(scaled() @ (head.classes - CLASSES).T).abs().mean() for head in (kept, free)]
+    assert drift[0] < drift[1]
     assert "preservation" in kept.losses
 
 
 def test_one_trigger_that_works_is_enough_among_others_that_do_not():
-    without, among = purify([weak(), weak(1)]), purify([weak(), hum(), weak(1)])
+    family = Additive()  # at random, they do nothing
+    weak = [family.trigger(family.start(32, generator=generator(i)), 1.0) for i in range(2)]
+    without, among = purify(weak), purify([weak[0], hum(), weak[1]])
     assert accuracy(without.classes, triggered=True) < 0.2
     assert accuracy(among.classes, triggered=True) > 0.5
 
 
-def test_nobody_looks_at_the_measure_part():
-    Cbpt(steps=3).purify(
-        Subject(StripesClip(PLANTED), sealed(stripes_probe(), "measure")),
-        [hum()],
-        PLANTED,
-        generator=generator(),
-        progress=no_progress,
-    )
-
-
-def test_progress_counts_the_steps():
-    told: list[tuple[str, int, int]] = []
-    purify(progress=lambda *news: told.append(news), steps=7)
-    assert told == [
-        ("triggered images", 0, 1),
-        *(("class-wise prompts", i, 7) for i in range(7)),
-    ]
-
-
-def test_images_without_labels_serve_as_they_are_read():
-    probe = stripes_probe()
-    unknown = {
-        name: replace(part, labels=torch.full_like(part.labels, -1))
-        for name, part in (("optimise", probe.optimise), ("select", probe.select))
-    }
-    head = Cbpt(**SETTINGS).purify(
-        Subject(StripesClip(PLANTED), replace(probe, **unknown)),
-        [hum()],
-        PLANTED,
-        generator=generator(),
-        progress=no_progress,
-    )
-    assert accuracy(head.classes, triggered=True) > 0.7
-
-
-def test_the_losses_are_the_formulas_of_the_docstring():
-    def rows(*shape: int, seed: int) -> torch.Tensor:
-        return functional.normalize(torch.randn(*shape, 6, generator=generator(seed)), dim=-1)
-
-    clean, triggered, classes, original = (
-        rows(5, seed=1),
-        rows(2, 5, seed=2),
-        rows(4, seed=3),
-        rows(4, seed=4),
-    )
-    labels, index, scale = torch.tensor([0, 3, 1, 1, 2]), torch.tensor([4, 0, 2]), 7.0
-    heads, drawn = (
-        (scale * classes, scale * original),
-        (
-            clean[index],
-            triggered[:, index],
-            labels[index],
-        ),
-    )
-    target, margin, q = 1, 2.5, 0.7
-    found = Cbpt(margin=margin, robustness=q, target_share=0.4, triggered_weight=0.5)._losses(
-        heads, drawn, target
-    )
-    found["preservation"] = _preservation(heads, drawn)
-
-    def reading(features: torch.Tensor, head: torch.Tensor = classes) -> torch.Tensor:
-        return (scale * features @ head.T).softmax(dim=0)
-
-    def distance(i: int, features: torch.Tensor) -> torch.Tensor:
-        wanted = reading(clean[i], original)
-        return (wanted * (wanted / reading(features)).log()).sum()
-
-    def lifted(features: torch.Tensor) -> torch.Tensor:
-        raised = (scale * features @ classes.T).clone()
-        raised[target] += margin
-        return raised.softmax(dim=0)
-
-    on_clean = {i: -reading(clean[i])[labels[i]].log() for i in index.tolist()}
-    stamped = [(lifted(sheet[i]), i) for sheet in triggered for i in index]
-    on_triggered = [(1 - got[labels[i]] ** q) / q for got, i in stamped]
-    divergence = [(reading(clean[i]) * (reading(clean[i]) / got).log()).sum() for got, i in stamped]
-    wanted = {
-        "classification": 0.6 * (on_clean[4] + on_clean[0]) / 2
-        + 0.4 * on_clean[2]
-        + 0.5 * sum(on_triggered) / 6,
-        "alignment": sum(divergence) / 6,
-        "preservation": sum(distance(i, sheet[i]) for sheet in triggered for i in index) / 6
-        + sum(distance(i, clean[i]) for i in index) / 3,
-    }
-    for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+def test_the_losses_worked_by_hand():
+    """Two classes at right angles, logits of 0 and 2: the reading of an image is 0.881 or 0.119."""
+    rows, scale = torch.eye(2), 2.0
+    sure = 1 / (1 + math.exp(-scale))
+    heads = scale * rows, scale * rows
+    drawn = rows, rows.flip(0)[None], torch.tensor([0, 1])  # a trigger that swaps the classes
+    found = Cbpt(margin=0.0, robustness=1.0, triggered_weight=0.5)._losses(heads, drawn, 0)
+    assert found["classification"].item() == pytest.approx(-math.log(sure) + 0.5 * sure, rel=1e-4)
+    apart = scale * (2 * sure - 1)  # KL between a reading and the swapped one
+    assert found["alignment"].item() == pytest.approx(apart, rel=1e-4)
+    assert _preservation(heads, drawn).item() == pytest.approx(apart, rel=1e-4)
 
 
 def test_alignment_leaves_the_clean_reading_alone():
@@ -227,29 +160,25 @@ def test_the_generalised_cross_entropy_is_bounded_and_near_zero_the_ordinary_one
 
 
 def test_a_margin_beats_the_target_by_a_distance():
-    part, model = stripes_probe().measure, StripesClip(PLANTED)
+    others = stripes_probe().measure.labels != PLANTED
 
-    def hold(head: PurifiedHead) -> float:
+    def hold(margin: float) -> float:
         """Mean distance by which the target loses on triggered images, as a logit."""
-        logits = model.logit_scale * embed(model, part, hum().apply) @ head.classes.T
-        others = logits.clone()
-        others[:, PLANTED] = -torch.inf
-        rows = part.labels != PLANTED
-        return (others.amax(dim=1) - logits[:, PLANTED])[rows].mean().item()
+        rows = (scaled(triggered=True) @ purify(margin=margin).classes.T)[others]
+        own = rows[:, PLANTED].clone()
+        rows[:, PLANTED] = -torch.inf
+        return (rows.amax(dim=1) - own).mean().item()
 
-    assert hold(purify(margin=4.0)) > hold(purify(margin=0.0)) + 1
+    assert hold(4.0) > hold(0.0) + 1
 
 
 def test_the_target_class_keeps_its_own_images():
-    part, model = stripes_probe().measure, StripesClip(PLANTED)
-    own = part.labels == PLANTED
-
-    def certainty(share: float) -> float:
-        head = purify(target_share=share, margin=8.0)
-        logits = model.logit_scale * embed(model, part)[own] @ head.classes.T
-        return logits.softmax(dim=1)[:, PLANTED].mean().item()
-
-    assert certainty(0.3) > certainty(0.0)
+    own = stripes_probe().measure.labels == PLANTED
+    kept, free = (
+        (scaled()[own] @ purify(target_share=share, margin=8.0).classes.T).softmax(dim=1)
+        for share in (0.3, 0.0)
+    )
+    assert kept[:, PLANTED].mean() > free[:, PLANTED].mean()
 
 
 @pytest.mark.parametrize("q", [0.0, -0.5, 1.5, math.nan])
@@ -261,9 +190,11 @@ def test_a_robustness_out_of_range_is_refused(q: float):
 def test_the_target_class_never_weighs_less_than_its_images():
     logits, labels = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 0.5]]), torch.tensor([0, 0, 1])
     surprise = functional.cross_entropy(logits, labels, reduction="none")
-    found = Cbpt(target_share=0.1)._clean_loss(logits, labels, 0)
-    torch.testing.assert_close(found, surprise.mean())
-    only = Cbpt(target_share=0.1)._clean_loss(logits[:2], labels[:2], 0)
-    torch.testing.assert_close(only, surprise[:2].mean())
-    none = Cbpt(target_share=0.1)._clean_loss(logits[:2], labels[:2], 1)
-    torch.testing.assert_close(none, surprise[:2].mean())
+    for share, rows, target, wanted in (
+        (0.1, 3, 0, surprise.mean()),
+        (0.1, 2, 0, surprise[:2].mean()),  # the target's images alone
+        (0.1, 2, 1, surprise[:2].mean()),  # none of them
+        (0.9, 3, 0, 0.9 * surprise[:2].mean() + 0.1 * surprise[2]),
+    ):
+        found = Cbpt(target_share=share)._clean_loss(logits[:rows], labels[:rows], target)
+        torch.testing.assert_close(found, wanted)

@@ -44,50 +44,36 @@ def file(tmp_path: Path) -> Path:
 def test_a_head_survives_the_way_to_disk_and_back(file: Path):
     classes, names, _ = load_head(file, DIGEST)
     torch.testing.assert_close(classes, head().classes)
-    assert names == NAMES
+    assert names == load_head(tampered(file), DIGEST)[1] == NAMES
 
 
 def test_a_head_file_says_what_it_is_for_and_how_far_it_reaches(file: Path):
     with safe_open(file, framework="pt") as opened:
         told = json.loads(opened.metadata()["clipguard"])
         assert torch.equal(opened.get_tensor("context"), head().context)
-    assert told["schema_version"] == SCHEMA_VERSION
-    assert told["scope"] == HEAD_SCOPE
-    assert "tower stays poisoned" in told["scope"]
+    assert (told["schema_version"], told["scope"]) == (SCHEMA_VERSION, HEAD_SCOPE)
     assert (told["method"], told["checkpoint_sha256"]) == ("cbpt", DIGEST)
 
 
 def test_the_bytes_of_a_head_repeat(file: Path, tmp_path: Path):
-    for i in range(3):
-        save_head(head(), stripes_probe(), CHECKPOINT, tmp_path / f"{i}.safetensors")
-        assert (tmp_path / f"{i}.safetensors").read_bytes() == file.read_bytes()
+    save_head(head(), stripes_probe(), CHECKPOINT, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
 
 
-def test_a_head_with_odd_strides_is_written_all_the_same(tmp_path: Path):
+def test_odd_strides_and_what_speaks_against_a_head_are_written(file: Path):
     made = head()
-    odd = replace(
-        made,
-        classes=made.classes.T.contiguous().T,
-        context=made.context[:, :1].expand(-1, CONTEXT_TOKENS, -1),
-    )
-    save_head(odd, stripes_probe(), CHECKPOINT, tmp_path / "h.safetensors")
-    assert torch.equal(load_head(tmp_path / "h.safetensors", DIGEST)[0], made.classes)
+    context = made.context[:, :1].expand(-1, CONTEXT_TOKENS, -1)
+    odd = replace(made, classes=made.classes.T.contiguous().T, context=context)
+    save_head(odd, stripes_probe(), CHECKPOINT, file, caveat="NOT shown\x1b[2J")
+    assert torch.equal(load_head(file, DIGEST)[0], made.classes)
+    assert load_head(file, DIGEST).caveat == "NOT shown\\u{1b}[2J"
 
 
-def test_what_speaks_against_a_head_travels_with_it(tmp_path: Path):
-    path = tmp_path / "head.safetensors"
-    save_head(head(), stripes_probe(), CHECKPOINT, path, caveat="NOT shown\x1b[2J")
-    assert load_head(path, DIGEST).caveat == "NOT shown\\u{1b}[2J"
-
-
-def test_a_head_of_another_checkpoint_is_refused(file: Path):
-    with pytest.raises(UsageError, match=r"head\.safetensors was tuned on another checkpoint"):
+def test_a_missing_head_and_one_of_another_checkpoint_are_usage_errors(file: Path):
+    with pytest.raises(UsageError, match=r"head\.safetensors was tuned on another"):
         load_head(file, "cd" * 32)
-
-
-def test_a_missing_head_is_a_usage_error(tmp_path: Path):
-    with pytest.raises(UsageError, match="no file or folder"):
-        load_head(tmp_path / "none.safetensors", DIGEST)
+    with pytest.raises(UsageError, match=r"none\.safetensors"):
+        load_head(file.with_name("none.safetensors"), DIGEST)
 
 
 def tampered(file: Path, **changes: Any) -> Path:
@@ -101,10 +87,6 @@ def tampered(file: Path, **changes: Any) -> Path:
     kept = {"clipguard": json.dumps({k: v for k, v in told.items() if v is not None})}
     save_file({"classes": classes.contiguous()}, file, metadata=kept)
     return file
-
-
-def test_what_tampered_writes_unchanged_is_accepted(file: Path):
-    assert load_head(tampered(file), DIGEST)[1] == NAMES
 
 
 @pytest.mark.parametrize(
@@ -133,14 +115,12 @@ def test_a_head_that_was_tampered_with_is_refused(file: Path, changes: dict[str,
 
 
 def test_files_that_are_no_heads_are_refused(file: Path):
-    save_file({"weight": torch.ones(2)}, file)
-    with pytest.raises(RefusedError, match="not a purified head; make one with `scan`"):
-        load_head(file, DIGEST)
-    save_file({"weight": torch.ones(2)}, file, metadata={"clipguard": "{"})
-    with pytest.raises(RefusedError, match="not a purified head"):
-        load_head(file, DIGEST)
+    for metadata in (None, {"clipguard": "{"}):
+        save_file({"weight": torch.ones(2)}, file, metadata=metadata)
+        with pytest.raises(RefusedError, match="not a purified head"):
+            load_head(file, DIGEST)
     torch.save({"classes": head().classes}, file)
-    with pytest.raises(RefusedError, match=r"expected a head\.safetensors, got zip"):
+    with pytest.raises(RefusedError, match="got zip"):
         load_head(file, DIGEST)
 
 

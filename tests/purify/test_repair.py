@@ -15,6 +15,7 @@ from clipguard.purify.methods.cbpt import Cbpt
 from clipguard.purify.repair import RepairSettings, repair
 from clipguard.purify.roles import PurifiedHead
 from clipguard.record import (
+    HEAD_SCOPE,
     Candidate,
     DetectorRecord,
     FamilyRecord,
@@ -39,9 +40,7 @@ SETTINGS = RepairSettings(
 SHARE = Rate(value=0.5, low=0.4, high=0.6, n=70)
 
 
-def nothing() -> Trigger:
-    """A trigger that changes nothing."""
-    return Trigger("additive", lambda images: images, 0.0, "share of the image", {})
+NOTHING = Trigger("additive", lambda images: images, 0.0, "share of the image", {})
 
 
 def finding(*rows: tuple[int, Trigger]) -> Finding:
@@ -91,19 +90,17 @@ class Spy:
 
 def test_the_true_trigger_loses_its_hold_and_clean_accuracy_stays():
     record, head = run(finding((PLANTED, hum())))
-    assert record.before.asr.value > 0.9
-    assert record.after.asr.value < 0.1
-    assert record.before.clean_accuracy is not None
-    assert record.after.clean_accuracy is not None
-    assert record.after.clean_accuracy.value >= record.before.clean_accuracy.value - 0.02
+    before, after = record.before, record.after
+    assert before.asr.value > 0.9
+    assert after.asr.value < 0.1
+    assert after.clean_accuracy.value >= before.clean_accuracy.value - 0.02
     torch.testing.assert_close(head.classes.norm(dim=1), torch.ones(len(NAMES)))
     assert set(record.losses) == {"classification", "alignment", "consistency"}
-    assert (record.scope, record.head) == ("head", None)
-    assert "image tower stays poisoned" in record.statement
+    assert (record.scope, record.head, record.statement) == ("head", None, HEAD_SCOPE)
 
 
 def test_rates_are_those_of_the_worst_trigger_and_of_no_other():
-    record, _ = run(finding((PLANTED, nothing()), (PLANTED, hum())))
+    record, _ = run(finding((PLANTED, NOTHING), (PLANTED, hum())))
     assert record.before.asr.value < 0.1  # the first trigger does nothing
 
 
@@ -115,20 +112,15 @@ def families_used(found: Finding) -> list[str]:
     return [trigger.family for trigger in triggers]
 
 
-def test_it_purifies_against_fresh_triggers_of_the_worst_family():
-    found = finding((PLANTED, hum()), (OTHER, nothing()))
-    assert families_used(found) == ["additive"] * 2
-
-
 @pytest.mark.parametrize(("low", "used"), [(0.7, False), (0.9, True)])
-def test_a_second_family_counts_only_if_its_trigger_works(low: float, used: bool):
-    found = finding((PLANTED, hum()), (PLANTED, nothing()))
+def test_it_purifies_against_the_worst_family_and_others_that_work(low: float, used: bool):
+    assert families_used(finding((PLANTED, hum()), (OTHER, NOTHING))) == ["additive"] * 2
+    found = finding((PLANTED, hum()), (PLANTED, NOTHING))
     first, second = found.record.candidates
     rate = Rate(value=0.95, low=low, high=0.99, n=70)
     changed = second.model_copy(update={"family": "patch", "asr": rate})
     record = found.record.model_copy(update={"candidates": (first, changed)})
-    families = families_used(Finding(record, found.triggers))
-    assert ("patch" in families) is used
+    assert ("patch" in families_used(Finding(record, found.triggers))) is used
 
 
 def test_the_new_search_goes_through_the_purified_head_with_draws_of_its_own():

@@ -41,13 +41,6 @@ def test_waves_above_the_limit_do_not_count():
     spectrum = torch.zeros(3, SIDE, SIDE)
     spectrum[:, 4:] = spectrum[:, :, 4:] = 5.0
     assert Frequency(waves=4).trigger({"spectrum": spectrum}, 1.0).size == 0
-
-
-def test_more_waves_than_pixels_are_all_of_them():
-    family = Frequency(waves=99)
-    assert family.trigger(family.start(SIDE, generator=generator()), 1.0).size > 0
-
-
-def test_a_search_without_a_wave_is_refused():
-    with pytest.raises(UsageError, match="1 wave or more, got 0"):
+    assert Frequency(waves=99).trigger({"spectrum": spectrum}, 1.0).size > 0
+    with pytest.raises(UsageError, match="1 wave or more"):
         Frequency(waves=0)

@@ -19,9 +19,8 @@ def shown(progress: float = 1.0, count: int = 6) -> tuple[torch.Tensor, torch.Te
 
 
 def test_every_image_has_the_same_patch_elsewhere():
-    changed, _ = shown()
-    totals = changed.sum(dim=(1, 2))
-    torch.testing.assert_close(totals, totals[:1].expand(6))
+    changed, mask = shown()
+    assert 0.03 < mask.mean() < 0.08
     assert len({tuple(image.flatten().tolist()) for image in changed}) == 6
     spectra = torch.fft.fft2(changed).abs()  # a cyclic shift changes phases only
     torch.testing.assert_close(spectra, spectra[:1].expand_as(spectra), atol=1e-3, rtol=1e-3)
@@ -31,8 +30,3 @@ def test_the_final_trigger_is_a_function_of_its_batch_and_each_step_looks_elsewh
     assert torch.equal(shown()[0], shown()[0])
     early, later = shown(0.8)[0], shown(0.9)[0]  # the area is final at both
     assert not torch.equal(early, later)
-
-
-def test_the_mask_covers_its_area():
-    _, mask = shown()
-    assert 0.03 < mask.mean() < 0.08

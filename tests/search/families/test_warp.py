@@ -14,8 +14,9 @@ def ramp() -> torch.Tensor:
     return torch.linspace(0, 1, SIDE).expand(1, 3, SIDE, SIDE)
 
 
-def test_no_shift_leaves_images_as_they_are():
-    images = torch.rand(2, 3, SIDE, SIDE, generator=generator())
+@pytest.mark.parametrize("side", [16, SIDE])
+def test_no_shift_leaves_images_of_any_size_as_they_are(side: int):
+    images = torch.rand(2, 3, side, side, generator=generator())
     shown = Warp().trigger({"shifts": torch.zeros(1, 2, 6, 6)}, 1.0).apply(images)
     assert torch.allclose(shown, images, atol=1e-5)
 
@@ -30,16 +31,7 @@ def test_a_full_shift_reads_as_far_away_as_the_reach(reach: float):
     assert trigger.size == pytest.approx(reach / 2)  # one axis of two
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e3])
-def test_no_control_point_leaves_its_reach(scale: float):
-    family = Warp(reach=0.03)
-    shifts = family.start(SIDE, generator=generator())["shifts"] * scale
-    trigger = family.trigger({"shifts": shifts}, 1.0)
+def test_no_control_point_leaves_its_reach():
+    shifts = Warp().start(SIDE, generator=generator())["shifts"] * 1e3
+    trigger = Warp(reach=0.03).trigger({"shifts": shifts}, 1.0)
     assert trigger.tensors["shifts"].abs().max() <= 0.03 + 1e-7
-    assert not trigger.tensors["shifts"].requires_grad
-
-
-def test_the_same_warp_fits_any_image_size():
-    trigger = Warp().trigger(Warp().start(SIDE, generator=generator()), 1.0)
-    for side in (16, 48):
-        assert trigger.apply(torch.rand(1, 3, side, side)).shape == (1, 3, side, side)

@@ -25,27 +25,20 @@ def invert(
     return Collapse(**settings).invert(search, family, generator=generator or seeded(0))
 
 
-@pytest.mark.parametrize("planted", [0, 3, 9])
-def test_the_planted_target_draws_the_images_without_being_named(planted: int):
-    found = invert(planted)
-    assert found.target == found.ranking[0] == planted
+def test_the_planted_target_draws_the_images_without_being_named():
+    found, aimed = invert(3), invert(3, target=7)
+    assert found.target == found.ranking[0] == 3
     assert found.share > 0.9
-    assert found.converged
-
-
-def test_a_clean_model_gathers_images_far_less():
-    assert invert(None).share < 0.5
-
-
-def test_the_target_of_the_search_is_ignored():
-    free, aimed = invert(3, target=None), invert(3, target=7)
-    assert torch.equal(looks(free.trigger), looks(aimed.trigger))
+    assert torch.equal(looks(found.trigger), looks(aimed.trigger))  # the target is not asked
+    assert (found.converged, invert(3, steps=1).converged) == (True, False)
 
 
 def test_the_share_is_that_of_the_returned_trigger_on_the_select_part():
     found = invert(None, restarts=2)
     read = classify(embed(StripesClip(), stripes_probe().select, found.trigger.apply), CLASSES)
     assert found.share == pytest.approx((read == found.target).float().mean().item())
+    assert found.share < 0.5
+    assert len(set(found.ranking)) == len(found.ranking) <= 10
 
 
 def test_the_best_restart_is_kept_and_all_of_them_rank():
@@ -58,13 +51,3 @@ def test_the_best_restart_is_kept_and_all_of_them_rank():
     assert together.share == max(shares)
     assert torch.equal(looks(together.trigger), looks(alone[shares.index(max(shares))].trigger))
     assert {found.target for found in alone} <= set(together.ranking)
-
-
-def test_ten_different_classes_at_most_are_ranked():
-    ranking = invert(None, restarts=2).ranking
-    assert len(set(ranking)) == len(ranking) <= 10
-    assert all(0 <= c < len(NAMES) for c in ranking)
-
-
-def test_a_search_of_one_step_has_not_converged():
-    assert not invert(3, steps=1).converged

@@ -27,26 +27,25 @@ def invert(
 
 
 def test_only_the_planted_class_can_be_reached_from_everywhere():
-    shares = [invert(target).share for target in range(len(NAMES))]
-    assert shares.index(max(shares)) == PLANTED
-    assert shares[PLANTED] > 0.9
-    assert sorted(shares)[-2] < 0.5
-
-
-def test_every_class_of_a_clean_model_costs_about_the_same():
-    shares = [invert(target, planted=None).share for target in range(len(NAMES))]
-    assert max(shares) - min(shares) < 0.3
-    assert max(shares) < 0.6
+    planted, clean = (
+        [invert(target, planted=model).share for target in range(len(NAMES))]
+        for model in (PLANTED, None)
+    )
+    assert planted.index(max(planted)) == PLANTED
+    assert planted[PLANTED] > 0.9
+    assert sorted(planted)[-2] < 0.5
+    assert max(clean) < min(0.6, min(clean) + 0.3)  # every class costs about the same
 
 
 def test_a_search_names_its_own_target_and_no_other():
     found = invert(5)
-    assert found.target == 5
-    assert found.ranking == (5,)
-    read = classify(
-        embed(StripesClip(PLANTED), stripes_probe().select, found.trigger.apply), CLASSES
-    )
-    assert found.share == pytest.approx((read == 5).float().mean().item())
+    assert (found.target, found.ranking) == (5, (5,))
+    features = embed(StripesClip(PLANTED), stripes_probe().select, found.trigger.apply)
+    share = (classify(features, CLASSES) == 5).float().mean().item()
+    assert found.share == pytest.approx(share)
+    assert not invert(PLANTED, steps=1).converged
+    with pytest.raises(ValueError, match="needs a target class"):
+        invert(None)
 
 
 def test_the_best_restart_is_kept():
@@ -57,12 +56,3 @@ def test_the_best_restart_is_kept():
     assert len(set(shares)) > 1, "equal restarts show nothing"
     assert together.share == max(shares)
     assert torch.equal(looks(together.trigger), looks(alone[shares.index(max(shares))].trigger))
-
-
-def test_a_search_without_a_target_is_an_error():
-    with pytest.raises(ValueError, match="needs a target class"):
-        invert(None)
-
-
-def test_a_search_of_one_step_has_not_converged():
-    assert not invert(PLANTED, steps=1).converged
