@@ -403,17 +403,17 @@ def test_a_spent_budget_is_inconclusive_and_says_what_was_not_tested(
     assert left_in(out) == ["audit.json", "report.html"]
 
 
-@pytest.mark.usefixtures("tiny")
 def test_a_provider_that_is_not_there_is_an_export_failure(
-    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nano: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     out = tmp_path / "out"
-    command = ["scan", str(nano), "-o", str(out), "-q", "--purify", "always"]
-    assert main([*command, "--require-ep", "cuda"]) == 6
-    record = json.loads((out / "audit.json").read_text())
-    assert [error["stage"] for error in record["errors"]] == ["export"]
-    assert not list(out.glob("*.onnx*"))
+    code, _ = refuses(["export", nano, "-o", out / "model.onnx", "--require-ep", "cuda"], capsys)
+    assert code == 6
+    assert left_in(out) == []
 
 
 @pytest.mark.parametrize(

@@ -89,20 +89,19 @@ def test_formats_go_where_they_are_told_and_stdout_holds_nothing_else(
     assert shown.err.endswith(f"report: {out / 'report.html'}\n")
 
 
-@pytest.mark.parametrize("policy", ["default", "strict", "research"])
 def test_gate_decides_from_the_record_as_scan_did_and_without_a_null_band_nothing_passes(
-    policy: str, scanned: Path, capsys: pytest.CaptureFixture[str]
+    scanned: Path,
 ):
     record = read_record(scanned / "audit.json")
+    assert record.gate is not None
     assert record.calibration.kind == "none"
-    assert "clipguard calibrate" in record.calibration.reason
-    code = main(["gate", str(scanned / "audit.json"), "--policy", policy])
-    shown = capsys.readouterr().out
-    assert code != 0
-    if policy == "default":
-        assert record.gate is not None
-        assert code == record.gate.exit_code == 3
-        assert "clipguard calibrate" in " ".join(shown.split())
+    assert any("clipguard calibrate" in reason for reason in record.gate.reasons)
+    codes = [
+        main(["gate", str(scanned / "audit.json"), "--policy", policy])
+        for policy in ("default", "strict", "research")
+    ]
+    assert codes[0] == record.gate.exit_code == 3
+    assert 0 not in codes
 
 
 @pytest.mark.usefixtures("tiny")
