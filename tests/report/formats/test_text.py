@@ -46,12 +46,6 @@ def test_rates_have_intervals_and_the_scope_is_said() -> None:
     assert "the image tower stays poisoned" in text
 
 
-def test_the_target_class_and_what_was_tuned_against_are_shown() -> None:
-    text = render(failing())
-    assert re.search(r"CA, target class +95.0 % \S+ +65.0 % ", text)
-    assert re.search(r"against +2 patch \(share of the image: 0.01 to 0.012\); 1 additive", text)
-
-
 def test_what_was_not_tested_is_listed() -> None:
     text = render(inconclusive())
     assert "NOT TESTED  additive" in text
