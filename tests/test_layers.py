@@ -222,7 +222,7 @@ def python(code: str) -> str:
 
 
 def test_building_the_command_line_imports_nothing_heavy():
-    code = "import sys, clipguard.cli.app as app; app.build(); print(*sys.modules, sep='\\n')"
+    code = "import sys, clipguard.cli.app as app; app.build_app(); print(*sys.modules, sep='\\n')"
     loaded = {name.split(".")[0] for name in python(code).splitlines()}
     assert "typer" in loaded
     assert loaded & HEAVY == set()
