@@ -57,7 +57,7 @@ def test_a_file_that_misses_a_limit_of_the_default_policy_is_removed(
         written.append(path)
         return export(relative_error=0.01)
 
-    monkeypatch.setattr("clipguard.export.onnx.write_onnx", differs)
+    monkeypatch.setattr("clipguard.audit.export.write_onnx", differs)
     assert main(["export", str(nano), "-o", str(tmp_path / "model.onnx")]) == 6
     shown = capsys.readouterr()
     assert (shown.out, shown.err.count("\n")) == ("", 1)
