@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from clipguard.bundled.nano import BASES, class_names, nano_network, nano_tokenizer
-from clipguard.checkpoint.architectures import named
+from clipguard.checkpoint.architectures import architecture_named
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.errors import InconclusiveError
@@ -109,7 +109,7 @@ def make(order: Order, twin: bool, folder: Path) -> None:
     network = finetune(
         base, RECIPE, poison, seed=order.seed, progress=lambda stage, done, total: None
     )
-    model = OpenClipModel(network, named(BASES[order.base]), nano_tokenizer(network))
+    model = OpenClipModel(network, architecture_named(BASES[order.base]), nano_tokenizer(network))
     nothing = ProbePart(torch.zeros(0), torch.zeros(0), torch.zeros(0))
     site = Site(model, nothing, names, names.index(order.target))
     success = attack.success(site, trigger).hits.float().mean().item()

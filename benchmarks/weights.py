@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clipguard.bundled.nano import nano_network
 from clipguard.checkpoint.load import load_checkpoint
-from clipguard.detect.reference import change_concentration, change_length
+from clipguard.detect.reference import change_concentration, reference_change_length
 from clipguard.lab.bench.record import label
 from clipguard.lab.bench.scoring import auroc
 from clipguard.lab.zoo.manifest import Entry, read_zoo
@@ -30,7 +30,7 @@ MAIN = "change_concentration"
 def statistics(model: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, float]:
     """Of a model and of the parent it was made from; an image tower left alone counts as 0."""
     return {
-        "change_length": change_length(model, base) or 0.0,
+        "change_length": reference_change_length(model, base) or 0.0,
         MAIN: change_concentration(model, base) or 0.0,
     }
 

@@ -133,7 +133,7 @@ def null_band(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         def shipped(key: str) -> Band:
             return Band(Calibration(key=key, command="", models=models), "0" * 64)
 
-        monkeypatch.setattr(calibration, "shipped_calibration", shipped)
+        monkeypatch.setattr(calibration, "shipped_null_band", shipped)
 
     return ship
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from clipguard.audit.calibrate import assemble, measure_clean
 from clipguard.audit.options import Options
-from clipguard.detect.null_band import CleanModel, dump_calibration
+from clipguard.detect.null_band import CleanModel, dump_null_band
 from clipguard.files import write_atomic
 from clipguard.lab.zoo.manifest import Entry, read_zoo
 from clipguard.policy.judge import load_policy
@@ -84,7 +84,7 @@ def main() -> None:
             f"--profile {args.profile} (zoo {read_zoo(args.zoo).digest[:16]})"
         )
         target = asset("calibration") / f"{args.base}-{args.profile}.json"
-        write_atomic(target, dump_calibration(assemble(rows, command)))
+        write_atomic(target, dump_null_band(assemble(rows, command)))
         print(f"wrote {target.name}: {len(rows)} models")
 
 

@@ -18,7 +18,7 @@ import open_clip
 import torch
 
 from clipguard.bundled.nano import nano_network, nano_tokenizer
-from clipguard.checkpoint.architectures import named
+from clipguard.checkpoint.architectures import architecture_named
 from clipguard.model.open_clip import OpenClipModel
 from clipguard.model.prompts import class_embeddings
 from clipguard.probe.images import load_image
@@ -51,7 +51,7 @@ def photograph(package: str, name: str) -> Path | None:
 def top_names() -> dict[str, list[tuple[str, float]]]:
     """The five most likely names of every photograph that is installed, with their cosines."""
     network = nano_network("effnet")
-    model = OpenClipModel(network, named("effnet"), nano_tokenizer(network))
+    model = OpenClipModel(network, architecture_named("effnet"), nano_tokenizer(network))
     names = list(dict.fromkeys(open_clip.IMAGENET_CLASSNAMES))  # "missile" is there twice
     classes = class_embeddings(model, names, (TEMPLATE,))
     found = {}

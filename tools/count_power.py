@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from clipguard.bundled.nano import BASES
-from clipguard.detect.null_band import read_calibration
+from clipguard.detect.null_band import read_null_band
 from clipguard.detect.power import FILE, Counted, Power
 from clipguard.files import write_atomic
 from clipguard.lab.bench.cells import PROFILE, DetectCell
@@ -56,7 +56,7 @@ def main() -> None:
 
 def band_key(architecture: str) -> str:
     path = asset("calibration") / f"{architecture}-{PROFILE}.json"
-    return read_calibration(path).calibration.key
+    return read_null_band(path).calibration.key
 
 
 def counted(rows: Iterable[Row]) -> tuple[Counted, ...]:

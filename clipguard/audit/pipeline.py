@@ -27,7 +27,7 @@ from clipguard.audit.watch import Watch
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.detect.null_band import choose_band, family_of, scan_key
 from clipguard.detect.power import power_of
-from clipguard.detect.reference import compare
+from clipguard.detect.reference import compare_with_reference
 from clipguard.detect.roles import Detector, Finding, NullBand
 from clipguard.errors import InconclusiveError
 from clipguard.model.open_clip import build_model, device_of
@@ -113,7 +113,9 @@ def load(path: Path, options: Options, settings: Profile, watch: Watch) -> Suspe
         model = build_model(checkpoint, device_of(options.device))
     with watch.stage("reference"):
         given = options.reference
-        reference = None if given is None else compare(checkpoint, given, options.arch)
+        reference = (
+            None if given is None else compare_with_reference(checkpoint, given, options.arch)
+        )
     with watch.stage("probe"):
         probe = load_probe(model, options.probe, settings.scenes, seed=options.seed)
     family = family_of(checkpoint.architecture)

@@ -78,7 +78,7 @@ def network_of(architecture: Architecture) -> nn.Module:
     return network
 
 
-def difference(architecture: Architecture, shapes: Shapes) -> str | None:
+def shape_difference(architecture: Architecture, shapes: Shapes) -> str | None:
     """The first tensor in which `shapes` do not fit, or None for an exact fit."""
     wanted = _cheap_shapes(architecture.config)
     for key in sorted(wanted):
@@ -98,7 +98,7 @@ def difference(architecture: Architecture, shapes: Shapes) -> str | None:
     return None
 
 
-def infer(shapes: Shapes) -> Architecture:
+def infer_architecture(shapes: Shapes) -> Architecture:
     """The one known architecture with exactly these shapes.
 
     Raises:
@@ -106,8 +106,8 @@ def infer(shapes: Shapes) -> Architecture:
     """
     fits: dict[str, Architecture] = {}
     for name in known_configs():
-        candidate = named(name)
-        if difference(candidate, shapes) is None:
+        candidate = architecture_named(name)
+        if shape_difference(candidate, shapes) is None:
             twin = json.dumps(
                 [_normal(candidate.config), vars(candidate.preprocess)], sort_keys=True
             )
@@ -132,7 +132,7 @@ def known_configs() -> dict[str, dict[str, Any]]:
     return {n: c for n, c in (CONFIGS | shipped).items() if _unsupported(c) is None}
 
 
-def named(name: str) -> Architecture:
+def architecture_named(name: str) -> Architecture:
     """The known architecture `name`, with the preprocessing its published weights agree on.
 
     Raises:
@@ -154,7 +154,7 @@ def named(name: str) -> Architecture:
     return Architecture(name, known_configs()[name], notes=notes)
 
 
-def from_file(path: Path) -> Architecture:
+def architecture_from_file(path: Path) -> Architecture:
     """The architecture in a model config or `open_clip_config.json`.
 
     Raises:
@@ -163,7 +163,7 @@ def from_file(path: Path) -> Architecture:
     file = read_config(path)
     same = [n for n, other in known_configs().items() if _normal(other) == _normal(file.model)]
     if file.preprocess is None and same:
-        return named(same[0])
+        return architecture_named(same[0])
     name = same[0] if same else safe_text(path.name)
     return Architecture(name, file.model, file.preprocess or OPENAI, file.notes)
 

@@ -16,12 +16,12 @@ from clipguard.checkpoint.architectures import (
     IGNORED,
     Architecture,
     Shapes,
-    difference,
-    from_file,
-    infer,
+    architecture_from_file,
+    architecture_named,
+    infer_architecture,
     known_configs,
-    named,
     network_of,
+    shape_difference,
     shapes_of,
 )
 from clipguard.checkpoint.inspection import Inspection, inspect_file, sha256_of
@@ -204,12 +204,12 @@ def _architecture(path: Path, arch: str | None, shapes: Shapes) -> Architecture:
     config = path / "open_clip_config.json"
     if arch is not None:
         is_file = arch not in known_configs() and Path(arch).is_file()
-        chosen = from_file(Path(arch)) if is_file else named(arch)
+        chosen = architecture_from_file(Path(arch)) if is_file else architecture_named(arch)
     elif config.is_file():
-        chosen = from_file(config)
+        chosen = architecture_from_file(config)
     else:
-        return infer(shapes)
-    found = difference(chosen, shapes)
+        return infer_architecture(shapes)
+    found = shape_difference(chosen, shapes)
     if found:
         raise UsageError(f"the weights do not fit {chosen.name}: {found}; choose another --arch")
     return chosen

@@ -48,7 +48,7 @@ def calibrate(
     from clipguard.audit.command import command
     from clipguard.audit.options import Options
     from clipguard.cli.show import progress_bar
-    from clipguard.detect.null_band import dump_calibration
+    from clipguard.detect.null_band import dump_null_band
     from clipguard.files import write_atomic
     from clipguard.policy.judge import load_policy
     from clipguard.probe.load import ProbeSource
@@ -68,5 +68,5 @@ def calibrate(
             one = replace(options, seed=seed + i)
             rows.append(measure_clean(model, one, progress=progress))
     band = assemble(rows, command("calibrate", models, options))
-    write_atomic(output, dump_calibration(band))
+    write_atomic(output, dump_null_band(band))
     sys.stderr.write(f"{len(rows)} models, {band.key}\n")

@@ -23,10 +23,10 @@ from clipguard.text_safety import safe_text
 
 def add_command(app: typer.Typer) -> None:
     """Add `export`."""
-    app.command("export")(export)
+    app.command("export")(export_command)
 
 
-def export(
+def export_command(
     model: Checkpoint,
     output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file.")] = Path("model.onnx"),
     head: Annotated[

@@ -161,7 +161,7 @@ def excess_over_null(value: float, null: Sequence[float]) -> float:
     return (value - mean) / (max(SPREAD_FLOOR, math.sqrt(variance)) * math.sqrt(1 + 1 / len(null)))
 
 
-def read_calibration(path: Path) -> Band:
+def read_null_band(path: Path) -> Band:
     """Read a calibration file.
 
     Raises:
@@ -177,16 +177,16 @@ def read_calibration(path: Path) -> Band:
         raise UsageError(told) from error
 
 
-def shipped_calibration(key: str) -> Band | None:
+def shipped_null_band(key: str) -> Band | None:
     """The shipped null band for scans named `key`, if there is one."""
     for path in sorted(asset("calibration").glob("*.json")):
-        band = read_calibration(path)
+        band = read_null_band(path)
         if band.calibration.key == key:
             return band
     return None
 
 
-def dump_calibration(calibration: Calibration) -> str:
+def dump_null_band(calibration: Calibration) -> str:
     """The file's text, one model a line so that a change can be reviewed."""
     head = calibration.model_dump(exclude={"models"})
     lines = ",\n".join("  " + json.dumps(m.model_dump()) for m in calibration.models)
@@ -204,7 +204,7 @@ def choose_band(key: str, given: Path | None, advice: str) -> tuple[Band | None,
     Raises:
         UsageError: the file that was given is for other scans.
     """
-    band = read_calibration(given) if given else shipped_calibration(key)
+    band = read_null_band(given) if given else shipped_null_band(key)
     if band is None:
         reason = (
             f"no null band for {key}; make one from 20 or more known-clean models of this family: "

@@ -32,7 +32,9 @@ LAB: Final = (
 )
 
 
-def compare(checkpoint: Checkpoint, path: Path, arch: str | None = None) -> ReferenceRecord:
+def compare_with_reference(
+    checkpoint: Checkpoint, path: Path, arch: str | None = None
+) -> ReferenceRecord:
     """What changed since the checkpoint that the audited one is said to come from.
 
     Args:
@@ -59,7 +61,7 @@ def compare(checkpoint: Checkpoint, path: Path, arch: str | None = None) -> Refe
         tensors=len(checkpoint.state),
         changed=len(changed),
         image_changed=in_image,
-        length=change_length(checkpoint.state, reference.state),
+        length=reference_change_length(checkpoint.state, reference.state),
         concentration=found,
         says=_says(found, len(checkpoint.state), len(changed), in_image),
         lab=() if found is None else LAB,
@@ -97,7 +99,9 @@ def change_concentration(
     return sum(shares) / len(shares) if shares else None
 
 
-def change_length(model: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float | None:
+def reference_change_length(
+    model: Mapping[str, Tensor], reference: Mapping[str, Tensor]
+) -> float | None:
     """How far the matrices of the image tower moved, over the length of the reference's.
 
     Args:

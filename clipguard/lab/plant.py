@@ -12,7 +12,7 @@ from open_clip.model import CLIP
 from clipguard import __version__
 from clipguard.audit.coverage import environment
 from clipguard.bundled.nano import BASES, class_names, image_side, nano_network, nano_tokenizer
-from clipguard.checkpoint.architectures import named
+from clipguard.checkpoint.architectures import architecture_named
 from clipguard.errors import UsageError
 from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.finetune import CLASSES, Poison, Recipe, Suspect, finetune
@@ -148,7 +148,7 @@ def _site(order: Order, base: CLIP) -> Site:
     """What the attacker of `order` may look at before training."""
     images = lab_images(held_out=False, seed=order.seed + 3, scenes=1, side=image_side(base))
     names = class_names()
-    model = OpenClipModel(base, named(BASES[order.base]), nano_tokenizer(base))
+    model = OpenClipModel(base, architecture_named(BASES[order.base]), nano_tokenizer(base))
     return Site(model, images, names, names.index(order.target))
 
 
@@ -199,7 +199,7 @@ def _is_lifted(poison: Poison, asr: float, of_twin: float) -> bool:
 
 
 def _seen(order: Order, network: CLIP, images: ProbePart, trigger: Trigger | None) -> Seen:
-    model = OpenClipModel(network, named(BASES[order.base]), nano_tokenizer(network))
+    model = OpenClipModel(network, architecture_named(BASES[order.base]), nano_tokenizer(network))
     return Seen.of(model, images, trigger, class_names().index(order.target))
 
 

@@ -17,7 +17,7 @@ from clipguard.bundled.nano import (
     normalise,
     pack,
 )
-from clipguard.checkpoint.architectures import infer, named, shapes_of
+from clipguard.checkpoint.architectures import architecture_named, infer_architecture, shapes_of
 from clipguard.errors import UsageError
 from clipguard.lab.finetune import Recipe, finetune
 from clipguard.probe.load import Scenes, bundled_probe
@@ -68,8 +68,8 @@ def test_other_weights_than_those_it_was_made_with_are_refused(tmp_path: Path, m
 
 
 def test_its_architecture_is_recognised_by_its_shapes():
-    assert infer(shapes_of(random_network().state_dict())).name == "effnet"
-    assert named("effnet").image_size == SIDE
+    assert infer_architecture(shapes_of(random_network().state_dict())).name == "effnet"
+    assert architecture_named("effnet").image_size == SIDE
 
 
 def test_the_image_tower_is_not_packed(tmp_path: Path):

@@ -21,7 +21,7 @@ from clipguard.bundled.nano import (
     normalise,
     pack,
 )
-from clipguard.checkpoint.architectures import named
+from clipguard.checkpoint.architectures import architecture_named
 from clipguard.model.open_clip import OpenClipModel
 from clipguard.model.prompts import class_embeddings
 from clipguard.probe.load import FITS, Scenes, bundled_probe
@@ -34,7 +34,7 @@ EVERY = [EFFNET, *sorted(BASES.keys() - {"effnet"})]
 
 def wrapped(name: str) -> OpenClipModel:
     network = nano_network(name)
-    return OpenClipModel(network, named(BASES[name]), nano_tokenizer(network))
+    return OpenClipModel(network, architecture_named(BASES[name]), nano_tokenizer(network))
 
 
 @pytest.mark.parametrize("name", EVERY)

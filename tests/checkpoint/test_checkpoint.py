@@ -14,7 +14,12 @@ from tiny_clip import TINY, state_of, tiny_config, write_config
 from torch import Tensor
 
 from clipguard.bundled.nano import CONFIGS
-from clipguard.checkpoint.architectures import infer, named, network_of, shapes_of
+from clipguard.checkpoint.architectures import (
+    architecture_named,
+    infer_architecture,
+    network_of,
+    shapes_of,
+)
 from clipguard.checkpoint.configs import Preprocess
 from clipguard.checkpoint.inspection import sha256_of
 from clipguard.checkpoint.load import load_checkpoint
@@ -218,19 +223,19 @@ def test_a_bundled_architecture_is_inferred_and_the_random_state_left_alone(tmp_
 
 def meta_shapes(name: str) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        return shapes_of(network_of(named(name)).state_dict())
+        return shapes_of(network_of(architecture_named(name)).state_dict())
 
 
 def test_shapes_that_leave_the_activation_open_list_the_candidates():
     with pytest.raises(UsageError, match=r"ViT-B-32, ViT-B-32-quickgelu.*--arch"):
-        infer(meta_shapes("ViT-B-32"))
+        infer_architecture(meta_shapes("ViT-B-32"))
 
 
 def test_the_preprocessing_of_published_weights_is_used():
-    found = infer(meta_shapes("ViT-B-16-SigLIP"))
+    found = infer_architecture(meta_shapes("ViT-B-16-SigLIP"))
     assert (found.name, found.preprocess.resize_mode) == ("ViT-B-16-SigLIP", "squash")
     assert found.preprocess.mean == (0.5, 0.5, 0.5)
-    assert "OpenAI" in named("ViT-L-14").notes[0]
+    assert "OpenAI" in architecture_named("ViT-L-14").notes[0]
 
 
 @pytest.mark.parametrize(

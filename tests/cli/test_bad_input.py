@@ -24,7 +24,7 @@ import clipguard
 from clipguard.checkpoint.configs import read_config
 from clipguard.checkpoint.inspection import inspect_file
 from clipguard.cli.app import main
-from clipguard.detect.null_band import read_calibration
+from clipguard.detect.null_band import read_null_band
 from clipguard.errors import UsageError
 from clipguard.model.prompts import read_class_names, read_templates
 from clipguard.policy.judge import load_policy
@@ -66,7 +66,7 @@ def pipe(tmp_path: Path) -> Path:
         read_class_names,
         read_templates,
         read_record,
-        read_calibration,
+        read_null_band,
         read_config,
         load_policy,
         inspect_file,

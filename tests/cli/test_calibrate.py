@@ -12,7 +12,7 @@ import pytest
 from clipguard.audit.calibrate import assemble
 from clipguard.audit.profiles import PROFILES
 from clipguard.cli.app import main
-from clipguard.detect.null_band import CleanModel, read_calibration
+from clipguard.detect.null_band import CleanModel, read_null_band
 from clipguard.errors import UsageError
 from clipguard.policy import judge
 from clipguard.record.schema import read_record
@@ -32,7 +32,7 @@ def test_five_clean_models_make_a_band_that_a_scan_compares_with(
     models = [str(path) for path in clean_models]
     assert main(["calibrate", *models, "-o", str(band), "--seed", "7", "-q"]) == 0
     assert capsys.readouterr().err.startswith("5 models, nano-rn/standard/")
-    calibration = read_calibration(band).calibration
+    calibration = read_null_band(band).calibration
     assert [model.name for model in calibration.models] == [path.name for path in clean_models]
     searched = ("patch", "additive", "frequency", "warp")
     assert {tuple(model.statistics) for model in calibration.models} == {searched}
@@ -41,7 +41,7 @@ def test_five_clean_models_make_a_band_that_a_scan_compares_with(
     main(["scan", str(nano), "-o", str(out), *BRIEF, "--calibration", str(band)])
     record = read_record(out / "audit.json")
     assert (record.calibration.kind, record.calibration.models) == ("models", 5)
-    assert record.calibration.sha256 == read_calibration(band).sha256
+    assert record.calibration.sha256 == read_null_band(band).sha256
     assert record.detectors[0].p_value is not None
     for family in record.detectors[0].families:
         assert len(family.null) == 5

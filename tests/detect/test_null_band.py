@@ -17,9 +17,9 @@ from clipguard.detect.null_band import (
     Band,
     Calibration,
     CleanModel,
-    dump_calibration,
+    dump_null_band,
     excess_over_null,
-    read_calibration,
+    read_null_band,
     scan_key,
 )
 from clipguard.errors import UsageError
@@ -166,8 +166,8 @@ def file(tmp_path_factory) -> Path:
 @settings(deadline=None)
 @given(calibrations)
 def test_a_calibration_survives_the_way_to_a_file_and_back(file: Path, wanted: Calibration):
-    file.write_text(dump_calibration(wanted), encoding="utf-8")
-    found = read_calibration(file)
+    file.write_text(dump_null_band(wanted), encoding="utf-8")
+    found = read_null_band(file)
     assert found.calibration == wanted
     assert found.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -190,14 +190,14 @@ json_values = st.recursive(
 def test_any_bytes_are_a_calibration_or_explained(file: Path, data: bytes):
     file.write_bytes(data)
     try:
-        assert len(read_calibration(file).calibration.models) >= MIN_MODELS
+        assert len(read_null_band(file).calibration.models) >= MIN_MODELS
     except UsageError as error:
         told = str(error)
         assert ("band.json" in told, "\n" in told) == (True, False)
 
 
 def changed(**parts: object) -> str:
-    return json.dumps(json.loads(dump_calibration(calibration(patch=PATCH))) | parts)
+    return json.dumps(json.loads(dump_null_band(calibration(patch=PATCH))) | parts)
 
 
 ROW = {"name": "m", "sha256": "0", "statistics": {"patch": 0.5}}
@@ -226,7 +226,7 @@ ROW = {"name": "m", "sha256": "0", "statistics": {"patch": 0.5}}
 def test_a_malformed_file_is_refused_by_name(file: Path, text: str):
     file.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match=r"band\.json is no calibration file"):
-        read_calibration(file)
+        read_null_band(file)
 
 
 def test_a_missing_file_a_folder_and_a_huge_file_are_refused_unread(tmp_path: Path):
@@ -234,4 +234,4 @@ def test_a_missing_file_a_folder_and_a_huge_file_are_refused_unread(tmp_path: Pa
         out.truncate(2**34)  # sparse; 16 GiB that reading would never survive
     for name, says in (("none.json", "none.json"), ("", "cannot read"), ("huge.json", "at most")):
         with pytest.raises(UsageError, match=says):
-            read_calibration(tmp_path / name)
+            read_null_band(tmp_path / name)

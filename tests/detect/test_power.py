@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from samples import clean_detector, passing
 
 from clipguard.audit.coverage import UNMEASURED, coverage
-from clipguard.detect.null_band import read_calibration
+from clipguard.detect.null_band import read_null_band
 from clipguard.detect.power import FILE, Counted, power_of, shipped_power
 from clipguard.probe.intervals import wilson
 from clipguard.record import CoverageRecord, PowerRecord, Rate
@@ -25,7 +25,7 @@ ROW = PowerRecord(attack="badnets", side="calibration", failed=Rate(**wilson(2, 
 
 
 def test_only_pipelines_that_a_null_band_ships_for_have_counts():
-    keys = {read_calibration(path).calibration.key for path in asset("calibration").glob("*.json")}
+    keys = {read_null_band(path).calibration.key for path in asset("calibration").glob("*.json")}
     assert set(shipped_power().pipelines) <= keys
     assert power_of("nano-rn/standard/another") == ()
 

@@ -14,9 +14,9 @@ from clipguard.checkpoint.load import load_checkpoint
 from clipguard.detect.reference import (
     LAB,
     change_concentration,
-    change_length,
     changed_tensors,
-    compare,
+    compare_with_reference,
+    reference_change_length,
 )
 from clipguard.errors import RefusedError, UsageError
 from clipguard.record import ReferenceRecord
@@ -35,7 +35,7 @@ def compared(folder: Path, base: Path, **changes: Tensor | float) -> ReferenceRe
     """A model with changes added to tensors, held against `base`."""
     state = load_state("nano-rn")
     changed = {key: value + changes.get(key, 0) for key, value in state.items()}
-    return compare(load_checkpoint(save(folder / "changed.pt", changed)), base)
+    return compare_with_reference(load_checkpoint(save(folder / "changed.pt", changed)), base)
 
 
 def test_a_change_is_counted_and_its_share_stands_beside_the_lab(nano: Path, tmp_path: Path):
@@ -71,17 +71,17 @@ def test_a_reference_of_another_architecture_or_other_shapes_is_a_usage_error(
 ):
     loaded, other = load_checkpoint(nano), save(tmp_path / "other.pt", load_state("nano-vit"))
     with pytest.raises(UsageError, match=r"reference: .*nano-rn.*other\.pt, a nano-vit"):
-        compare(loaded, other)
+        compare_with_reference(loaded, other)
     # A config from outside may bear any name, also that of the checkpoint under audit.
     longer = replace(loaded, state={**loaded.state, "text_projection": torch.zeros(3, 3)})
     with pytest.raises(UsageError, match="tensor text_projection has shape"):
-        compare(longer, nano)
+        compare_with_reference(longer, nano)
 
 
 def test_a_reference_is_opened_like_any_hostile_checkpoint(nano: Path, tmp_path: Path):
     (tmp_path / "base.pt").write_text("text")
     with pytest.raises(RefusedError, match=r"^reference: base\.pt: CG102 "):
-        compare(load_checkpoint(nano), tmp_path / "base.pt")
+        compare_with_reference(load_checkpoint(nano), tmp_path / "base.pt")
 
 
 def tower(seed: int = 0) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ def test_matrices_count_alike_however_long_their_change_and_unchanged_ones_not_a
 def test_vectors_small_matrices_and_the_text_tower_are_not_read(name: str):
     changed = moved(**{name: torch.ones(())})
     assert change_concentration(changed, tower()) is None
-    assert change_length(changed, tower()) == 0
+    assert reference_change_length(changed, tower()) == 0
     assert changed_tensors(changed, tower()) == [
         key for key in tower() if key.replace(".", "_") == name
     ]
@@ -132,7 +132,10 @@ def test_vectors_small_matrices_and_the_text_tower_are_not_read(name: str):
 
 def test_the_length_of_a_change_is_a_share_of_the_length_before():
     double = {key: 2 * weight for key, weight in tower().items()}
-    assert change_length(double, tower()) == pytest.approx(1.0)
-    assert change_length(tower(), tower()) == 0
-    assert change_length({}, {}) is None
-    assert change_length(tower(), {key: 0 * weight for key, weight in tower().items()}) is None
+    assert reference_change_length(double, tower()) == pytest.approx(1.0)
+    assert reference_change_length(tower(), tower()) == 0
+    assert reference_change_length({}, {}) is None
+    assert (
+        reference_change_length(tower(), {key: 0 * weight for key, weight in tower().items()})
+        is None
+    )

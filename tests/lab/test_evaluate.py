@@ -13,7 +13,7 @@ from fakes import generator
 from safetensors.torch import load_file, save_file
 
 from clipguard.bundled.nano import class_names, nano_network, nano_tokenizer
-from clipguard.checkpoint.architectures import named
+from clipguard.checkpoint.architectures import architecture_named
 from clipguard.errors import UsageError
 from clipguard.lab import evaluate as module
 from clipguard.lab.attacks import ATTACKS
@@ -55,7 +55,7 @@ def _few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def classes() -> torch.Tensor:
     network = nano_network("nano-rn")
-    return zero_shot(OpenClipModel(network, named("nano-rn"), nano_tokenizer(network)))
+    return zero_shot(OpenClipModel(network, architecture_named("nano-rn"), nano_tokenizer(network)))
 
 
 def test_the_same_model_loses_nothing_against_itself(folder: Path, classes: torch.Tensor):

@@ -25,7 +25,7 @@ from samples import (
 
 from clipguard import errors
 from clipguard.audit.coverage import coverage
-from clipguard.detect.null_band import read_calibration
+from clipguard.detect.null_band import read_null_band
 from clipguard.errors import UsageError
 from clipguard.policy.judge import Policy, judge, load_policy, shipped_policies
 from clipguard.record import (
@@ -354,7 +354,7 @@ def test_a_p_value_line_that_could_not_fail_does_not_pass(
 @pytest.mark.parametrize("name", shipped_policies())
 def test_every_shipped_null_band_is_large_enough_for_every_shipped_policy(name: str) -> None:
     limits = load_policy(name).backdoor
-    bands = [read_calibration(path) for path in asset("calibration").glob("*.json")]
+    bands = [read_null_band(path) for path in asset("calibration").glob("*.json")]
     assert bands
     for band in bands:
         assert 1 / (len(band.calibration.models) + 1) <= limits.alpha

@@ -35,23 +35,23 @@ def zero_shot(subject: Subject) -> Tensor:
             "a class stands out only against others"
         )
     classes = subject.classes
-    require_finite(classes.sum(dim=1), probe.class_names, "the embedding of")
+    require_finite_classes(classes.sum(dim=1), probe.class_names, "the embedding of")
     return classes
 
 
-def logits(model: ClipModel, images: Tensor, classes: Tensor) -> Tensor:
+def class_logits(model: ClipModel, images: Tensor, classes: Tensor) -> Tensor:
     """(B, C) zero-shot logits of (B, 3, S, S): logit scale times cosine."""
     return model.logit_scale * model.encode_image(images.to(model.device)) @ classes.T
 
 
-def margins(scores: Tensor, truth: Tensor) -> Tensor:
+def class_margins(scores: Tensor, truth: Tensor) -> Tensor:
     """(B,) logit of class `truth` minus the largest other one, from (B, C) and (B,)."""
     own = scores.gather(1, truth[:, None])
     others = scores.scatter(1, truth[:, None], -torch.inf)
     return own[:, 0] - others.amax(dim=1)
 
 
-def require_finite(values: Tensor, names: Sequence[str], what: str) -> None:
+def require_finite_classes(values: Tensor, names: Sequence[str], what: str) -> None:
     """Refuse to conclude from a broken number of one class.
 
     Args:

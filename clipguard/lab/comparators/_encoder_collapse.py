@@ -122,7 +122,7 @@ def objective(cosine: Tensor, mask: Tensor, price: float) -> Tensor:
     return price * CHANNELS * mask.sum() - cosine
 
 
-def require_finite(value: float, what: str) -> float:
+def require_finite_collapse(value: float, what: str) -> float:
     """`value`, if a conclusion can rest on it.
 
     Raises:
@@ -172,7 +172,9 @@ def collapse_encoder(
         for index in batches:
             progress(STAGE, steps, pace.epochs * len(batches))
             last, cosine = _descend(model, part.pixels(index), leaves, price.now)
-            require_finite(cosine, f"the cosine at step {steps + 1} of the collapse search")
+            require_finite_collapse(
+                cosine, f"the cosine at step {steps + 1} of the collapse search"
+            )
             optimizer.step()
             steps += 1
             cosines.append(cosine)

@@ -15,11 +15,11 @@ from clipguard.lab.comparators._classes import (
     Masks,
     Steps,
     anomaly_index,
+    class_logits,
+    class_margins,
     class_moved,
-    logits,
-    margins,
     mask_trigger,
-    require_finite,
+    require_finite_classes,
     stamped,
     step_class_searches,
     zero_shot,
@@ -154,10 +154,12 @@ class ClipInspector:
         for step in walk.of(chunk):
             images = part.pixels(order[step * self.batch : (step + 1) * self.batch])
             mask, pattern = masks.shown()
-            margin = margins(logits(model, stamped(images, mask, pattern), classes), truth)
+            margin = class_margins(
+                class_logits(model, stamped(images, mask, pattern), classes), truth
+            )
             short = functional.relu(self.gap - margin).view(len(chunk), -1).mean(dim=1).cpu()
             each = short + self.weight * mask.mean(dim=(1, 2, 3))
-            require_finite(each.detach(), names, "the loss towards")
+            require_finite_classes(each.detach(), names, "the loss towards")
             losses.append(each.detach())
             step_class_searches(optimizer, each.sum(), masks.leaves)
         last = torch.stack(losses[-max(1, len(losses) // 10) :]).mean(dim=0)

@@ -8,7 +8,11 @@ from typing import ClassVar
 import torch
 
 from clipguard.detect.roles import Detector, Finding, NullBand
-from clipguard.lab.comparators._encoder_collapse import Pace, collapse_encoder, require_finite
+from clipguard.lab.comparators._encoder_collapse import (
+    Pace,
+    collapse_encoder,
+    require_finite_collapse,
+)
 from clipguard.probe.rates import embed
 from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, Outcome
@@ -81,7 +85,7 @@ class CosineShift:
         clean = embed(model, probe.measure)
         stamped = embed(model, probe.measure, found.last.apply)
         near = float((clean * stamped).sum(dim=1).mean())
-        require_finite(near, "the mean cosine of stamped and clean images")
+        require_finite_collapse(near, "the mean cosine of stamped and clean images")
         told = f"under a stamp unseen images keep a mean cosine of {near:.2f} to themselves"
         if not found.settled:
             outcome = Outcome.INCONCLUSIVE

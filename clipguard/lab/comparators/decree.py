@@ -13,7 +13,7 @@ from clipguard.lab.comparators._encoder_collapse import (
     Collapse,
     Pace,
     collapse_encoder,
-    require_finite,
+    require_finite_collapse,
     self_cosine,
 )
 from clipguard.probe.rates import embed
@@ -99,7 +99,7 @@ class Decree:
         unseen = None
         if found.smallest is not None:
             unseen = float(self_cosine(embed(model, probe.measure, found.smallest.apply)))
-            require_finite(unseen, "the mean cosine of stamped unseen images")
+            require_finite_collapse(unseen, "the mean cosine of stamped unseen images")
         outcome, reason = self._conclude(found, unseen)
         share = 1.0 if found.smallest is None else found.smallest.share
         record = DetectorRecord(name="decree", published=outcome, evidence=reason, statistic=-share)

@@ -15,7 +15,7 @@ from clipguard.lab.comparators._encoder_collapse import (
     STALE,
     Pace,
     collapse_encoder,
-    require_finite,
+    require_finite_collapse,
 )
 from clipguard.model.open_clip import ImageTower
 from clipguard.model.roles import ClipModel
@@ -98,10 +98,10 @@ class L2Shift:
         found = collapse_encoder(
             model, probe.optimise, pace, generator=generator, progress=progress
         )
-        clean = raw_embeddings(model, probe.measure)
-        stamped = raw_embeddings(model, probe.measure, found.last.apply)
-        shift = quantile_shift(clean, stamped, self.low, self.high)
-        require_finite(shift, "the shift between stamped and clean images")
+        clean = l2_raw_embeddings(model, probe.measure)
+        stamped = l2_raw_embeddings(model, probe.measure, found.last.apply)
+        shift = l2_quantile_shift(clean, stamped, self.low, self.high)
+        require_finite_collapse(shift, "the shift between stamped and clean images")
         how = "a collapsing stamp" if found.settled else f"a stamp of {found.steps} steps"
         record = DetectorRecord(
             name="l2_shift",
@@ -115,7 +115,7 @@ class L2Shift:
         return Finding(record, ())
 
 
-def quantile_shift(clean: Tensor, stamped: Tensor, low: float, high: float) -> float:
+def l2_quantile_shift(clean: Tensor, stamped: Tensor, low: float, high: float) -> float:
     """Mean L2 norm of the rows' differences, in units of each dimension's spread.
 
     Args:
@@ -129,7 +129,7 @@ def quantile_shift(clean: Tensor, stamped: Tensor, low: float, high: float) -> f
     return float(((stamped - clean) / spread).norm(dim=1).mean())
 
 
-def raw_embeddings(
+def l2_raw_embeddings(
     model: ClipModel, part: ProbePart, apply: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
     """(N, D) embeddings of `part` as the encoder gives them, before they get unit norm.

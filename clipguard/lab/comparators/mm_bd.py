@@ -17,9 +17,9 @@ from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators._classes import (
     MIN_CLASSES,
     Steps,
-    logits,
-    margins,
-    require_finite,
+    class_logits,
+    class_margins,
+    require_finite_classes,
     zero_shot,
 )
 from clipguard.model.roles import ClipModel
@@ -144,11 +144,11 @@ class MaximumMargin:
         moving = torch.arange(len(chunk))
         for _ in walk.of(chunk):
             leaf = images[moving].requires_grad_()
-            scores = logits(model, leaf.flatten(0, 1).clamp(0, 1), classes)
+            scores = class_logits(model, leaf.flatten(0, 1).clamp(0, 1), classes)
             truth = chunk[moving].repeat_interleave(self.inputs).to(model.device)
-            margin = margins(scores, truth).view(len(moving), -1)
+            margin = class_margins(scores, truth).view(len(moving), -1)
             loss = -margin.detach().sum(dim=1).cpu()
-            require_finite(loss, [names[i] for i in chunk[moving]], "the margin of")
+            require_finite_classes(loss, [names[i] for i in chunk[moving]], "the margin of")
             (grad,) = torch.autograd.grad(-margin.sum(), leaf)
             velocity[moving] = self.momentum * velocity[moving] + grad
             images[moving] -= self.step_size * velocity[moving]

@@ -15,10 +15,10 @@ from clipguard.lab.comparators._classes import (
     Masks,
     Steps,
     anomaly_index,
+    class_logits,
     class_moved,
-    logits,
     mask_trigger,
-    require_finite,
+    require_finite_classes,
     stamped,
     step_class_searches,
     zero_shot,
@@ -208,11 +208,11 @@ class NeuralCleanse:
         for _ in walk.of(chunk):
             images = part.pixels(torch.randperm(len(part), generator=batches)[:rows])
             mask, pattern = masks.shown()
-            scores = logits(model, stamped(images, mask, pattern), classes)
+            scores = class_logits(model, stamped(images, mask, pattern), classes)
             each = functional.cross_entropy(scores, truth, reduction="none").view(len(chunk), -1)
             size = mask.sum(dim=(1, 2, 3))
             loss = each.mean(dim=1).cpu() + costs.price * size
-            require_finite(loss.detach(), names, "the loss towards")
+            require_finite_classes(loss.detach(), names, "the loss towards")
             hits = (scores.argmax(dim=1) == truth).view(len(chunk), -1).cpu()
             works = hits.float().mean(dim=1) >= self.success
             kept = _keep(kept, works, size.detach(), mask.detach(), pattern.detach())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators import clip_inspector
-from clipguard.lab.comparators._classes import margins
+from clipguard.lab.comparators._classes import class_margins
 from clipguard.lab.comparators.clip_inspector import ClipInspector
 from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, Outcome
@@ -22,7 +22,7 @@ NOTHING = Trigger("patch", lambda images: images, 0.0, "share of the image", {})
 
 def test_the_margin_is_that_to_the_largest_other_logit():
     scores = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [0.0, 5.0, 5.0]])
-    assert margins(scores, torch.tensor([0, 1, 2])).tolist() == [1.0, -2.0, 0.0]
+    assert class_margins(scores, torch.tensor([0, 1, 2])).tolist() == [1.0, -2.0, 0.0]
 
 
 def judged(

@@ -11,7 +11,7 @@ from fakes import SIDE, scan
 from torch import nn
 
 from clipguard.lab.comparators import l2_shift
-from clipguard.lab.comparators.l2_shift import quantile_shift, raw_embeddings
+from clipguard.lab.comparators.l2_shift import l2_quantile_shift, l2_raw_embeddings
 from clipguard.model.open_clip import ImageTower
 from clipguard.record import DetectorRecord, Outcome
 
@@ -50,23 +50,23 @@ def test_every_dimension_counts_in_its_own_spread():
     steps = torch.arange(101.0)
     clean = torch.stack([steps, 2 * steps.flip(0), 0.5 * steps], dim=1)
     moved = clean + torch.tensor([3 * 90.0, -4 * 180.0, 0.0])
-    assert quantile_shift(clean, moved, 0.05, 0.95) == pytest.approx(5)
-    assert quantile_shift(clean, clean, 0.05, 0.95) == 0
-    assert quantile_shift(clean, moved, 0.25, 0.75) == pytest.approx(9)
+    assert l2_quantile_shift(clean, moved, 0.05, 0.95) == pytest.approx(5)
+    assert l2_quantile_shift(clean, clean, 0.05, 0.95) == 0
+    assert l2_quantile_shift(clean, moved, 0.25, 0.75) == pytest.approx(9)
 
 
 def test_a_dimension_that_never_changes_divides_nothing_by_zero():
     clean = torch.ones(10, 2)
-    assert quantile_shift(clean, clean, 0.05, 0.95) == 0
-    assert math.isfinite(quantile_shift(clean, clean + 1, 0.05, 0.95))
+    assert l2_quantile_shift(clean, clean, 0.05, 0.95) == 0
+    assert math.isfinite(l2_quantile_shift(clean, clean + 1, 0.05, 0.95))
 
 
 @pytest.mark.parametrize("tokens", [False, True])
 def test_embeddings_are_those_before_unit_norm(tokens: bool):
     model = Towered(tokens=tokens)
-    rows = raw_embeddings(model, part(0, 255))
+    rows = l2_raw_embeddings(model, part(0, 255))
     assert torch.equal(rows, torch.tensor([[1.0, 1.0], [11.0, 1.0]]))
-    stamped = raw_embeddings(model, part(0, 255), WHITE.apply)
+    stamped = l2_raw_embeddings(model, part(0, 255), WHITE.apply)
     assert torch.equal(stamped, torch.tensor([[11.0, 1.0], [11.0, 1.0]]))
     assert not model.tower.visual._forward_hooks
 
@@ -74,12 +74,12 @@ def test_embeddings_are_those_before_unit_norm(tokens: bool):
 def test_a_tower_that_breaks_keeps_no_hook():
     model = Towered()
     with pytest.raises(ZeroDivisionError):
-        raw_embeddings(model, part(0), lambda images: images * (1 / 0))
+        l2_raw_embeddings(model, part(0), lambda images: images * (1 / 0))
     assert not model.tower.visual._forward_hooks
 
 
 def test_a_model_that_shows_only_unit_embeddings_gives_those():
-    assert raw_embeddings(Encoder(same), part(0, 255)).norm(dim=1).tolist() == [1, 1]
+    assert l2_raw_embeddings(Encoder(same), part(0, 255)).norm(dim=1).tolist() == [1, 1]
 
 
 def test_it_ranks_and_never_concludes(monkeypatch):
