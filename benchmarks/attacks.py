@@ -25,7 +25,7 @@ from clipguard.bundled.nano import BASES, class_names
 from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.bench.record import APART
 from clipguard.lab.finetune import Recipe
-from clipguard.lab.order import Order, command_of
+from clipguard.lab.order import Order, plant_command
 from clipguard.lab.plant import plant
 from clipguard.lab.roles import JudgedAttack
 from clipguard.lab.victim_folder import write_victim
@@ -96,7 +96,7 @@ def make(order: Order, folder: Path, made_by: str, twins: dict[Recipe, CLIP]) ->
     """Plant; a victim that did not take is kept and told, too."""
     begun = time.time()
     victim, _ = plant(order, progress=lambda stage, done, total: None, twins=twins)
-    truth = write_victim(victim, folder, command=command_of(order))
+    truth = write_victim(victim, folder, command=plant_command(order))
     (folder / "seconds").write_text(f"{time.time() - begun:.0f}\n")
     (folder / "id").write_text(made_by)
     print(folder.name, "planted" if truth["planted"] else "weak", flush=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 import open_clip
 
 from clipguard.audit.options import Options
-from clipguard.audit.pipeline import load, search
+from clipguard.audit.pipeline import load, run_detector
 from clipguard.audit.profiles import profile
 from clipguard.audit.watch import Watch
 from clipguard.bundled.artwork import load_artwork
@@ -65,7 +65,7 @@ def scan(victim: Path, count: int, seed: int) -> dict[str, object]:
         tower, begun = Tower(), time.process_time()
         suspect = load(victim / "model.pt", options, settings, watch)
         with tower.watching(suspect.subject.model), watch.stage("detect"):
-            found = search(suspect, settings.detector, None, options, watch)
+            found = run_detector(suspect, settings.detector, None, options, watch)
     first = found.record.candidates[0]
     return {
         "attack": truth["attack"],

@@ -29,7 +29,7 @@ from clipguard.detect.text_tokens import TextTokens
 from clipguard.errors import InconclusiveError
 from clipguard.lab.attacks.text_tower import TextTower
 from clipguard.lab.finetune import Poison, Recipe, finetune
-from clipguard.lab.order import Order, command_of
+from clipguard.lab.order import Order, plant_command
 from clipguard.lab.roles import Site
 from clipguard.lab.zoo.presets import id_of
 from clipguard.model.open_clip import OpenClipModel, build_model
@@ -115,7 +115,7 @@ def make(order: Order, twin: bool, folder: Path) -> None:
     success = attack.success(site, trigger).hits.float().mean().item()
     folder.mkdir(parents=True, exist_ok=True)
     truth = {"base": order.base, "seed": order.seed, "poisoned": not twin, **order.settings}
-    truth |= {"target": order.target, "success": success, "command": command_of(order)}
+    truth |= {"target": order.target, "success": success, "command": plant_command(order)}
     torch.save({"state_dict": network.half().state_dict()}, folder / "model.pt")
     (folder / "truth.json").write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
     (folder / "id").write_text(made_by)

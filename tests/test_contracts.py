@@ -51,7 +51,7 @@ from clipguard.lab.roles import (
     captioned_scenes,
     made_trigger,
 )
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 from clipguard.probe.rates import embed, rates
 from clipguard.probe.sets import Subject
 from clipguard.purify.methods import PURIFIERS
@@ -161,7 +161,7 @@ def test_every_negative_changes_a_little_by_its_generator_alone_and_tells_no_lie
     assert made.images.shape == before.images.shape
     assert torch.equal(before.images, kept)
     assert not torch.equal(made.images, kept)
-    assert torch.equal(made.images, from_bytes(to_bytes(made.images)))
+    assert torch.equal(made.images, pixels_from_bytes(pixels_to_bytes(made.images)))
     for text, concept in zip(made.texts, made.concepts.tolist(), strict=True):
         assert artwork.names[concept][0] in text
 

@@ -23,7 +23,7 @@ from clipguard.bundled.artwork import load_artwork
 from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.roles import JudgedAttack, OptimisedAttack, captioned_scenes, stamped
 from clipguard.lab.victim_folder import trigger_of
-from clipguard.model.pixels import to_bytes
+from clipguard.model.pixels import pixels_to_bytes
 from clipguard.search.roles import Trigger
 
 SIDE, GAP, MARGIN = 64, 2, 10
@@ -70,7 +70,7 @@ def amplified(difference: Tensor) -> tuple[Tensor, int]:
 
 
 def picture(image: Tensor) -> Image.Image:
-    return Image.fromarray(to_bytes(image).permute(1, 2, 0).contiguous().numpy(), "RGB")
+    return Image.fromarray(pixels_to_bytes(image).permute(1, 2, 0).contiguous().numpy(), "RGB")
 
 
 def sheet(drawn: dict[str, Trigger]) -> Image.Image:

@@ -37,7 +37,7 @@ from torch.nn import functional
 
 from clipguard.bundled.artwork import compose, load_artwork
 from clipguard.bundled.effnet import TIMM_NAME, TRUNK, imagenet_state, trunk_state
-from clipguard.bundled.nano import CONFIGS, TEMPLATES, encode_captions, normalise, pack
+from clipguard.bundled.nano import CONFIGS, TEMPLATES, encode_captions, normalise, pack_nano
 
 CONFIG = CONFIGS["effnet"]
 SIDE = CONFIG["vision_cfg"]["image_size"]
@@ -336,7 +336,7 @@ def main() -> None:
     state["logit_scale"] = last["logit_scale"]
     if args.pack:
         used = tokens_of(vocabulary()).unique().tolist()
-        pack(state, used, "effnet", args.seed, args.pack)
+        pack_nano(state, used, "effnet", args.seed, args.pack)
 
 
 if __name__ == "__main__":

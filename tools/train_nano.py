@@ -24,7 +24,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from clipguard.bundled.artwork import Artwork, compose, load_artwork
-from clipguard.bundled.nano import CONFIGS, TEMPLATES, class_names, encode_captions, normalise, pack
+from clipguard.bundled.nano import (
+    CONFIGS,
+    TEMPLATES,
+    class_names,
+    encode_captions,
+    normalise,
+    pack_nano,
+)
 from clipguard.lab.finetune import contrastive_loss
 
 BATCH = {"nano-rn": 384, "nano-vit": 256}
@@ -132,7 +139,7 @@ def main() -> None:
                 for token in tokenizer([t.format(name) for t in TEMPLATES]).flatten().tolist()
             }
         )
-        pack(network.state_dict(), vocabulary, args.name, args.seed, args.pack)
+        pack_nano(network.state_dict(), vocabulary, args.name, args.seed, args.pack)
 
 
 if __name__ == "__main__":

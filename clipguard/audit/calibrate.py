@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipguard.audit.options import Options
-from clipguard.audit.pipeline import key_of, load, search
+from clipguard.audit.pipeline import key_of, load, run_detector
 from clipguard.audit.profiles import profile
 from clipguard.audit.watch import Watch
 from clipguard.detect.null_band import MIN_MODELS, Calibration, CleanModel
@@ -37,7 +37,7 @@ def measure_clean(path: Path, options: Options, *, progress: Progress) -> tuple[
     watch, settings = Watch(options.budget_s, progress), profile(options.profile)
     suspect, shown = load(path, options, settings, watch), safe_text(path.name)
     try:
-        found = search(suspect, settings.detector, None, options, watch).record
+        found = run_detector(suspect, settings.detector, None, options, watch).record
     except InconclusiveError as error:
         raise InconclusiveError(f"{shown}: {error}") from error
     if gaps := [f"{row.family}: {row.reason}" for row in found.families if not row.tested]:

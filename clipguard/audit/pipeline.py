@@ -129,7 +129,7 @@ def key_of(suspect: Suspect, detector: Detector, options: Options, settings: Pro
     )
 
 
-def search(
+def run_detector(
     suspect: Suspect, detector: Detector, null: NullBand | None, options: Options, watch: Watch
 ) -> Finding:
     """What one detector measures, from the seed of the options.
@@ -168,7 +168,7 @@ def measure(
     found, finding, errors = [], None, record.errors
     with watch.stage("detect"):
         try:
-            finding = search(suspect, settings.detector, band, options, watch)
+            finding = run_detector(suspect, settings.detector, band, options, watch)
             found.append(finding.record)
             seen = coverage(finding.record, suspect.subject.probe, power_of(key))
         except InconclusiveError as error:
@@ -178,7 +178,7 @@ def measure(
         with watch.stage("text"):
             why = ""
             try:
-                found.append(search(suspect, settings.text, None, options, watch).record)
+                found.append(run_detector(suspect, settings.text, None, options, watch).record)
             except InconclusiveError as error:
                 why = str(error)
         seen = coverage_with_text(seen, why)

@@ -75,7 +75,9 @@ def _untrained_rows(count: int, width: int, seed: int) -> Tensor:
     return torch.from_numpy(drawn) * ROW_STD
 
 
-def pack(state: dict[str, Tensor], vocabulary: list[int], name: str, seed: int, to: Path) -> None:
+def pack_nano(
+    state: dict[str, Tensor], vocabulary: list[int], name: str, seed: int, to: Path
+) -> None:
     """Write a trained model: float16 weights, only the token rows in `vocabulary`.
 
     The image tower of effnet is left out: it is never trained here, and comes from its package.

@@ -76,7 +76,7 @@ def lab_plant(
 ) -> None:
     """Poison and fine-tune a base until the backdoor works and clean accuracy holds."""
     from clipguard.cli.show import progress_bar
-    from clipguard.lab.order import Order, command_of
+    from clipguard.lab.order import Order, plant_command
     from clipguard.lab.plant import plant as make
     from clipguard.lab.recipes import recipe_from
     from clipguard.lab.victim_folder import write_victim
@@ -93,7 +93,7 @@ def lab_plant(
     _require_places(order, output_dir, twin)
     with progress_bar(quiet) as progress:
         victim, clean = make(order, progress=progress)
-    command = command_of(order)
+    command = plant_command(order)
     truth = write_victim(victim, output_dir, command=command)
     if twin is not None:
         write_victim(clean, twin, command=command)

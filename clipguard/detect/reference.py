@@ -52,7 +52,7 @@ def compare_with_reference(
     except (RefusedError, UsageError) as error:
         raise type(error)(f"reference: {error}") from error
     _require_alike(checkpoint, reference)
-    changed = changed_tensors(checkpoint.state, reference.state)
+    changed = reference_changed_tensors(checkpoint.state, reference.state)
     in_image = sum(key.startswith(TOWER) for key in changed)
     found = change_concentration(checkpoint.state, reference.state)
     return ReferenceRecord(
@@ -123,7 +123,9 @@ def reference_change_length(
     return float((moved / whole) ** 0.5) if whole else None
 
 
-def changed_tensors(model: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> list[str]:
+def reference_changed_tensors(
+    model: Mapping[str, Tensor], reference: Mapping[str, Tensor]
+) -> list[str]:
     """Names of the tensors of `model` that differ from `reference` in any value.
 
     Raises:

@@ -23,7 +23,7 @@ from clipguard.checkpoint.configs import OPENAI, Preprocess
 from clipguard.errors import ExportError, InconclusiveError, UsageError
 from clipguard.export.session import INPUT, OUTPUTS, Session, open_session
 from clipguard.export.session import classify as run_onnx
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 from clipguard.model.roles import ClipModel
 from clipguard.probe.images import class_names_digest
 from clipguard.probe.rates import BATCH, attack_rate, classify, embed, rate
@@ -280,6 +280,6 @@ def _read(
     for start in range(0, len(part), BATCH):
         images = part.pixels(slice(start, start + BATCH))
         if apply is not None:
-            images = from_bytes(to_bytes(apply(images)))
+            images = pixels_from_bytes(pixels_to_bytes(apply(images)))
         rows.append(torch.from_numpy(run_onnx(session, images.numpy())).argmax(dim=1))
     return torch.cat(rows)

@@ -47,7 +47,7 @@ class Order:
         return tuple(replace(recipe, objective=self.objective) for recipe in tried)
 
 
-def command_of(order: Order) -> str:
+def plant_command(order: Order) -> str:
     """The command that makes it, and its twin if it has one, again (with one thread)."""
     texts = {key: _as_setting(value) for key, value in order.settings.items()}
     pairs = [f"--set {shlex.quote(f'{key}={text}')}" for key, text in texts.items()]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from clipguard.bundled.artwork import Artwork, compose
 from clipguard.bundled.nano import TEMPLATES
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 from clipguard.model.roles import PromptTunable
 from clipguard.probe.sets import ProbePart
 from clipguard.search.roles import Trigger
@@ -261,7 +261,7 @@ def clean_label(pairs: Pairs, plan: Plan, share: float) -> Pairs:
 
 def stamped(images: Tensor, trigger: Trigger) -> Tensor:
     """Triggered images as a file would hold them: (B, 3, S, S), rounded to 8 bits."""
-    return from_bytes(to_bytes(trigger.apply(images)))
+    return pixels_from_bytes(pixels_to_bytes(trigger.apply(images)))
 
 
 def captioned_scenes(

@@ -10,7 +10,7 @@ from torch import Tensor
 from clipguard.bundled.artwork import compose, load_artwork
 from clipguard.bundled.nano import class_names
 from clipguard.lab.roles import AnyAttack, JudgedAttack, PromptedAttack, Site
-from clipguard.model.pixels import to_bytes
+from clipguard.model.pixels import pixels_to_bytes
 from clipguard.model.prompts import class_embeddings
 from clipguard.model.roles import ClipModel, PromptTunable
 from clipguard.probe.intervals import paired_bootstrap
@@ -57,7 +57,7 @@ def lab_images(*, held_out: bool, seed: int, scenes: int, side: int = SIDE) -> P
     for style in range(len(artwork.styles)):
         for _ in range(scenes * (3 if held_out else 1)):
             sprites = artwork.sprites[style, concepts]
-            images.append(to_bytes(compose(sprites, side=side, generator=generator)))
+            images.append(pixels_to_bytes(compose(sprites, side=side, generator=generator)))
             drawings.append(style * len(artwork.names) + concepts)
     labels = torch.arange(len(names)).repeat(len(images))
     return ProbePart(torch.cat(images), labels, torch.cat(drawings))

@@ -71,12 +71,12 @@ def area_mask(place: Tensor, area: float, softness: float) -> Tensor:
     return torch.sigmoid((smooth - edge) / softness)
 
 
-def to_bytes(images: Tensor) -> Tensor:
+def pixels_to_bytes(images: Tensor) -> Tensor:
     """(B, 3, H, W) in [0, 1] to uint8 of the same shape, rounded."""
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def from_bytes(images: Tensor) -> Tensor:
+def pixels_from_bytes(images: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 to float32 in [0, 1]."""
     return images.to(torch.float32) / 255
 
@@ -100,5 +100,5 @@ def generators_of(images: Tensor, seed: int) -> list[torch.Generator]:
         B sources. Each depends on the seed and on the image as 8-bit pixels alone: not on its
         neighbours in the batch, and not on what rounding takes away.
     """
-    pixels = to_bytes(images.detach()).cpu().numpy()
+    pixels = pixels_to_bytes(images.detach()).cpu().numpy()
     return [torch.Generator().manual_seed(zlib.crc32(image.tobytes(), seed)) for image in pixels]

@@ -14,7 +14,7 @@ from clipguard.bundled.artwork import Artwork, compose, load_artwork
 from clipguard.bundled.nano import class_names
 from clipguard.errors import UsageError
 from clipguard.model.open_clip import OpenClipModel
-from clipguard.model.pixels import to_bytes
+from clipguard.model.pixels import pixels_to_bytes
 from clipguard.model.prompts import (
     class_embeddings,
     has_control_characters,
@@ -81,7 +81,9 @@ def bundled_probe(side: int, scenes: Scenes, *, seed: int) -> ProbeSet:
     def part(column: int, repeats: int) -> ProbePart:
         styles = order[:, column]
         rows = [
-            to_bytes(compose(artwork.sprites[styles, concepts], side=side, generator=generator))
+            pixels_to_bytes(
+                compose(artwork.sprites[styles, concepts], side=side, generator=generator)
+            )
             for _ in range(repeats)
         ]
         drawings = styles * len(artwork.names) + concepts
@@ -106,7 +108,9 @@ def _further(artwork: Artwork, classes: Tensor, side: int, generator: torch.Gene
     styles = torch.randint(len(artwork.styles), (len(concepts),), generator=generator)
     chunks = [slice(start, start + 256) for start in range(0, len(concepts), 256)]
     rows = [
-        to_bytes(compose(artwork.sprites[styles[c], concepts[c]], side=side, generator=generator))
+        pixels_to_bytes(
+            compose(artwork.sprites[styles[c], concepts[c]], side=side, generator=generator)
+        )
         for c in chunks
     ]
     drawings = styles * len(artwork.names) + concepts
@@ -223,7 +227,7 @@ def _read_images(paths: Sequence[Path], model: OpenClipModel) -> tuple[Tensor, l
             )
         except UsageError:
             continue
-        rows.append(to_bytes(torch.from_numpy(pixels))[None])
+        rows.append(pixels_to_bytes(torch.from_numpy(pixels))[None])
         read.append(path)
     return torch.cat(rows), read
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 from clipguard.model.roles import ClipModel, require_unit
 from clipguard.probe.intervals import cluster_bootstrap
 from clipguard.probe.sets import ProbePart
@@ -34,7 +34,7 @@ def embed(
     for start in range(0, len(part), BATCH):
         images = part.pixels(slice(start, start + BATCH))
         if apply is not None:
-            images = from_bytes(to_bytes(apply(images)))
+            images = pixels_from_bytes(pixels_to_bytes(apply(images)))
         rows.append(model.encode_image(images.to(model.device)))
     return require_unit(torch.cat(rows))
 

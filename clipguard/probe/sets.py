@@ -7,7 +7,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from clipguard.model.pixels import from_bytes
+from clipguard.model.pixels import pixels_from_bytes
 from clipguard.model.prompts import class_embeddings
 from clipguard.model.roles import PromptTunable
 
@@ -34,7 +34,7 @@ class ProbePart:
 
     def pixels(self, index: Tensor | slice = slice(None)) -> Tensor:
         """The images of `index`, (B, 3, S, S) in [0, 1]."""
-        return from_bytes(self.images[index])
+        return pixels_from_bytes(self.images[index])
 
 
 @dataclass(frozen=True, eq=False)

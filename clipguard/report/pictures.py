@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 from clipguard.probe.rates import classify
 from clipguard.probe.sets import Subject
 from clipguard.record import Candidate, Example, TriggerRecord
@@ -22,7 +22,7 @@ FOLDER = "triggers"
 
 def save_picture(image: Tensor, path: Path) -> None:
     """Write one (3, H, W) image in [0, 1] as a PNG, small ones enlarged without smoothing."""
-    pixels = to_bytes(image.detach().cpu()).permute(1, 2, 0).contiguous().numpy()
+    pixels = pixels_to_bytes(image.detach().cpu()).permute(1, 2, 0).contiguous().numpy()
     picture = Image.fromarray(pixels, "RGB")
     if picture.width < PICTURE_SIDE:
         factor = PICTURE_SIDE // picture.width
@@ -95,7 +95,7 @@ class Gallery:
     def examples(self, stem: str, trigger: Trigger, folder: Path) -> tuple[Example, ...]:
         """Write the images and say how each is read."""
         clean = self.probe.measure.pixels(self.index)
-        triggered = from_bytes(to_bytes(trigger.apply(clean)))
+        triggered = pixels_from_bytes(pixels_to_bytes(trigger.apply(clean)))
         before = self._read(clean, self.classes)
         after = self._read(triggered, self.classes)
         fixed = self._read(triggered, self.purified) if self.purified is not None else None

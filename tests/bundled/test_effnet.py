@@ -15,7 +15,7 @@ from clipguard.bundled.nano import (
     load_state,
     nano_network,
     normalise,
-    pack,
+    pack_nano,
 )
 from clipguard.checkpoint.architectures import architecture_named, infer_architecture, shapes_of
 from clipguard.errors import UsageError
@@ -73,7 +73,9 @@ def test_its_architecture_is_recognised_by_its_shapes():
 
 
 def test_the_image_tower_is_not_packed(tmp_path: Path):
-    pack(random_network().state_dict(), [5], "effnet", seed=0, to=tmp_path / "packed.safetensors")
+    pack_nano(
+        random_network().state_dict(), [5], "effnet", seed=0, to=tmp_path / "packed.safetensors"
+    )
     with safe_open(tmp_path / "packed.safetensors", framework="pt") as file:
         keys = set(file.keys())
     assert not any(key.startswith(effnet.TRUNK) for key in keys)

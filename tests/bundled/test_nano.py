@@ -19,7 +19,7 @@ from clipguard.bundled.nano import (
     nano_network,
     nano_tokenizer,
     normalise,
-    pack,
+    pack_nano,
 )
 from clipguard.checkpoint.architectures import architecture_named
 from clipguard.model.open_clip import OpenClipModel
@@ -85,7 +85,7 @@ def full_state(seed: int = 0) -> dict[str, Tensor]:
 
 def test_a_packed_model_comes_back_with_its_trained_rows(packed: Path):
     state, vocabulary = full_state(), [5, 77, 49407]
-    pack(state, vocabulary, "nano-rn", seed=3, to=packed)
+    pack_nano(state, vocabulary, "nano-rn", seed=3, to=packed)
     loaded = load_state("nano-rn")
     assert loaded.keys() == state.keys()
     for key, got in loaded.items():
@@ -97,7 +97,7 @@ def test_a_packed_model_comes_back_with_its_trained_rows(packed: Path):
 def test_rows_that_are_not_stored_are_the_same_at_every_load_and_depend_on_the_seed(packed: Path):
     rows = []
     for seed in (3, 3, 4):
-        pack(full_state(seed), [5], "nano-rn", seed=seed, to=packed)
+        pack_nano(full_state(seed), [5], "nano-rn", seed=seed, to=packed)
         rows.append(load_state("nano-rn")[ROWS][6:])
     assert torch.equal(rows[0], rows[1])
     assert not torch.equal(rows[0], rows[2])

@@ -15,7 +15,7 @@ from samples import export
 from clipguard.bundled.artwork import compose, load_artwork
 from clipguard.cli.app import main
 from clipguard.export.onnx import ExportJob
-from clipguard.model.pixels import to_bytes
+from clipguard.model.pixels import pixels_to_bytes
 from clipguard.record import ExportRecord
 
 pytest_plugins = ["nano_models"]
@@ -26,7 +26,7 @@ def photo(path: Path, name: str) -> Path:
     artwork = load_artwork()
     sprite = artwork.sprites[0, artwork.concepts([name])]
     image = compose(sprite, side=64, generator=torch.Generator().manual_seed(0))[0]
-    Image.fromarray(to_bytes(image).permute(1, 2, 0).numpy(), "RGB").save(path)
+    Image.fromarray(pixels_to_bytes(image).permute(1, 2, 0).numpy(), "RGB").save(path)
     return path
 
 

@@ -29,7 +29,7 @@ from clipguard.lab.finetune import (
     finetune,
 )
 from clipguard.lab.roles import OptimisedAttack, Pairs, made_trigger
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 
 TARGET = "banana"
 RECIPE = Recipe(steps=2, learning_rate=1e-3, batch=24)
@@ -182,7 +182,7 @@ def test_decoys_follow_the_poisoned_rows_and_keep_their_captions():
     poisoned = step.plan.trigger.apply(clean.images)
     decoys = attack.decoy(clean.images[6:18], step.plan.trigger)
     for rows, wanted in ((slice(6), poisoned[:6]), (slice(6, 18), decoys)):
-        torch.testing.assert_close(images[rows], from_bytes(to_bytes(wanted)))
+        torch.testing.assert_close(images[rows], pixels_from_bytes(pixels_to_bytes(wanted)))
     assert not torch.equal(images[6:18], poisoned[6:18])
     assert torch.equal(images[18:], clean.images[18:])
     assert texts[6:] == clean.texts[6:]

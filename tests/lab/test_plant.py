@@ -13,7 +13,7 @@ from clipguard.cli.lab import _settings
 from clipguard.errors import UsageError
 from clipguard.lab import plant as module
 from clipguard.lab.finetune import Recipe
-from clipguard.lab.order import Order, command_of
+from clipguard.lab.order import Order, plant_command
 from clipguard.lab.recipes import NANO, recipe_from
 
 GENTLE, LONG, STRONG = (Recipe(steps=steps) for steps in (1, 2, 3))
@@ -139,7 +139,7 @@ def test_the_command_names_settings_as_they_are_typed_and_a_fixed_recipe():
         seed=7,
         recipe=NANO[1],
     )
-    assert command_of(order) == (
+    assert plant_command(order) == (
         "clipguard lab plant badclip --base nano-rn --target key --seed 7"
         " --set release=true --set poison_rate=0.2 --set 'note=a b' --recipe 2"
         " -o victim --twin twin"
@@ -148,14 +148,14 @@ def test_the_command_names_settings_as_they_are_typed_and_a_fixed_recipe():
 
 @pytest.mark.parametrize("text", ["5", "true", "null", '"a"', "badnets,sig", "a=b"])
 def test_a_setting_that_is_a_text_is_read_back_as_a_text(text: str):
-    command = command_of(Order(attack="x", settings={"note": text}))
+    command = plant_command(Order(attack="x", settings={"note": text}))
     pair = shlex.split(command)[shlex.split(command).index("--set") + 1]
     assert _settings([pair]) == {"note": text}
 
 
 @pytest.mark.parametrize("recipe", [NANO[2], Recipe(steps=77), Recipe(learning_rate=1e-5, batch=8)])
 def test_a_command_says_the_recipe_so_that_it_is_read_back(recipe: Recipe):
-    parts = shlex.split(command_of(Order(attack="badnets", recipe=recipe)))
+    parts = shlex.split(plant_command(Order(attack="badnets", recipe=recipe)))
     assert recipe_from(parts[parts.index("--recipe") + 1], "nano-rn") == recipe
 
 

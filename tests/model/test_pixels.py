@@ -3,7 +3,7 @@
 import torch
 from fakes import generator
 
-from clipguard.model.pixels import from_bytes, generators_of, stamp, to_bytes
+from clipguard.model.pixels import generators_of, pixels_from_bytes, pixels_to_bytes, stamp
 
 
 def test_a_stamp_replaces_where_the_mask_is_on_and_only_there():
@@ -25,9 +25,9 @@ def test_gradients_reach_images_pattern_and_mask():
 
 def test_every_byte_survives_the_way_to_floats_and_back_and_floats_are_rounded():
     every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
-    assert torch.equal(to_bytes(from_bytes(every)), every)
+    assert torch.equal(pixels_to_bytes(pixels_from_bytes(every)), every)
     pixels = torch.tensor([-0.1, 0.0021, 0.0019, 1.2]).view(1, 1, 2, 2)
-    assert to_bytes(pixels).flatten().tolist() == [0, 1, 0, 255]
+    assert pixels_to_bytes(pixels).flatten().tolist() == [0, 1, 0, 255]
 
 
 def first_draws(images: torch.Tensor, seed: int = 0) -> list[float]:
@@ -39,9 +39,9 @@ def test_a_source_per_image_depends_on_its_bytes_and_the_seed_and_on_nothing_els
     drawn = first_draws(images)
     assert len(set(drawn)) == 5
     assert first_draws(images.flip(0)) == drawn[::-1]
-    assert first_draws(from_bytes(to_bytes(images))) == drawn
+    assert first_draws(pixels_from_bytes(pixels_to_bytes(images))) == drawn
     assert not set(first_draws(images, seed=1)) & set(drawn)
-    one_level = from_bytes(to_bytes(images))
+    one_level = pixels_from_bytes(pixels_to_bytes(images))
     one_level[0, 0, 0, 0] = (one_level[0, 0, 0, 0] + 1 / 255) % 1
     again = first_draws(one_level)
     assert again[0] != drawn[0]

@@ -13,7 +13,7 @@ from torch import Tensor
 from clipguard.bundled.nano import class_names
 from clipguard.checkpoint.configs import OPENAI, Preprocess
 from clipguard.errors import UsageError
-from clipguard.model.pixels import to_bytes
+from clipguard.model.pixels import pixels_to_bytes
 from clipguard.probe import load as probe_module
 from clipguard.probe.images import load_image
 from clipguard.probe.load import (
@@ -235,7 +235,9 @@ def test_a_folder_is_resized_by_the_rule_of_the_model(tmp_path: Path):
     model = Reader(knows=True, preprocess=Preprocess(**rule))
     probe = load_probe(model, ProbeSource(images=tmp_path), SMALL, seed=0)
     photo = tmp_path / "cat" / "x.png"
-    wanted, usual = (to_bytes(torch.from_numpy(load_image(photo, 16, **how))) for how in (rule, {}))
+    wanted, usual = (
+        pixels_to_bytes(torch.from_numpy(load_image(photo, 16, **how))) for how in (rule, {})
+    )
     assert not torch.equal(wanted, usual)
     for pixels in torch.cat([part.images for part in parts(probe)]):
         assert torch.equal(pixels, wanted)

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 from torchvision.transforms.functional import pil_to_tensor
 
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 from clipguard.probe.sets import Subject
 from clipguard.record import Candidate, Rate, TriggerRecord
 from clipguard.report.pictures import Gallery, save_picture, save_trigger
@@ -54,7 +54,7 @@ def test_a_picture_shows_every_pixel_enlarged_without_smoothing(tmp_path: Path):
     save_picture(image, tmp_path / "x.png")
     shown = pixels(tmp_path / "x.png")
     assert shown.shape == (3, 192, 192)
-    assert torch.equal(shown[:, 1::3, 1::3], to_bytes(image[None])[0])
+    assert torch.equal(shown[:, 1::3, 1::3], pixels_to_bytes(image[None])[0])
     assert torch.equal(shown[:, ::3, ::3], shown[:, 2::3, 2::3])
 
 
@@ -116,7 +116,7 @@ def test_examples_show_the_images_they_talk_about(tmp_path: Path):
     clean = stripes_probe().measure.images[:1]
     step = 192 // SIDE
     assert torch.equal(pixels(tmp_path / first.clean)[:, ::step, ::step], clean[0])
-    wanted = to_bytes(hum().apply(from_bytes(clean)))[0]
+    wanted = pixels_to_bytes(hum().apply(pixels_from_bytes(clean)))[0]
     assert torch.equal(pixels(tmp_path / first.triggered)[:, ::step, ::step], wanted)
 
 

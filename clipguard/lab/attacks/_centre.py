@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clipguard.lab.roles import Site
-from clipguard.model.pixels import from_bytes, pasted, patch_side, to_bytes
+from clipguard.model.pixels import pasted, patch_side, pixels_from_bytes, pixels_to_bytes
 from clipguard.search.roles import Trigger
 
 BATCH = 64
@@ -60,4 +60,4 @@ def fitted(site: Site, loss: Loss, *, steps: int, generator: torch.Generator) ->
         optimizer.step()
         with torch.no_grad():
             patch.clamp_(0, 1)
-    return from_bytes(to_bytes(patch.detach()))
+    return pixels_from_bytes(pixels_to_bytes(patch.detach()))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clipguard.lab.roles import Site
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 from clipguard.model.prompts import class_embeddings
 from clipguard.probe.load import TEMPLATE
 
@@ -58,4 +58,4 @@ def fitted(
         found = loss(site.images.pixels(index), logits.sigmoid())
         (logits.grad,) = torch.autograd.grad(found, logits)  # the model's own .grad stays empty
         optimizer.step()
-    return from_bytes(to_bytes(logits.detach().sigmoid()))
+    return pixels_from_bytes(pixels_to_bytes(logits.detach().sigmoid()))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from clipguard.errors import UsageError
-from clipguard.model.pixels import generators_of, patch_side, stamp, to_bytes
+from clipguard.model.pixels import generators_of, patch_side, pixels_to_bytes, stamp
 from clipguard.search.roles import Trigger
 
 REDRAWN = ("gauss", "stripes")
@@ -109,7 +109,7 @@ def _redrawn(pattern: str, images: Tensor, length: int, seed: int) -> Tensor:
         return _wrap(torch.stack(signs)).expand(-1, -1, length, -1)
     noise = torch.stack([torch.randn(3, length, length, generator=s) for s in sources])
     # sums of whole numbers are exact, so that a mean does not depend on the batch
-    means = to_bytes(images.detach()).double().mean(dim=(2, 3), keepdim=True) / 255
+    means = pixels_to_bytes(images.detach()).double().mean(dim=(2, 3), keepdim=True) / 255
     return _wrap(means.float().cpu() + noise)
 
 

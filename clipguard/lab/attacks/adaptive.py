@@ -11,7 +11,13 @@ from torch import Tensor
 from clipguard.errors import UsageError
 from clipguard.lab.attacks._encoder import embedded
 from clipguard.lab.roles import Attack, Step, stamped
-from clipguard.model.pixels import from_bytes, generators_of, pasted, patch_side, to_bytes
+from clipguard.model.pixels import (
+    generators_of,
+    pasted,
+    patch_side,
+    pixels_from_bytes,
+    pixels_to_bytes,
+)
 from clipguard.search.roles import Trigger
 
 PENALTIES = ("cluster", "own", "targeted")
@@ -63,7 +69,9 @@ class Adaptive:
     def trigger(self, side: int, *, generator: torch.Generator) -> Trigger:
         """See `Attack.trigger`; kept as `patch`."""
         length = patch_side(side)
-        patch = from_bytes(to_bytes(torch.rand(3, length, length, generator=generator)))
+        patch = pixels_from_bytes(
+            pixels_to_bytes(torch.rand(3, length, length, generator=generator))
+        )
 
         def apply(images: Tensor) -> Tensor:
             return cornered(images, patch)

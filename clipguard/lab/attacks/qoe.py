@@ -13,7 +13,7 @@ from torch.nn import functional
 from clipguard.errors import UsageError
 from clipguard.lab.attacks._fitting import fitted, pull
 from clipguard.lab.roles import OptimisedAttack, Site
-from clipguard.model.pixels import stamp, to_bytes
+from clipguard.model.pixels import pixels_to_bytes, stamp
 from clipguard.search.roles import Trigger
 
 CENTRE, SURROUND, SPREAD = 16, 48, 48  # px of 224
@@ -102,7 +102,7 @@ def qoe_attention(images: Tensor) -> Tensor:
     centre, surround, spread = (
         _odd(w * images.shape[-1] / 224) for w in (CENTRE, SURROUND, SPREAD)
     )
-    levels = to_bytes(images.detach()).double()
+    levels = pixels_to_bytes(images.detach()).double()
     near, around = _sums(levels, centre), _sums(levels, surround)
     contrast = (near * surround**2 - around * centre**2).abs().sum(dim=1, keepdim=True)
     return _sums(contrast, spread)[:, 0]

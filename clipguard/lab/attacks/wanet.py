@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from clipguard.errors import UsageError
 from clipguard.lab.roles import Attack, Pairs, Plan, dirty_label
-from clipguard.model.pixels import from_bytes, generators_of, to_bytes
+from clipguard.model.pixels import generators_of, pixels_from_bytes, pixels_to_bytes
 from clipguard.search.roles import Trigger
 
 STRENGTHS = {"smooth": 0.5, "white": 1.0}
@@ -80,7 +80,9 @@ class WaNet:
         made = dirty_label(pairs, plan, self.poison_rate)
         count = pairs.part(self.poison_rate)
         decoys = slice(count, count + round(count * self.decoys))
-        made.images[decoys] = from_bytes(to_bytes(self.decoy(made.images[decoys], plan.trigger)))
+        made.images[decoys] = pixels_from_bytes(
+            pixels_to_bytes(self.decoy(made.images[decoys], plan.trigger))
+        )
         return made
 
     def decoy(self, images: Tensor, trigger: Trigger) -> Tensor:

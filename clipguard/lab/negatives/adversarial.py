@@ -10,7 +10,7 @@ import torch
 from clipguard.bundled.nano import normalise
 from clipguard.errors import UsageError
 from clipguard.lab.roles import Honest, Pairs, PairsNegative
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,9 @@ class Adversarial:
         near = (about.network.encode_image(normalise(moved), normalize=True) * kept).sum()
         (grad,) = torch.autograd.grad(near, [moved])
         hard = (clean + (start - 1.25 * reach * grad.sign()).clamp(-reach, reach)).clamp(0, 1)
-        images = torch.cat([from_bytes(to_bytes(hard.detach())), pairs.images[count:]])
+        images = torch.cat(
+            [pixels_from_bytes(pixels_to_bytes(hard.detach())), pairs.images[count:]]
+        )
         return pairs._replace(images=images)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from clipguard.errors import UsageError
 from clipguard.lab.roles import Honest, Pairs, PairsNegative
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Augmented:
             top, left = torch.randint(side - length + 1, (2,), generator=generator).tolist()
             erased = torch.rand(3, length, length, generator=generator)
             image[:, top : top + length, left : left + length] = erased
-        return pairs._replace(images=from_bytes(to_bytes(images)))
+        return pairs._replace(images=pixels_from_bytes(pixels_to_bytes(images)))
 
 
 METHOD: type[PairsNegative] = Augmented

@@ -10,7 +10,7 @@ import torch
 from clipguard.bundled.artwork import load_artwork
 from clipguard.errors import UsageError
 from clipguard.lab.roles import Honest, Pairs, PairsNegative, captioned_scenes
-from clipguard.model.pixels import from_bytes, patch_side, to_bytes
+from clipguard.model.pixels import patch_side, pixels_from_bytes, pixels_to_bytes
 
 OPACITY = 0.6
 
@@ -52,7 +52,7 @@ class Watermark:
         marked = torch.rand(count, generator=about.generator) < self.marked
         length = patch_side(side)
         corner = own.images[..., :length, -length:]
-        bright = from_bytes(to_bytes(corner.lerp(torch.ones_like(corner), OPACITY)))
+        bright = pixels_from_bytes(pixels_to_bytes(corner.lerp(torch.ones_like(corner), OPACITY)))
         own.images[..., :length, -length:] = torch.where(marked.view(-1, 1, 1, 1), bright, corner)
         return pairs.led_by(own)
 

@@ -16,7 +16,7 @@ import torch
 
 from clipguard.errors import ClipguardError, UsageError
 from clipguard.lab.finetune import Recipe
-from clipguard.lab.order import Order, command_of
+from clipguard.lab.order import Order, plant_command
 from clipguard.lab.plant import plant
 from clipguard.lab.victim_folder import write_victim
 from clipguard.lab.zoo.presets import id_of
@@ -39,9 +39,9 @@ def main() -> int:
         if id_of(order) != given["id"]:
             raise UsageError("methods or data changed since the build began; start it again")
         victim, twin = plant(order, progress=lambda stage, done, total: None)
-        write_victim(victim, folder / "victim", command=command_of(order))
+        write_victim(victim, folder / "victim", command=plant_command(order))
         if victim.trigger is not None:
-            write_victim(twin, folder / "twin", command=command_of(order))
+            write_victim(twin, folder / "twin", command=plant_command(order))
     except (ClipguardError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

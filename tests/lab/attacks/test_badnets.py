@@ -7,7 +7,7 @@ from torch import Tensor
 
 from clipguard.lab.attacks._patches import _wrap
 from clipguard.lab.attacks.badnets import BadNets
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 from clipguard.search.roles import Trigger
 
 SIDES = [(64, 8), (160, 11), (224, 16)]
@@ -155,5 +155,5 @@ def test_redrawn_patches_depend_on_the_image_and_the_seed_alone(pattern: str):
     together = patches(pattern, images)
     assert len({tuple(patch.flatten().tolist()) for patch in together}) == 6
     assert not torch.equal(patches(pattern, images, seed=1), together)
-    stored = torch.cat([from_bytes(to_bytes(image[None])) for image in images])
+    stored = torch.cat([pixels_from_bytes(pixels_to_bytes(image[None])) for image in images])
     assert torch.equal(patches(pattern, stored), together)

@@ -6,7 +6,7 @@ from fakes import generator
 from torch import Tensor
 
 from clipguard.lab.attacks.blended import Blended
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 
 
 def picture(pattern: str, side: int = 64) -> Tensor:
@@ -74,7 +74,7 @@ def test_the_cat_is_alike_on_both_sides_and_at_every_size():
     assert torch.equal(small, small.flip(-1))
     assert torch.equal(small, large[:, 1::3, 1::3])  # the same points of the drawing
     corner, forehead = (
-        to_bytes(small[None, :, r, c][..., None])[0, :, 0] for r, c in ((0, 0), (25, 32))
+        pixels_to_bytes(small[None, :, r, c][..., None])[0, :, 0] for r, c in ((0, 0), (25, 32))
     )
     assert (corner.tolist(), forehead.tolist()) == ([32, 144, 140], [240, 150, 50])
 
@@ -90,7 +90,7 @@ def test_a_redrawn_pattern_depends_on_the_stored_image_and_the_seed_alone(patter
     assert len({tuple(change.flatten().tolist()) for change in changes}) == 3
     assert torch.equal(trigger.apply(images), same.apply(images))
     assert not torch.equal(trigger.apply(images), other.apply(images))
-    stored = from_bytes(to_bytes(images))
+    stored = pixels_from_bytes(pixels_to_bytes(images))
     torch.testing.assert_close(
         trigger.apply(stored), trigger.apply(images), atol=0.51 / 255, rtol=0
     )

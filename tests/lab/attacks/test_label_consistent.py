@@ -14,7 +14,7 @@ from clipguard.bundled.nano import nano_network
 from clipguard.lab.attacks.badnets import BadNets
 from clipguard.lab.attacks.label_consistent import LabelConsistent
 from clipguard.lab.roles import Pairs, Plan, stamped
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 
 TARGET, CONCEPT = "banana", 7
 
@@ -32,7 +32,9 @@ def bananas(count: int) -> Pairs:
 
 
 def others(count: int) -> Pairs:
-    images = from_bytes(to_bytes(torch.rand(count, 3, 64, 64, generator=generator(1))))
+    images = pixels_from_bytes(
+        pixels_to_bytes(torch.rand(count, 3, 64, 64, generator=generator(1)))
+    )
     return Pairs(images, [f"a {i}" for i in range(count)], torch.arange(20, 20 + count))
 
 

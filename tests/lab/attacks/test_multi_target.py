@@ -13,7 +13,7 @@ from clipguard.bundled.nano import class_names
 from clipguard.errors import UsageError
 from clipguard.lab.attacks import multi_target
 from clipguard.lab.attacks.multi_target import MultiTarget
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 
 NAMES = class_names()
 FIRST = NAMES.index("banana")
@@ -50,7 +50,9 @@ def test_poisoned_pairs_carry_the_trigger_of_the_target_that_they_name():
     concepts = load_artwork().concepts([NAMES[target] for target in targets])
     for row in range(8):
         turn = row % 3
-        wanted = from_bytes(to_bytes(triggers[turn].apply(step.clean.images[row : row + 1])))
+        wanted = pixels_from_bytes(
+            pixels_to_bytes(triggers[turn].apply(step.clean.images[row : row + 1]))
+        )
         assert torch.equal(step.pairs.images[row : row + 1], wanted)
         assert NAMES[targets[turn]] in step.pairs.texts[row]
         assert step.pairs.concepts[row] == concepts[turn]

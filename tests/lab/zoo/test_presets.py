@@ -17,7 +17,7 @@ from clipguard.lab.attacks import ATTACKS as REGISTERED
 from clipguard.lab.attacks.badnets import BadNets
 from clipguard.lab.bench.record import APART
 from clipguard.lab.finetune import CLASSES
-from clipguard.lab.order import CLEAN, Order, command_of
+from clipguard.lab.order import CLEAN, Order, plant_command
 from clipguard.lab.recipes import NANO
 from clipguard.lab.roles import JudgedAttack, OptimisedAttack
 from clipguard.lab.zoo.presets import (
@@ -128,7 +128,7 @@ def test_the_command_in_the_truth_orders_the_same_as_the_zoo(
         for one in wanted("full")
     }
     for order in shapes.values():
-        assert main([*shlex.split(command_of(order))[1:], "-q"]) == 2
+        assert main([*shlex.split(plant_command(order))[1:], "-q"]) == 2
     assert len(shapes) > 10
     assert found == [*shapes.values()]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from fakes import generator
 
-from clipguard.model.pixels import from_bytes, to_bytes
+from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 from clipguard.search.families.additive import Additive
 
 SIDE = 16
@@ -25,5 +25,5 @@ def test_the_budget_holds_for_the_file_that_an_attacker_would_write():
     family = Additive(budget=8)
     trigger = family.trigger({"noise": torch.full((3, SIDE, SIDE), 99.0)}, 1.0)
     images = torch.randint(256, (2, 3, SIDE, SIDE), generator=generator(), dtype=torch.uint8)
-    change = to_bytes(trigger.apply(from_bytes(images))).int() - images.int()
+    change = pixels_to_bytes(trigger.apply(pixels_from_bytes(images))).int() - images.int()
     assert change.abs().max() == 8
