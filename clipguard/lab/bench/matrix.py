@@ -16,7 +16,7 @@ from clipguard.lab.bench.cells import (
     Kind,
     PurifyCell,
     Task,
-    cell_fingerprint,
+    fingerprint,
     read_cell,
     require_methods,
     truth_digest,
@@ -91,7 +91,7 @@ def make_matrix(task: Task, folder: Path, out: Path, *, split: Which, command: s
         out=out,
         split=split,
         entries=entries,
-        prints={method: cell_fingerprint(task, method) for method in task.methods},
+        prints={method: fingerprint(task, method) for method in task.methods},
         truths={entry.id: truth_digest(folder, entry) for entry in purified},
         command=command,
     )

@@ -306,10 +306,10 @@ def test_the_token_search_decides_the_cells_of_a_scan_and_no_others(
 ):
     tasks = [Task(kind=kind, methods=()) for kind in ("detect", "detect", "purify")]
     methods = ("inversion", "cosine_shift", "cbpt")
-    before = [*map(cells.cell_fingerprint, tasks, methods)]
+    before = [*map(cells.fingerprint, tasks, methods)]
     other = replace(profile("standard"), text=TextTokens(beam=1))
     monkeypatch.setitem(PROFILES, "standard", other)
-    after = [*map(cells.cell_fingerprint, tasks, methods)]
+    after = [*map(cells.fingerprint, tasks, methods)]
     assert [one == two for one, two in zip(before, after, strict=True)] == [False, True, True]
 
 
