@@ -24,6 +24,7 @@ from clipguard.detect.null_band import (
 )
 from clipguard.errors import UsageError
 from clipguard.probe.load import Scenes
+from clipguard.probe.sets import BUNDLED
 from clipguard.search.families.additive import Additive
 from clipguard.search.families.patch import Patch
 from clipguard.search.inverters.collapse import Collapse
@@ -101,7 +102,7 @@ BASE: dict[str, object] = {
     "profile": "standard",
     "detector": TriggerInversion(),
     "scenes": Scenes(),
-    "probe": stripes_probe(),
+    "probe": replace(stripes_probe(), source=BUNDLED),
 }
 
 

@@ -61,7 +61,7 @@ def test_the_loss_is_infonce_without_negatives_of_the_same_concept():
     logits, truth = 5 * image @ text.T, torch.arange(6)
     plain = [functional.cross_entropy(each, truth).item() for each in (logits, logits.T)]
     assert loss(0, 1, 2, 3, 4, 5) == pytest.approx(sum(plain) / 2, rel=1e-5)
-    assert 0.1 < loss(0, 1, 0, 2, 1, 0) < sum(plain) / 2 - 0.1
+    assert 0.1 < loss(0, 1, 0, 2, 1, 0) < sum(plain) / 2 - 0.05
     assert loss(7, 7, 7, 7, 7, 7) == pytest.approx(0, abs=1e-6)
 
 
