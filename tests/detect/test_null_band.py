@@ -135,7 +135,11 @@ def test_the_key_changes_with_everything_that_changes_the_statistic(other: dict[
 
 def test_the_key_rests_on_settings_and_ids_and_on_no_image():
     spelled = TriggerInversion(families=(Patch(), Additive()), targeted=Targeted())
-    same = {"detector": spelled, "scenes": Scenes(), "probe": stripes_probe(seed=9)}
+    same = {
+        "detector": spelled,
+        "scenes": Scenes(),
+        "probe": replace(stripes_probe(seed=9), source=BUNDLED),
+    }
     key = scan_key(**BASE)
     assert scan_key(**BASE | same) == key
     assert key.startswith("nano-rn/standard/")
