@@ -183,7 +183,7 @@ def test_the_asr_is_measured_on_the_file_and_in_torch(tmp_path, translated):
 
 
 def test_what_torch_cannot_export_is_one_line_not_a_traceback(tmp_path):
-    with pytest.raises(ExportError, match="^.*ONNX.*$") as e:
+    with pytest.raises(ExportError, match="ONNX") as e:
         export(export_job(TowerClip(Branching())), tmp_path / "m.onnx")
     assert "\n" not in str(e.value)
     assert not list(tmp_path.iterdir())
