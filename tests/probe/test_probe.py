@@ -180,14 +180,15 @@ def test_a_flat_folder_serves_without_labels(tmp_path: Path):
 
 def test_folders_that_give_no_probe_set_are_refused(folder: Path, tmp_path: Path):
     shutil.copytree(folder / "cat", tmp_path / "single" / "cat")
-    (tmp_path / "broken" / "cat").mkdir(parents=True)
-    (tmp_path / "broken" / "cat" / "x.png").write_bytes(b"no image")
+    for name in ("cat", "dog"):
+        (tmp_path / "broken" / name).mkdir(parents=True)
+        (tmp_path / "broken" / name / "x.png").write_bytes(b"no image")
     (tmp_path / "nothing").mkdir()
     names = {"class_names": class_file(tmp_path, ["owl"])}
     for given, source, says in (
         (tmp_path / "single", {}, "at least two classes"),
         (None, names, "at least two classes"),
-        (tmp_path / "broken", {}, "none of 1 images"),
+        (tmp_path / "broken", {}, "none of 2 images"),
         (tmp_path / "nothing", {}, "no images in"),
         (tmp_path / "none", {}, "no folder"),
     ):

@@ -21,7 +21,9 @@ def detect(model, images=None, **settings) -> DetectorRecord:
 
 def after(monkeypatch, *shades: int, settled: bool = True, **settings) -> DetectorRecord:
     """The conclusion about plain images of these shades, which the search turned white."""
-    monkeypatch.setattr(cosine_shift, "collapse", lambda *_, **__: given(WHITE, settled=settled))
+    monkeypatch.setattr(
+        cosine_shift, "collapse_encoder", lambda *_, **__: given(WHITE, settled=settled)
+    )
     return detect(Encoder(angle), probe(*shades), **settings)
 
 

@@ -20,7 +20,7 @@ def detect(model, images=None, **settings) -> DetectorRecord:
 def found(monkeypatch, smallest: Stamp | None, *, settled: bool = True) -> DetectorRecord:
     """The conclusion from a search that found this."""
     made = given(marked(SIDE**2), smallest, settled=settled)
-    monkeypatch.setattr(decree, "collapse", lambda *_, **__: made)
+    monkeypatch.setattr(decree, "collapse_encoder", lambda *_, **__: made)
     return detect(Encoder(same), limit=LIMIT)
 
 

@@ -119,7 +119,7 @@ def test_a_detector_pays_for_its_mask_and_waits_as_published(monkeypatch, module
         paces.append(pace)
         return given(marked(5), marked(5))
 
-    monkeypatch.setattr(module, "collapse", keep)
+    monkeypatch.setattr(module, "collapse_encoder", keep)
     scan(module.METHOD.ID.partition("/")[0], Encoder(same), seed=0)
     assert (paces[0].price, paces[0].stale) == (price, stale)
 

@@ -83,7 +83,7 @@ def test_a_model_that_shows_only_unit_embeddings_gives_those():
 
 
 def test_it_ranks_and_never_concludes(monkeypatch):
-    monkeypatch.setattr(l2_shift, "collapse", lambda *_, **__: given(WHITE, marked(3)))
+    monkeypatch.setattr(l2_shift, "collapse_encoder", lambda *_, **__: given(WHITE, marked(3)))
     shades = torch.tensor([0, 51, 102, 255])
     record = detect(Towered(), probe(*shades.tolist()), low=0.0, high=1.0)
     assert record.statistic == pytest.approx(float((1 - shades / 255).mean()), abs=1e-5)
