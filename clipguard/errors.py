@@ -58,6 +58,10 @@ class InconclusiveError(ClipguardError):
     exit_code = INCONCLUSIVE
 
 
+class BudgetSpentError(InconclusiveError):
+    """The time that was given is used up; the message says during what."""
+
+
 class RefusedError(ClipguardError):
     """The file is not a checkpoint, or opening it could run code or exhaust the machine."""
 

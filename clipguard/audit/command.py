@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipguard.audit.options import Options
+from clipguard.policy.judge import shipped_policies
 
 SEARCH = ("--profile", "--seed", "--arch", "--device")
 PROBE = ("--probe-data", "--classnames", "--templates")
@@ -51,14 +52,15 @@ def how_to_calibrate(model: Path, options: Options) -> str:
 def _values(options: Options) -> Iterator[tuple[str, str]]:
     """Every option and its value as text, empty where it is not given."""
     probe, budget = options.probe, options.budget_s
-    yield "--policy", _shown(Path(options.policy.source))
+    yield "--policy", _policy(options.policy.source)
     yield "--profile", options.profile
     yield "--seed", str(options.seed)
     yield "--purify", options.purify or ""
     yield "--export", options.export
     yield "--require-ep", options.provider or ""
     yield "--budget", "" if budget is None else repr(budget)
-    yield "--arch", _shown(Path(options.arch)) if options.arch else ""
+    arch = options.arch or ""
+    yield "--arch", _shown(Path(arch)) if arch.endswith(".json") else arch
     yield "--device", options.device
     for flag, path in (
         ("--probe-data", probe.images),
@@ -71,4 +73,12 @@ def _values(options: Options) -> Iterator[tuple[str, str]]:
 
 
 def _shown(path: Path) -> str:
-    return path.name if path.is_absolute() else str(path)
+    return path.name if path.is_absolute() or ".." in path.parts else str(path)
+
+
+def _policy(source: str) -> str:
+    """A shipped name, or a path that cannot be taken for one."""
+    if source in shipped_policies():
+        return source
+    shown = _shown(Path(source))
+    return shown if "/" in shown else f"./{shown}"

@@ -29,7 +29,7 @@ from clipguard.detect.null_band import choose_band, family_of, scan_key
 from clipguard.detect.power import power_of
 from clipguard.detect.reference import compare_with_reference
 from clipguard.detect.roles import Detector, Finding, NullBand
-from clipguard.errors import InconclusiveError
+from clipguard.errors import BudgetSpentError, InconclusiveError
 from clipguard.model.open_clip import build_model, device_of
 from clipguard.policy.judge import judge
 from clipguard.probe.load import load_probe
@@ -81,6 +81,8 @@ def stages(path: Path, options: Options, work: Path, watch: Watch) -> Iterator[A
     )
     yield record
     record, finding = measure(record, suspect, options, settings, watch)
+    yield record
+    record = measure_words(record, suspect, options, settings, watch)
     yield record
     if finding is None:
         return
@@ -142,45 +144,41 @@ def run_detector(
 
 
 def measure(
-    record: AuditRecord,
-    suspect: Suspect,
-    options: Options,
-    settings: Profile,
-    watch: Watch,
-    *,
-    words: bool = True,
+    record: AuditRecord, suspect: Suspect, options: Options, settings: Profile, watch: Watch
 ) -> tuple[AuditRecord, Finding | None]:
-    """The record with all measurements, and the triggers behind them.
+    """The record with what the main detector measures, and the triggers behind it.
 
     A search that came to nothing leaves an error in the record and no finding.
-
-    Args:
-        record: what is known so far.
-        suspect: what is searched.
-        options: seed and null band.
-        settings: the detectors.
-        watch: time and budget.
-        words: whether token triggers are searched, too.
     """
     key = key_of(suspect, settings.detector, options, settings)
     advice = how_to_calibrate(Path(suspect.record.name), options)
     band, told = choose_band(key, options.calibration, advice)
-    found, finding, errors = [], None, record.errors
+    record = record.model_copy(update={"calibration": told})
     with watch.stage("detect"):
         try:
             finding = run_detector(suspect, settings.detector, band, options, watch)
-            found.append(finding.record)
-            seen = coverage(finding.record, suspect.subject.probe, power_of(key))
         except InconclusiveError as error:
-            errors += (failure("detect", error),)
+            errors = (*record.errors, failure("detect", error))
             seen = untested_coverage(str(error))
-    if words:
-        with watch.stage("text"):
-            why = ""
-            try:
-                found.append(run_detector(suspect, settings.text, None, options, watch).record)
-            except InconclusiveError as error:
-                why = str(error)
-        seen = coverage_with_text(seen, why)
-    parts = {"calibration": told, "coverage": seen, "errors": errors}
-    return record.model_copy(update={**parts, "detectors": tuple(found)}), finding
+            return record.model_copy(update={"errors": errors, "coverage": seen}), None
+    seen = coverage(finding.record, suspect.subject.probe, power_of(key))
+    return record.model_copy(update={"detectors": (finding.record,), "coverage": seen}), finding
+
+
+def measure_words(
+    record: AuditRecord, suspect: Suspect, options: Options, settings: Profile, watch: Watch
+) -> AuditRecord:
+    """The record with what the search for token triggers measures beside it.
+
+    A text tower that cannot be read is not tested; a budget that ran out is an error.
+    """
+    found, errors, why = record.detectors, record.errors, ""
+    with watch.stage("text"):
+        try:
+            found += (run_detector(suspect, settings.text, None, options, watch).record,)
+        except InconclusiveError as error:
+            why = str(error)
+            if isinstance(error, BudgetSpentError):
+                errors += (failure("text", error),)
+    seen = coverage_with_text(record.coverage, why)
+    return record.model_copy(update={"detectors": found, "errors": errors, "coverage": seen})

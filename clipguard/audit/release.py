@@ -10,8 +10,9 @@ import torch
 from clipguard.audit.options import Options
 from clipguard.audit.watch import Watch
 from clipguard.detect.roles import Finding
-from clipguard.errors import ENVIRONMENT, ClipguardError, ExportError, InconclusiveError
+from clipguard.errors import ENVIRONMENT, ExportError, InconclusiveError, RefusedError
 from clipguard.export.onnx import ExportJob, write_onnx
+from clipguard.policy.judge import judge
 from clipguard.policy.release import export_checks, missed_limits, stands_alone
 from clipguard.probe.sets import Subject
 from clipguard.purify.head_file import save_head
@@ -20,9 +21,7 @@ from clipguard.purify.roles import PurifiedHead
 from clipguard.record import AuditRecord, Decision, ErrorRecord, ExportRecord
 from clipguard.report.pictures import Gallery, save_trigger
 
-KNOWN = (InconclusiveError, ExportError)
-BREAKS = (ClipguardError, RuntimeError, ValueError)
-"""What a stage may raise; what was found must survive it."""
+KNOWN = (InconclusiveError, ExportError, RefusedError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,7 @@ def purify(state: Release, settings: RepairSettings, watch: Watch) -> Release:
             record, head = repair(
                 state.subject, state.finding, settings, seed=options.seed, progress=watch.progress
             )
-        except BREAKS as error:
+        except Exception as error:  # noqa: BLE001 - what was found must survive a repair that broke
             return state.failed("purify", error)
     record = record.model_copy(update={"head": "head.safetensors"})
     return replace(state, head=head).with_record(purification=record)
@@ -82,14 +81,15 @@ def export(state: Release, work: Path, watch: Watch) -> Release:
 
     A file that misses the policy's limits for exports is not kept.
     """
-    options, gate, head = state.options, state.record.gate, state.head
-    alone = options.release == "decision" and gate is not None and stands_alone(gate)
+    options, head = state.options, state.head
+    gate = judge(options.policy, state.record)  # a repair that failed counts, too
+    alone = options.release == "decision" and stands_alone(gate)
     if options.export == "none" or not (alone or head):
         return state
     with watch.stage("export"):
         try:
             made = _write(state, None if alone else head, work)
-        except BREAKS as error:
+        except Exception as error:  # noqa: BLE001 - or an export
             return state.failed("export", error)
     lines = export_checks(options.policy.export, made, triggered=True)
     refused = {Decision.FAIL, Decision.INCONCLUSIVE} if alone else {Decision.FAIL}

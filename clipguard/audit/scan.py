@@ -7,6 +7,7 @@ from pathlib import Path
 from clipguard.audit.coverage import begun_record
 from clipguard.audit.options import Options
 from clipguard.audit.pipeline import judged, stages
+from clipguard.audit.release import failure
 from clipguard.audit.watch import Watch
 from clipguard.checkpoint.inspection import require_path
 from clipguard.files import write_atomic
@@ -19,7 +20,8 @@ from clipguard.search.roles import Progress
 def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> AuditRecord:
     """Audit one checkpoint and fill the report folder, at once and at the end.
 
-    An interrupt leaves one file, `audit.json`, marked `complete: false`.
+    An interrupt leaves one file, `audit.json`, marked `complete: false`; so does a fault after
+    something was measured, since an error must not hide a finding.
 
     Args:
         path: checkpoint file or folder.
@@ -49,9 +51,25 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
             record = judged(record, options, watch)
             write_atomic(work / "audit.json", dumps(record))
             publish_report(work, out)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Exception) as error:
+            if isinstance(error, Exception) and not record.detectors:
+                raise
+            record = _cut_short(record, options, watch, error)
             clear_report(out)
-            record = judged(record, options, watch, complete=False)
             write_atomic(out / "audit.json", dumps(record))
-            raise
+            if isinstance(error, KeyboardInterrupt):
+                raise
     return record
+
+
+def _cut_short(
+    record: AuditRecord, options: Options, watch: Watch, error: BaseException
+) -> AuditRecord:
+    """What was found before an interrupt or a fault, without the files that it named."""
+    if isinstance(error, Exception):
+        errors = (*record.errors, failure("audit", error))
+        record = record.model_copy(update={"errors": errors})
+    if record.export is not None:
+        gone = record.export.model_copy(update={"kept": False})
+        record = record.model_copy(update={"export": gone})
+    return judged(record, options, watch, complete=False)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 
-from clipguard.errors import InconclusiveError
+from clipguard.errors import BudgetSpentError
 from clipguard.search.roles import Progress
 
 
@@ -35,8 +35,8 @@ class Watch:
         """Pass progress on; stop when the budget is used up.
 
         Raises:
-            InconclusiveError: no time left.
+            BudgetSpentError: no time left.
         """
         if self._budget_s is not None and time.monotonic() - self.started > self._budget_s:
-            raise InconclusiveError(f"the budget of {self._budget_s:g} s ran out during {stage}")
+            raise BudgetSpentError(f"the budget of {self._budget_s:g} s ran out during {stage}")
         self._progress(stage, done, total)

@@ -24,7 +24,7 @@ def add_command(app: typer.Typer) -> None:
         ] = "default",
     ) -> None:
         """Decide again from records, without a scan. The exit code is the gravest of all."""
-        from clipguard.errors import ClipguardError, worst_exit_code
+        from clipguard.errors import ENVIRONMENT, ClipguardError, worst_exit_code
         from clipguard.policy.judge import load_policy
         from clipguard.record.schema import read_record
         from clipguard.report.formats import RENDERERS
@@ -33,14 +33,16 @@ def add_command(app: typer.Typer) -> None:
         load_policy(policy)  # a policy that is not valid is said once
         codes: list[int] = []
         for path in records:
-            try:
+            try:  # one bad record must not hide another's finding
                 record = read_record(path)
-            except ClipguardError as error:  # one bad record must not hide another's finding
+                verdict = clipguard.judge(record, policy)
+                codes.append(verdict.exit_code)
+                decided = record.model_copy(update={"gate": verdict})
+                typer.echo(RENDERERS.build("text").render(decided, path.parent))
+            except ClipguardError as error:
                 sys.stderr.write(f"error: {safe_text(error, 2000)}\n")
                 codes.append(error.exit_code)
-                continue
-            verdict = clipguard.judge(record, policy)
-            codes.append(verdict.exit_code)
-            decided = record.model_copy(update={"gate": verdict})
-            typer.echo(RENDERERS.build("text").render(decided, path.parent))
+            except (ArithmeticError, ValueError) as error:  # numbers that nothing can be made of
+                sys.stderr.write(f"error: {safe_text(path, 400)}: {safe_text(error, 400)}\n")
+                codes.append(ENVIRONMENT)
         raise typer.Exit(worst_exit_code(codes))

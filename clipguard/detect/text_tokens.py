@@ -72,7 +72,7 @@ class TextTokens:
         onto a class; what is natural is told by the class names on the same model.
     """
 
-    ID: ClassVar[str] = "text_tokens/1"
+    ID: ClassVar[str] = "text_tokens/2"
 
     tokens: int | None = None
     screened: int = 256
@@ -174,8 +174,10 @@ class TextTokens:
         self, tower: Tower, word: Word, order: Sequence[int], progress: Progress
     ) -> DetectorRecord:
         """Measure the word on prompts that did not choose it."""
-        rest = order[self.choose : self.choose + self.unseen] or order
-        prompts = [tower.prompt(index) for index in rest if index != word.target]
+        others = [index for index in order if index != word.target]
+        unseen = order[self.choose : self.choose + self.unseen]
+        rest = [index for index in unseen if index != word.target] or others
+        prompts = [tower.prompt(index) for index in rest]
         ids, where = torch.tensor([word.ids]), word.where
         tick = _Ticker(progress, "unseen prompts", 3 * len(prompts))
         pull = tower.drawn(ids, prompts, where, tick)[0, word.target]

@@ -16,7 +16,7 @@ from clipguard.record import (
     DetectorRecord,
     Outcome,
 )
-from clipguard.record.wording import number, percent, percent_beside
+from clipguard.record.wording import TEXT, number, percent, percent_beside
 
 ORDER = tuple(Outcome)
 NO_BAND = "there are no known-clean models to compare with"
@@ -37,9 +37,10 @@ def detector_checks(
     """
     found = []
     for detector in detectors:
-        if detector.published is not None:
+        textual = all(row.family == TEXT for row in detector.families)
+        if detector.published is not None and not detector.families:
             lines = [_published(detector, detector.published)]
-        elif detector.word_share is not None:
+        elif detector.word_share is not None and textual:
             lines = [_word_line(policy.backdoor, detector, detector.word_share)]
         else:
             lines = _image_lines(policy.backdoor, detector, calibration)

@@ -235,8 +235,9 @@ def missed_limits(policy: Policy, record: AuditRecord) -> str:
 
 
 def stands_alone(gate: GateRecord) -> bool:
-    """Whether every line passes that does not speak about a purified head or an exported file."""
-    about_files = ("purification.", "export.")
+    """Whether the model passes by itself: every line but those about a head that does not count."""
     return all(
-        check.result is PASS for check in gate.checks if not check.key.startswith(about_files)
+        check.result is PASS
+        for check in gate.checks
+        if check.counts or not check.key.startswith("purification.")
     )

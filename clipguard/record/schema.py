@@ -62,13 +62,16 @@ def loads(text: str) -> AuditRecord:
         raise UsageError(
             f"expected an audit record in JSON, got something else: {reason}"
         ) from error
-    if _major(data) == "1":
+    newer = _version(data)
+    if newer[0] == "1":
         upgrade(data)
     data["schema_version"] = SCHEMA_VERSION
     try:
         return _validate(data)
     except ValidationError as first:
-        _strip_unknown(data, first)
+        # Without a minor version an unknown key is a mistake, which must not hide what it held.
+        if newer[1] is not None:
+            _strip_unknown(data, first)
     try:
         return _validate(data)
     except ValidationError as error:
@@ -157,8 +160,8 @@ def _validate(data: object) -> AuditRecord:
         raise UsageError("not a valid audit record: nested too deeply") from error
 
 
-def _major(data: object) -> str:
-    """The major version of a record that can be read."""
+def _version(data: object) -> tuple[str, str | None]:
+    """Major and minor version of a record that can be read; no minor version is the first."""
     found = data.get("schema_version") if isinstance(data, dict) else None
     version = re.fullmatch(r"([a-z.]{1,40})/(\d{1,6})(\.\d{1,6})?", str(found))
     if version is None or version[1] != FAMILY:
@@ -168,7 +171,7 @@ def _major(data: object) -> str:
             f"record has schema {found}, this clipguard reads {FAMILY}/{' and /'.join(READ)}; "
             "use a clipguard of that major version"
         )
-    return version[2]
+    return version[2], version[3]
 
 
 def _strip_unknown(data: object, error: ValidationError) -> None:

@@ -188,7 +188,7 @@ def test_every_limit_is_the_policy_s(
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_a_detector_of_the_literature_keeps_its_authors_conclusion(outcome: Outcome):
     """Whatever else it measured: a large statistic of its own is no score of ours."""
-    record = searched(published=outcome, **HIGH)
+    record = searched(published=outcome, **HIGH).model_copy(update={"families": ()})
     (told,) = conclude(DEFAULT, [record], BAND)
     assert told.outcome is outcome
 
@@ -199,3 +199,12 @@ def test_every_detector_has_a_conclusion_of_its_own():
         ("inversion", NO_EVIDENCE),
         ("text_tokens", BACKDOORED),
     ]
+
+
+@pytest.mark.parametrize(
+    "claim", [{"word_share": 0.0}, {"published": Outcome.NO_EVIDENCE}], ids=str
+)
+def test_the_search_for_triggers_cannot_be_declared_another_detector(claim: dict[str, object]):
+    record = searched(**HIGH).model_copy(update=claim)
+    (told,) = conclude(DEFAULT, [record], BAND)
+    assert told.outcome is Outcome.BACKDOORED

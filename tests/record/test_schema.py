@@ -129,7 +129,7 @@ def test_a_band_made_from_the_model_itself_is_read_as_none() -> None:
     record["calibration"]["kind"] = "self-null"
     assert loads(json.dumps(record)).calibration.kind == "none"
     with pytest.raises(UsageError, match=r"calibration\.kind"):
-        loads(json.dumps({**record, "schema_version": SCHEMA_VERSION}))
+        loads(json.dumps({**record, "schema_version": f"{SCHEMA_VERSION}.1"}))
 
 
 def test_a_record_of_version_1_may_have_no_weights_to_speak_of() -> None:
@@ -198,7 +198,8 @@ def test_hostile_records_are_refused_in_one_line(text: str, message: str) -> Non
 
 @pytest.mark.parametrize("depth", [100, 900, 20_000])
 def test_depth_in_unknown_keys_never_crashes_the_reader(depth: int) -> None:
-    deep = dumps(passing())[:-3] + ', "x": ' + "[" * depth + "]" * depth + "}"
+    newer = dumps(passing()).replace(SCHEMA_VERSION, f"{SCHEMA_VERSION}.1", 1)
+    deep = newer[:-3] + ', "x": ' + "[" * depth + "]" * depth + "}"
     if depth == 100:
         assert loads(deep) == passing()
         return
@@ -244,4 +245,11 @@ def test_what_is_no_digest_is_refused(part: str, key: str, digest: str) -> None:
     record = data(passing())
     record[part][key] = digest
     with pytest.raises(UsageError, match=f"{part}.{key}"):
+        loads(json.dumps(record))
+
+
+def test_a_misspelt_key_does_not_hide_what_it_held() -> None:
+    record = json.loads(dumps(failing()))
+    record["Detectors"] = record.pop("detectors")
+    with pytest.raises(UsageError, match="Detectors"):
         loads(json.dumps(record))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clipguard import __version__
 from clipguard.audit.coverage import begun_record, environment
 from clipguard.audit.options import Options
-from clipguard.audit.pipeline import Suspect, judged, load, measure
+from clipguard.audit.pipeline import Suspect, judged, load, measure, measure_words
 from clipguard.audit.profiles import profile
 from clipguard.audit.release import Release, purify
 from clipguard.audit.watch import Watch
@@ -255,9 +255,9 @@ def _searched(
     if suspect.record.sha256 != job.entry.sha256:
         raise RefusedError("model.pt is not the file that the zoo's manifest describes")
     with tower.watching(suspect.subject.model):
-        record, finding = measure(
-            record, suspect, options, settings, watch, words=job.task.words(method)
-        )
+        record, finding = measure(record, suspect, options, settings, watch)
+        if job.task.words(method):
+            record = measure_words(record, suspect, options, settings, watch)
     return record, suspect, finding
 
 

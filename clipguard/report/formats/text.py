@@ -32,7 +32,7 @@ class Text:
 
     rows: int = 40
     leaves_out: tuple[str, ...] = (
-        *("evidence", "triggers", "reference", "reinversion", "export"),
+        *("evidence", "triggers", "reinversion", "export"),
         *("checkpoint", "reproduce", "glossary"),
     )
 
