@@ -59,7 +59,7 @@ def test_the_record_names_nothing_of_this_machine(scanned: Path, nano: Path):
     assert str(nano.parent) not in text
     assert str(scanned) not in text
     command = json.loads(text)["command"]
-    assert command == ("clipguard scan nano.pt --profile standard --seed 0 --purify always")
+    assert command == "clipguard scan --profile standard --seed 0 --purify always nano.pt"
 
 
 @pytest.mark.usefixtures("tiny")
