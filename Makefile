@@ -1,5 +1,6 @@
 # make demo    plant a backdoor, find it, repair it, export it (installs clipguard first)
-# make test    run the tests, say what they cover             (installs clipguard[dev] first)
+# make test      run the tests                                  (installs clipguard[dev] first)
+# make coverage  run the tests, say which share of branches they cover; slower
 # make lint    ruff, and mypy over the package and its tests
 # make clean   remove what make, the tests and the demo made
 .POSIX:
@@ -12,6 +13,9 @@ demo: $(VENV)/.installed
 	$(BIN)/clipguard demo
 
 test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q
+
+coverage: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q --cov --cov-report= --cov-fail-under=75
 
 lint: $(VENV)/.installed-dev
@@ -34,4 +38,4 @@ $(VENV)/.installed-dev: pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[dev]'
 	touch $(VENV)/.installed $@
 
-.PHONY: demo test lint clean
+.PHONY: demo test coverage lint clean
