@@ -113,11 +113,10 @@ def load(path: Path, options: Options, settings: Profile, watch: Watch) -> Suspe
     with watch.stage("load"):
         checkpoint = load_checkpoint(path, arch=options.arch)
         model = build_model(checkpoint, device_of(options.device))
-    with watch.stage("reference"):
-        given = options.reference
-        reference = (
-            None if given is None else compare_with_reference(checkpoint, given, options.arch)
-        )
+    reference = None
+    if options.reference is not None:
+        with watch.stage("reference"):
+            reference = compare_with_reference(checkpoint, options.reference, options.arch)
     with watch.stage("probe"):
         probe = load_probe(model, options.probe, settings.scenes, seed=options.seed)
     family = family_of(checkpoint.architecture)
