@@ -295,9 +295,9 @@ class TestEveryEncoderComparator:
     def test_ranks_models_by_its_seed_and_claims_nothing_that_is_not_calibrated(self, name: str):
         model, probe = StripesClip(PLANTED), sealed(stripes_probe(101), "select")
         untouched = Untouched(model)
-        found = scan(name, model, probe=probe, epochs=2)
+        found = scan(name, model, probe=probe, epochs=3)
         record = found.record
-        banded = scan(name, model, null=clean_band("inversion"), epochs=2).record
+        banded = scan(name, model, null=clean_band("inversion"), epochs=3).record
         untouched.check()
         assert record == banded  # and the null band was not read
         assert record.name == name
@@ -305,7 +305,7 @@ class TestEveryEncoderComparator:
         assert (record.score, record.p_value, record.excess, record.target) == (None,) * 4
         assert record.candidates == record.families == found.triggers == ()
         assert not record.screened
-        assert scan(name, model, seed=7, epochs=2).record.statistic != record.statistic
+        assert scan(name, model, seed=7, epochs=3).record.statistic != record.statistic
         short = scan(name, StripesClip(), epochs=1).record
         assert short.published is not Outcome.NO_EVIDENCE
 

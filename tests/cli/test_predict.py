@@ -87,6 +87,8 @@ def test_a_corrupt_image_is_skipped_told_and_counted(folder, capsys):
     assert "read: 1, skipped: 1, on CPUExecutionProvider" in out
     assert err.startswith("skipped: expected an image in in/bad.png")
     assert err.count("\n") == 1
+    assert main(["predict", "model.onnx", "in/bad.png"]) == 2
+    assert "got 1 broken" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
