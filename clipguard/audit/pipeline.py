@@ -14,7 +14,6 @@ import torch
 
 from clipguard.audit.command import how_to_calibrate
 from clipguard.audit.coverage import (
-    begun_record,
     coverage,
     coverage_with_text,
     describe,
@@ -59,18 +58,19 @@ class Suspect:
     reference: ReferenceRecord | None
 
 
-def stages(path: Path, options: Options, work: Path, watch: Watch) -> Iterator[AuditRecord]:
+def stages(
+    path: Path, record: AuditRecord, options: Options, work: Path, watch: Watch
+) -> Iterator[AuditRecord]:
     """The whole way of one checkpoint, with the record as it is after each stage.
 
     Args:
         path: file or folder.
+        record: made by `begun_record`.
         options: what to do.
         work: folder that files are written to.
         watch: time and budget.
     """
     settings = profile(options.profile)
-    record = begun_record(path, options, watch.created)
-    yield record
     suspect = load(path, options, settings, watch)
     record = record.model_copy(
         update={

@@ -42,6 +42,11 @@ class Release:
     record: AuditRecord
     head: PurifiedHead | None = None
 
+    @property
+    def caveat(self) -> str:
+        """What a purified file must say against itself."""
+        return missed_limits(self.options.policy, self.record)
+
     def with_record(self, **parts: object) -> Release:
         """The same with other parts of the record."""
         return replace(self, record=self.record.model_copy(update=parts))
@@ -112,7 +117,7 @@ def _write(state: Release, head: PurifiedHead | None, work: Path) -> ExportRecor
         probe=subject.probe,
         trigger=(state.finding.triggers[0], subject.probe.class_names.index(first.target)),
         provider=state.options.provider,
-        caveat="" if head is None else missed_limits(state.options.policy, state.record),
+        caveat="" if head is None else state.caveat,
     )
     path = work / ("model.onnx" if head is None else "purified.onnx")
     return write_onnx(job, path, generator=torch.Generator().manual_seed(state.options.seed))
@@ -132,9 +137,8 @@ def keep(state: Release, work: Path, watch: Watch) -> AuditRecord:
             for i, (candidate, trigger) in enumerate(pairs, start=1)
         )
         if head is not None and checkpoint is not None:
-            caveat = missed_limits(state.options.policy, state.record)
             path = work / "head.safetensors"
-            save_head(head, state.subject.probe, checkpoint, path, caveat=caveat)
+            save_head(head, state.subject.probe, checkpoint, path, caveat=state.caveat)
     main, *others = state.record.detectors
     shown = main.model_copy(update={"candidates": candidates})
     return state.record.model_copy(update={"detectors": (shown, *others)})

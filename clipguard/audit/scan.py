@@ -46,7 +46,7 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
         clear_report(out)  # an old pass must not be left where a new audit was refused
         record = begun_record(path, options, watch.created)
         try:
-            for latest in stages(path, options, work, watch):
+            for latest in stages(path, record, options, work, watch):
                 record = latest  # an interrupt keeps what the last stage found
             record = judged(record, options, watch)
             write_atomic(work / "audit.json", dumps(record))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import pytest
-import yaml
 from pydantic import BaseModel
+from ruamel.yaml import YAML
 from samples import (
     clean_detector,
     export,
@@ -114,13 +114,13 @@ def decisions(path: tuple[str, ...], folder: Path) -> list[set[Decision]]:
     text = text.replace("purified_head_may_pass: false", "purified_head_may_pass: true")
     seen: list[set[Decision]] = [set() for _ in RECORDS]
     for value in TRIED:
-        document = yaml.safe_load(text.replace("1e-3", "0.001"))
+        document = YAML(typ="safe").load(text)
         part = document
         for step in path[:-1]:
             part = part[step]
         part[path[-1]] = value
         file = folder / "moved.yaml"
-        file.write_text(yaml.safe_dump(document), encoding="utf-8")
+        YAML().dump(document, file)
         try:
             policy = load_policy(file)
         except UsageError:  # beyond the bounds of this number
