@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 from filelock import FileLock
-from clipguard.lab.bench.workers import each
+from clipguard.lab.bench.workers import each_victim
 
 def sleep(path):
     with FileLock(path):
@@ -27,7 +27,7 @@ def sleep(path):
         time.sleep(120)
 
 if __name__ == "__main__":
-    list(each(sleep, sys.argv[1:], len(sys.argv) - 1))
+    list(each_victim(sleep, sys.argv[1:], len(sys.argv) - 1))
 """
 GONE_S = 20.0
 
