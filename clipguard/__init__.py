@@ -30,7 +30,7 @@ class ScanOptions(TypedDict, total=False):
 
     Attributes:
         profile: standard or thorough.
-        seed: drives every draw.
+        seed: drives every draw; made from the digest of the model otherwise.
         purify: when to make a purified head; the policy says it otherwise.
         export: whether to write ONNX.
         provider: execution provider that the export must run on, cuda or cpu.
@@ -45,7 +45,7 @@ class ScanOptions(TypedDict, total=False):
     """
 
     profile: Literal["standard", "thorough"]
-    seed: int
+    seed: int | None
     purify: Literal["never", "on-fail", "always"] | None
     export: Literal["none", "onnx"]
     provider: Literal["cuda", "cpu"] | None

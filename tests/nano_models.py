@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from clipguard.audit import profiles
+from clipguard.audit import pipeline, profiles
 from clipguard.bundled.nano import load_state
 from clipguard.cli.app import main
 from clipguard.detect import null_band as calibration
+from clipguard.detect.differential import Differential
+from clipguard.detect.four_rates import Kind
 from clipguard.detect.inversion import TriggerInversion
 from clipguard.detect.null_band import Band, Calibration, CleanModel
+from clipguard.detect.score import AgainstReference, distance
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.lab import order, plant
 from clipguard.lab.finetune import Recipe
@@ -33,6 +36,9 @@ from clipguard.search.families.warp import Warp
 from clipguard.search.inverters.collapse import Collapse
 from clipguard.search.inverters.screen import Screen
 from clipguard.search.inverters.targeted import Targeted
+from clipguard.search.pair import Effort
+from clipguard.search.starts.place import Place
+from clipguard.search.starts.sinusoid import Sinusoid
 
 FAMILIES = (Patch(), Additive(), Frequency(), Warp())
 SEARCH = Targeted(steps=2, batch=4)
@@ -44,9 +50,26 @@ SEARCHES = TriggerInversion(
     targeted=SEARCH,
     candidates=1,
 )
+PAIR_SEARCH = Differential(
+    kinds=(
+        Kind(families=(Place(row=0, column=0), Place()), candidates=2, opaque=True),
+        Kind(families=(Additive(),), candidates=1),
+        Kind(families=(Sinusoid(),), candidates=1),
+    ),
+    groups=5,
+    keep=1,
+    first=Effort(steps=1, images=1),
+    screen=Effort(steps=1, images=1),
+    refine=Effort(steps=2, images=2, settle=True),
+    controls=2,
+    compared=1,
+    select=8,
+    measure=100,
+)
 TINY = profiles.Profile(
     scenes=Scenes(optimise=1, select=1, measure=1),
     detector=SEARCHES,
+    differential=PAIR_SEARCH,
     repair=RepairSettings(
         purifier=Cbpt(steps=4, images=20),
         against={name_of(family): (family,) for family in FAMILIES},
@@ -134,6 +157,27 @@ def null_band(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
             return Band(Calibration(key=key, command="", models=models), "0" * 64)
 
         monkeypatch.setattr(calibration, "shipped_null_band", shipped)
+
+    return ship
+
+
+@pytest.fixture
+def curve(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Call it to let every search against a reference have a score: one half at V = `middle`."""
+
+    def ship(middle: float) -> None:
+        made = AgainstReference(
+            command="",
+            zoo="",
+            poisoned=1,
+            honest=1,
+            slope=4.0,
+            intercept=-4.0 * distance(middle),
+            detector="",
+            role="base",
+            families=("nano-rn",),
+        )
+        monkeypatch.setattr(pipeline, "curve_of", lambda *_: made)
 
     return ship
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from clipguard.policy.judge import judge, load_policy
 from clipguard.record import (
+    Against,
     AuditRecord,
     CalibrationRecord,
     Candidate,
@@ -239,6 +240,54 @@ def reference(concentration: float | None = 0.328, **changes: Any) -> ReferenceR
     return known.model_copy(update=changes)
 
 
+def against_reference(score: float = 0.1, gap: float = 0.02, **changes: Any) -> DetectorRecord:
+    """A differential search that found next to nothing, with a score and a gap to set."""
+    found = Candidate(
+        target="cookie",
+        family="patch",
+        stage="targeted",
+        asr=rate(0.05, 198),
+        natural=rate(0.01, 198),
+        statistic=1.2,
+        settled=True,
+        trigger=TriggerRecord(size=0.024, unit="share of the image"),
+        against=Against(
+            transfer=rate(0.02, 198),
+            reference=rate(0.03, 198),
+            back=rate(0.02, 198),
+            gap=gap,
+            control=0.4,
+            opaque=True,
+        ),
+    )
+    tested = (
+        FamilyRecord(family=name, tested=True, statistic=-3.0)
+        for name in ("patch", "additive", "frequency")
+    )
+    record = DetectorRecord(
+        name="differential",
+        evidence="the patch trigger turns 5.0 % of unseen images into 'cookie'",
+        score=score,
+        statistic=0.8,
+        target="cookie",
+        families=tuple(tested),
+        candidates=(found,),
+        screened=True,
+        measured=200,
+        passes=58000.0,
+    )
+    return record.model_copy(update=changes)
+
+
+def held_against(detector: DetectorRecord | None = None, **changes: Any) -> AuditRecord:
+    """A clean, complete audit against a base, before the gate, with changes to the reference."""
+    return unjudged(
+        detectors=(detector or against_reference(),),
+        reference=reference(0.2, **({"role": "base"} | changes)),
+        calibration=CalibrationRecord(kind="none"),
+    )
+
+
 def unjudged(**changes: Any) -> AuditRecord:
     """A clean, complete audit before the gate, with `changes`."""
     record = AuditRecord(
@@ -264,6 +313,7 @@ def unjudged(**changes: Any) -> AuditRecord:
             select=200,
             measure=400,
             labelled=True,
+            clean_accuracy=rate(0.95),
         ),
         calibration=CalibrationRecord(kind="models", family="nano-rn", models=20, sha256="ef" * 32),
         coverage=CoverageRecord(

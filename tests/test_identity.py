@@ -58,7 +58,7 @@ def keys(zoo: Path) -> dict[str, Any]:
         ordered = matrix.make_matrix(task, zoo, zoo / kind, split="all", command="")
         matrix.run(ordered, part=(0, 1), jobs=1, progress=lambda *_: None)
         made[kind] = ordered.prints[method]
-    band = choose_band(scan(), None, "")[1].kind
+    band = choose_band(scan(), None, ("", ""))[1].kind
     ids = {one.name: one.id for one in wanted("full")}
     return made | {"scan": scan(), "band": band, "zoo": ids, "ran": len(runner.ran)}
 

@@ -37,7 +37,7 @@ def measure_clean(path: Path, options: Options, *, progress: Progress) -> tuple[
     watch, settings = Watch(options.budget_s, progress), profile(options.profile)
     suspect, shown = load(path, options, settings, watch), safe_text(path.name)
     try:
-        found = run_detector(suspect, settings.detector, None, options, watch).record
+        found = run_detector(suspect, settings.detector, None, watch).record
     except InconclusiveError as error:
         raise InconclusiveError(f"{shown}: {error}") from error
     if gaps := [f"{row.family}: {row.reason}" for row in found.families if not row.tested]:

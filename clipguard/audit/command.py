@@ -41,6 +41,11 @@ def command(verb: str, files: Sequence[Path], options: Options, *more: str) -> s
     return shlex.join([*words, *more, *marks, *names])
 
 
+def how_to_compare(model: Path, options: Options) -> str:
+    """The command that holds this very model against the one that it was made from."""
+    return command("scan", [model], replace(options, reference=Path("BASE")))
+
+
 def how_to_calibrate(model: Path, options: Options) -> str:
     """The two commands that make a null band for this very scan, and use it."""
     made = Path("band.json")
@@ -54,7 +59,7 @@ def _values(options: Options) -> Iterator[tuple[str, str]]:
     probe, budget = options.probe, options.budget_s
     yield "--policy", _policy(options.policy.source)
     yield "--profile", options.profile
-    yield "--seed", str(options.seed)
+    yield "--seed", "" if options.seed is None else str(options.seed)
     yield "--purify", options.purify or ""
     yield "--export", options.export
     yield "--require-ep", options.provider or ""

@@ -11,7 +11,8 @@ from clipguard.audit.command import command
 from clipguard.audit.options import Options
 from clipguard.model.open_clip import device_of
 from clipguard.probe.load import class_list_digest
-from clipguard.probe.sets import ProbeSet
+from clipguard.probe.rates import classify, clean_accuracy, embed
+from clipguard.probe.sets import ProbeSet, Subject
 from clipguard.record import (
     AuditRecord,
     CalibrationRecord,
@@ -88,8 +89,10 @@ def environment() -> dict[str, str]:
     return found
 
 
-def describe(probe: ProbeSet) -> ProbeRecord:
-    """The probe set without its images."""
+def describe(subject: Subject) -> ProbeRecord:
+    """The probe set without its images, and how well the model reads them."""
+    probe = subject.probe
+    clean = classify(embed(subject.model, probe.measure), subject.classes)
     return ProbeRecord(
         source=probe.source,
         classes=len(probe.class_names),
@@ -98,6 +101,7 @@ def describe(probe: ProbeSet) -> ProbeRecord:
         select=len(probe.select),
         measure=len(probe.measure),
         labelled=probe.labelled,
+        clean_accuracy=clean_accuracy(clean, probe),
         skipped=probe.skipped,
         warnings=probe.warnings,
     )
@@ -113,8 +117,10 @@ def coverage(
         probe: the images and classes it had.
         power: measured on planted backdoors, for this very pipeline.
     """
+    held = any(row.against for row in record.candidates)
+    how = "on this model and on the reference," if held else "class-agnostic and"
     tested = [
-        f"{triggers_of(row.family)}, class-agnostic and towards the likeliest classes"
+        f"{triggers_of(row.family)}, {how} towards the likeliest classes"
         for row in record.families
         if row.tested
     ]

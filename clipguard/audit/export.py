@@ -53,7 +53,7 @@ def export_unjudged(
         provider=options.provider,
         caveat=chosen.caveat,
     )
-    generator = torch.Generator().manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(suspect.seed)
     made = write_onnx(job, output, generator=generator)
     checks = export_checks(options.policy.export, made, triggered=False)
     if missed := missed_told(one.check for one in checks):

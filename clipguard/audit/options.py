@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ class Options:
     Attributes:
         policy: limits and required coverage.
         profile: standard or thorough.
-        seed: drives every draw.
+        seed: drives every draw; None makes it from the model's digest and the policy's salt.
         purify: never, on-fail or always; None leaves it to the policy.
         export: none or onnx.
         release: `decision` exports the model itself on a pass and else the purified head;
@@ -33,7 +34,7 @@ class Options:
 
     policy: Policy
     profile: str = "standard"
-    seed: int = 0
+    seed: int | None = None
     purify: Literal["never", "on-fail", "always"] | None = None
     export: Literal["none", "onnx"] = "onnx"
     release: Literal["decision", "purified"] = "decision"
@@ -44,3 +45,22 @@ class Options:
     calibration: Path | None = None
     reference: Path | None = None
     device: str = "auto"
+
+
+def seed_of(options: Options, sha256: str) -> int:
+    """The seed of an audit: the one that was given, or one that follows from the finished weights.
+
+    Nobody who trains a model knows on which images, from which starts and at which places it will
+    be searched, and nobody can roll a verdict again.
+
+    Args:
+        options: of the audit.
+        sha256: digest of the weights file.
+
+    Returns:
+        Below 2**31.
+    """
+    if options.seed is not None:
+        return options.seed
+    told = f"{options.policy.salt}\n{sha256}"
+    return int(hashlib.sha256(told.encode()).hexdigest()[:8], 16) % 2**31

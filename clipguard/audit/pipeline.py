@@ -12,22 +12,23 @@ from pathlib import Path
 
 import torch
 
-from clipguard.audit.command import how_to_calibrate
+from clipguard.audit.command import how_to_calibrate, how_to_compare
 from clipguard.audit.coverage import (
     coverage,
     coverage_with_text,
     describe,
     untested_coverage,
 )
-from clipguard.audit.options import Options
+from clipguard.audit.options import Options, seed_of
 from clipguard.audit.profiles import Profile, profile
 from clipguard.audit.release import Release, export, failure, keep, purify
 from clipguard.audit.watch import Watch
 from clipguard.checkpoint.load import load_checkpoint
+from clipguard.detect.lineage import Reference, described, open_reference
 from clipguard.detect.null_band import choose_band, family_of, scan_key
 from clipguard.detect.power import power_of
-from clipguard.detect.reference import compare_with_reference
 from clipguard.detect.roles import Detector, Finding, NullBand
+from clipguard.detect.score import curve_of, scored
 from clipguard.errors import BudgetSpentError, InconclusiveError
 from clipguard.model.open_clip import build_model, device_of
 from clipguard.policy.judge import judge
@@ -35,10 +36,12 @@ from clipguard.probe.load import load_probe
 from clipguard.probe.sets import Subject
 from clipguard.record import (
     AuditRecord,
+    CalibrationRecord,
     CheckpointRecord,
-    ReferenceRecord,
     TimesRecord,
 )
+
+NO_BAND = CalibrationRecord(kind="none", reason="a scan against a reference needs no null band")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +50,17 @@ class Suspect:
 
     Attributes:
         subject: the model and its probe set.
+        seed: of every draw.
         family: name of the model family, for the null band.
         record: what the file is.
-        reference: how its weights changed from the reference, if one was given.
+        reference: the model to hold it against, if one was given.
     """
 
     subject: Subject
+    seed: int
     family: str
     record: CheckpointRecord
-    reference: ReferenceRecord | None
+    reference: Reference | None
 
 
 def stages(
@@ -72,13 +77,7 @@ def stages(
     """
     settings = profile(options.profile)
     suspect = load(path, options, settings, watch)
-    record = record.model_copy(
-        update={
-            "checkpoint": suspect.record,
-            "reference": suspect.reference,
-            "probe": describe(suspect.subject.probe),
-        }
-    )
+    record = loaded(record, suspect)
     yield record
     record, finding = measure(record, suspect, options, settings, watch)
     yield record
@@ -86,12 +85,25 @@ def stages(
     yield record
     if finding is None:
         return
-    found = Release(options, suspect.subject, finding, judged(record, options, watch))
+    judgement = judged(record, options, watch)
+    found = Release(options, suspect.subject, suspect.seed, finding, judgement)
     repaired = purify(found, settings.repair, watch)
     yield repaired.record
     released = export(repaired, work, watch)
     yield released.record
     yield keep(released, work, watch)
+
+
+def loaded(record: AuditRecord, suspect: Suspect) -> AuditRecord:
+    """The record with what was loaded."""
+    return record.model_copy(
+        update={
+            "checkpoint": suspect.record,
+            "reference": suspect.reference.record if suspect.reference else None,
+            "probe": describe(suspect.subject),
+            "settings": record.settings | {"seed": suspect.seed},
+        }
+    )
 
 
 def judged(
@@ -110,17 +122,18 @@ def load(path: Path, options: Options, settings: Profile, watch: Watch) -> Suspe
         UsageError: no such file, wrong architecture, reference or probe data.
         RefusedError: the file is not a checkpoint, or opening it could do harm.
     """
+    device = device_of(options.device)
     with watch.stage("load"):
         checkpoint = load_checkpoint(path, arch=options.arch)
-        model = build_model(checkpoint, device_of(options.device))
-    reference = None
+        model = build_model(checkpoint, device)
+    seed, reference = seed_of(options, checkpoint.record.sha256), None
     if options.reference is not None:
         with watch.stage("reference"):
-            reference = compare_with_reference(checkpoint, options.reference, options.arch)
+            reference = open_reference(checkpoint, options.reference, options.arch, device)
     with watch.stage("probe"):
-        probe = load_probe(model, options.probe, settings.scenes, seed=options.seed)
+        probe = load_probe(model, options.probe, settings.scenes, seed=seed)
     family = family_of(checkpoint.architecture)
-    return Suspect(Subject(model, probe), family, checkpoint.record, reference)
+    return Suspect(Subject(model, probe), seed, family, checkpoint.record, reference)
 
 
 def key_of(suspect: Suspect, detector: Detector, options: Options, settings: Profile) -> str:
@@ -131,14 +144,14 @@ def key_of(suspect: Suspect, detector: Detector, options: Options, settings: Pro
 
 
 def run_detector(
-    suspect: Suspect, detector: Detector, null: NullBand | None, options: Options, watch: Watch
+    suspect: Suspect, detector: Detector, null: NullBand | None, watch: Watch
 ) -> Finding:
-    """What one detector measures, from the seed of the options.
+    """What one detector measures.
 
     Raises:
         InconclusiveError: there was too little to measure, or no time left.
     """
-    generator = torch.Generator().manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(suspect.seed)
     return detector.detect(suspect.subject, null, generator=generator, progress=watch.progress)
 
 
@@ -149,18 +162,47 @@ def measure(
 
     A search that came to nothing leaves an error in the record and no finding.
     """
+    if suspect.reference is not None:
+        return _measure_pair(record, suspect, suspect.reference, options, settings, watch)
     key = key_of(suspect, settings.detector, options, settings)
-    advice = how_to_calibrate(Path(suspect.record.name), options)
+    name = Path(suspect.record.name)
+    advice = (how_to_compare(name, options), how_to_calibrate(name, options))
     band, told = choose_band(key, options.calibration, advice)
     record = record.model_copy(update={"calibration": told})
     with watch.stage("detect"):
         try:
-            finding = run_detector(suspect, settings.detector, band, options, watch)
+            finding = run_detector(suspect, settings.detector, band, watch)
         except InconclusiveError as error:
             errors = (*record.errors, failure("detect", error))
             seen = untested_coverage(str(error))
             return record.model_copy(update={"errors": errors, "coverage": seen}), None
     seen = coverage(finding.record, suspect.subject.probe, power_of(key))
+    return record.model_copy(update={"detectors": (finding.record,), "coverage": seen}), finding
+
+
+def _measure_pair(
+    record: AuditRecord,
+    suspect: Suspect,
+    reference: Reference,
+    options: Options,
+    settings: Profile,
+    watch: Watch,
+) -> tuple[AuditRecord, Finding | None]:
+    """The record with what the suspect shows against its reference."""
+    detector, subject = settings.differential, suspect.subject
+    with watch.stage("detect"):
+        pair = detector.pair(subject, reference.model)
+        told = described(reference.record, pair)
+        record = record.model_copy(update={"reference": told, "calibration": NO_BAND})
+        try:
+            finding = detector.compare(pair, seed=suspect.seed, progress=watch.progress)
+        except InconclusiveError as error:
+            errors = (*record.errors, failure("detect", error))
+            seen = untested_coverage(str(error))
+            return record.model_copy(update={"errors": errors, "coverage": seen}), None
+    key = scan_key(suspect.family, options.profile, detector, settings.scenes, subject.probe)
+    finding = scored(finding, curve_of(detector, told.role), suspect.family)
+    seen = coverage(finding.record, subject.probe, power_of(key))
     return record.model_copy(update={"detectors": (finding.record,), "coverage": seen}), finding
 
 
@@ -174,7 +216,7 @@ def measure_words(
     found, errors, why = record.detectors, record.errors, ""
     with watch.stage("text"):
         try:
-            found += (run_detector(suspect, settings.text, None, options, watch).record,)
+            found += (run_detector(suspect, settings.text, None, watch).record,)
         except InconclusiveError as error:
             why = str(error)
             if isinstance(error, BudgetSpentError):

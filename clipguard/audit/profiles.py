@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 
+from clipguard.detect.differential import Differential
+from clipguard.detect.four_rates import Kind
 from clipguard.detect.inversion import TriggerInversion
 from clipguard.detect.roles import Detector
 from clipguard.detect.text_tokens import TextTokens
@@ -19,7 +22,10 @@ from clipguard.search.families.warp import Warp
 from clipguard.search.inverters.collapse import Collapse
 from clipguard.search.inverters.screen import Screen
 from clipguard.search.inverters.targeted import Targeted
+from clipguard.search.pair import Effort
 from clipguard.search.roles import TriggerFamily
+from clipguard.search.starts.place import GRID, Place
+from clipguard.search.starts.sinusoid import Sinusoid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +34,15 @@ class Profile:
 
     Attributes:
         scenes: size of the bundled probe set.
-        detector: the search for triggers.
+        detector: the search for triggers of a model alone, read against a null band.
+        differential: the search on a model and its reference.
         repair: how a purified head is made and checked.
         text: the search for token triggers.
     """
 
     scenes: Scenes = Scenes()
     detector: Detector
+    differential: Differential
     repair: RepairSettings
     text: TextTokens = TextTokens()
 
@@ -72,13 +80,55 @@ _THOROUGH = TriggerInversion(
     targeted=Targeted(steps=120, restarts=2),
     candidates=4,
 )
+KINDS: Mapping[str, Kind] = {
+    "place": Kind(
+        families=tuple(Place(row=r, column=c) for r, c in product(range(GRID), range(GRID))),
+        candidates=12,
+        opaque=True,
+    ),
+    "patch 2 %": Kind(families=(Patch(area=0.02),), opaque=True),
+    "patch 10 %": Kind(families=(Patch(area=0.10),)),
+    "additive 4/255": Kind(families=(Additive(budget=4.0),)),
+    "additive 16/255": Kind(families=(Additive(budget=16.0),)),
+    "additive 32/255": Kind(families=(Additive(budget=32.0),)),
+    "sinusoid": Kind(
+        families=tuple(
+            Sinusoid(periods=periods, angle=angle)
+            for periods, angle in product((4.0, 9.0), (0.0, 45.0, 90.0, 135.0))
+        )
+    ),
+    "low waves 40/255": Kind(families=(Frequency(budget=40.0),)),
+    "warp": Kind(families=(Warp(reach=0.06),)),
+}
+"""Shapes of triggers that were tried against references; `benchmarks/differential.py` has them all.
+"""
+SEARCHED = ("place", "patch 10 %", "additive 16/255", "sinusoid")
+"""Those that are searched. The others found nothing on the calibration side that these missed."""
+
+_AGAINST = Differential(
+    kinds=tuple(KINDS[name] for name in SEARCHED),
+    first=Effort(steps=3, images=2, step_size=2),
+    screen=Effort(steps=6, images=4, step_size=2),
+    refine=Effort(steps=24, images=8, settle=True),
+)
+_AGAINST_THOROUGH = replace(
+    _AGAINST,
+    keep=5,
+    first=Effort(steps=6, images=2, step_size=2),
+    screen=Effort(steps=12, images=4, step_size=2),
+    refine=Effort(steps=60, images=12, settle=True),
+    select=200,
+    measure=600,
+)
+
 _REPAIR = RepairSettings(against=AGAINST, families=FAMILIES, targeted=_STANDARD.targeted)
 
 PROFILES = {
-    "standard": Profile(detector=_STANDARD, repair=_REPAIR),
+    "standard": Profile(detector=_STANDARD, differential=_AGAINST, repair=_REPAIR),
     "thorough": Profile(
         scenes=Scenes(optimise=12, select=3, measure=6),
         detector=_THOROUGH,
+        differential=_AGAINST_THOROUGH,
         repair=replace(_REPAIR, targeted=_THOROUGH.targeted),
     ),
 }

@@ -31,6 +31,7 @@ class Release:
     Attributes:
         options: of the audit.
         subject: the model and its probe set.
+        seed: of every draw.
         finding: measurements and triggers of the main detector.
         record: what is known so far; its gate decides about the model as it is.
         head: the purified head, if one was made.
@@ -38,6 +39,7 @@ class Release:
 
     options: Options
     subject: Subject
+    seed: int
     finding: Finding
     record: AuditRecord
     head: PurifiedHead | None = None
@@ -73,7 +75,7 @@ def purify(state: Release, settings: RepairSettings, watch: Watch) -> Release:
     with watch.stage("purify"):
         try:
             record, head = repair(
-                state.subject, state.finding, settings, seed=options.seed, progress=watch.progress
+                state.subject, state.finding, settings, seed=state.seed, progress=watch.progress
             )
         except Exception as error:  # noqa: BLE001 - what was found must survive a repair that broke
             return state.failed("purify", error)
@@ -120,7 +122,7 @@ def _write(state: Release, head: PurifiedHead | None, work: Path) -> ExportRecor
         caveat="" if head is None else state.caveat,
     )
     path = work / ("model.onnx" if head is None else "purified.onnx")
-    return write_onnx(job, path, generator=torch.Generator().manual_seed(state.options.seed))
+    return write_onnx(job, path, generator=torch.Generator().manual_seed(state.seed))
 
 
 def keep(state: Release, work: Path, watch: Watch) -> AuditRecord:

@@ -37,6 +37,21 @@ OutputDir = Annotated[
 PolicyName = Annotated[str, typer.Option(help="default, strict, research, or a policy file.")]
 HowHard = Annotated[Profile, typer.Option(help="How hard to search for triggers.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of every random choice.")]
+ScanSeed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=2**31 - 1,
+        help="Seed of every random choice. Made from the model's digest if left out.",
+    ),
+]
+Reference = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Model to hold it against: the checkpoint that it was made from, or one you trust.",
+    ),
+]
 ProbeData = Annotated[
     Path | None, typer.Option(help="Folder with one sub-folder of clean images per class.")
 ]

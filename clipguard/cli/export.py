@@ -14,7 +14,7 @@ from clipguard.cli.arguments import (
     ClassNames,
     ProbeData,
     RequireEp,
-    Seed,
+    ScanSeed,
     Templates,
 )
 from clipguard.errors import UsageError
@@ -34,7 +34,7 @@ def export_command(
         typer.Option(help="head.safetensors of a scan; default: the zero-shot classifier."),
     ] = None,
     require_ep: RequireEp = None,
-    seed: Seed = 0,
+    seed: ScanSeed = None,
     probe_data: ProbeData = None,
     classnames: ClassNames = None,
     templates: Templates = None,

@@ -20,7 +20,7 @@ from clipguard.cli.arguments import (
     ProbeData,
     Profile,
     Quiet,
-    Seed,
+    ScanSeed,
     Templates,
 )
 from clipguard.errors import (
@@ -47,7 +47,7 @@ def purify(
     output_dir: OutputDir = Path("clipguard-report"),
     policy: PolicyName = "default",
     profile: HowHard = Profile.standard,
-    seed: Seed = 0,
+    seed: ScanSeed = None,
     probe_data: ProbeData = None,
     classnames: ClassNames = None,
     templates: Templates = None,

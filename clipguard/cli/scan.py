@@ -24,8 +24,9 @@ from clipguard.cli.arguments import (
     ProbeData,
     Profile,
     Quiet,
+    Reference,
     RequireEp,
-    Seed,
+    ScanSeed,
     Templates,
 )
 from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
@@ -63,14 +64,6 @@ Formats = Annotated[
 ]
 
 
-Reference = Annotated[
-    Path | None,
-    typer.Option(
-        help="Checkpoint that this one is said to come from. The change is measured, too."
-    ),
-]
-
-
 def add_command(app: typer.Typer) -> None:
     """Add `scan`."""
     app.command("scan")(scan)
@@ -81,7 +74,7 @@ def scan(
     output_dir: OutputDir = Path("clipguard-report"),
     policy: PolicyName = "default",
     profile: HowHard = Profile.standard,
-    seed: Seed = 0,
+    seed: ScanSeed = None,
     purify: Annotated[
         Purify | None, typer.Option(help="When to purify. As the policy says if left out.")
     ] = None,

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from clipguard.checkpoint.architectures import Architecture, known_configs
 from clipguard.checkpoint.configs import OPENAI
-from clipguard.detect.roles import Detector
 from clipguard.errors import UsageError
 from clipguard.files import read_given
 from clipguard.probe.sets import BUNDLED, ProbeSet
@@ -77,7 +76,7 @@ def family_of(architecture: Architecture) -> str:
     return f"{architecture.name}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
-def scan_key(family: str, profile: str, detector: Detector, scenes: object, probe: ProbeSet) -> str:
+def scan_key(family: str, profile: str, detector: object, scenes: object, probe: ProbeSet) -> str:
     """Name of the scans that may be compared: the same architecture, search, images and classes.
 
     Made of declared ids, settings and digests of data; no name of a class or module is part of it,
@@ -193,13 +192,16 @@ def dump_null_band(calibration: Calibration) -> str:
     return json.dumps(head, indent=1)[:-2] + ',\n "models": [\n' + lines + "\n ]\n}\n"
 
 
-def choose_band(key: str, given: Path | None, advice: str) -> tuple[Band | None, CalibrationRecord]:
+def choose_band(
+    key: str, given: Path | None, advice: tuple[str, str]
+) -> tuple[Band | None, CalibrationRecord]:
     """The null band for scans named `key`, and what the record says of it.
 
     Args:
         key: made by `scan_key`.
         given: calibration file to use; None for the shipped ones.
-        advice: the commands that make one and use it.
+        advice: the command that holds the model against a reference instead, and those that make
+            a band and use it.
 
     Raises:
         UsageError: the file that was given is for other scans.
@@ -207,8 +209,8 @@ def choose_band(key: str, given: Path | None, advice: str) -> tuple[Band | None,
     band = read_null_band(given) if given else shipped_null_band(key)
     if band is None:
         reason = (
-            f"no null band for {key}; make one from 20 or more known-clean models of this family: "
-            f"{advice}"
+            f"no null band for {key}; give the checkpoint that it was made from: {advice[0]}; or "
+            f"make a band from 20 or more known-clean models of this family: {advice[1]}"
         )
         return None, CalibrationRecord(kind="none", reason=reason)
     if band.calibration.key != key:

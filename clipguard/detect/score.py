@@ -8,9 +8,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from clipguard.detect.roles import Finding
+from clipguard.registry import digest_of
 from clipguard.resources import asset
 
 FILE = "suspicion.json"
+AGAINST_FILE = "differential.json"
 
 
 class Suspicion(BaseModel):
@@ -60,3 +63,54 @@ def distance(excess: float) -> float:
 def shipped_suspicion() -> Suspicion:
     """The curve that ships with clipguard."""
     return Suspicion.model_validate_json(asset(FILE).read_bytes())
+
+
+class AgainstReference(Suspicion):
+    """The same over V, for one differential search and one kind of reference.
+
+    Attributes:
+        detector: digest of the search and its settings; of another, these figures say nothing.
+        role: what the reference was to the models.
+        families: model families that it was fitted on.
+    """
+
+    detector: str
+    role: Literal["base", "peer"]
+    families: tuple[str, ...]
+
+
+class AgainstReferences(BaseModel):
+    """The file with all of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal["clipguard.against/1"] = "clipguard.against/1"
+    curves: tuple[AgainstReference, ...]
+
+
+@cache
+def shipped_against() -> AgainstReferences:
+    """The curves that ship with clipguard."""
+    return AgainstReferences.model_validate_json(asset(AGAINST_FILE).read_bytes())
+
+
+def curve_of(detector: object, role: str | None) -> AgainstReference | None:
+    """The curve of a differential search against references of one role, if there is one."""
+    digest = digest_of(detector)
+    matching = (c for c in shipped_against().curves if (c.detector, c.role) == (digest, role))
+    return next(matching, None)
+
+
+def scored(finding: Finding, curve: AgainstReference | None, family: str) -> Finding:
+    """The finding with the probability that its V stands for, where that is known.
+
+    Args:
+        finding: of a differential search.
+        curve: made for that search.
+        family: of the model; of one that the curve was not fitted on the score is extrapolated.
+    """
+    value = finding.record.statistic
+    score = None if curve is None or value is None else curve.probability(value)
+    beyond = curve is None or family not in curve.families
+    update = {"score": score, "extrapolated": beyond}
+    return Finding(finding.record.model_copy(update=update), finding.triggers)

@@ -28,7 +28,7 @@ def pasted(images: Tensor, patch: Tensor, top: int, left: int) -> Tensor:
 
     Args:
         images: (..., 3, H, W).
-        patch: (3, L, L), on any device.
+        patch: (3, L, L) or (..., 1, 3, L, L), on any device.
         top: first row that it covers.
         left: first column that it covers.
 
@@ -57,18 +57,18 @@ def area_mask(place: Tensor, area: float, softness: float) -> Tensor:
     """A soft mask that covers a given share of the image, where `place` is highest.
 
     Args:
-        place: (1, S, S) logits; smoothed first, so that the mask has no single pixels.
+        place: (..., 1, S, S) logits; smoothed first, so that the mask has no single pixels.
         area: share of the image, in (0, 1).
         softness: width of the edge, in logits; towards 0 the mask becomes 0 or 1.
 
     Returns:
-        (1, S, S) in [0, 1], differentiable in `place`.
+        (..., 1, S, S) in [0, 1], differentiable in `place`.
     """
     width = max(3, place.shape[-1] // 16) | 1  # odd, so that it centres
     # Padding must not count, or the mask could never settle in a corner, where triggers sit.
     smooth = width * functional.avg_pool2d(place, width, 1, width // 2, count_include_pad=False)
-    edge = torch.quantile(smooth.detach().flatten(), 1 - area)
-    return torch.sigmoid((smooth - edge) / softness)
+    edge = torch.quantile(smooth.detach().flatten(-2), 1 - area, dim=-1)
+    return torch.sigmoid((smooth - edge[..., None, None]) / softness)
 
 
 def pixels_to_bytes(images: Tensor) -> Tensor:

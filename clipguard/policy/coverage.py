@@ -92,6 +92,7 @@ def coverage_checks(policy: Policy, record: AuditRecord) -> list[Line]:
     return [
         *(_family_line(family, record) for family in wanted.families),
         _images_line(wanted.min_measure_images, record),
+        _accuracy_line(wanted.min_clean_accuracy, record),
         _profile_line(wanted.min_profile, record.settings.get("profile")),
     ]
 
@@ -111,10 +112,26 @@ def _family_line(family: str, record: AuditRecord) -> Line:
 
 
 def _images_line(least: int, record: AuditRecord) -> Line:
-    found = record.probe.measure if record.probe else 0
+    counted = [one.measured for one in record.detectors if one.measured is not None]
+    found = min([record.probe.measure if record.probe else 0, *counted])
     result = PASS if found >= least else INCONCLUSIVE
     reason = f"published rates rest on {found} images, the policy asks for {least}"
     return line("coverage.min_measure_images", f"≥ {least}", str(found), result, reason)
+
+
+def _accuracy_line(least: float, record: AuditRecord) -> Line:
+    key, limit = "coverage.min_clean_accuracy", f"≥ {percent(least)}"
+    found = record.probe.clean_accuracy if record.probe else None
+    if found is None:
+        result = INCONCLUSIVE if least else PASS
+        reason = "the true classes of the images are not known; give --probe-data FOLDER"
+        return line(key, limit, "not measured", result, reason)
+    result = PASS if found.value >= least else INCONCLUSIVE
+    reason = (
+        f"{percent_beside(found.value, least)} of the clean images are read as their true class"
+    )
+    told = "" if result is PASS else "; give the class list and images that the model is for"
+    return line(key, limit, percent_beside(found.value, least), result, reason + told)
 
 
 def _profile_line(least: str, found: object) -> Line:

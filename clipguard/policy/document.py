@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from clipguard.errors import UsageError
 from clipguard.files import read_given
 from clipguard.policy import strict_yaml
+from clipguard.record import Sha256
 from clipguard.record.wording import TEXT
 from clipguard.registry import MethodFolder, require_known
 from clipguard.resources import shipped
@@ -41,6 +42,12 @@ class BackdoorPolicy(Section):
         max_unsettled_excess: null standard deviations from which a search must have settled.
         max_word_pull: spreads beyond the class names from which a word in prompts is evidence ...
         min_word_share: ... if it turns this share of unseen prompts.
+        max_gap: where a scan had a reference: share of images by which a small opaque trigger
+            works better on the checkpoint than anything does on the reference, above which it
+            fails.
+        references: digests of the files that may be a reference, or `any`.
+        grounds: what a pass may rest on: a reference that the checkpoint was made from (base), a
+            band of known-clean models (band), an unrelated reference (peer).
         suspicious: what a suspicious outcome decides.
         max_change_concentration: share of the image tower's change from its reference that may
             lie in one direction, above which it is suspicious; null to do without a reference.
@@ -55,6 +62,11 @@ class BackdoorPolicy(Section):
     max_unsettled_excess: float = Field(ge=0, le=1000)
     max_word_pull: float = Field(ge=0, le=1000)
     min_word_share: Share
+    max_gap: Share
+    references: Literal["any"] | Annotated[tuple[Sha256, ...], Field(strict=False, max_length=1000)]
+    grounds: Annotated[
+        tuple[Literal["base", "band", "peer"], ...], Field(strict=False, min_length=1)
+    ]
     suspicious: Literal["fail", "inconclusive", "pass"]
     max_change_concentration: Share | None
 
@@ -67,11 +79,14 @@ class CoveragePolicy(Section):
             prompts.
         min_measure_images: images that published rates must rest on.
         min_profile: least thorough profile.
+        min_clean_accuracy: share of the clean images that must be read as their true class; a
+            lower one is a wrong class list or wrong images.
     """
 
     families: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=50)]
     min_measure_images: int = Field(ge=1, le=10_000_000)
     min_profile: Literal["standard", "thorough"]
+    min_clean_accuracy: Share
 
 
 class PurificationPolicy(Section):
@@ -107,10 +122,17 @@ class ExportPolicy(Section):
 
 
 class PolicyDocument(Section):
-    """A policy file, key by key."""
+    """A policy file, key by key.
+
+    Attributes:
+        version: of the keys.
+        name: shown in every report.
+        salt: any text; it goes into the seed of every scan.
+    """
 
     version: Literal[2]
     name: str = Field(min_length=1, max_length=60)
+    salt: str = Field(max_length=200)
     backdoor: BackdoorPolicy
     coverage: CoveragePolicy
     purification: PurificationPolicy

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
+from clipguard.policy.against import pair_lines
 from clipguard.policy.document import BackdoorPolicy, Policy
 from clipguard.policy.line import CODES, FAIL, INCONCLUSIVE, PASS, Line, line
 from clipguard.record import (
@@ -15,6 +16,7 @@ from clipguard.record import (
     Decision,
     DetectorRecord,
     Outcome,
+    ReferenceRecord,
 )
 from clipguard.record.wording import TEXT, number, percent, percent_beside
 
@@ -29,7 +31,10 @@ def no_detector_check() -> Line:
 
 
 def detector_checks(
-    policy: Policy, detectors: Sequence[DetectorRecord], calibration: CalibrationRecord
+    policy: Policy,
+    detectors: Sequence[DetectorRecord],
+    calibration: CalibrationRecord,
+    reference: ReferenceRecord | None = None,
 ) -> list[tuple[str, list[Line]]]:
     """What follows from the measurements of each detector, with its name.
 
@@ -42,6 +47,8 @@ def detector_checks(
             lines = [_published(detector, detector.published)]
         elif detector.word_share is not None and textual:
             lines = [_word_line(policy.backdoor, detector, detector.word_share)]
+        elif any(row.against for row in detector.candidates):
+            lines = pair_lines(policy.backdoor, detector, reference)
         else:
             lines = _image_lines(policy.backdoor, detector, calibration)
         suspicious = Decision(policy.backdoor.suspicious)
@@ -71,7 +78,9 @@ def _decided(made: Line, suspicious: Decision) -> Line:
         Outcome.SUSPICIOUS: suspicious,
         Outcome.BACKDOORED: FAIL,
     }
-    result = results[made.outcome or Outcome.INCONCLUSIVE]
+    if made.outcome is None:  # it speaks of the ground, not of the backdoor
+        return made
+    result = results[made.outcome]
     check = made.check.model_copy(update={"result": result})
     return replace(made, check=check, code=CODES[result])
 
@@ -106,6 +115,7 @@ def _image_lines(
     return [
         _score_line(limits, detector, calibration),
         _strong_line(limits, detector),
+        *_band_lines(limits, calibration),
         _alpha_line(limits.alpha, detector, calibration),
         _blind_line(limits.min_excess, detector),
         *_untested_lines(detector),
@@ -175,6 +185,16 @@ def _alpha_line(alpha: float, detector: DetectorRecord, calibration: Calibration
     asked = f"{alpha:g} can be reached"
     reason = f"{detector.name}: {reason}"
     return _finding("backdoor.alpha", asked, number(detector.p_value), outcome, reason)
+
+
+def _band_lines(limits: BackdoorPolicy, calibration: CalibrationRecord) -> list[Line]:
+    """Whether a pass may rest on a null band; without one nothing passes anyway."""
+    if calibration.kind != "models":
+        return []
+    good, shown = "band" in limits.grounds, ", ".join(limits.grounds)
+    told = "the policy lets a pass rest on it" if good else f"a pass may rest on {shown} only"
+    reason = f"the verdict rests on a null band of known-clean models; {told}"
+    return [line("backdoor.grounds", shown, "band", PASS if good else INCONCLUSIVE, reason)]
 
 
 def _blind(alpha: float, calibration: CalibrationRecord) -> str:

@@ -66,7 +66,7 @@ def judge(policy: Policy, record: AuditRecord) -> GateRecord:
     Returns:
         Decision, every line, every reason that is not a pass, and the exit code.
     """
-    found = detector_checks(policy, record.detectors, record.calibration)
+    found = detector_checks(policy, record.detectors, record.calibration, record.reference)
     findings = [made for _, lines in found for made in lines]
     purified = purification_checks(policy.purification, record)
     against = [made for made in findings if made.repairable and not made.passes]

@@ -10,7 +10,7 @@ from torch import Tensor
 from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 from clipguard.model.roles import ClipModel, require_unit
 from clipguard.probe.intervals import cluster_bootstrap
-from clipguard.probe.sets import ProbePart
+from clipguard.probe.sets import ProbePart, ProbeSet
 from clipguard.record import Rate, Rates
 
 BATCH = 128
@@ -54,6 +54,19 @@ def rate(hits: Tensor, drawings: Tensor, generator: torch.Generator) -> Rate | N
     if hits.numel() == 0:
         return None
     return Rate(**cluster_bootstrap(hits, drawings, generator=generator)._asdict())
+
+
+def clean_accuracy(read: Tensor, probe: ProbeSet) -> Rate | None:
+    """Share of the *measure* images that are read as their true class; None without labels.
+
+    Args:
+        read: (N,) classes read from the clean images.
+        probe: the images.
+    """
+    if not probe.labelled:
+        return None
+    part, generator = probe.measure, torch.Generator().manual_seed(0)
+    return rate(read == part.labels, part.drawings, generator)
 
 
 def attack_rate(

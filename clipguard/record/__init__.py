@@ -18,6 +18,7 @@ from clipguard.record.audit import (
 )
 from clipguard.record.base import HEAD_SCOPE, SCHEMA_VERSION, Decision, Outcome, Part, Rate, Sha256
 from clipguard.record.findings import (
+    Against,
     CalibrationRecord,
     Candidate,
     CoverageRecord,
@@ -42,6 +43,7 @@ from clipguard.record.repairs import (
 __all__ = [
     "HEAD_SCOPE",
     "SCHEMA_VERSION",
+    "Against",
     "AuditRecord",
     "CalibrationRecord",
     "Candidate",

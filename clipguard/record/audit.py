@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from clipguard.record.base import SCHEMA_VERSION, Decision, Outcome, Part, Sha256
+from clipguard.record.base import SCHEMA_VERSION, Decision, Outcome, Part, Rate, Sha256
 from clipguard.record.findings import (
     CalibrationRecord,
     CoverageRecord,
@@ -59,6 +59,7 @@ class ProbeRecord(Part):
         select: images that choose among restarts; purification tunes on these and *optimise*.
         measure: images every published rate is measured on; never tuned on.
         labelled: whether true classes are known (else pseudo-labels).
+        clean_accuracy: of the audited model on the *measure* images; null without labels.
         skipped: images that could not be read.
         warnings: what was merged or left out.
     """
@@ -70,6 +71,7 @@ class ProbeRecord(Part):
     select: int
     measure: int
     labelled: bool
+    clean_accuracy: Rate | None = None
     skipped: int = 0
     warnings: tuple[str, ...] = ()
 

@@ -47,6 +47,28 @@ class TriggerRecord(Part):
     examples: tuple[Example, ...] = ()
 
 
+class Against(Part):
+    """What a candidate's class shows on the reference, on the same *measure* images.
+
+    The candidate's own ASR is that of the suspect's trigger on the suspect.
+
+    Attributes:
+        transfer: ASR of the suspect's trigger on the reference.
+        reference: ASR of the reference's own trigger on the reference.
+        back: ASR of the reference's trigger on the suspect.
+        gap: the candidate's ASR minus the larger of `transfer` and `reference`.
+        control: the largest statistic of the classes drawn to compare with; null for one of them.
+        opaque: whether the trigger covers a small part of the image and leaves the rest alone.
+    """
+
+    transfer: Rate
+    reference: Rate
+    back: Rate
+    gap: float = Field(ge=-1, le=1)
+    control: float | None = None
+    opaque: bool = False
+
+
 class Candidate(Part):
     """A target class and the strongest trigger found for it.
 
@@ -60,6 +82,8 @@ class Candidate(Part):
         trigger: the trigger itself.
         excess: distance from the family's null mean in null standard deviations.
         settled: whether the search had stopped gaining.
+        against: what the reference shows, if the scan had one; `statistic` is then M, how much
+            more the suspect yields than the reference, in log odds.
     """
 
     target: str
@@ -71,6 +95,7 @@ class Candidate(Part):
     trigger: TriggerRecord
     excess: float | None = None
     settled: bool = False
+    against: Against | None = None
 
 
 class FamilyRecord(Part):
@@ -110,6 +135,10 @@ class DetectorRecord(Part):
         word_share: share of unseen prompts that the strongest word turns; text triggers only.
         published: what a detector of the literature says by its authors' own limits; no scan has
             such a detector.
+        measured: *measure* images that its rates rest on, if those are not all.
+        passes: images that went through the models, forward and backward; one that went only
+            forward counts half.
+        extrapolated: whether its limits were never tested on models of this family.
     """
 
     name: str
@@ -124,6 +153,9 @@ class DetectorRecord(Part):
     screened: bool = False
     word_share: float | None = Field(default=None, ge=0, le=1)
     published: Outcome | None = None
+    measured: int | None = Field(default=None, ge=0)
+    passes: float | None = Field(default=None, ge=0)
+    extrapolated: bool = False
 
 
 class LabRange(Part):
@@ -141,14 +173,20 @@ class LabRange(Part):
 
 
 class ReferenceRecord(Part):
-    """What changed since the checkpoint that the audited one is said to come from.
+    """The model that the audited one was held against, and how the two are related.
 
-    Architecture and shapes are those of the audited one; another reference ends the audit.
+    The relation describes and proves nothing: whether a reference is to be trusted, its digest and
+    the policy say.
 
     Attributes:
         name: file or folder name, no directories.
         sha256: digest of its weights file.
-        tensors: how many were compared.
+        architecture: configuration that its shapes match.
+        role: `base` where the weights lie close to the audited ones, `peer` where they do not,
+            `unusable` where it reads the probe images otherwise; null if it was not run.
+        clean_accuracy: on the *measure* images; null without labels.
+        agreement: share of *measure* images that both models read as the same class.
+        tensors: how many were compared; 0 where the architectures differ.
         changed: how many of them differ.
         image_changed: how many of those are the image tower's.
         length: length of the image tower's change, as a share of the reference's length.
@@ -160,9 +198,13 @@ class ReferenceRecord(Part):
 
     name: str
     sha256: Sha256
-    tensors: int = Field(ge=0)
-    changed: int = Field(ge=0)
-    image_changed: int = Field(ge=0)
+    architecture: str = ""
+    role: Literal["base", "peer", "unusable"] | None = None
+    clean_accuracy: Rate | None = None
+    agreement: float | None = Field(default=None, ge=0, le=1)
+    tensors: int = Field(default=0, ge=0)
+    changed: int = Field(default=0, ge=0)
+    image_changed: int = Field(default=0, ge=0)
     length: float | None = Field(default=None, ge=0)
     concentration: float | None = Field(default=None, ge=0, le=1)
     says: str

@@ -17,6 +17,7 @@ from clipguard.record import (
     Rate,
 )
 from clipguard.record.wording import interval, number, percent
+from clipguard.report.against import against_blocks, held_against
 from clipguard.report.blocks import (
     Block,
     Cell,
@@ -50,7 +51,7 @@ def evidence_blocks(record: AuditRecord) -> Iterator[Block]:
     concluded = {one.detector: one for one in record.gate.conclusions} if record.gate else {}
     for detector in record.detectors:
         yield _detector(detector, concluded)
-        if detector.word_share is None and detector.families:
+        if detector.word_share is None and detector.families and not held_against(detector):
             yield _families(detector.families)
             charted = [row for row in detector.families if row.null and row.statistic is not None]
             yield from [Chart(tuple(charted))] if charted else []
@@ -69,16 +70,23 @@ def _detector(detector: DetectorRecord, concluded: Mapping[str, Conclusion]) -> 
             Fact("Unseen prompts turned", percent(detector.word_share)),
         ]
     else:
-        excess = number(detector.excess) + ("" if detector.excess is None else " σ")
-        facts += [
-            Fact("Score", number(detector.score)),
-            Fact("p-value", number(detector.p_value)),
-            Fact("Excess over the null band", excess),
-        ]
-        if detector.statistic is not None:
-            facts.append(Fact("Statistic", number(detector.statistic)))
+        facts += _figures(detector)
     outcome = OUTCOMES[said.outcome] if said else "not judged"
     return Facts(tuple(facts), f"{detector.name}: {outcome}")
+
+
+def _figures(detector: DetectorRecord) -> list[Fact]:
+    facts = [Fact("Score", number(detector.score))]
+    if held_against(detector):
+        return [*facts, Fact("V", number(detector.statistic))]
+    excess = number(detector.excess) + ("" if detector.excess is None else " σ")
+    facts += [
+        Fact("p-value", number(detector.p_value)),
+        Fact("Excess over the null band", excess),
+    ]
+    if detector.statistic is not None:
+        facts.append(Fact("Statistic", number(detector.statistic)))
+    return facts
 
 
 def _families(families: Iterable[FamilyRecord]) -> Table:
@@ -98,6 +106,7 @@ def _families(families: Iterable[FamilyRecord]) -> Table:
 
 def targets_blocks(record: AuditRecord) -> Iterator[Block]:
     """The target classes and how far their triggers reach."""
+    yield from against_blocks(record)
     rows = tuple(
         (
             Cell(str(rank)),
@@ -110,6 +119,7 @@ def targets_blocks(record: AuditRecord) -> Iterator[Block]:
         )
         for detector in record.detectors
         for rank, found in enumerate(detector.candidates, start=1)
+        if found.against is None
     )
     caption = "Share of triggered images that are read as the target, with its 95 % interval"
     head = ("#", "Target class", "Family", "Search", "ASR", "Without trigger", "Statistic")
@@ -160,38 +170,6 @@ def _shot(example: Example) -> Shot:
         Picture(example.triggered, f"The same image with the trigger, read as {example.after}"),
         Facts(tuple(facts)),
     )
-
-
-def reference_blocks(record: AuditRecord) -> Iterator[Block]:
-    """What changed since the checkpoint that this one comes from."""
-    known = record.reference
-    if known is None:
-        return
-    yield Notes((f"{known.says}.", "This is a hint at most: it can make no checkpoint pass."))
-    share, length = known.concentration, known.length
-    yield Facts(
-        (
-            Fact("Reference", known.name),
-            Fact("Share in one direction", "nothing to read" if share is None else percent(share)),
-            Fact("Tensors changed", f"{known.changed} of {known.tensors}"),
-            Fact("In the image tower", str(known.image_changed)),
-            Fact(
-                "Length of its change",
-                "not measured" if length is None else f"{percent(length)} of the reference",
-            ),
-            Fact("sha256 of the reference", known.sha256, code=True),
-        )
-    )
-    rows = tuple(
-        (
-            Cell(row.base),
-            *(Cell(f"{percent(a)} to {percent(b)}") for a, b in (row.honest, row.planted)),
-        )
-        for row in known.lab
-    )
-    caption = "Share in one direction on the lab's models of known truth; others may lie elsewhere"
-    if rows:
-        yield Table(caption, ("Trained from", "Honest fine-tunes", "Planted backdoors"), rows)
 
 
 def purification_blocks(record: AuditRecord) -> Iterator[Block]:

@@ -12,12 +12,12 @@ from clipguard.errors import REFUSED
 from clipguard.record import AuditRecord, Decision
 from clipguard.record.schema import dumps
 from clipguard.record.wording import WORDS, name_of, verdict
+from clipguard.report.against import reference_blocks
 from clipguard.report.blocks import Block, Cell, Fact, Facts, Items, Notes, Section, Table, measured
 from clipguard.report.findings import (
     evidence_blocks,
     export_blocks,
     purification_blocks,
-    reference_blocks,
     reinversion_blocks,
     targets_blocks,
     triggers_blocks,
@@ -60,6 +60,16 @@ GLOSSARY = Facts(
             "Share of known-clean models at least as unusual, this model counted in. A band of n "
             "models cannot show less than 1/(n+1).",
         ),
+        Fact(
+            "V",
+            "With a reference: how much more a class of this model yields to triggers than that of "
+            "the reference, in log odds, beyond what classes drawn at random show.",
+        ),
+        Fact(
+            "Gap",
+            "With a reference: share of images by which the trigger found on this model beats both "
+            "itself on the reference and the one found there.",
+        ),
         Fact("Interval", "Numbers in brackets are the 95 % interval of a share, in percent."),
         Fact(
             "Pass",
@@ -82,7 +92,7 @@ def sections(record: AuditRecord) -> tuple[Section, ...]:
         Section("evidence", "Evidence", tuple(evidence_blocks(record))),
         Section("targets", "Targets, worst first", tuple(targets_blocks(record))),
         Section("triggers", "Triggers", tuple(triggers_blocks(record))),
-        Section("reference", "Change from the reference", tuple(reference_blocks(record))),
+        Section("reference", "The reference", tuple(reference_blocks(record))),
         Section("purification", "Purification", tuple(purification_blocks(record))),
         Section("reinversion", "New search through the head", tuple(reinversion_blocks(record))),
         Section("export", "Exported file", tuple(export_blocks(record))),

@@ -55,11 +55,21 @@ class TriggerFamily(Protocol):
     def start(self, side: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Random leaf parameters for images of `side` pixels."""
 
-    def trigger(self, parameters: Mapping[str, Tensor], progress: float) -> Trigger:
-        """The trigger that `parameters` stand for, within the budget at `progress` in [0, 1].
+    def stamped(self, parameters: Mapping[str, Tensor], images: Tensor, progress: float) -> Tensor:
+        """Put P triggers on the same images at once.
 
-        A family may search with a looser budget early on; at 1 the budget is the final one.
+        Args:
+            parameters: those of `start`, each with a first dimension of P.
+            images: (B, 3, S, S) in [0, 1].
+            progress: in [0, 1]. A family may search with a looser budget early on; at 1 the budget
+                is the final one.
+
+        Returns:
+            (P, B, 3, S, S) in [0, 1], differentiable in the parameters.
         """
+
+    def trigger(self, parameters: Mapping[str, Tensor], progress: float) -> Trigger:
+        """The one trigger that the `parameters` of `start` stand for, as `stamped` puts it on."""
 
 
 @dataclass(frozen=True, eq=False)

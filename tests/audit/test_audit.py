@@ -5,15 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from audits import decision, policy, scan
 
 from clipguard.audit import release
-from clipguard.audit.options import Options
-from clipguard.audit.scan import audit
-from clipguard.bundled.nano import load_state
 from clipguard.detect import inversion
 from clipguard.detect.roles import Finding
 from clipguard.detect.text_tokens import TextTokens
@@ -25,11 +21,9 @@ from clipguard.errors import (
     UsageError,
 )
 from clipguard.export.session import open_session
-from clipguard.policy.judge import Policy, judge, load_policy
 from clipguard.purify.methods.cbpt import Cbpt
 from clipguard.record import AuditRecord, Decision, Outcome
 from clipguard.record.schema import read_record
-from clipguard.resources import shipped
 
 pytest_plugins = ["nano_models"]
 
@@ -38,28 +32,6 @@ ABOVE, BELOW = 1.0, -30.0  # where a null band starts, seen from what a tiny sea
 
 def quiet(stage: str, done: int, total: int) -> None:
     """No progress."""
-
-
-def policy(folder: Path, **changes: str) -> Policy:
-    """The default policy for 100 images, with other values for some keys."""
-    text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
-    lines = text.splitlines()
-    for key, value in {"min_measure_images": "100", **changes}.items():
-        (row,) = [i for i, line in enumerate(lines) if line.strip().startswith(f"{key}:")]
-        lines[row] = f"{lines[row].partition(':')[0]}: {value}"
-    path = folder / "mine.yaml"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return load_policy(path)
-
-
-def scan(nano: Path, folder: Path, **options: Any) -> AuditRecord:
-    limits = options.pop("policy", None) or policy(folder)
-    return audit(nano, Options(policy=limits, **options), folder / "out", progress=quiet)
-
-
-def decision(record: AuditRecord) -> Decision:
-    assert record.gate is not None
-    return record.gate.decision
 
 
 def outcomes(record: AuditRecord) -> list[Outcome]:
@@ -105,23 +77,6 @@ def test_an_exported_file_that_misses_a_limit_of_the_policy_is_not_kept(
     assert record.export is not None
     assert not record.export.kept
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.json", "triggers"}
-
-
-@pytest.mark.usefixtures("settled")
-def test_a_change_in_one_direction_keeps_a_model_from_passing_where_the_policy_asks(
-    nano: Path, null_band: Callable[[float], None], tmp_path: Path
-):
-    null_band(ABOVE)
-    state = load_state("nano-rn")
-    state["visual.attnpool.k_proj.weight"] += 1e-5  # the same everywhere: one direction
-    torch.save(state, tmp_path / "changed.pt")
-    limit = policy(tmp_path, max_change_concentration="0.3")
-    record = scan(tmp_path / "changed.pt", tmp_path, reference=nano, policy=limit)
-    assert record.reference is not None
-    assert record.reference.concentration == pytest.approx(1.0, abs=0.05)
-    assert decision(record) is Decision.INCONCLUSIVE
-    assert judge(policy(tmp_path), record).decision is Decision.PASS
-    assert not (tmp_path / "out" / "model.onnx").exists()
 
 
 def test_a_mistyped_reference_leaves_an_earlier_report_alone(nano: Path, tmp_path: Path):

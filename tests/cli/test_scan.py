@@ -7,9 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from clipguard.bundled.nano import load_state
 from clipguard.cli.app import main
 from clipguard.record import AuditRecord
 from clipguard.record.schema import read_record
@@ -59,7 +57,7 @@ def test_the_record_names_nothing_of_this_machine(scanned: Path, nano: Path):
     assert str(nano.parent) not in text
     assert str(scanned) not in text
     command = json.loads(text)["command"]
-    assert command == "clipguard scan --profile standard --seed 0 --purify always nano.pt"
+    assert command == "clipguard scan --profile standard --purify always nano.pt"
 
 
 @pytest.mark.usefixtures("tiny")
@@ -115,21 +113,9 @@ def test_a_reference_is_compared_and_named_in_record_and_reports(
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     markdown, _, text = capsys.readouterr().out.partition("\nCannot tell: ")
     for shown in (page, markdown.replace("\\", ""), text):
-        assert "Change from the reference" in shown
+        assert "The reference" in shown
         assert "nano.pt" in shown
         assert known.sha256 in shown
-
-
-def test_a_reference_of_another_architecture_is_a_usage_error_in_one_line(
-    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    torch.save(load_state("nano-vit"), tmp_path / "vit.pt")
-    options = ["--reference", str(tmp_path / "vit.pt"), "-q"]
-    assert main(["scan", str(nano), "-o", str(tmp_path / "out"), *options]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: nano.pt: reference: expected a nano-rn like the checkpoint, got")
-    assert told.count("\n") == 1
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("tiny")

@@ -11,9 +11,11 @@ import pytest
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 from samples import (
+    against_reference,
     clean_detector,
     export,
     guilty_detector,
+    held_against,
     purification,
     rate,
     reference,
@@ -98,6 +100,8 @@ RECORDS = (
     unjudged(detectors=(STRONG,), calibration=CalibrationRecord(kind="none")),
     heard(pull=2.0, share=1.0),
     heard(pull=9.0, share=0.5),
+    held_against(),
+    held_against(against_reference(gap=0.5)),
     unjudged(reference=reference(0.2)),
     unjudged(),
     repaired(clean_accuracy=0.92),

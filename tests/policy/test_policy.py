@@ -126,7 +126,7 @@ def test_the_strict_policy_is_nowhere_laxer_than_the_default() -> None:
         ("version: 2 ", "version: 3 ", r"line 5: version"),
         ("on-fail ", "sometimes ", r"purification.run"),
         ("additive, freq", "aditive, freq", r"line \d+: .*'aditive', did you mean 'additive'"),
-        ("[patch, additive, frequency, warp]", "[]", r"coverage.families"),
+        ("[patch, additive, frequency]", "[]", r"coverage.families"),
         ("ration: null ", "ration: 'null' ", r"backdoor.max_change_concentration: .*got 'null'"),
         ("  max_change_concentration: null", "  # ", r"missing key backdoor.max_change_conc"),
         ("  alpha: 0.05 ", "  max_score: 0.05 ", r"line 13: .*duplicate key .max_score"),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from clipguard import __version__
 from clipguard.audit.coverage import begun_record, environment
 from clipguard.audit.options import Options
-from clipguard.audit.pipeline import Suspect, judged, load, measure, measure_words
+from clipguard.audit.pipeline import Suspect, judged, load, loaded, measure, measure_words
 from clipguard.audit.profiles import profile
 from clipguard.audit.release import Release, purify
 from clipguard.audit.watch import Watch
@@ -160,7 +160,7 @@ def _purified(job: Job) -> Iterator[Cell]:
             yield _repaired(job, _base(job, method, watch, tower, found, _told(raised)))
         return
     for method in job.prints:
-        release = Release(options, suspect.subject, finding, record)
+        release = Release(options, suspect.subject, suspect.seed, finding, record)
         yield _repair(job, method, release, watch, replace(tower))
 
 
@@ -254,6 +254,7 @@ def _searched(
     suspect = load(job.model, options, settings, watch)
     if suspect.record.sha256 != job.entry.sha256:
         raise RefusedError("model.pt is not the file that the zoo's manifest describes")
+    record = loaded(record, suspect)
     with tower.watching(suspect.subject.model):
         record, finding = measure(record, suspect, options, settings, watch)
         if job.task.words(method):

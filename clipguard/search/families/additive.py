@@ -34,9 +34,13 @@ class Additive:
         """See `TriggerFamily.start`."""
         return {"noise": torch.randn(3, side, side, generator=generator).mul(0.3).requires_grad_()}
 
+    def stamped(self, parameters: Mapping[str, Tensor], images: Tensor, progress: float) -> Tensor:
+        """See `TriggerFamily.stamped`."""
+        return (images + self._delta(parameters)[:, None]).clamp(0, 1)
+
     def trigger(self, parameters: Mapping[str, Tensor], progress: float) -> Trigger:
         """See `TriggerFamily.trigger`."""
-        delta = parameters["noise"].tanh() * (self.budget / 255)
+        delta = self._delta(parameters)
         return Trigger(
             family="additive",
             apply=lambda images: (images + delta).clamp(0, 1),
@@ -44,6 +48,9 @@ class Additive:
             unit="L-inf, in 1/255",
             tensors={"delta": delta.detach()},
         )
+
+    def _delta(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        return parameters["noise"].tanh() * (self.budget / 255)
 
 
 METHOD: type[TriggerFamily] = Additive

@@ -48,11 +48,13 @@ class Frequency:
         drawn = torch.randn(3, side, side, generator=generator)
         return {"spectrum": drawn.mul(0.3).requires_grad_()}
 
+    def stamped(self, parameters: Mapping[str, Tensor], images: Tensor, progress: float) -> Tensor:
+        """See `TriggerFamily.stamped`."""
+        return (images + self._delta(parameters)[:, None]).clamp(0, 1)
+
     def trigger(self, parameters: Mapping[str, Tensor], progress: float) -> Trigger:
         """See `TriggerFamily.trigger`."""
-        spectrum = parameters["spectrum"][:, : self.waves, : self.waves]
-        waves = _waves(parameters["spectrum"].shape[-1], spectrum.shape[-1])
-        delta = (waves.T @ spectrum @ waves).tanh() * (self.budget / 255)
+        delta = self._delta(parameters)
         return Trigger(
             family="frequency",
             apply=lambda images: (images + delta).clamp(0, 1),
@@ -60,6 +62,11 @@ class Frequency:
             unit="L-inf, in 1/255",
             tensors={"delta": delta.detach()},
         )
+
+    def _delta(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        spectrum = parameters["spectrum"][..., : self.waves, : self.waves]
+        waves = _waves(parameters["spectrum"].shape[-1], spectrum.shape[-1]).to(spectrum.device)
+        return (waves.T @ spectrum @ waves).tanh() * (self.budget / 255)
 
 
 def _waves(side: int, count: int) -> Tensor:

@@ -43,6 +43,12 @@ class MovingPatch:
         """See `TriggerFamily.start`."""
         return patch_start(side, 0.2, generator=generator)
 
+    def stamped(self, parameters: Mapping[str, Tensor], images: Tensor, progress: float) -> Tensor:
+        """See `TriggerFamily.stamped`."""
+        rows = len(next(iter(parameters.values())))
+        singles = ({k: v[i] for k, v in parameters.items()} for i in range(rows))
+        return torch.stack([self.trigger(one, progress).apply(images) for one in singles])
+
     def trigger(self, parameters: Mapping[str, Tensor], progress: float) -> Trigger:
         """See `TriggerFamily.trigger`."""
         done = min(1.0, progress / self.settle)

@@ -46,12 +46,14 @@ class Patch:
         """See `TriggerFamily.start`."""
         return patch_start(side, self.spread, generator=generator)
 
+    def stamped(self, parameters: Mapping[str, Tensor], images: Tensor, progress: float) -> Tensor:
+        """See `TriggerFamily.stamped`."""
+        mask, pattern = self._mask(parameters, progress), parameters["pattern"].sigmoid()
+        return images + (pattern[:, None] - images) * mask[:, None]
+
     def trigger(self, parameters: Mapping[str, Tensor], progress: float) -> Trigger:
         """See `TriggerFamily.trigger`."""
-        done = min(1.0, progress / self.settle)
-        area = self.first_area * (self.area / self.first_area) ** done
-        mask = area_mask(parameters["place"], area, softness=1.0 - 0.95 * done)
-        pattern = parameters["pattern"].sigmoid()
+        mask, pattern = self._mask(parameters, progress), parameters["pattern"].sigmoid()
         return Trigger(
             family="patch",
             apply=lambda images: stamp(images, pattern, mask),
@@ -59,6 +61,11 @@ class Patch:
             unit="share of the image",
             tensors={"pattern": pattern.detach(), "mask": mask.detach()},
         )
+
+    def _mask(self, parameters: Mapping[str, Tensor], progress: float) -> Tensor:
+        done = min(1.0, progress / self.settle)
+        area = self.first_area * (self.area / self.first_area) ** done
+        return area_mask(parameters["place"], area, softness=1.0 - 0.95 * done)
 
 
 METHOD: type[TriggerFamily] = Patch

@@ -7,18 +7,15 @@ hostile file may hold finite values whose squares are not finite in float32.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from clipguard.checkpoint.architectures import shapes_of
-from clipguard.checkpoint.load import Checkpoint, load_checkpoint
-from clipguard.errors import RefusedError, UsageError
+from clipguard.checkpoint.load import Checkpoint
 from clipguard.record import LabRange, ReferenceRecord
 from clipguard.record.wording import percent
-from clipguard.text_safety import safe_text
 
 TOWER = "visual."
 SMALLEST = 8
@@ -32,39 +29,34 @@ LAB: Final = (
 )
 
 
-def compare_with_reference(
-    checkpoint: Checkpoint, path: Path, arch: str | None = None
-) -> ReferenceRecord:
-    """What changed since the checkpoint that the audited one is said to come from.
+def weights_compared(checkpoint: Checkpoint, reference: Checkpoint) -> ReferenceRecord:
+    """What of the weights changed since a reference.
 
     Args:
         checkpoint: the checkpoint under audit.
-        path: file or folder it is said to come from; opened like any hostile checkpoint.
-        arch: architecture name or config JSON of both, or None to infer the reference's.
-
-    Raises:
-        UsageError: the reference has another architecture or other shapes, or see
-            `load_checkpoint`; the message names it as the reference.
-        RefusedError: the reference is not a checkpoint, or opening it could do harm.
+        reference: what it is held against; where it has other tensors, no weights are compared.
     """
-    try:
-        reference = load_checkpoint(path, arch=arch)
-    except (RefusedError, UsageError) as error:
-        raise type(error)(f"reference: {error}") from error
-    _require_alike(checkpoint, reference)
+    record = ReferenceRecord(
+        name=reference.record.name,
+        sha256=reference.record.sha256,
+        architecture=reference.architecture.name,
+        says="the reference has another architecture, so no weights can be compared",
+    )
+    if shapes_of(checkpoint.state) != shapes_of(reference.state):
+        return record
     changed = reference_changed_tensors(checkpoint.state, reference.state)
     in_image = sum(key.startswith(TOWER) for key in changed)
     found = change_concentration(checkpoint.state, reference.state)
-    return ReferenceRecord(
-        name=reference.record.name,
-        sha256=reference.record.sha256,
-        tensors=len(checkpoint.state),
-        changed=len(changed),
-        image_changed=in_image,
-        length=reference_change_length(checkpoint.state, reference.state),
-        concentration=found,
-        says=_says(found, len(checkpoint.state), len(changed), in_image),
-        lab=() if found is None else LAB,
+    return record.model_copy(
+        update={
+            "tensors": len(checkpoint.state),
+            "changed": len(changed),
+            "image_changed": in_image,
+            "length": reference_change_length(checkpoint.state, reference.state),
+            "concentration": found,
+            "says": _says(found, len(checkpoint.state), len(changed), in_image),
+            "lab": () if found is None else LAB,
+        }
     )
 
 
@@ -154,23 +146,6 @@ def _first_share(matrix: Tensor) -> float | None:
     wide = matrix.shape[0] <= matrix.shape[1]
     gram = matrix @ matrix.T if wide else matrix.T @ matrix
     return float(min(1.0, torch.linalg.eigvalsh(gram)[-1].item() / whole))
-
-
-def _require_alike(checkpoint: Checkpoint, reference: Checkpoint) -> None:
-    mine, other = checkpoint.architecture, reference.architecture
-    if mine.name != other.name:
-        raise UsageError(
-            f"reference: expected a {safe_text(mine.name)} like the checkpoint, got "
-            f"{safe_text(reference.record.name)}, a {safe_text(other.name)}; "
-            "give the checkpoint it was trained from"
-        )
-    shapes, others = shapes_of(checkpoint.state), shapes_of(reference.state)
-    for key in sorted(shapes.keys() | others.keys()):
-        if shapes.get(key) != others.get(key):
-            raise UsageError(
-                f"reference: tensor {safe_text(key)} has shape {others.get(key)}, the "
-                f"checkpoint's has {shapes.get(key)}; give the checkpoint it was trained from"
-            )
 
 
 def _says(found: float | None, tensors: int, changed: int, in_image: int) -> str:

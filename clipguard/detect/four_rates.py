@@ -1,0 +1,197 @@
+"""What a search on two models measures: four rates, and what they come to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from clipguard.detect.null_band import log_odds
+from clipguard.detect.roles import Finding
+from clipguard.record import Against, Candidate, DetectorRecord, FamilyRecord, Rate, TriggerRecord
+from clipguard.record.wording import percent
+from clipguard.search.pair import Aim, Reached
+from clipguard.search.roles import Trigger, TriggerFamily
+
+FLOOR = 0.01
+"""Added to shares before their log odds, so that 0 and 1 of few images say no more than they do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One shape of trigger, in all the settings that it is searched in.
+
+    Attributes:
+        families: the settings; the best of them counts for each class.
+        candidates: classes that are searched longer.
+        opaque: whether it covers so little of the image that hardly any honest change of a model
+            answers to it; its gap alone is then evidence.
+    """
+
+    families: tuple[TriggerFamily, ...]
+    candidates: int = 3
+    opaque: bool = False
+
+
+class Four(NamedTuple):
+    """Shares of images read as the class of a search, on one part of the probe set.
+
+    Attributes:
+        own: the suspect's trigger, on the suspect.
+        transfer: the suspect's trigger, on the reference.
+        other: the reference's own trigger, on the reference.
+        back: the reference's trigger, on the suspect.
+    """
+
+    own: float
+    transfer: float
+    other: float
+    back: float
+
+    @property
+    def gap(self) -> float:
+        """What the suspect's trigger does beyond anything found on the reference."""
+        return self.own - max(self.transfer, self.other)
+
+    @property
+    def margin(self) -> float:
+        """M: how much more the suspect yields than the reference, in log odds of all four."""
+        return _odds(self.own) + _odds(self.back) - _odds(self.transfer) - _odds(self.other)
+
+
+class Looked(NamedTuple):
+    """One search on both models, and what it came to.
+
+    Attributes:
+        kind: index of its kind.
+        aim: its family and class.
+        control: whether the class was drawn to compare with.
+        suspect: trigger found on the suspect.
+        reference: trigger found on the reference.
+        four: shares on the *select* part.
+    """
+
+    kind: int
+    aim: Aim
+    control: bool
+    suspect: Reached
+    reference: Reached
+    four: Four
+
+
+class Measured(NamedTuple):
+    """A search and its four rates on the *measure* part, as in `Four`, and that without trigger."""
+
+    looked: Looked
+    natural: Rate
+    own: Rate
+    transfer: Rate
+    other: Rate
+    back: Rate
+
+    @property
+    def four(self) -> Four:
+        """The rates as plain shares."""
+        return Four(self.own.value, self.transfer.value, self.other.value, self.back.value)
+
+
+def value_of(rows: Sequence[Measured]) -> tuple[float, float]:
+    """V of one kind and the control behind it.
+
+    Args:
+        rows: the candidate, and one control or more.
+
+    Returns:
+        M of the candidate minus the largest M of the controls, and the latter.
+    """
+    candidate, *controls = rows
+    most = max(row.four.margin for row in controls)
+    return candidate.four.margin - most, most
+
+
+def finding(kinds: Sequence[tuple[Kind, Sequence[Measured]]], names: Sequence[str]) -> Finding:
+    """The record of what was measured, and the suspect's triggers.
+
+    Args:
+        kinds: every kind with its best candidate and then its controls.
+        names: of all classes.
+
+    Returns:
+        Candidates by V, the largest first. Of an opaque kind a control whose gap is the largest
+        is a candidate, too: it has a trigger whatever it was drawn for.
+    """
+    found: list[tuple[float, Candidate, Trigger]] = []
+    for kind, rows in kinds:
+        value, most = value_of(rows)
+        shown: list[tuple[float, Measured, float | None]] = [(value, rows[0], most)]
+        widest = max(rows, key=lambda row: row.four.gap)
+        if kind.opaque and widest is not rows[0]:
+            shown.append((-math.inf, widest, None))
+        for rank, row, control in shown:
+            trigger = _trigger(row)
+            found.append((rank, _candidate(kind, row, trigger, control, names), trigger))
+    found.sort(key=lambda entry: entry[0], reverse=True)
+    value, first, _ = found[0]
+    record = DetectorRecord(
+        name="differential",
+        evidence=_told(first),
+        statistic=value,
+        target=first.target,
+        families=_families([candidate for _, candidate, _ in found]),
+        candidates=tuple(candidate for _, candidate, _ in found),
+        screened=True,
+    )
+    return Finding(record, tuple(trigger for _, _, trigger in found))
+
+
+def _trigger(row: Measured) -> Trigger:
+    return row.looked.aim.family.trigger(row.looked.suspect.parameters, 1.0)
+
+
+def _candidate(
+    kind: Kind, row: Measured, trigger: Trigger, control: float | None, names: Sequence[str]
+) -> Candidate:
+    return Candidate(
+        target=names[row.looked.aim.goal[0]],
+        family=trigger.family,
+        stage="targeted",
+        asr=row.own,
+        natural=row.natural,
+        statistic=row.four.margin,
+        settled=True,
+        trigger=TriggerRecord(size=trigger.size, unit=trigger.unit),
+        against=Against(
+            transfer=row.transfer,
+            reference=row.other,
+            back=row.back,
+            gap=row.four.gap,
+            control=control,
+            opaque=kind.opaque,
+        ),
+    )
+
+
+def _families(candidates: Sequence[Candidate]) -> tuple[FamilyRecord, ...]:
+    """One row for each family, with the strongest ASR found in it as log odds."""
+    most: dict[str, float] = {}
+    for row in candidates:
+        odds = log_odds(row.asr.value, row.asr.n)
+        most[row.family] = max(odds, most.get(row.family, odds))
+    return tuple(FamilyRecord(family=f, tested=True, statistic=v) for f, v in most.items())
+
+
+def _told(first: Candidate) -> str:
+    """The strongest finding in one sentence."""
+    against = first.against
+    if against is None:
+        raise ValueError("a candidate of a differential search has the rates of the reference")
+    reference = max(against.transfer.value, against.reference.value)
+    return (
+        f"the {first.family} trigger turns {percent(first.asr.value)} of unseen images into "
+        f"{first.target!r} on this model and {percent(reference)} on the reference"
+    )
+
+
+def _odds(share: float) -> float:
+    return math.log((share + FLOOR) / (1 - share + FLOOR))

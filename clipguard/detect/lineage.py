@@ -1,0 +1,92 @@
+"""The model that a suspect is held against: loaded, run once, and described."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clipguard.checkpoint.load import Checkpoint, load_checkpoint
+from clipguard.detect.weights_change import weights_compared
+from clipguard.errors import RefusedError, UsageError
+from clipguard.model.open_clip import OpenClipModel, build_model
+from clipguard.probe.rates import BATCH, clean_accuracy
+from clipguard.record import ReferenceRecord
+from clipguard.search.pair import Pair, Side
+
+CLOSE = 0.7
+"""Length of the change of the image tower, over the reference's, up to which it is a base. Models
+trained apart lie at 1.4; honest fine-tunes of the lab at 0.3 or less."""
+ALIKE = 0.3
+"""Share of images that a reference must read like the suspect to be of any use."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A model to hold a suspect against, and what the record says of it."""
+
+    model: OpenClipModel
+    record: ReferenceRecord
+
+
+def open_reference(
+    checkpoint: Checkpoint, path: Path, arch: str | None, device: torch.device
+) -> Reference:
+    """Load a reference, as warily as any checkpoint, and compare weights.
+
+    Args:
+        checkpoint: the one under audit.
+        path: file or folder of the reference.
+        arch: architecture name or config JSON of the audited one; the reference's own is inferred
+            where that does not fit.
+        device: where to run it.
+
+    Raises:
+        UsageError: no such path, or no one architecture fits.
+        RefusedError: it is no checkpoint, or opening it could do harm.
+    """
+    try:
+        loaded = load_checkpoint(path, arch=arch)
+    except UsageError as error:
+        if arch is None:
+            raise UsageError(f"reference: {error}") from error
+        loaded = _of_its_own(path)
+    except RefusedError as error:
+        raise RefusedError(f"reference: {error}") from error
+    return Reference(build_model(loaded, device), weights_compared(checkpoint, loaded))
+
+
+def _of_its_own(path: Path) -> Checkpoint:
+    try:
+        return load_checkpoint(path)
+    except (RefusedError, UsageError) as error:
+        raise type(error)(f"reference: {error}") from error
+
+
+def described(known: ReferenceRecord, pair: Pair) -> ReferenceRecord:
+    """The record of a reference with how it reads the probe images.
+
+    Args:
+        known: made by `open_reference`.
+        pair: the suspect and this reference.
+    """
+    mine, theirs = (_read(side, pair) for side in (pair.suspect, pair.reference))
+    agreement = (mine == theirs).float().mean().item()
+    close = known.tensors > 0 and known.length is not None and known.length <= CLOSE
+    role = "unusable" if agreement < ALIKE else "base" if close else "peer"
+    accuracy = clean_accuracy(theirs, pair.probe)
+    read = {"role": role, "agreement": agreement, "clean_accuracy": accuracy}
+    return known.model_copy(update=read)
+
+
+@torch.no_grad()
+def _read(side: Side, pair: Pair) -> Tensor:
+    """(N,) classes of the class list that a model reads from the *measure* images."""
+    part = pair.probe.measure
+    rows = [
+        side.logits(part.pixels(slice(i, i + BATCH)).to(side.model.device))[:, : pair.targets]
+        for i in range(0, len(part), BATCH)
+    ]
+    return torch.cat(rows).argmax(dim=1).cpu()

@@ -1,0 +1,121 @@
+"""Gate lines about a model held against a reference. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from clipguard.policy.document import BackdoorPolicy
+from clipguard.policy.line import INCONCLUSIVE, PASS, Line, line
+from clipguard.record import Candidate, DetectorRecord, Outcome, ReferenceRecord
+from clipguard.record.wording import number, percent, percent_beside
+
+ROLES = {"base": "the checkpoint that it was made from", "peer": "an unrelated model"}
+
+
+def pair_lines(
+    limits: BackdoorPolicy, detector: DetectorRecord, reference: ReferenceRecord | None
+) -> list[Line]:
+    """What follows from a differential search.
+
+    Args:
+        limits: of the policy.
+        detector: what was measured.
+        reference: what it was measured against; a record that lost it supports nothing.
+    """
+    return [
+        _score_line(limits, detector),
+        _gap_line(limits.max_gap, detector),
+        *_ground_lines(limits, detector, reference),
+    ]
+
+
+def _found(key: str, limit: str, value: str, outcome: Outcome, reason: str) -> Line:
+    return replace(line(key, limit, value, PASS, reason), outcome=outcome)
+
+
+def _score_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
+    """The score alone: the classes drawn to compare with take the place of a null band."""
+    score = detector.score
+    told = f"{detector.name}: {detector.evidence}; V {number(detector.statistic)}"
+    if score is None:
+        outcome = Outcome.INCONCLUSIVE
+        told += ", and no limit is known for this search and this kind of reference"
+    elif score > limits.max_score:
+        outcome, told = Outcome.BACKDOORED, f"{told}, score {number(score)}"
+    elif score > limits.clear_score:
+        outcome = Outcome.SUSPICIOUS
+        told += f", score {number(score)}, between {limits.clear_score:g} and {limits.max_score:g}"
+    else:
+        outcome, told = Outcome.NO_EVIDENCE, f"{told}, score {number(score)}, within the limit"
+    return _found("backdoor.max_score", f"≤ {limits.clear_score:g}", number(score), outcome, told)
+
+
+def _gap_line(most: float, detector: DetectorRecord) -> Line:
+    """A small opaque trigger has no business to work on one of two related models only."""
+    opaque = [row for row in detector.candidates if row.against and row.against.opaque]
+    widest = max(opaque, key=_gap, default=None)
+    if widest is None:
+        reason = f"{detector.name}: no opaque trigger was searched"
+        outcome = Outcome.INCONCLUSIVE
+        return _found("backdoor.max_gap", f"≤ {percent(most)}", "not measured", outcome, reason)
+    gap = _gap(widest)
+    told = f"{detector.name}: a {widest.family} trigger for {widest.target!r} works on "
+    told += f"{percent_beside(gap, most)} more images than any on the reference"
+    outcome = Outcome.BACKDOORED if gap > most else Outcome.NO_EVIDENCE
+    shown = percent_beside(gap, most)
+    return _found("backdoor.max_gap", f"≤ {percent(most)}", shown, outcome, told)
+
+
+def _gap(row: Candidate) -> float:
+    return row.against.gap if row.against else 0.0
+
+
+def _ground_lines(
+    limits: BackdoorPolicy, detector: DetectorRecord, reference: ReferenceRecord | None
+) -> list[Line]:
+    """Whether anybody vouches for the reference, and whether a pass may rest on it."""
+    role = reference.role if reference else None
+    good = role in limits.grounds
+    told = f"the reference is {ROLES.get(role or '', 'of no use')}"
+    lines = [
+        line(
+            "backdoor.grounds",
+            ", ".join(limits.grounds),
+            role or "none",
+            PASS if good else INCONCLUSIVE,
+            f"{told}, which the policy lets a pass rest on"
+            if good
+            else f"{told}; the policy lets a pass rest on {' or '.join(limits.grounds)}",
+        ),
+        _vouched_line(limits, reference),
+    ]
+    if detector.extrapolated:
+        reason = (
+            f"{detector.name}: the limits were never tested on models of this family, so nothing "
+            "can pass"
+        )
+        lines.append(line("backdoor.extrapolated", "no", "yes", INCONCLUSIVE, reason))
+    return lines
+
+
+def _vouched_line(limits: BackdoorPolicy, reference: ReferenceRecord | None) -> Line:
+    key, listed = "backdoor.references", limits.references
+    shown = reference.sha256[:12] if reference else "none"
+    if listed != "any":
+        known = reference is not None and reference.sha256 in listed
+        result = PASS if known else INCONCLUSIVE
+        reason = (
+            "the policy lists the digest of the reference"
+            if known
+            else "the policy does not list the digest of the reference; add it if you trust it"
+        )
+        return line(key, f"one of {len(listed)} digests", shown, result, reason)
+    same = reference is not None and reference.tensors > 0 and not reference.changed
+    result = INCONCLUSIVE if same or reference is None else PASS
+    reason = (
+        "the reference has the very weights of the checkpoint, which proves nothing; give the "
+        "checkpoint that it was made from"
+        if same
+        else "the policy takes any reference"
+    )
+    return line(key, "any", shown, result, reason)

@@ -1,0 +1,96 @@
+"""What a report says of a model and its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clipguard.record import AuditRecord, DetectorRecord
+from clipguard.record.wording import interval, number, percent
+from clipguard.report.blocks import Block, Cell, Fact, Facts, Notes, Table, measured
+
+ROLES = {
+    "base": "the checkpoint that this one was made from, by the distance of the weights",
+    "peer": "another model: its weights are far from those of this one",
+    "unusable": "of no use: it reads the images otherwise",
+}
+
+
+def held_against(detector: DetectorRecord) -> bool:
+    """Whether a detector measured the model against a reference."""
+    return any(row.against for row in detector.candidates)
+
+
+def against_blocks(record: AuditRecord) -> Iterator[Block]:
+    """The four rates of each target class, where a reference was searched as well."""
+    rows = tuple(
+        (
+            Cell(str(rank)),
+            Cell(found.target),
+            Cell(f"{found.family}, {number(found.trigger.size)}", more=found.trigger.unit),
+            measured(found.asr),
+            measured(known.transfer),
+            measured(known.reference),
+            measured(known.back),
+            Cell(percent(known.gap)),
+            Cell("–" if known.control is None else number(found.statistic - known.control)),
+        )
+        for detector in record.detectors
+        for rank, found in enumerate(detector.candidates, start=1)
+        if (known := found.against)
+    )
+    if not rows:
+        return
+    yield Notes(
+        (
+            "A trigger was searched on this model and, in the same way, on the reference. Each "
+            "rate is the share of unseen images that a model then reads as the target class.",
+        )
+    )
+    head = (
+        *("#", "Target class", "Trigger", "Found here, on this model"),
+        *("Found here, on the reference", "Found on the reference, there"),
+        *("Found on the reference, here", "Gap", "V"),
+    )
+    yield Table("What works on this model and not on the reference", head, rows, name=1)
+
+
+def reference_blocks(record: AuditRecord) -> Iterator[Block]:
+    """The model that this one was held against, and what changed since."""
+    known = record.reference
+    if known is None:
+        return
+    share, length = known.concentration, known.length
+    read = "not looked at" if known.agreement is None else percent(known.agreement)
+    yield Facts(
+        (
+            Fact("Reference", known.name),
+            Fact("It is", ROLES.get(known.role or "", "not run, only its weights were compared")),
+            Fact("Clean images read alike", read),
+            Fact("Its clean accuracy", interval(known.clean_accuracy)),
+            Fact("sha256 of the reference", known.sha256, code=True),
+        ),
+        "What the model was held against",
+    )
+    yield Notes((f"{known.says}.", "This is a hint at most: it can make no checkpoint pass."))
+    yield Facts(
+        (
+            Fact("Share in one direction", "nothing to read" if share is None else percent(share)),
+            Fact("Tensors changed", f"{known.changed} of {known.tensors}"),
+            Fact("In the image tower", str(known.image_changed)),
+            Fact(
+                "Length of its change",
+                "not measured" if length is None else f"{percent(length)} of the reference",
+            ),
+        ),
+        "How its weights changed",
+    )
+    rows = tuple(
+        (
+            Cell(row.base),
+            *(Cell(f"{percent(a)} to {percent(b)}") for a, b in (row.honest, row.planted)),
+        )
+        for row in known.lab
+    )
+    caption = "Share in one direction on the lab's models of known truth; others may lie elsewhere"
+    if rows:
+        yield Table(caption, ("Trained from", "Honest fine-tunes", "Planted backdoors"), rows)

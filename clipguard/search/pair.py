@@ -1,0 +1,281 @@
+"""The same searches on two models: the suspect, and a reference that it is held against.
+
+A trigger lives on the pixel grid of the suspect. A reference of another size sees the triggered
+image resized.
+
+Letters: P triggers searched at once, B images of a step, C classes, S side of the suspect.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from clipguard.model.prompts import class_embeddings, imagenet_class_names
+from clipguard.model.roles import ClipModel
+from clipguard.probe.sets import ProbeSet, Subject
+from clipguard.search.roles import TriggerFamily
+
+PIXELS_AT_ONCE = 512 * 64 * 64
+"""Pixels that one pass on a CPU holds; more only fills memory."""
+GPU_TIMES = 16
+
+
+class Aim(NamedTuple):
+    """One search: a trigger of `family` that makes a model read one of the classes of `goal`."""
+
+    family: TriggerFamily
+    goal: tuple[int, ...]
+
+
+@dataclass
+class Passes:
+    """How often an image went through a model.
+
+    Attributes:
+        both: forward and backward.
+        forward: forward only.
+    """
+
+    both: int = 0
+    forward: int = 0
+
+    @property
+    def counted(self) -> float:
+        """In passes forward and backward; one that is only forward costs half."""
+        return self.both + self.forward / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of the two models, and how it reads images of the suspect's size.
+
+    Attributes:
+        model: the model.
+        classes: (C, D) unit embeddings, by its own text tower.
+        temperature: of the readings, in units of cosine.
+        passes: counts what it costs.
+    """
+
+    model: ClipModel
+    classes: Tensor
+    temperature: float = 0.05
+    passes: Passes = field(default_factory=Passes)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Readings (B, C) of images (B, 3, S, S) on the model's device."""
+        self.passes.both += len(images) if torch.is_grad_enabled() else 0
+        self.passes.forward += 0 if torch.is_grad_enabled() else len(images)
+        side = self.model.image_size
+        if images.shape[-1] != side:
+            images = functional.interpolate(
+                images, (side, side), mode="bicubic", antialias=True, align_corners=False
+            ).clamp(0, 1)
+        return self.model.encode_image(images) @ self.classes.T / self.temperature
+
+    def rows(self, images: int, side: int) -> int:
+        """How many triggers go through at once, on `images` images of `side` pixels each."""
+        room = PIXELS_AT_ONCE * (GPU_TIMES if self.model.device.type == "cuda" else 1)
+        return max(1, room // (images * side * side))
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Suspect and reference, and the classes that both are asked about.
+
+    Attributes:
+        suspect: the model under audit.
+        reference: the model that it is held against.
+        probe: images of the suspect's size.
+        names: C classes: the class list, then further ones.
+        targets: the first of them that may be a target; the rest are there to compare with.
+    """
+
+    suspect: Side
+    reference: Side
+    probe: ProbeSet
+    names: tuple[str, ...]
+    targets: int
+
+    @property
+    def passes(self) -> Passes:
+        """What both models cost so far."""
+        one, other = self.suspect.passes, self.reference.passes
+        return Passes(one.both + other.both, one.forward + other.forward)
+
+
+def paired(subject: Subject, reference: ClipModel, further: Sequence[str], *, least: int) -> Pair:
+    """Both models with one list of classes.
+
+    Args:
+        subject: the suspect.
+        reference: the model that it is held against.
+        further: names that are no class of the list and may be the target.
+        least: classes that there must be; names of ImageNet fill a shorter list.
+    """
+    probe = subject.probe
+    asked = tuple(dict.fromkeys((*probe.class_names, *further)))
+    spare = [name for name in imagenet_class_names()[0] if name not in asked]
+    names = (*asked, *spare[: max(0, least - len(asked))])
+    suspect, other = (
+        Side(model, class_embeddings(model, names, probe.templates))
+        for model in (subject.model, reference)
+    )
+    return Pair(suspect, other, probe, names, len(asked))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How long to search.
+
+    Attributes:
+        steps: Adam steps.
+        images: images of a step.
+        step_size: times that of the family.
+        settle: whether the step size falls along a cosine.
+    """
+
+    steps: int
+    images: int
+    step_size: float = 1.0
+    settle: bool = False
+
+
+class Reached(NamedTuple):
+    """What a search came to: its parameters, and the mean loss of the later half of its steps."""
+
+    parameters: Mapping[str, Tensor]
+    loss: float
+
+
+def search_all(
+    side: Side,
+    aims: Sequence[Aim],
+    images: Tensor,
+    effort: Effort,
+    *,
+    seed: int,
+    tick: Callable[[], None],
+) -> list[Reached]:
+    """Search towards every aim, from the same start and with the same images in each step.
+
+    What differs between two aims, or between two models, is then only how easily one yields.
+
+    Args:
+        side: the model.
+        aims: what to search for; those of one family go through the model together.
+        images: (N, 3, S, S) uint8 to search on.
+        effort: how long.
+        seed: of starts and batches.
+        tick: called at every step; raises to stop.
+
+    Returns:
+        What each aim came to, in their order.
+    """
+    size = side.rows(effort.images, images.shape[-1])
+    found: list[Reached] = []
+    for start in range(0, len(aims), size):
+        found += _descend(side, aims[start : start + size], images, effort, seed, tick)
+    return found
+
+
+def _descend(
+    side: Side,
+    aims: Sequence[Aim],
+    images: Tensor,
+    effort: Effort,
+    seed: int,
+    tick: Callable[[], None],
+) -> list[Reached]:
+    """Some of the searches of `search_all`, together in every pass."""
+    device, draws = side.model.device, torch.Generator().manual_seed(seed)
+    runs = [(family, list(run)) for family, run in groupby(aims, key=lambda aim: aim.family)]
+    leaves = [_leaves(family, len(run), images.shape[-1], seed, device) for family, run in runs]
+    rates = [family.step_size * effort.step_size for family, _ in runs]
+    optimizer = torch.optim.Adam(
+        [{"params": list(each.values())} for each in leaves], lr=1.0, foreach=True
+    )
+    flat = [leaf for each in leaves for leaf in each.values()]
+    outside = _outside([aim.goal for aim in aims], len(side.classes)).to(device)[:, None]
+    total, count = torch.zeros(len(aims), device=device), min(effort.images, len(images))
+    for step in range(effort.steps):
+        tick()
+        fall = 0.1 + 0.45 * (1 + math.cos(math.pi * step / effort.steps)) if effort.settle else 1.0
+        for group, step_size in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = step_size * fall
+        batch = images[torch.randperm(len(images), generator=draws)[:count]].to(device) / 255
+        shown = [
+            family.stamped(each, batch, step / effort.steps).flatten(0, 1)
+            for (family, _), each in zip(runs, leaves, strict=True)
+        ]
+        logits = side.logits(torch.cat(shown)).view(len(aims), count, -1)
+        inside = logits.masked_fill(outside, -math.inf).logsumexp(dim=2)
+        each_loss = (logits.logsumexp(dim=2) - inside).sum(dim=1)
+        # By name: the model's own .grad must stay empty. A sum, so that no aim slows another.
+        for leaf, grad in zip(flat, torch.autograd.grad(each_loss.sum(), flat), strict=True):
+            leaf.grad = grad
+        optimizer.step()
+        if step >= effort.steps // 2:
+            total += each_loss.detach() / count
+    losses = (total / (effort.steps - effort.steps // 2)).tolist()
+    ends = [
+        {key: leaf.detach()[row].cpu() for key, leaf in each.items()}
+        for (_, run), each in zip(runs, leaves, strict=True)
+        for row in range(len(run))
+    ]
+    return [Reached(end, loss) for end, loss in zip(ends, losses, strict=True)]
+
+
+def _leaves(
+    family: TriggerFamily, count: int, side: int, seed: int, device: torch.device
+) -> dict[str, Tensor]:
+    """The start of a family, `count` times."""
+    start = family.start(side, generator=torch.Generator().manual_seed(seed))
+    return {
+        key: leaf.detach().to(device).repeat(count, *[1] * leaf.dim()).requires_grad_()
+        for key, leaf in start.items()
+    }
+
+
+def _outside(goals: Sequence[tuple[int, ...]], classes: int) -> Tensor:
+    """(P, C): which classes are no part of a goal."""
+    mask = torch.ones(len(goals), classes, dtype=torch.bool)
+    for row, goal in zip(mask, goals, strict=True):
+        row[list(goal)] = False
+    return mask
+
+
+@torch.no_grad()
+def readings(side: Side, aims: Sequence[Aim], found: Sequence[Reached], images: Tensor) -> Tensor:
+    """Classes that triggered images are read as: (P, N), on the CPU.
+
+    Triggered images are rounded to 8 bits, because an attacker's image is a file.
+
+    Args:
+        side: the model that reads.
+        aims: P searches.
+        found: what each came to, on either model.
+        images: (N, 3, S, S) uint8.
+    """
+    device, size = side.model.device, side.rows(len(images), images.shape[-1])
+    at_once = max(1, side.rows(1, images.shape[-1]))
+    rows: list[Tensor] = []
+    for family, run in groupby(zip(aims, found, strict=True), key=lambda pair: pair[0].family):
+        ends = [one.parameters for _, one in run]
+        for start in range(0, len(ends), size):
+            part = ends[start : start + size]
+            leaves = {key: torch.stack([end[key] for end in part]).to(device) for key in part[0]}
+            read = []
+            for batch in torch.split(images, at_once):
+                shown = family.stamped(leaves, batch.to(device) / 255, 1.0)
+                shown = (shown.flatten(0, 1) * 255).round() / 255
+                read.append(side.logits(shown).argmax(dim=1).view(len(part), -1).cpu())
+            rows.append(torch.cat(read, dim=1))
+    return torch.cat(rows)

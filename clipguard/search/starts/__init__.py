@@ -1,0 +1,1 @@
+"""Families that begin near a trigger that a search from noise never gets to."""

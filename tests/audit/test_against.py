@@ -1,0 +1,87 @@
+"""Scans that hold a model against a reference, from the file to the decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from audits import decision, policy, scan
+
+from clipguard.audit.options import Options, seed_of
+from clipguard.bundled.nano import load_state
+from clipguard.errors import RefusedError
+from clipguard.policy.judge import judge, load_policy
+from clipguard.record import Decision
+
+pytest_plugins = ["nano_models"]
+pytestmark = pytest.mark.usefixtures("tiny")
+HIGH, LOW = 1e6, -1e6  # of a curve: nothing is suspicious, everything is
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Path:
+    """The bundled model with a little added to one matrix, the same everywhere."""
+    state = load_state("nano-rn")
+    state["visual.attnpool.k_proj.weight"] += 1e-5
+    torch.save(state, tmp_path / "changed.pt")
+    return tmp_path / "changed.pt"
+
+
+def test_a_model_that_shows_no_more_than_its_base_passes_without_a_null_band(
+    nano: Path, changed: Path, tmp_path: Path, curve: Callable[[float], None]
+):
+    curve(HIGH)
+    record = scan(changed, tmp_path, reference=nano)
+    assert record.reference is not None
+    assert (record.reference.role, record.reference.agreement) == ("base", 1.0)
+    assert record.calibration.kind == "none"
+    assert decision(record) is Decision.PASS
+    assert (tmp_path / "out" / "model.onnx").exists()
+    few = policy(tmp_path, max_change_concentration="0.3")  # and that was one direction
+    assert judge(few, record).decision is Decision.INCONCLUSIVE
+
+
+def test_a_model_that_shows_more_fails_and_is_purified(
+    nano: Path, changed: Path, tmp_path: Path, curve: Callable[[float], None]
+):
+    curve(LOW)
+    record = scan(changed, tmp_path, reference=nano)
+    assert decision(record) is Decision.FAIL
+    assert record.purification is not None
+    assert {"purified.onnx", "head.safetensors", "triggers"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    assert record.detectors[0].candidates[0].trigger.picture is not None
+
+
+@pytest.mark.parametrize("other", ["itself", "another architecture"])
+def test_the_model_itself_and_a_peer_pass_nothing_by_default(
+    other: str, nano: Path, tmp_path: Path, curve: Callable[[float], None]
+):
+    curve(HIGH)
+    torch.save(load_state("nano-vit"), tmp_path / "vit.pt")
+    record = scan(nano, tmp_path, reference=nano if other == "itself" else tmp_path / "vit.pt")
+    assert decision(record) is Decision.INCONCLUSIVE
+    assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_a_reference_is_opened_as_warily_as_any_checkpoint(nano: Path, tmp_path: Path):
+    (tmp_path / "base.pt").write_text("text")
+    with pytest.raises(RefusedError, match=r"^reference: base\.pt: CG102 "):
+        scan(nano, tmp_path, reference=tmp_path / "base.pt")
+
+
+def test_the_seed_follows_from_the_weights_and_the_salt_unless_it_is_given(tmp_path: Path):
+    plain, digest = load_policy("default"), "ab" * 32
+    salted = policy(tmp_path, salt='"mine"')
+
+    def seed(rules: Any, sha256: str, given: int | None = None) -> int:
+        return seed_of(Options(policy=rules, seed=given), sha256)
+
+    assert seed(plain, digest) == seed(plain, digest)
+    assert len({seed(plain, digest), seed(plain, "cd" * 32), seed(salted, digest)}) == 3
+    assert seed(salted, digest, 7) == 7
+    assert 0 <= seed(plain, digest) < 2**31

@@ -1,0 +1,150 @@
+"""The differential screen on a model of known truth and the one that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from fakes import NAMES, StripesClip, stripes_probe
+
+from clipguard.detect.differential import Differential
+from clipguard.detect.four_rates import Four, Kind
+from clipguard.detect.lineage import described
+from clipguard.detect.roles import Finding
+from clipguard.detect.score import curve_of, scored, shipped_against
+from clipguard.errors import InconclusiveError
+from clipguard.probe.sets import ProbePart, Subject
+from clipguard.record import ReferenceRecord
+from clipguard.search.families.additive import Additive
+from clipguard.search.pair import Effort
+from clipguard.search.starts.place import Place
+
+SEARCH = Differential(
+    kinds=(
+        Kind(families=(Place(row=0, column=0), Place()), candidates=2, opaque=True),
+        Kind(families=(Additive(budget=4.0),), candidates=2),
+    ),
+    groups=5,
+    keep=2,
+    first=Effort(steps=2, images=2, step_size=2),
+    screen=Effort(steps=6, images=4, step_size=2),
+    refine=Effort(steps=20, images=8, settle=True),
+    controls=4,
+    compared=2,
+    select=40,
+    measure=80,
+)
+PLANTED = 3
+
+
+def found(planted: int | None, search: Differential = SEARCH, seed: int = 0) -> Finding:
+    pair = search.pair(Subject(StripesClip(planted), stripes_probe()), StripesClip())
+    return search.compare(pair, seed=seed, progress=lambda *_: None)
+
+
+def test_what_only_the_suspect_answers_to_is_found_named_and_told_in_words():
+    finding = found(PLANTED)
+    first = finding.record.candidates[0]
+    assert (finding.record.target, first.target, first.family) == (NAMES[PLANTED],) * 2 + (
+        "additive",
+    )
+    assert first.against is not None
+    assert first.asr.value > 0.9
+    assert first.against.transfer.value < 0.2
+    assert first.against.gap > 0.7
+    assert finding.record.statistic == pytest.approx(first.statistic - first.against.control)
+    assert finding.record.statistic > 6
+    assert len(finding.triggers) == len(finding.record.candidates)
+    assert NAMES[PLANTED] in finding.record.evidence
+    shown = finding.triggers[0].apply(stripes_probe().measure.pixels())
+    read = StripesClip(PLANTED).encode_image(shown)[:, : len(NAMES)].argmax(dim=1)
+    assert (read == PLANTED).float().mean() > 0.9
+
+
+def test_an_honest_model_shows_no_more_than_classes_drawn_by_lot():
+    assert found(None).record.statistic < 3
+
+
+def test_a_model_that_bears_the_same_backdoor_as_its_reference_is_not_told_apart():
+    pair = SEARCH.pair(Subject(StripesClip(PLANTED), stripes_probe()), StripesClip(PLANTED))
+    assert SEARCH.compare(pair, seed=0, progress=lambda *_: None).record.statistic < 3
+
+
+def test_one_seed_gives_one_record_and_leaves_the_global_state_alone():
+    state = torch.get_rng_state()
+    first, same, other = found(PLANTED), found(PLANTED), found(PLANTED, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first.record == same.record
+    assert first.record != other.record
+
+
+def test_every_search_is_reported_and_what_it_cost():
+    record = found(PLANTED).record
+    assert {row.family for row in record.families} == {"patch", "additive"}
+    assert all(row.tested for row in record.families)
+    assert record.measured == 80
+    assert record.passes > 1000
+
+
+def test_too_few_images_and_images_of_one_class_alone_cannot_tell():
+    few = replace(stripes_probe(), measure=part(range(10)))
+    same = replace(stripes_probe(), measure=part([i for i in range(80) if i % 10 == PLANTED] * 3))
+    for probe in (few, same):
+        pair = SEARCH.pair(Subject(StripesClip(PLANTED), probe), StripesClip())
+        with pytest.raises(InconclusiveError):
+            SEARCH.compare(pair, seed=0, progress=lambda *_: None)
+
+
+def part(index: range | list[int]) -> ProbePart:
+    whole, picks = stripes_probe().measure, torch.tensor(list(index))
+    return ProbePart(whole.images[picks], whole.labels[picks], whole.drawings[picks])
+
+
+def test_margin_and_gap_by_hand():
+    four = Four(own=0.9, transfer=0.0, other=0.2, back=0.5)
+    assert four.gap == pytest.approx(0.7)
+    # log(.91/.11) + log(.51/.51) - log(.01/1.01) - log(.21/.81)
+    assert four.margin == pytest.approx(2.113 + 0 + 4.615 + 1.350, abs=2e-3)
+    assert Four(0.5, 0.5, 0.5, 0.5).margin == 0
+
+
+@pytest.mark.parametrize(
+    ("planted", "length", "role"),
+    [(None, 0.1, "base"), (None, 1.4, "peer"), (None, None, "peer")],
+)
+def test_a_reference_is_described_by_its_weights_and_by_what_it_reads(
+    planted: int | None, length: float | None, role: str
+):
+    pair = SEARCH.pair(Subject(StripesClip(planted), stripes_probe()), StripesClip())
+    known = ReferenceRecord(
+        name="base.pt", sha256="0" * 64, tensors=9 if length else 0, length=length, says="s"
+    )
+    told = described(known, pair)
+    assert (told.role, told.agreement) == (role, 1.0)
+    assert told.clean_accuracy is not None
+    assert told.clean_accuracy.value > 0.9
+
+
+class Blind(StripesClip):
+    """Reads another class from every image."""
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        return super().encode_text(texts).roll(1, dims=0)
+
+
+def test_a_reference_that_reads_the_images_otherwise_is_of_no_use():
+    pair = SEARCH.pair(Subject(StripesClip(), stripes_probe()), Blind())
+    known = ReferenceRecord(name="b", sha256="0" * 64, tensors=9, length=0.1, says="s")
+    assert described(known, pair).role == "unusable"
+
+
+def test_a_score_needs_the_curve_of_this_very_search_and_says_where_it_was_never_fitted():
+    finding, curve = found(None), shipped_against().curves[0]
+    assert curve_of(SEARCH, "base") is None
+    assert scored(finding, None, "nano-rn").record.score is None
+    for family, beyond in (("nano-rn", False), ("ViT-B-32", True)):
+        record = scored(finding, curve, family).record
+        assert 0 < record.score < 0.5
+        assert record.extrapolated is beyond

@@ -1,0 +1,120 @@
+"""What a policy decides about a model that was held against a reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import against_reference, clean_detector, held_against, reference, unjudged
+
+from clipguard.policy.document import Policy, load_policy
+from clipguard.policy.judge import judge
+from clipguard.record import AuditRecord, Check, Decision, Outcome
+from clipguard.resources import shipped
+
+PASS, FAIL, CANNOT_TELL = Decision.PASS, Decision.FAIL, Decision.INCONCLUSIVE
+DIGEST = reference().sha256
+
+
+def policy(folder: Path, **changes: str) -> Policy:
+    """The default policy with other values in its section backdoor."""
+    text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
+    lines = []
+    for line in text.splitlines():
+        key = line.strip().partition(":")[0]
+        lines.append(f"  {key}: {changes[key]}" if key in changes else line)
+    file = folder / "policy.yaml"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return load_policy(file)
+
+
+def check(record: AuditRecord, key: str, rules: Policy) -> Check:
+    return next(one for one in judge(rules, record).checks if one.key == f"backdoor.{key}")
+
+
+@pytest.mark.parametrize(
+    ("detector", "decision", "outcome"),
+    [
+        ({}, PASS, Outcome.NO_EVIDENCE),
+        ({"score": 0.4}, CANNOT_TELL, Outcome.SUSPICIOUS),
+        ({"score": 0.6}, FAIL, Outcome.BACKDOORED),
+        ({"gap": 0.31}, FAIL, Outcome.BACKDOORED),
+        ({"score": None}, CANNOT_TELL, Outcome.INCONCLUSIVE),
+        ({"extrapolated": True}, CANNOT_TELL, Outcome.NO_EVIDENCE),
+        ({"extrapolated": True, "score": 0.9}, FAIL, Outcome.BACKDOORED),
+    ],
+)
+def test_the_score_and_the_gap_decide_without_a_null_band(
+    detector: dict[str, Any], decision: Decision, outcome: Outcome
+):
+    gate = judge(load_policy("default"), held_against(against_reference(**detector)))
+    assert gate.decision is decision
+    assert gate.conclusions[0].outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("known", "grounds", "decision"),
+    [
+        ({"role": "base"}, "[base]", PASS),
+        ({"role": "base"}, "[band]", CANNOT_TELL),
+        ({"role": "peer"}, "[base, band]", CANNOT_TELL),
+        ({"role": "peer"}, "[peer]", PASS),
+        ({"role": "unusable"}, "[base, band, peer]", CANNOT_TELL),
+        ({"role": None}, "[base, band, peer]", CANNOT_TELL),
+    ],
+)
+def test_a_pass_rests_on_a_ground_that_the_policy_names(
+    known: dict[str, Any], grounds: str, decision: Decision, tmp_path: Path
+):
+    rules = policy(tmp_path, grounds=grounds)
+    assert judge(rules, held_against(**known)).decision is decision
+
+
+def test_a_band_is_a_ground_as_well(tmp_path: Path):
+    record = unjudged(detectors=(clean_detector(),))
+    assert judge(policy(tmp_path, grounds="[band]"), record).decision is PASS
+    assert judge(policy(tmp_path, grounds="[base]"), record).decision is CANNOT_TELL
+
+
+@pytest.mark.parametrize(
+    ("references", "changed", "result"),
+    [
+        ("any", 132, PASS),
+        ("any", 0, CANNOT_TELL),
+        (f"['{DIGEST}']", 132, PASS),
+        (f"['{DIGEST}']", 0, PASS),
+        (f"['{'0' * 64}']", 132, CANNOT_TELL),
+        ("[]", 132, CANNOT_TELL),
+    ],
+)
+def test_somebody_must_vouch_for_a_reference_and_most_of_all_for_one_that_is_the_model_itself(
+    references: str, changed: int, result: Decision, tmp_path: Path
+):
+    rules, record = policy(tmp_path, references=references), held_against(changed=changed)
+    assert check(record, "references", rules).result is result
+    assert judge(rules, record).decision is result
+
+
+def test_a_record_that_lost_its_reference_passes_nothing():
+    record = held_against().model_copy(update={"reference": None})
+    assert judge(load_policy("default"), record).decision is CANNOT_TELL
+
+
+def test_a_peer_may_still_fail_a_model():
+    record = held_against(against_reference(gap=0.9), role="peer")
+    assert judge(load_policy("default"), record).decision is FAIL
+
+
+def test_a_class_list_that_the_model_does_not_read_passes_nothing():
+    record = held_against()
+    assert record.probe is not None
+    for accuracy in (None, 0.2):
+        low = (
+            accuracy
+            if accuracy is None
+            else record.probe.clean_accuracy.model_copy(update={"value": accuracy})
+        )
+        probe = record.probe.model_copy(update={"clean_accuracy": low})
+        found = judge(load_policy("default"), record.model_copy(update={"probe": probe}))
+        assert found.decision is CANNOT_TELL
