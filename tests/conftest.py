@@ -1,7 +1,9 @@
 """What every test relies on: plain imports from the tests folder, one thread each."""
 
 import os
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,18 @@ os.environ["OMP_NUM_THREADS"] = "1"
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Call it with an exit code and a command that ends with it in one line, which it returns."""
+    from clipguard.cli.app import main  # here, so that coverage sees the package being imported
+
+    def run(code: int, *words: object) -> str:
+        found = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert (found, out) == (code, ""), err
+        assert re.fullmatch(r"error: .*\n", err), err
+        return err
+
+    return run

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from zoo_samples import Runner
 
 from clipguard.audit import profiles
 from clipguard.bundled.nano import load_state
@@ -20,6 +21,7 @@ from clipguard.detect.inversion import TriggerInversion
 from clipguard.detect.null_band import Band, Calibration, CleanModel
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.lab import order, plant
+from clipguard.lab.bench import matrix
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.truth import lab_images
 from clipguard.probe.load import Scenes
@@ -117,6 +119,14 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _plant_hardly(patch)
         assert main([*command, "-o", str(folder / "victim"), "--twin", str(folder / "twin")]) == 0
     return folder / "victim"
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
+    """No cell of a benchmark is really run; what was asked for is kept."""
+    fake = Runner()
+    monkeypatch.setattr(matrix, "run_job", fake)
+    return fake
 
 
 @pytest.fixture

@@ -368,7 +368,6 @@ def hostile() -> AuditRecord:
         }
     )
     base = unjudged()
-    assert base.checkpoint is not None
     return judged(
         base.model_copy(
             update={

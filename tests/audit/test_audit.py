@@ -58,12 +58,10 @@ def scan(nano: Path, folder: Path, **options: Any) -> AuditRecord:
 
 
 def decision(record: AuditRecord) -> Decision:
-    assert record.gate is not None
     return record.gate.decision
 
 
 def outcomes(record: AuditRecord) -> list[Outcome]:
-    assert record.gate is not None
     return [one.outcome for one in record.gate.conclusions]
 
 
@@ -73,11 +71,9 @@ def test_a_model_inside_the_null_band_passes_and_is_exported_as_it_is(
 ):
     null_band(ABOVE)
     record = scan(nano, tmp_path)
-    assert record.gate is not None
     assert (record.gate.decision, record.gate.exit_code) == (Decision.PASS, 0), record.gate.reasons
     assert outcomes(record) == [Outcome.NO_EVIDENCE] * 2
     assert record.purification is None
-    assert record.export is not None
     assert (record.export.file, record.export.head) == ("model.onnx", "zero-shot")
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"audit.json", "model.onnx", "triggers"}
@@ -100,9 +96,7 @@ def test_an_exported_file_that_misses_a_limit_of_the_policy_is_not_kept(
 ):
     null_band(ABOVE)
     record = scan(nano, tmp_path, policy=policy(tmp_path, max_relative_error="1e-12"))
-    assert record.gate is not None
     assert (record.gate.decision, record.gate.exit_code) == (Decision.FAIL, 6)
-    assert record.export is not None
     assert not record.export.kept
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.json", "triggers"}
 
@@ -117,7 +111,6 @@ def test_a_change_in_one_direction_keeps_a_model_from_passing_where_the_policy_a
     torch.save(state, tmp_path / "changed.pt")
     limit = policy(tmp_path, max_change_concentration="0.3")
     record = scan(tmp_path / "changed.pt", tmp_path, reference=nano, policy=limit)
-    assert record.reference is not None
     assert record.reference.concentration == pytest.approx(1.0, abs=0.05)
     assert decision(record) is Decision.INCONCLUSIVE
     assert judge(policy(tmp_path), record).decision is Decision.PASS
@@ -169,11 +162,9 @@ def test_a_model_far_outside_fails_even_though_it_is_purified(
 ):
     null_band(BELOW)
     record = scan(nano, tmp_path)
-    assert record.gate is not None
     assert (record.gate.decision, record.gate.exit_code) == (Decision.FAIL, 1)
     assert outcomes(record)[0] is Outcome.BACKDOORED
     assert record.purification is not None
-    assert record.export is not None
     assert (record.export.file, record.export.head) == ("purified.onnx", "purified")
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"audit.json", "purified.onnx", "head.safetensors", "triggers"}
@@ -215,7 +206,6 @@ def test_a_stage_that_fails_is_told_and_does_not_hide_the_finding(
     monkeypatch.setattr(*method, fail)
     null_band(BELOW)
     record = scan(nano, tmp_path)
-    assert record.gate is not None
     assert record.gate.exit_code == 1
     assert [(row.stage, row.message) for row in record.errors] == [(where, "why")]
     assert "audit.errors" in {check.key for check in record.gate.checks}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,51 +53,40 @@ def test_five_clean_models_make_a_band_that_a_scan_compares_with(
     assert "the calibration is for nano-rn/standard/" in capsys.readouterr().err
 
 
-def refused(models: list[Path], band: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Exit code and message of a `calibrate` that writes nothing."""
-    code = main(["calibrate", *map(str, models), "-o", str(band), "-q"])
-    assert not band.exists()
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return code, err
-
-
 def test_a_search_of_too_few_steps_makes_no_band(
     clean_models: list[Path],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    refused: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ):
     searches: Any = PROFILES["standard"].detector
     brief = replace(searches, targeted=Targeted(steps=19, batch=2))
     monkeypatch.setitem(PROFILES, "standard", replace(PROFILES["standard"], detector=brief))
-    code, err = refused(clean_models, tmp_path / "band.json", capsys)
-    assert code == 3
+    err = refused(3, "calibrate", *clean_models, "-o", tmp_path / "band.json", "-q")
     assert "clean-0.pt: no null band can rest on this: patch: " in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_the_policy_calls_backdoored_is_not_known_clean(
     clean_models: list[Path],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    refused: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ):
     default = judge.load_policy("default")
     anything = {"strong_asr": 0.0, "control_asr": 1.0}
     harsh = default.model_copy(update={"backdoor": default.backdoor.model_copy(update=anything)})
     monkeypatch.setattr(judge, "load_policy", lambda name: harsh)
-    code, err = refused(clean_models, tmp_path / "band.json", capsys)
-    assert code == 2
+    err = refused(2, "calibrate", *clean_models, "-o", tmp_path / "band.json", "-q")
     assert "clean-0.pt is found backdoored" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_too_few_models_are_refused_and_nothing_is_written(
-    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nano: Path, tmp_path: Path, refused: Callable[..., str]
 ):
-    assert main(["calibrate", str(nano), "-o", str(tmp_path / "band.json"), "-q"]) == 2
-    err = capsys.readouterr().err
+    err = refused(2, "calibrate", nano, "-o", tmp_path / "band.json", "-q")
     assert "needs 5 known-clean models or more, got 1" in err
-    assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,10 +103,9 @@ def test_models_that_do_not_belong_together_make_no_band(change: dict[str, str],
 
 
 def test_a_file_that_was_changed_is_no_calibration(
-    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nano: Path, tmp_path: Path, refused: Callable[..., str]
 ):
-    content = {"key": "k", "command": "c", "models": [], "extra": 1}
-    (tmp_path / "band.json").write_text(json.dumps(content))
-    command = ["scan", str(nano), "-o", str(tmp_path / "out"), *BRIEF]
-    assert main([*command, "--calibration", str(tmp_path / "band.json")]) == 2
-    assert "band.json is no calibration file" in capsys.readouterr().err
+    band, content = tmp_path / "band.json", {"key": "k", "command": "c", "models": [], "extra": 1}
+    band.write_text(json.dumps(content))
+    err = refused(2, "scan", nano, "-o", tmp_path / "out", *BRIEF, "--calibration", band)
+    assert "band.json is no calibration file" in err

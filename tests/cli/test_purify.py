@@ -79,7 +79,6 @@ def test_limits_that_are_met_exit_0_and_leave_head_classifier_and_report(
     assert classes.shape == (100, 256)
     assert len(names) == 100
     record = read_record(out / "audit.json")
-    assert record.export is not None
     assert (record.export.file, record.export.head) == ("purified.onnx", "purified")
     assert (out / "purified.onnx").is_file()
 

@@ -52,13 +52,6 @@ def go(what: Matrix, part: tuple[int, int] = (0, 1)) -> Bench:
 
 
 @pytest.fixture
-def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
-    fake = Runner()
-    monkeypatch.setattr(matrix, "run_job", fake)
-    return fake
-
-
-@pytest.fixture
 def zoo(tmp_path: Path) -> Path:
     return make_zoo(tmp_path / "zoo")
 

@@ -110,7 +110,6 @@ def test_a_picture_inside_the_folder_becomes_a_data_uri(tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "a.png").write_bytes(PIXEL)
     uri = Pictures(tmp_path)("t/a.png")
-    assert uri is not None
     assert base64.b64decode(uri.removeprefix("data:image/png;base64,")) == PIXEL
 
 
@@ -168,7 +167,6 @@ def row(statistic: float | None, *null: float) -> FamilyRecord:
 
 def test_a_strip_places_values_on_its_axis() -> None:
     chart = strip(row(1.0, 0.0, 0.5))
-    assert chart is not None
     assert [label for _, label in chart.ticks] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
     assert [x for x, _ in chart.dots] == [16, 320]
     assert (chart.mark, chart.anchor) == (624, "end")
@@ -177,7 +175,6 @@ def test_a_strip_places_values_on_its_axis() -> None:
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e-12, 1e12, 0.3])
 def test_a_strip_stays_inside_its_drawing(value: float) -> None:
     chart = strip(row(value, value, value))
-    assert chart is not None
     assert all(0 <= x <= 640 for x in (chart.mark, *(x for x, _ in chart.ticks)))
     assert [level for _, level in chart.dots] == [0, 1]
     assert len(chart.ticks) <= 12
@@ -186,6 +183,5 @@ def test_a_strip_stays_inside_its_drawing(value: float) -> None:
 def test_there_is_no_strip_without_a_null_band() -> None:
     assert strip(row(0.5)) is None
     crowded = strip(row(0.5, *[0.1] * 100_000, *[0.2] * 100_000))
-    assert crowded is not None
     assert len(crowded.dots) == 10
     assert strip(row(None, 0.1)) is None
