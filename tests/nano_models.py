@@ -24,6 +24,7 @@ from clipguard.lab import order, plant
 from clipguard.lab.bench import matrix
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.truth import lab_images
+from clipguard.probe import load
 from clipguard.probe.load import Scenes
 from clipguard.purify.methods.cbpt import Cbpt
 from clipguard.purify.repair import RepairSettings
@@ -42,7 +43,7 @@ ENOUGH = Targeted(steps=20, batch=2, tolerance=99.0)  # the fewest steps that ma
 SEARCHES = TriggerInversion(
     families=FAMILIES,
     collapse=Collapse(steps=2, batch=4, restarts=1),
-    screen=Screen(steps=1, images=1),
+    screen=Screen(steps=1, images=1, directions=4, finalists=1),
     targeted=SEARCH,
     candidates=1,
 )
@@ -84,18 +85,23 @@ def clean_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]
 
 
+def use_everywhere(patch: pytest.MonkeyPatch, profile: profiles.Profile) -> None:
+    """Let every profile be this one, with a quarter of the scenes that have no label."""
+    patch.setattr(load, "FURTHER", 1)
+    for name in profiles.PROFILES:
+        patch.setitem(profiles.PROFILES, name, profile)
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every profile takes seconds."""
-    for name in profiles.PROFILES:
-        monkeypatch.setitem(profiles.PROFILES, name, TINY)
+    use_everywhere(monkeypatch, TINY)
 
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every profile takes seconds, and its searches count as finished."""
-    for name in profiles.PROFILES:
-        monkeypatch.setitem(profiles.PROFILES, name, SETTLED)
+    use_everywhere(monkeypatch, SETTLED)
 
 
 @pytest.fixture
@@ -153,6 +159,6 @@ def scanned(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of one tiny scan with purification and export; read it, do not write into it."""
     out = tmp_path_factory.mktemp("scanned")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(profiles.PROFILES, "standard", TINY)
+        use_everywhere(patch, TINY)
         assert main(["scan", str(nano), "-o", str(out), "--purify", "always", "--quiet"]) == 3
     return out

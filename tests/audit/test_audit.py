@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from samples import export
 
 from clipguard.audit import release
 from clipguard.audit.options import Options
@@ -24,10 +25,11 @@ from clipguard.errors import (
     RefusedError,
     UsageError,
 )
+from clipguard.export.onnx import ExportJob
 from clipguard.export.session import open_session
 from clipguard.policy.judge import Policy, judge, load_policy
 from clipguard.purify.methods.cbpt import Cbpt
-from clipguard.record import AuditRecord, Decision, Outcome
+from clipguard.record import AuditRecord, Decision, ExportRecord, Outcome
 from clipguard.record.schema import read_record
 from clipguard.resources import shipped
 
@@ -55,6 +57,16 @@ def policy(folder: Path, **changes: str) -> Policy:
 def scan(nano: Path, folder: Path, **options: Any) -> AuditRecord:
     limits = options.pop("policy", None) or policy(folder)
     return audit(nano, Options(policy=limits, **options), folder / "out", progress=quiet)
+
+
+def export_at_once(monkeypatch: pytest.MonkeyPatch, **measured: float) -> None:
+    """Write an empty file for an export, and say that this was measured on it."""
+
+    def write(job: ExportJob, path: Path, **_: object) -> ExportRecord:
+        path.touch()
+        return export(**measured)
+
+    monkeypatch.setattr(release, "write_onnx", write)
 
 
 def decision(record: AuditRecord) -> Decision:
@@ -92,10 +104,14 @@ def test_a_search_that_did_not_settle_is_not_a_pass(
 
 @pytest.mark.usefixtures("settled")
 def test_an_exported_file_that_misses_a_limit_of_the_policy_is_not_kept(
-    nano: Path, null_band: Callable[[float], None], tmp_path: Path
+    nano: Path,
+    null_band: Callable[[float], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     null_band(ABOVE)
-    record = scan(nano, tmp_path, policy=policy(tmp_path, max_relative_error="1e-12"))
+    export_at_once(monkeypatch, relative_error=0.01)
+    record = scan(nano, tmp_path)
     assert (record.gate.decision, record.gate.exit_code) == (Decision.FAIL, 6)
     assert not record.export.kept
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.json", "triggers"}
@@ -248,6 +264,7 @@ def test_an_interrupt_while_files_are_moved_leaves_the_record_alone_and_the_fold
             raise KeyboardInterrupt
 
     null_band(ABOVE)
+    export_at_once(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr("clipguard.report.folder.shutil.move", stop)
         with pytest.raises(KeyboardInterrupt):

@@ -9,8 +9,6 @@ import os
 import pickle
 import pickletools
 import struct
-import subprocess
-import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -20,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_python
 from safetensors.torch import save_file
 
 from clipguard.checkpoint.inspection import inspect_file, sha256_of
@@ -334,4 +333,4 @@ def test_nothing_escapes_the_header_check(content: bytes):
 
 def test_inspection_works_where_torch_cannot_be_imported():
     code = "import sys; sys.modules['torch'] = None; import clipguard.checkpoint.inspection"
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": "."})
+    run_python("-c", code, code=0)

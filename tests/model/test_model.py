@@ -45,8 +45,7 @@ def images() -> Tensor:
 
 
 def tokens(texts: list[str]) -> Tensor:
-    made: Tensor = open_clip.SimpleTokenizer(context_length=16)(texts)
-    return made
+    return open_clip.SimpleTokenizer(context_length=16)(texts)
 
 
 OWN = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}

@@ -34,18 +34,13 @@ def changed(folder: Path, **given: object) -> Path:
     return folder
 
 
-def huge(path: Path) -> None:
-    path.touch()
-    os.truncate(path, SIZE_LIMIT + 1)
-
-
 @pytest.mark.parametrize(
     ("put", "told"),
     [
         pytest.param(lambda path: os.mkfifo(path), "it is no ordinary file", marks=POSIX),
         pytest.param(lambda path: path.symlink_to("/dev/zero"), "leads out of", marks=POSIX),
         (lambda path: path.symlink_to(path.name), "[Ll]oop|too many levels"),
-        (huge, "larger than it may be"),
+        (lambda path: path.write_bytes(bytes(SIZE_LIMIT + 1)), "larger than it may be"),
     ],
 )
 def test_a_file_of_a_zoo_that_would_be_read_without_end_is_refused(tmp_path: Path, put, told: str):

@@ -19,8 +19,7 @@ def render(record: AuditRecord, folder: Path = Path("nowhere")) -> str:
 
 @pytest.fixture(params=RECORDS)
 def record(request: pytest.FixtureRequest) -> AuditRecord:
-    made: AuditRecord = RECORDS[request.param]()
-    return made
+    return RECORDS[request.param]()
 
 
 def test_tags_are_balanced_and_nothing_is_fetched_or_run(record: AuditRecord) -> None:

@@ -12,13 +12,11 @@ from clipguard.report.formats.sarif import RULE_OF_KEY, RULES, message
 
 
 def render(record: AuditRecord) -> dict[str, Any]:
-    log: dict[str, Any] = json.loads(RENDERERS.build("sarif").render(record, Path("nowhere")))
-    return log
+    return json.loads(RENDERERS.build("sarif").render(record, Path("nowhere")))
 
 
 def run(record: AuditRecord) -> dict[str, Any]:
     (only,) = render(record)["runs"]
-    assert isinstance(only, dict)
     return only
 
 
