@@ -6,17 +6,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from samples import export
+from samples import changed_policy, export
 
 from clipguard.audit import release
 from clipguard.audit.options import Options
 from clipguard.audit.scan import audit
 from clipguard.bundled.nano import load_state
 from clipguard.detect import inversion
-from clipguard.detect.roles import Finding
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.errors import (
     ClipguardError,
@@ -31,7 +31,6 @@ from clipguard.policy.judge import Policy, judge, load_policy
 from clipguard.purify.methods.cbpt import Cbpt
 from clipguard.record import AuditRecord, Decision, ExportRecord, Outcome
 from clipguard.record.schema import read_record
-from clipguard.resources import shipped
 
 pytest_plugins = ["nano_models"]
 
@@ -44,14 +43,7 @@ def quiet(stage: str, done: int, total: int) -> None:
 
 def policy(folder: Path, **changes: str) -> Policy:
     """The default policy for 100 images, with other values for some keys."""
-    text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
-    lines = text.splitlines()
-    for key, value in {"min_measure_images": "100", **changes}.items():
-        (row,) = [i for i, line in enumerate(lines) if line.strip().startswith(f"{key}:")]
-        lines[row] = f"{lines[row].partition(':')[0]}: {value}"
-    path = folder / "mine.yaml"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return load_policy(path)
+    return load_policy(changed_policy(folder, min_measure_images="100", **changes))
 
 
 def scan(nano: Path, folder: Path, **options: Any) -> AuditRecord:
@@ -160,10 +152,8 @@ def test_without_a_null_band_words_are_tried_and_nothing_is_released(nano: Path,
 def test_a_text_tower_whose_words_cannot_be_tried_is_not_tested_and_ends_nothing(
     nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def refused(*args: object, **kwargs: object) -> Finding:
-        raise InconclusiveError("no token is known")
-
-    monkeypatch.setattr(TextTokens, "detect", refused)
+    refusal = InconclusiveError("no token is known")
+    monkeypatch.setattr(TextTokens, "detect", Mock(side_effect=refusal))
     record = scan(nano, tmp_path, purify="never")
     assert [one.name for one in record.detectors] == ["inversion"]
     assert record.errors == ()
@@ -216,10 +206,7 @@ def test_a_stage_that_fails_is_told_and_does_not_hide_the_finding(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(*method, fail)
+    monkeypatch.setattr(*method, Mock(side_effect=error))
     null_band(BELOW)
     record = scan(nano, tmp_path)
     assert record.gate.exit_code == 1
@@ -235,10 +222,7 @@ def test_an_interrupt_keeps_what_was_found_in_one_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Cbpt, "purify", stop)
+    monkeypatch.setattr(Cbpt, "purify", Mock(side_effect=KeyboardInterrupt))
     null_band(BELOW)
     with pytest.raises(KeyboardInterrupt):
         scan(nano, tmp_path)
@@ -276,6 +260,7 @@ def test_an_interrupt_while_files_are_moved_leaves_the_record_alone_and_the_fold
     assert decision(scan(nano, tmp_path)) is Decision.PASS
 
 
+@pytest.mark.usefixtures("tiny")
 def test_a_calibration_for_other_scans_is_refused(nano: Path, tmp_path: Path):
     rows = ", ".join(
         f'{{"name": "{i}", "sha256": "{i}", "statistics": {{"patch": 0.0}}}}' for i in range(5)
@@ -294,6 +279,7 @@ def test_a_refused_file_leaves_no_temporary_folder(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("tiny")
 def test_the_least_number_of_images_is_what_the_message_says(
     nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from samples import guilty_detector, judged, purification, unjudged
@@ -60,10 +61,7 @@ def test_a_fault_before_anything_was_measured_is_raised(
 def test_only_a_spent_budget_makes_the_search_for_words_an_error(
     error: Exception, codes: list[int], monkeypatch: pytest.MonkeyPatch
 ):
-    def fail(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(pipeline, "run_detector", fail)
+    monkeypatch.setattr(pipeline, "run_detector", Mock(side_effect=error))
     suspect: Any = None
     watch = Watch(None, quiet)
     record = pipeline.measure_words(unjudged(), suspect, OPTIONS, profile("standard"), watch)

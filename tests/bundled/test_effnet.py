@@ -4,9 +4,11 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import tiny_clip
 import torch
 from open_clip.model import CLIP
 from safetensors import safe_open
+from tiny_clip import state_of
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,12 +41,6 @@ def fresh_weights():
     effnet.imagenet_state.cache_clear()
 
 
-def random_network() -> CLIP:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return CLIP(**effnet.CONFIG).eval()
-
-
 def pictures(count: int = 4) -> Tensor:
     return bundled_probe(SIDE, Scenes(optimise=1, select=1, measure=1), seed=0).select.pixels(
         slice(0, count)
@@ -68,14 +64,12 @@ def test_other_weights_than_those_it_was_made_with_are_refused(tmp_path: Path, m
 
 
 def test_its_architecture_is_recognised_by_its_shapes():
-    assert infer_architecture(shapes_of(random_network().state_dict())).name == "effnet"
+    assert infer_architecture(shapes_of(state_of(effnet.CONFIG))).name == "effnet"
     assert architecture_named("effnet").image_size == SIDE
 
 
 def test_the_image_tower_is_not_packed(tmp_path: Path):
-    pack_nano(
-        random_network().state_dict(), [5], "effnet", seed=0, to=tmp_path / "packed.safetensors"
-    )
+    pack_nano(state_of(effnet.CONFIG), [5], "effnet", seed=0, to=tmp_path / "packed.safetensors")
     with safe_open(tmp_path / "packed.safetensors", framework="pt") as file:
         keys = set(file.keys())
     assert not any(key.startswith(effnet.TRUNK) for key in keys)
@@ -84,7 +78,7 @@ def test_the_image_tower_is_not_packed(tmp_path: Path):
 
 @needs_package
 def test_folding_the_units_changes_the_border_only():
-    images, network = pictures(), random_network()
+    images, network = pictures(), tiny_clip.network(effnet.CONFIG)
     network.load_state_dict(effnet.trunk_state(), strict=False)
     folded = network.visual.trunk
     own = CLIP(**effnet.CONFIG).eval().visual.trunk

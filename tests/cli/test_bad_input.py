@@ -101,10 +101,7 @@ def saved(path: Path, content: object) -> Path:
     return path
 
 
-def policy(folder: Path, old: str, new: str) -> Path:
-    text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
-    assert old in text
-    return write(folder / "mine.yaml", text.replace(old, new))
+POLICY = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
 
 
 def picture(path: Path) -> Path:
@@ -206,7 +203,9 @@ OPTIONS: dict[str, tuple[Callable[[Path], list[object]], str]] = {
         "expected a policy file",
     ),
     "policy key with a typo": (
-        lambda folder: ["--policy", policy(folder, "max_score", "max_scrore")],
+        lambda folder: [
+            *("--policy", write(folder / "mine.yaml", POLICY.replace("max_score", "max_scrore")))
+        ],
         "did you mean 'max_score'",
     ),
     "unknown profile": (lambda folder: ["--profile", "fast"], "--profile"),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -179,7 +180,5 @@ def test_an_odd_recipe_is_refused_in_one_line(tmp_path: Path, refused, recipe: s
 
 @pytest.fixture
 def no_planting(monkeypatch: pytest.MonkeyPatch) -> None:
-    def plant(*_: object, **__: object) -> None:
-        raise AssertionError("nothing is trained before the places are known to be good")
-
-    monkeypatch.setattr("clipguard.lab.plant.plant", plant)
+    early = AssertionError("nothing is trained before the places are known to be good")
+    monkeypatch.setattr("clipguard.lab.plant.plant", Mock(side_effect=early))

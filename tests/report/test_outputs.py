@@ -1,6 +1,7 @@
 import os
 import stat
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -50,11 +51,8 @@ def test_a_file_is_replaced_whole_and_readable_by_others(tmp_path: Path) -> None
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, told
 ) -> None:
-    def fail(*_: object) -> None:
-        raise failure
-
     write_atomic(tmp_path / "a.txt", "old")
-    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(os, "replace", Mock(side_effect=failure))
     with told:
         write_atomic(tmp_path / "a.txt", "new")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.txt": "old"}

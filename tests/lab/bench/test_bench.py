@@ -10,6 +10,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -411,10 +412,7 @@ def test_a_truth_that_would_be_read_without_end_is_refused(tmp_path: Path):
 def test_a_detector_that_breaks_on_a_victim_is_a_result(
     tmp_path: Path, nano_entry: Entry, monkeypatch: pytest.MonkeyPatch
 ):
-    def breaks(*given: object, **options: object) -> None:
-        raise RuntimeError("out of\nmemory")
-
-    monkeypatch.setattr(job, "measure", breaks)
+    monkeypatch.setattr(job, "measure", Mock(side_effect=RuntimeError("out of\nmemory")))
     cell = detect_once(tmp_path, nano_entry)
     assert cell.error == cell.reason == "RuntimeError: out of"
     assert {"load", "probe"} <= cell.seconds.keys()
