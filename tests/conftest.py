@@ -3,7 +3,8 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,16 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return err
 
     return run
+
+
+@pytest.fixture
+def told() -> Callable[..., AbstractContextManager[None]]:
+    """Call it with an error and a pattern: what is done then raises that in one printable line."""
+
+    @contextmanager
+    def one_line(error: type[Exception], pattern: str) -> Iterator[None]:
+        with pytest.raises(error, match=pattern) as caught:
+            yield
+        assert str(caught.value).isprintable()
+
+    return one_line

@@ -29,11 +29,6 @@ SIDE = effnet.CONFIG["vision_cfg"]["image_size"]
 needs_package = pytest.mark.skipif(not effnet.effnet_is_installed(), reason="pip install .[lab]")
 
 
-@pytest.fixture(scope="module")
-def network() -> CLIP:
-    return nano_network("effnet")
-
-
 @pytest.fixture(autouse=True)
 def fresh_weights():
     effnet.imagenet_state.cache_clear()
@@ -97,7 +92,8 @@ def test_folding_the_units_changes_the_border_only():
 
 
 @needs_package
-def test_a_fine_tune_moves_the_image_tower_and_keeps_its_batch_statistics(network: CLIP):
+def test_a_fine_tune_moves_the_image_tower_and_keeps_its_batch_statistics():
+    network = nano_network("effnet")
     recipe = Recipe(steps=1, learning_rate=1e-4, batch=4)
     made = finetune(network, recipe, None, seed=0, progress=lambda *_: None).state_dict()
     before = network.state_dict()

@@ -141,11 +141,10 @@ def test_a_folder_gives_its_preferred_weights_file_or_a_usage_error(tmp_path: Pa
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_no_checkpoint_is_refused_by_kind(tmp_path: Path, content: bytes, says: str):
+def test_what_is_no_checkpoint_is_refused_by_kind(tmp_path: Path, content: bytes, says: str, told):
     (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(RefusedError, match=rf"^model\.pt.*{says}") as caught:
+    with told(RefusedError, rf"^model\.pt.*{says}"):
         inspect_file(tmp_path / "model.pt")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_is_refused_for_other_weights_and_code_beside_them_is_noted(tmp_path: Path):
@@ -249,11 +248,9 @@ def test_calls_as_torch_writes_them_pass():
         (b"", "CG103"),
     ],
 )
-def test_hostile_pickles_are_refused_in_one_line(code: bytes, says: str):
-    with pytest.raises(RefusedError) as caught:
+def test_hostile_pickles_are_refused_in_one_line(code: bytes, says: str, told):
+    with told(RefusedError, says):
         scan_pickle(code if code[:1] in (b"\x80", b"") else b"\x80\2" + code + b".")
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def header(fields: object, data: bytes = b"") -> bytes:

@@ -123,11 +123,7 @@ def test_an_interrupt_and_an_end_from_outside_are_told_apart(
     raising(monkeypatch, KeyboardInterrupt())
     assert (main(["fail"]), capsys.readouterr().err) == (130, "interrupted\n")
 
-    def ended() -> typer.Typer:
-        signal.raise_signal(signal.SIGTERM)
-        return typer.Typer()
-
-    monkeypatch.setattr(app_module, "build_app", ended)
+    monkeypatch.setattr(app_module, "build_app", lambda: signal.raise_signal(signal.SIGTERM))
     assert (main(["fail"]), capsys.readouterr().err) == (143, "terminated\n")
 
 

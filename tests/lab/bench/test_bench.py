@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import re
+import shutil
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from zoo_samples import ENTRIES, Runner, digest, entry, honest, in_test_split, m
 
 import clipguard.lab.comparators
 from clipguard.audit.profiles import PROFILES, profile
+from clipguard.checkpoint.inspection import sha256_of
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.errors import RefusedError, UsageError
 from clipguard.lab.attacks import ATTACKS
@@ -463,12 +464,9 @@ def test_a_comparator_has_a_statistic_and_no_score(tmp_path: Path, nano_entry: E
 @pytest.fixture
 def nano_entry(tmp_path: Path, nano: Path) -> Entry:
     """The bundled model as the only entry of a zoo."""
-    folder = tmp_path / "victims" / "1"
-    folder.mkdir(parents=True)
-    data = nano.read_bytes()
-    (folder / "model.pt").write_bytes(data)
-    digest = hashlib.sha256(data).hexdigest()
-    return honest(1, path="victims/1", sha256=digest)
+    (tmp_path / "victims" / "1").mkdir(parents=True)
+    shutil.copy(nano, tmp_path / "victims" / "1" / "model.pt")
+    return honest(1, path="victims/1", sha256=sha256_of(nano))
 
 
 def detect_once(folder: Path, entry: Entry, method: str = "inversion") -> DetectCell:
