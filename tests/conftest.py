@@ -37,13 +37,13 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 
 @pytest.fixture
-def told() -> Callable[..., AbstractContextManager[None]]:
+def one_line() -> Callable[..., AbstractContextManager[None]]:
     """Call it with an error and a pattern: what is done then raises that in one printable line."""
 
     @contextmanager
-    def one_line(error: type[Exception], pattern: str) -> Iterator[None]:
+    def raised(error: type[Exception], pattern: str) -> Iterator[None]:
         with pytest.raises(error, match=pattern) as caught:
             yield
         assert str(caught.value).isprintable()
 
-    return one_line
+    return raised

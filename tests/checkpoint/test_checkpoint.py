@@ -141,10 +141,10 @@ def test_the_name_in_the_record_is_a_safe_file_name(
     ],
 )
 def test_a_dishonest_weight_is_refused_by_name(
-    value: object, says: str, state: dict[str, Tensor], arch: str, tmp_path: Path, told
+    value: object, says: str, state: dict[str, Tensor], arch: str, tmp_path: Path, one_line
 ):
     path = saved(tmp_path, {**state, "logit_scale": value})
-    with told(RefusedError, rf"^model\.pt: .*{says}"):
+    with one_line(RefusedError, rf"^model\.pt: .*{says}"):
         load_checkpoint(path, arch=arch)
 
 
@@ -165,9 +165,9 @@ def test_one_storage_under_many_names_is_refused_before_it_is_copied(tmp_path: P
     ],
 )
 def test_anything_but_plainly_named_tensors_is_refused(
-    content: object, rule: str, tmp_path: Path, told
+    content: object, rule: str, tmp_path: Path, one_line
 ):
-    with told(RefusedError, rule):
+    with one_line(RefusedError, rule):
         load_checkpoint(saved(tmp_path, content))
 
 
@@ -255,14 +255,14 @@ def test_the_preprocessing_of_published_weights_is_used():
     ],
 )
 def test_a_config_from_outside_is_checked_before_anything_is_built(
-    change: dict[str, object], says: str, state: dict[str, Tensor], tmp_path: Path, told
+    change: dict[str, object], says: str, state: dict[str, Tensor], tmp_path: Path, one_line
 ):
     config = {
         key: {**TINY[key], **value} if isinstance(value, dict) else value
         for key, value in change.items()
     }
     path = write_config(tmp_path / "evil.json", {**TINY, **config})
-    with told(UsageError, says):
+    with one_line(UsageError, says):
         load_checkpoint(saved(tmp_path, state), arch=str(path))
 
 

@@ -141,9 +141,11 @@ def test_a_folder_gives_its_preferred_weights_file_or_a_usage_error(tmp_path: Pa
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_no_checkpoint_is_refused_by_kind(tmp_path: Path, content: bytes, says: str, told):
+def test_what_is_no_checkpoint_is_refused_by_kind(
+    tmp_path: Path, content: bytes, says: str, one_line
+):
     (tmp_path / "model.pt").write_bytes(content)
-    with told(RefusedError, rf"^model\.pt.*{says}"):
+    with one_line(RefusedError, rf"^model\.pt.*{says}"):
         inspect_file(tmp_path / "model.pt")
 
 
@@ -248,8 +250,8 @@ def test_calls_as_torch_writes_them_pass():
         (b"", "CG103"),
     ],
 )
-def test_hostile_pickles_are_refused_in_one_line(code: bytes, says: str, told):
-    with told(RefusedError, says):
+def test_hostile_pickles_are_refused_in_one_line(code: bytes, says: str, one_line):
+    with one_line(RefusedError, says):
         scan_pickle(code if code[:1] in (b"\x80", b"") else b"\x80\2" + code + b".")
 
 

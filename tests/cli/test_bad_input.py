@@ -246,8 +246,7 @@ def test_a_bad_model_is_one_line_an_exit_code_and_no_file(
     kind: str, nano: Path, tmp_path: Path, refused: Callable[..., str]
 ):
     make, code, says = MODELS[kind]
-    model = make(tmp_path, nano)
-    assert says in refused(code, "scan", model, "-o", tmp_path / "out", "-q")
+    assert says in refused(code, "scan", make(tmp_path, nano), "-o", tmp_path / "out", "-q")
     assert left_in(tmp_path / "out") == []
     assert not (tmp_path / "ran").exists()
 
@@ -262,9 +261,8 @@ def test_a_bad_option_is_one_line_exit_code_2_and_no_file(
     kind: str, nano: Path, tmp_path: Path, refused: Callable[..., str]
 ):
     make, says = OPTIONS[kind]
-    out = tmp_path / "out"
-    assert says in refused(2, "scan", nano, "-o", out, "-q", *make(tmp_path))
-    assert left_in(out) == []
+    assert says in refused(2, "scan", nano, "-o", tmp_path / "out", "-q", *make(tmp_path))
+    assert left_in(tmp_path / "out") == []
     assert not (tmp_path / "file").is_dir()
 
 

@@ -33,6 +33,7 @@ def test_five_clean_models_make_a_band_that_a_scan_compares_with(
     nano: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    refused: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ):
     searches: Any = PROFILES["standard"].detector
@@ -55,9 +56,8 @@ def test_five_clean_models_make_a_band_that_a_scan_compares_with(
     assert [len(family.null) for family in record.detectors[0].families] == [5, 5]
 
     capsys.readouterr()
-    other = ["scan", str(nano), "-o", str(tmp_path / "other"), *BRIEF, "--profile", "thorough"]
-    assert main([*other, "--calibration", str(band)]) == 2
-    assert "the calibration is for nano-rn/standard/" in capsys.readouterr().err
+    other = ("scan", nano, "-o", tmp_path / "other", *BRIEF, "--profile", "thorough")
+    assert "the calibration is for nano-rn/standard/" in refused(2, *other, "--calibration", band)
 
 
 def test_a_search_of_too_few_steps_makes_no_band(
@@ -69,8 +69,9 @@ def test_a_search_of_too_few_steps_makes_no_band(
     searches: Any = PROFILES["standard"].detector
     brief = replace(searches, targeted=Targeted(steps=19, batch=2))
     monkeypatch.setitem(PROFILES, "standard", replace(PROFILES["standard"], detector=brief))
-    err = refused(3, "calibrate", *clean_models, "-o", tmp_path / "band.json", "-q")
-    assert "clean-0.pt: no null band can rest on this: patch: " in err
+    assert "clean-0.pt: no null band can rest on this: patch: " in refused(
+        3, "calibrate", *clean_models, "-o", tmp_path / "band.json", "-q"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -84,16 +85,18 @@ def test_a_model_that_the_policy_calls_backdoored_is_not_known_clean(
     anything = {"strong_asr": 0.0, "control_asr": 1.0}
     harsh = default.model_copy(update={"backdoor": default.backdoor.model_copy(update=anything)})
     monkeypatch.setattr(judge, "load_policy", lambda name: harsh)
-    err = refused(2, "calibrate", *clean_models, "-o", tmp_path / "band.json", "-q")
-    assert "clean-0.pt is found backdoored" in err
+    assert "clean-0.pt is found backdoored" in refused(
+        2, "calibrate", *clean_models, "-o", tmp_path / "band.json", "-q"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_few_models_are_refused_and_nothing_is_written(
     nano: Path, tmp_path: Path, refused: Callable[..., str]
 ):
-    err = refused(2, "calibrate", nano, "-o", tmp_path / "band.json", "-q")
-    assert "needs 5 known-clean models or more, got 1" in err
+    assert "needs 5 known-clean models or more, got 1" in refused(
+        2, "calibrate", nano, "-o", tmp_path / "band.json", "-q"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,5 +117,6 @@ def test_a_file_that_was_changed_is_no_calibration(
 ):
     band, content = tmp_path / "band.json", {"key": "k", "command": "c", "models": [], "extra": 1}
     band.write_text(json.dumps(content))
-    err = refused(2, "scan", nano, "-o", tmp_path / "out", *BRIEF, "--calibration", band)
-    assert "band.json is no calibration file" in err
+    assert "band.json is no calibration file" in refused(
+        2, "scan", nano, "-o", tmp_path / "out", *BRIEF, "--calibration", band
+    )

@@ -59,8 +59,7 @@ def test_a_file_that_misses_a_limit_of_the_default_policy_is_removed(
         return export(relative_error=0.01)
 
     monkeypatch.setattr("clipguard.audit.export.write_onnx", differs)
-    line = refused(6, "export", nano, "-o", tmp_path / "model.onnx")
-    assert "export.max_relative_error" in line
+    assert "export.max_relative_error" in refused(6, "export", nano, "-o", tmp_path / "model.onnx")
     assert written
     assert list(tmp_path.iterdir()) == []
 
@@ -88,8 +87,9 @@ def test_a_head_of_another_checkpoint_is_refused_and_nothing_is_written(
     clean_models: list[Path], scanned: Path, tmp_path: Path, refused: Callable[..., str]
 ):
     command = ["export", clean_models[1], "-o", tmp_path / "model.onnx"]
-    line = refused(2, *command, "--head", scanned / "head.safetensors")
-    assert "was tuned on another checkpoint" in line
+    assert "was tuned on another checkpoint" in refused(
+        2, *command, "--head", scanned / "head.safetensors"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -43,17 +43,14 @@ def held(monkeypatch: pytest.MonkeyPatch, null_band: Callable[[float], None]) ->
 @pytest.fixture
 def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """The export fails at once."""
-
-    failure = ExportError("no export here")
-    monkeypatch.setattr(release, "write_onnx", Mock(side_effect=failure))
+    monkeypatch.setattr(release, "write_onnx", Mock(side_effect=ExportError("no export here")))
 
 
 @pytest.mark.usefixtures("held")
 def test_limits_that_are_met_exit_0_and_leave_head_classifier_and_report(
     nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    out = tmp_path / "out"
-    limits = changed_policy(tmp_path, **LENIENT)
+    limits, out = changed_policy(tmp_path, **LENIENT), tmp_path / "out"
     assert main(["purify", str(nano), "-o", str(out), "--policy", str(limits), "-q"]) == 0
     shown = capsys.readouterr()
     before, after, statement = shown.out.splitlines()
@@ -74,8 +71,7 @@ def test_limits_that_are_met_exit_0_and_leave_head_classifier_and_report(
 def test_limits_that_are_missed_exit_7_and_say_which(
     nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    limits = changed_policy(tmp_path, max_asr="0.0")
-    out = tmp_path / "out"
+    limits, out = changed_policy(tmp_path, max_asr="0.0"), tmp_path / "out"
     assert main(["purify", str(nano), "-o", str(out), "--policy", str(limits), "-q"]) == 7
     assert "missed: " in capsys.readouterr().err
     assert (out / "head.safetensors").is_file()

@@ -182,8 +182,8 @@ def test_the_asr_is_measured_on_the_file_and_in_torch(tmp_path, translated):
     assert (record.asr_onnx.value, record.asr_torch.value) == (1, 0)
 
 
-def test_what_torch_cannot_export_is_one_line_not_a_traceback(tmp_path, told):
-    with told(ExportError, "ONNX"):
+def test_what_torch_cannot_export_is_one_line_not_a_traceback(tmp_path, one_line):
+    with one_line(ExportError, "ONNX"):
         export(export_job(TowerClip(Branching())), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -106,9 +106,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_file_that_breaks_the_contract_is_refused_in_one_clear_line(tmp_path, case, told):
+def test_a_file_that_breaks_the_contract_is_refused_in_one_clear_line(tmp_path, case, one_line):
     change, reason = HOSTILE[case]
-    with told(RefusedError, re.escape(reason)):
+    with one_line(RefusedError, re.escape(reason)):
         open_session(write_classifier(tmp_path, change), "cpu")
 
 
@@ -224,10 +224,10 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_no_image_or_too_large_is_one_printable_line(tmp_path, case, told):
+def test_what_is_no_image_or_too_large_is_one_printable_line(tmp_path, case, one_line):
     data, reason = BROKEN[case]
     (path := tmp_path / "photo\x1b[31m.png").write_bytes(data)
-    with told(UsageError, reason):
+    with one_line(UsageError, reason):
         load_image(path, SIDE)
 
 

@@ -111,9 +111,9 @@ def test_imagenet_names_are_distinct_after_merging():
     ],
 )
 def test_an_unusable_class_list_says_where(
-    tmp_path: Path, name: str, content: str | bytes, says: str, told
+    tmp_path: Path, name: str, content: str | bytes, says: str, one_line
 ):
-    with told(UsageError, says):
+    with one_line(UsageError, says):
         read_class_names(write(tmp_path / name, content))
 
 

@@ -90,11 +90,11 @@ def test_a_log_that_links_elsewhere_is_not_written(look: Look, tmp_path: Path):
     ],
 )
 def test_a_log_that_would_be_read_without_end_is_refused(
-    look: Look, tmp_path: Path, put: Callable[[Path], None], says: str, told
+    look: Look, tmp_path: Path, put: Callable[[Path], None], says: str, one_line
 ):
     put(tmp_path / FILE)
     for reads in (lambda: log_look(tmp_path, look), lambda: count_looks(tmp_path)):
-        with told(UsageError, says):
+        with one_line(UsageError, says):
             reads()
 
 
@@ -106,7 +106,7 @@ def test_a_line_whose_digests_are_none_counts_as_a_look(look: Look, tmp_path: Pa
     assert count_looks(tmp_path) == 2
 
 
-def test_a_zoo_without_a_digest_cannot_be_looked_at(tmp_path: Path, told):
+def test_a_zoo_without_a_digest_cannot_be_looked_at(tmp_path: Path, one_line):
     zoo = replace(read_zoo(make_zoo(tmp_path)), digest="\x1bx")
-    with told(UsageError, "expected a digest of 64 hex digits"):
+    with one_line(UsageError, "expected a digest of 64 hex digits"):
         look_at(zoo, "detect", PRINTS, ENTRIES, "", also=ALSO)

@@ -44,13 +44,13 @@ def changed(folder: Path, **given: object) -> Path:
     ],
 )
 def test_a_file_of_a_zoo_that_would_be_read_without_end_is_refused(
-    tmp_path: Path, put, says: str, told
+    tmp_path: Path, put, says: str, one_line
 ):
     make_zoo(tmp_path / "zoo")
     for name, read in ((FILE, read_zoo), ("victim.json", lambda zoo: read_truth(zoo, "."))):
         (tmp_path / "zoo" / name).unlink(missing_ok=True)
         put(tmp_path / "zoo" / name)
-        with told(UsageError, says):
+        with one_line(UsageError, says):
             read(tmp_path / "zoo")
 
 
@@ -78,9 +78,9 @@ def test_a_file_of_a_zoo_that_would_be_read_without_end_is_refused(
     ],
 )
 def test_an_impossible_entry_is_told_in_one_line(
-    tmp_path: Path, given: dict[str, object], says: str, told
+    tmp_path: Path, given: dict[str, object], says: str, one_line
 ):
-    with told(UsageError, says):
+    with one_line(UsageError, says):
         read_zoo(changed(tmp_path, **given))
 
 
