@@ -1,7 +1,10 @@
 """What every test relies on: plain imports from the tests folder, one thread each."""
 
 import os
+import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,3 +19,31 @@ os.environ["OMP_NUM_THREADS"] = "1"
 @pytest.fixture(scope="session", autouse=True)
 def _threads() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Call it with an exit code and a command that ends with it in one line, which it returns."""
+    from clipguard.cli.app import main  # here, so that coverage sees the package being imported
+
+    def run(code: int, *words: object) -> str:
+        found = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert (found, out) == (code, ""), err
+        assert re.fullmatch(r"error: .*\n", err), err
+        return err
+
+    return run
+
+
+@pytest.fixture
+def one_line() -> Callable[..., AbstractContextManager[None]]:
+    """Call it with an error and a pattern: what is done then raises that in one printable line."""
+
+    @contextmanager
+    def raised(error: type[Exception], pattern: str) -> Iterator[None]:
+        with pytest.raises(error, match=pattern) as caught:
+            yield
+        assert str(caught.value).isprintable()
+
+    return raised

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from zoo_samples import Runner
 
 from clipguard.audit import pipeline, profiles
 from clipguard.bundled.nano import load_state
@@ -23,8 +24,10 @@ from clipguard.detect.null_band import Band, Calibration, CleanModel
 from clipguard.detect.score import AgainstReference, distance
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.lab import order, plant
+from clipguard.lab.bench import matrix
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.truth import lab_images
+from clipguard.probe import load
 from clipguard.probe.load import Scenes
 from clipguard.purify.methods.cbpt import Cbpt
 from clipguard.purify.repair import RepairSettings
@@ -46,7 +49,7 @@ ENOUGH = Targeted(steps=20, batch=2, tolerance=99.0)  # the fewest steps that ma
 SEARCHES = TriggerInversion(
     families=FAMILIES,
     collapse=Collapse(steps=2, batch=4, restarts=1),
-    screen=Screen(steps=1, images=1),
+    screen=Screen(steps=1, images=1, directions=4, finalists=1),
     targeted=SEARCH,
     candidates=1,
 )
@@ -105,18 +108,23 @@ def clean_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     ]
 
 
+def use_everywhere(patch: pytest.MonkeyPatch, profile: profiles.Profile) -> None:
+    """Let every profile be this one, with a quarter of the scenes that have no label."""
+    patch.setattr(load, "FURTHER", 1)
+    for name in profiles.PROFILES:
+        patch.setitem(profiles.PROFILES, name, profile)
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every profile takes seconds."""
-    for name in profiles.PROFILES:
-        monkeypatch.setitem(profiles.PROFILES, name, TINY)
+    use_everywhere(monkeypatch, TINY)
 
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every profile takes seconds, and its searches count as finished."""
-    for name in profiles.PROFILES:
-        monkeypatch.setitem(profiles.PROFILES, name, SETTLED)
+    use_everywhere(monkeypatch, SETTLED)
 
 
 @pytest.fixture
@@ -140,6 +148,14 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _plant_hardly(patch)
         assert main([*command, "-o", str(folder / "victim"), "--twin", str(folder / "twin")]) == 0
     return folder / "victim"
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
+    """No cell of a benchmark is really run; what was asked for is kept."""
+    fake = Runner()
+    monkeypatch.setattr(matrix, "run_job", fake)
+    return fake
 
 
 @pytest.fixture
@@ -187,6 +203,6 @@ def scanned(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of one tiny scan with purification and export; read it, do not write into it."""
     out = tmp_path_factory.mktemp("scanned")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(profiles.PROFILES, "standard", TINY)
+        use_everywhere(patch, TINY)
         assert main(["scan", str(nano), "-o", str(out), "--purify", "always", "--quiet"]) == 3
     return out

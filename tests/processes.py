@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_python(
-    *command: object, code: int, cwd: Path = ROOT, path: Path = ROOT
+    *command: object, code: int, cwd: Path = ROOT, path: Path | str = ROOT
 ) -> subprocess.CompletedProcess[str]:
     """Run Python with `command`, which must end with `code`; `path` goes before all else."""
     done = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from clipguard.record import (
     TunedTrigger,
     Untested,
 )
+from clipguard.resources import shipped
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
@@ -336,6 +338,16 @@ def judged(record: AuditRecord, policy: str = "default") -> AuditRecord:
     return record.model_copy(update={"gate": judge(load_policy(policy), record)})
 
 
+def changed_policy(folder: Path, **changes: str) -> Path:
+    """A file in `folder` that is the default policy with other values for some keys."""
+    text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
+    for key, value in changes.items():
+        text, found = re.subn(rf"^( *{key}:).*$", rf"\1 {value}", text, flags=re.MULTILINE)
+        assert found == 1, key
+    (folder / "mine.yaml").write_text(text, encoding="utf-8")
+    return folder / "mine.yaml"
+
+
 def passing() -> AuditRecord:
     """A clean checkpoint that passes."""
     return judged(unjudged(export=export()))
@@ -418,7 +430,6 @@ def hostile() -> AuditRecord:
         }
     )
     base = unjudged()
-    assert base.checkpoint is not None
     return judged(
         base.model_copy(
             update={

@@ -37,9 +37,7 @@ HOSTILE = ('"; id # $(id) `id` ${{ github.token }} *\nexit-code=0', "--policy=ot
 
 def load(path: Path) -> dict[str, Any]:
     # The base reader keeps `3.10` a text, as GitHub reads it.
-    document = YAML(typ="base", pure=True).load(path.read_text(encoding="utf-8"))
-    assert isinstance(document, dict)
-    return document
+    return YAML(typ="base", pure=True).load(path.read_text(encoding="utf-8"))
 
 
 def steps(document: dict[str, Any]) -> list[dict[str, Any]]:

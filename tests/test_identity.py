@@ -8,9 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import run_python
 from zoo_samples import Runner, make_zoo
 
 from clipguard.audit.profiles import profile
@@ -89,14 +88,7 @@ class Copy:
         self.put(name, text.replace(old, new))
 
     def keys(self, zoo: Path) -> dict[str, Any]:
-        done = subprocess.run(
-            [sys.executable, __file__, str(zoo)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1"},
-        )
-        assert done.returncode == 0, done.stderr
+        done = run_python("-B", __file__, zoo, code=0, path=self.root)
         made: dict[str, Any] = json.loads(done.stdout)
         assert made.pop("package") == str(self.package)
         return made

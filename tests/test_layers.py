@@ -2,12 +2,11 @@
 
 import ast
 import re
-import subprocess
-import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 import clipguard
 
@@ -215,15 +214,9 @@ def test_a_method_module_names_its_method_and_the_role_it_plays(name: str):
     assert roles[0].startswith("type["), f"METHOD of {name} must be typed, got {roles[0]}"
 
 
-def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_building_the_command_line_imports_nothing_heavy():
     code = "import sys, clipguard.cli.app as app; app.build_app(); print(*sys.modules, sep='\\n')"
-    loaded = {name.split(".")[0] for name in python(code).splitlines()}
+    loaded = {name.split(".")[0] for name in run_python("-c", code, code=0).stdout.splitlines()}
     assert "typer" in loaded
     assert loaded & HEAVY == set()
 
@@ -245,15 +238,11 @@ def test_help_takes_less_than_a_second_of_processor_time():
         return usage.ru_utime + usage.ru_stime
 
     before = spent()
-    done = subprocess.run(
-        [sys.executable, "-m", "clipguard", "--help"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Usage" in done.stdout
+    assert "Usage" in run_python("-m", "clipguard", "--help", code=0).stdout
     assert spent() - before < 1.0
 
 
 def test_deciding_and_rendering_work_where_torch_is_not_installed():
     wanted = [name for name in SMALL if name.removeprefix("clipguard.").startswith(TORCH_FREE)]
     lines = "\n".join(f"import {name}" for name in wanted)
-    python(f"import sys\nsys.modules['torch'] = None\n{lines}")
+    run_python("-c", f"import sys\nsys.modules['torch'] = None\n{lines}", code=0)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+from processes import ROOT, run_python
 from samples import passing
 
 from clipguard.record.schema import dumps
 
-ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SHOWN = re.findall(r"^`([^`\n]+)`:\n\n```(python|diff)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 METHODS = {
@@ -70,15 +68,7 @@ def test_each_example_of_the_page_is_whole_and_its_test_passes(tmp_path: Path):
     write_examples(tmp_path)
     (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     (tmp_path / "audit.json").write_text(dumps(passing()), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", FOLLOW],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "tests")])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_python("-c", FOLLOW, code=0, cwd=tmp_path, path=f"{tmp_path}{os.pathsep}{ROOT / 'tests'}")
     tests = [place for place, _, _ in SHOWN if place.startswith("tests/")]
     assert len(tests) == 7
     assert (tmp_path / "report.badge.json").exists()

@@ -14,7 +14,7 @@ from torch import Tensor
 from clipguard.bundled.artwork import load_artwork
 from clipguard.bundled.nano import nano_network, nano_tokenizer, normalise
 from clipguard.lab import finetune as lab
-from clipguard.lab.roles import AnyAttack, Site, Step, TrainedAttack
+from clipguard.lab.roles import AnyAttack, Pairs, Site, Step, TrainedAttack
 from clipguard.probe.sets import ProbePart
 
 
@@ -29,6 +29,13 @@ def step_of(attack: AnyAttack, target: str = "banana", size: int = 16, seed: int
     pairs = lab._poisoned(clean, attack, plan, generator(seed + 2))
     contrastive = partial(lab._contrastive, network, nano_tokenizer(network), pairs)
     return Step(network, clean, pairs, plan, contrastive)
+
+
+def require_rest(made: Pairs, before: Pairs, count: int) -> None:
+    """All pairs but the first `count` are as they were."""
+    assert torch.equal(made.images[count:], before.images[count:])
+    assert made.texts[count:] == before.texts[count:]
+    assert torch.equal(made.concepts[count:], before.concepts[count:])
 
 
 def follow(attack: TrainedAttack, step: Step, times: int, rate: float = 1e-3) -> list[float]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-from audits import decision, policy, scan
+from audits import decision, scan
+from samples import export
 
 from clipguard.audit import release
 from clipguard.detect import inversion
-from clipguard.detect.roles import Finding
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.errors import (
     ClipguardError,
@@ -20,9 +21,10 @@ from clipguard.errors import (
     RefusedError,
     UsageError,
 )
+from clipguard.export.onnx import ExportJob
 from clipguard.export.session import open_session
 from clipguard.purify.methods.cbpt import Cbpt
-from clipguard.record import AuditRecord, Decision, Outcome
+from clipguard.record import AuditRecord, Decision, ExportRecord, Outcome
 from clipguard.record.schema import read_record
 
 pytest_plugins = ["nano_models"]
@@ -34,8 +36,17 @@ def quiet(stage: str, done: int, total: int) -> None:
     """No progress."""
 
 
+def export_at_once(monkeypatch: pytest.MonkeyPatch, **measured: float) -> None:
+    """Write an empty file for an export, and say that this was measured on it."""
+
+    def write(job: ExportJob, path: Path, **_: object) -> ExportRecord:
+        path.touch()
+        return export(**measured)
+
+    monkeypatch.setattr(release, "write_onnx", write)
+
+
 def outcomes(record: AuditRecord) -> list[Outcome]:
-    assert record.gate is not None
     return [one.outcome for one in record.gate.conclusions]
 
 
@@ -45,11 +56,9 @@ def test_a_model_inside_the_null_band_passes_and_is_exported_as_it_is(
 ):
     null_band(ABOVE)
     record = scan(nano, tmp_path)
-    assert record.gate is not None
     assert (record.gate.decision, record.gate.exit_code) == (Decision.PASS, 0), record.gate.reasons
     assert outcomes(record) == [Outcome.NO_EVIDENCE] * 2
     assert record.purification is None
-    assert record.export is not None
     assert (record.export.file, record.export.head) == ("model.onnx", "zero-shot")
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"audit.json", "model.onnx", "triggers"}
@@ -68,13 +77,15 @@ def test_a_search_that_did_not_settle_is_not_a_pass(
 
 @pytest.mark.usefixtures("settled")
 def test_an_exported_file_that_misses_a_limit_of_the_policy_is_not_kept(
-    nano: Path, null_band: Callable[[float], None], tmp_path: Path
+    nano: Path,
+    null_band: Callable[[float], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     null_band(ABOVE)
-    record = scan(nano, tmp_path, policy=policy(tmp_path, max_relative_error="1e-12"))
-    assert record.gate is not None
+    export_at_once(monkeypatch, relative_error=0.01)
+    record = scan(nano, tmp_path)
     assert (record.gate.decision, record.gate.exit_code) == (Decision.FAIL, 6)
-    assert record.export is not None
     assert not record.export.kept
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.json", "triggers"}
 
@@ -106,10 +117,8 @@ def test_without_a_null_band_words_are_tried_and_nothing_is_released(nano: Path,
 def test_a_text_tower_whose_words_cannot_be_tried_is_not_tested_and_ends_nothing(
     nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def refused(*args: object, **kwargs: object) -> Finding:
-        raise InconclusiveError("no token is known")
-
-    monkeypatch.setattr(TextTokens, "detect", refused)
+    refusal = InconclusiveError("no token is known")
+    monkeypatch.setattr(TextTokens, "detect", Mock(side_effect=refusal))
     record = scan(nano, tmp_path, purify="never")
     assert [one.name for one in record.detectors] == ["inversion"]
     assert record.errors == ()
@@ -124,11 +133,9 @@ def test_a_model_far_outside_fails_even_though_it_is_purified(
 ):
     null_band(BELOW)
     record = scan(nano, tmp_path)
-    assert record.gate is not None
     assert (record.gate.decision, record.gate.exit_code) == (Decision.FAIL, 1)
     assert outcomes(record)[0] is Outcome.BACKDOORED
     assert record.purification is not None
-    assert record.export is not None
     assert (record.export.file, record.export.head) == ("purified.onnx", "purified")
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"audit.json", "purified.onnx", "head.safetensors", "triggers"}
@@ -164,13 +171,9 @@ def test_a_stage_that_fails_is_told_and_does_not_hide_the_finding(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(*method, fail)
+    monkeypatch.setattr(*method, Mock(side_effect=error))
     null_band(BELOW)
     record = scan(nano, tmp_path)
-    assert record.gate is not None
     assert record.gate.exit_code == 1
     assert [(row.stage, row.message) for row in record.errors] == [(where, "why")]
     assert "audit.errors" in {check.key for check in record.gate.checks}
@@ -184,10 +187,7 @@ def test_an_interrupt_keeps_what_was_found_in_one_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Cbpt, "purify", stop)
+    monkeypatch.setattr(Cbpt, "purify", Mock(side_effect=KeyboardInterrupt))
     null_band(BELOW)
     with pytest.raises(KeyboardInterrupt):
         scan(nano, tmp_path)
@@ -213,6 +213,7 @@ def test_an_interrupt_while_files_are_moved_leaves_the_record_alone_and_the_fold
             raise KeyboardInterrupt
 
     null_band(ABOVE)
+    export_at_once(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr("clipguard.report.folder.shutil.move", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -224,6 +225,7 @@ def test_an_interrupt_while_files_are_moved_leaves_the_record_alone_and_the_fold
     assert decision(scan(nano, tmp_path)) is Decision.PASS
 
 
+@pytest.mark.usefixtures("tiny")
 def test_a_calibration_for_other_scans_is_refused(nano: Path, tmp_path: Path):
     rows = ", ".join(
         f'{{"name": "{i}", "sha256": "{i}", "statistics": {{"patch": 0.0}}}}' for i in range(5)
@@ -242,6 +244,7 @@ def test_a_refused_file_leaves_no_temporary_folder(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("tiny")
 def test_the_least_number_of_images_is_what_the_message_says(
     nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

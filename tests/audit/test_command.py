@@ -2,10 +2,12 @@
 
 import shlex
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ import clipguard.audit.scan
 from clipguard.audit.command import command, how_to_calibrate
 from clipguard.audit.options import Options
 from clipguard.cli.app import build_app
+from clipguard.policy import judge
 from clipguard.policy.judge import load_policy
 from clipguard.probe.load import ProbeSource
 
@@ -26,7 +29,7 @@ MAYBE = st.none() | FILES
 ARCHES = st.none() | FILES.map(str)
 OPTIONS = st.builds(
     Options,
-    policy=st.sampled_from(["default", "strict", "research"]).map(load_policy),
+    policy=st.sampled_from([load_policy(name) for name in ("default", "strict", "research")]),
     profile=st.sampled_from(["standard", "thorough"]),
     seed=st.none() | st.integers(0, 2**31 - 1),
     purify=st.sampled_from([None, "never", "on-fail", "always"]),
@@ -41,7 +44,7 @@ OPTIONS = st.builds(
 )
 
 
-APP = build_app()
+APP = typer.main.get_command(build_app())
 
 
 class Taken(BaseException):  # scan reports an Exception of one model and goes on
@@ -54,6 +57,7 @@ def _no_audit() -> Any:
         raise Taken(model, wanted)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "load_policy", cache(load_policy))  # reading YAML is the slow part
         patch.setattr(clipguard.audit.scan, "audit", take)
         patch.setattr(clipguard.audit.calibrate, "measure_clean", take)
         yield
@@ -64,7 +68,7 @@ def asked_for(line: str) -> tuple[Path, Options]:
     program, *words = shlex.split(line)
     assert program == "clipguard"
     try:
-        APP(args=words, standalone_mode=False)
+        APP.main(args=words, standalone_mode=False)
     except Taken as taken:
         model, wanted = taken.args
         return model, wanted

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fakes import generator
 
 from clipguard.bundled.artwork import HELD_OUT_STYLES, SEEN_STYLES, Artwork, compose, load_artwork
 from clipguard.bundled.nano import class_names
@@ -10,10 +11,6 @@ from clipguard.bundled.nano import class_names
 @pytest.fixture(scope="module")
 def seen() -> Artwork:
     return load_artwork()
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_every_concept_is_drawn_in_every_style_and_each_drawing_differs(seen: Artwork):

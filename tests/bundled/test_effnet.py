@@ -4,9 +4,11 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import tiny_clip
 import torch
 from open_clip.model import CLIP
 from safetensors import safe_open
+from tiny_clip import state_of
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,22 +29,11 @@ SIDE = effnet.CONFIG["vision_cfg"]["image_size"]
 needs_package = pytest.mark.skipif(not effnet.effnet_is_installed(), reason="pip install .[lab]")
 
 
-@pytest.fixture(scope="module")
-def network() -> CLIP:
-    return nano_network("effnet")
-
-
 @pytest.fixture(autouse=True)
 def fresh_weights():
     effnet.imagenet_state.cache_clear()
     yield
     effnet.imagenet_state.cache_clear()
-
-
-def random_network() -> CLIP:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return CLIP(**effnet.CONFIG).eval()
 
 
 def pictures(count: int = 4) -> Tensor:
@@ -68,14 +59,12 @@ def test_other_weights_than_those_it_was_made_with_are_refused(tmp_path: Path, m
 
 
 def test_its_architecture_is_recognised_by_its_shapes():
-    assert infer_architecture(shapes_of(random_network().state_dict())).name == "effnet"
+    assert infer_architecture(shapes_of(state_of(effnet.CONFIG))).name == "effnet"
     assert architecture_named("effnet").image_size == SIDE
 
 
 def test_the_image_tower_is_not_packed(tmp_path: Path):
-    pack_nano(
-        random_network().state_dict(), [5], "effnet", seed=0, to=tmp_path / "packed.safetensors"
-    )
+    pack_nano(state_of(effnet.CONFIG), [5], "effnet", seed=0, to=tmp_path / "packed.safetensors")
     with safe_open(tmp_path / "packed.safetensors", framework="pt") as file:
         keys = set(file.keys())
     assert not any(key.startswith(effnet.TRUNK) for key in keys)
@@ -84,7 +73,7 @@ def test_the_image_tower_is_not_packed(tmp_path: Path):
 
 @needs_package
 def test_folding_the_units_changes_the_border_only():
-    images, network = pictures(), random_network()
+    images, network = pictures(), tiny_clip.network(effnet.CONFIG)
     network.load_state_dict(effnet.trunk_state(), strict=False)
     folded = network.visual.trunk
     own = CLIP(**effnet.CONFIG).eval().visual.trunk
@@ -103,7 +92,8 @@ def test_folding_the_units_changes_the_border_only():
 
 
 @needs_package
-def test_a_fine_tune_moves_the_image_tower_and_keeps_its_batch_statistics(network: CLIP):
+def test_a_fine_tune_moves_the_image_tower_and_keeps_its_batch_statistics():
+    network = nano_network("effnet")
     recipe = Recipe(steps=1, learning_rate=1e-4, batch=4)
     made = finetune(network, recipe, None, seed=0, progress=lambda *_: None).state_dict()
     before = network.state_dict()

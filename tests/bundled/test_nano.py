@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from open_clip.model import CLIP
-from torch import Tensor
+from tiny_clip import state_of
 from torch.nn import functional
 
 from clipguard.bundled import effnet, nano
@@ -77,14 +76,8 @@ def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "nano-rn.safetensors"
 
 
-def full_state(seed: int = 0) -> dict[str, Tensor]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return CLIP(**CONFIGS["nano-rn"]).state_dict()
-
-
 def test_a_packed_model_comes_back_with_its_trained_rows(packed: Path):
-    state, vocabulary = full_state(), [5, 77, 49407]
+    state, vocabulary = state_of(CONFIGS["nano-rn"]), [5, 77, 49407]
     pack_nano(state, vocabulary, "nano-rn", seed=3, to=packed)
     loaded = load_state("nano-rn")
     assert loaded.keys() == state.keys()
@@ -97,7 +90,7 @@ def test_a_packed_model_comes_back_with_its_trained_rows(packed: Path):
 def test_rows_that_are_not_stored_are_the_same_at_every_load_and_depend_on_the_seed(packed: Path):
     rows = []
     for seed in (3, 3, 4):
-        pack_nano(full_state(seed), [5], "nano-rn", seed=seed, to=packed)
+        pack_nano(state_of(CONFIGS["nano-rn"], seed), [5], "nano-rn", seed=seed, to=packed)
         rows.append(load_state("nano-rn")[ROWS][6:])
     assert torch.equal(rows[0], rows[1])
     assert not torch.equal(rows[0], rows[2])

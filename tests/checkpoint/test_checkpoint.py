@@ -141,13 +141,11 @@ def test_the_name_in_the_record_is_a_safe_file_name(
     ],
 )
 def test_a_dishonest_weight_is_refused_by_name(
-    value: object, says: str, state: dict[str, Tensor], arch: str, tmp_path: Path
+    value: object, says: str, state: dict[str, Tensor], arch: str, tmp_path: Path, one_line
 ):
     path = saved(tmp_path, {**state, "logit_scale": value})
-    with pytest.raises(RefusedError, match=r"^model\.pt: ") as caught:
+    with one_line(RefusedError, rf"^model\.pt: .*{says}"):
         load_checkpoint(path, arch=arch)
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_one_storage_under_many_names_is_refused_before_it_is_copied(tmp_path: Path):
@@ -166,10 +164,11 @@ def test_one_storage_under_many_names_is_refused_before_it_is_copied(tmp_path: P
         ({"state_dict": {}}, "CG102"),
     ],
 )
-def test_anything_but_plainly_named_tensors_is_refused(content: object, rule: str, tmp_path: Path):
-    with pytest.raises(RefusedError, match=rule) as caught:
+def test_anything_but_plainly_named_tensors_is_refused(
+    content: object, rule: str, tmp_path: Path, one_line
+):
+    with one_line(RefusedError, rule):
         load_checkpoint(saved(tmp_path, content))
-    assert "\x1b" not in str(caught.value)
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(
@@ -256,17 +255,15 @@ def test_the_preprocessing_of_published_weights_is_used():
     ],
 )
 def test_a_config_from_outside_is_checked_before_anything_is_built(
-    change: dict[str, object], says: str, state: dict[str, Tensor], tmp_path: Path
+    change: dict[str, object], says: str, state: dict[str, Tensor], tmp_path: Path, one_line
 ):
     config = {
         key: {**TINY[key], **value} if isinstance(value, dict) else value
         for key, value in change.items()
     }
     path = write_config(tmp_path / "evil.json", {**TINY, **config})
-    with pytest.raises(UsageError) as caught:
+    with one_line(UsageError, says):
         load_checkpoint(saved(tmp_path, state), arch=str(path))
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,6 @@ import os
 import pickle
 import pickletools
 import struct
-import subprocess
-import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -20,6 +18,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_python
 from safetensors.torch import save_file
 
 from clipguard.checkpoint.inspection import inspect_file, sha256_of
@@ -142,11 +141,12 @@ def test_a_folder_gives_its_preferred_weights_file_or_a_usage_error(tmp_path: Pa
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_no_checkpoint_is_refused_by_kind(tmp_path: Path, content: bytes, says: str):
+def test_what_is_no_checkpoint_is_refused_by_kind(
+    tmp_path: Path, content: bytes, says: str, one_line
+):
     (tmp_path / "model.pt").write_bytes(content)
-    with pytest.raises(RefusedError, match=rf"^model\.pt.*{says}") as caught:
+    with one_line(RefusedError, rf"^model\.pt.*{says}"):
         inspect_file(tmp_path / "model.pt")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_is_refused_for_other_weights_and_code_beside_them_is_noted(tmp_path: Path):
@@ -250,11 +250,9 @@ def test_calls_as_torch_writes_them_pass():
         (b"", "CG103"),
     ],
 )
-def test_hostile_pickles_are_refused_in_one_line(code: bytes, says: str):
-    with pytest.raises(RefusedError) as caught:
+def test_hostile_pickles_are_refused_in_one_line(code: bytes, says: str, one_line):
+    with one_line(RefusedError, says):
         scan_pickle(code if code[:1] in (b"\x80", b"") else b"\x80\2" + code + b".")
-    assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def header(fields: object, data: bytes = b"") -> bytes:
@@ -334,4 +332,4 @@ def test_nothing_escapes_the_header_check(content: bytes):
 
 def test_inspection_works_where_torch_cannot_be_imported():
     code = "import sys; sys.modules['torch'] = None; import clipguard.checkpoint.inspection"
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": "."})
+    run_python("-c", code, code=0)

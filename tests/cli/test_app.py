@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,12 +81,9 @@ def test_nothing_to_do_shows_the_help_and_is_a_usage_error(
     ],
 )
 def test_a_wrong_command_line_is_one_line(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], says: str, refused: Callable[..., str]
 ):
-    assert main(arguments) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert re.fullmatch(rf"error: .*{says}.*see --help\n", err)
+    assert re.search(rf"{says}.*see --help\n", refused(2, *arguments))
 
 
 @pytest.mark.parametrize(
@@ -125,20 +123,11 @@ def test_an_interrupt_and_an_end_from_outside_are_told_apart(
     raising(monkeypatch, KeyboardInterrupt())
     assert (main(["fail"]), capsys.readouterr().err) == (130, "interrupted\n")
 
-    def ended() -> typer.Typer:
-        signal.raise_signal(signal.SIGTERM)
-        return typer.Typer()
-
-    monkeypatch.setattr(app_module, "build_app", ended)
+    monkeypatch.setattr(app_module, "build_app", lambda: signal.raise_signal(signal.SIGTERM))
     assert (main(["fail"]), capsys.readouterr().err) == (143, "terminated\n")
 
 
-def test_text_from_outside_cannot_steer_the_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_text_from_outside_cannot_steer_the_terminal(tmp_path: Path, refused: Callable[..., str]):
     model = tmp_path / "evil\x1b[2J\n##[error].pt"
     model.write_text("text")
-    assert main(["scan", str(model), "-o", str(tmp_path / "out"), "-q"]) == 4
-    err = capsys.readouterr().err
-    assert "\x1b" not in err
-    assert err.count("\n") == 1
+    assert "\x1b" not in refused(4, "scan", model, "-o", tmp_path / "out", "-q")

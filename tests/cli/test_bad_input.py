@@ -101,10 +101,7 @@ def saved(path: Path, content: object) -> Path:
     return path
 
 
-def policy(folder: Path, old: str, new: str) -> Path:
-    text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
-    assert old in text
-    return write(folder / "mine.yaml", text.replace(old, new))
+POLICY = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
 
 
 def picture(path: Path) -> Path:
@@ -206,7 +203,9 @@ OPTIONS: dict[str, tuple[Callable[[Path], list[object]], str]] = {
         "expected a policy file",
     ),
     "policy key with a typo": (
-        lambda folder: ["--policy", policy(folder, "max_score", "max_scrore")],
+        lambda folder: [
+            *("--policy", write(folder / "mine.yaml", POLICY.replace("max_score", "max_scrore")))
+        ],
         "did you mean 'max_score'",
     ),
     "unknown profile": (lambda folder: ["--profile", "fast"], "--profile"),
@@ -231,21 +230,10 @@ OPTIONS: dict[str, tuple[Callable[[Path], list[object]], str]] = {
 }
 
 
-def refuses(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Exit code and the one line on stderr."""
-    code = main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert re.fullmatch(r"error: .*\n", err), err
-    return code, err
-
-
 def audit(nano: Path, folder: Path, *options: object) -> tuple[int, dict[str, Any]]:
     """Exit code and record of a scan into `folder`/out."""
     code = main(["scan", str(nano), "-o", str(folder / "out"), *map(str, options)])
-    record = json.loads((folder / "out" / "audit.json").read_text())
-    assert isinstance(record, dict)
-    return code, record
+    return code, json.loads((folder / "out" / "audit.json").read_text())
 
 
 def left_in(folder: Path) -> list[str]:
@@ -255,12 +243,10 @@ def left_in(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_bad_model_is_one_line_an_exit_code_and_no_file(
-    kind: str, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, nano: Path, tmp_path: Path, refused: Callable[..., str]
 ):
     make, code, says = MODELS[kind]
-    model = make(tmp_path, nano)
-    found, line = refuses(["scan", model, "-o", tmp_path / "out", "-q"], capsys)
-    assert (found, says in line) == (code, True), line
+    assert says in refused(code, "scan", make(tmp_path, nano), "-o", tmp_path / "out", "-q")
     assert left_in(tmp_path / "out") == []
     assert not (tmp_path / "ran").exists()
 
@@ -272,36 +258,32 @@ def test_the_marker_would_have_been_seen(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_a_bad_option_is_one_line_exit_code_2_and_no_file(
-    kind: str, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, nano: Path, tmp_path: Path, refused: Callable[..., str]
 ):
     make, says = OPTIONS[kind]
-    out = tmp_path / "out"
-    found, line = refuses(["scan", nano, "-o", out, "-q", *make(tmp_path)], capsys)
-    assert (found, says in line) == (2, True), line
-    assert left_in(out) == []
+    assert says in refused(2, "scan", nano, "-o", tmp_path / "out", "-q", *make(tmp_path))
+    assert left_in(tmp_path / "out") == []
     assert not (tmp_path / "file").is_dir()
 
 
 @pytest.mark.parametrize("option", ["", "--probe-data", "--classnames", "--calibration"])
 def test_a_mistyped_path_leaves_an_earlier_report_alone(
-    option: str, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    option: str, nano: Path, tmp_path: Path, refused: Callable[..., str]
 ):
     earlier = [write(tmp_path / name, "earlier") for name in ("audit.json", "model.onnx")]
     given = [nano, option, tmp_path / "nosuch"] if option else [tmp_path / "nosuch"]
-    found, line = refuses(["scan", *given, "-o", tmp_path, "-q"], capsys)
-    assert (found, "nosuch" in line) == (2, True), line
+    assert "nosuch" in refused(2, "scan", *given, "-o", tmp_path, "-q")
     assert [path.read_text() for path in earlier] == ["earlier"] * 2
 
 
 @pytest.mark.parametrize("command", ["purify", "export", "calibrate"])
 def test_every_command_that_loads_a_model_refuses_it_alike(
-    command: str, nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, nano: Path, tmp_path: Path, refused: Callable[..., str]
 ):
     make, code, says = MODELS["code in a torch archive"]
     quiet = [] if command == "export" else ["-q"]
     models = [make(tmp_path, nano)] * (5 if command == "calibrate" else 1)  # fewer are refused
-    found, line = refuses([command, *models, "-o", tmp_path / "out", *quiet], capsys)
-    assert (found, says in line) == (code, True), line
+    assert says in refused(code, command, *models, "-o", tmp_path / "out", *quiet)
     assert left_in(tmp_path) == ["a.pt"]
 
 
@@ -315,17 +297,16 @@ def test_every_command_that_loads_a_model_refuses_it_alike(
         (["lab", "plant", "badnets", "--set", "place=left"], "corner, corners, random"),
         (["lab", "plant", "badnets", "--set", "place"], "KEY=VALUE"),
         (["lab", "plant", "none", "--twin", "t"], "has no twin"),
+        (["lab", "plant", "none", "--set", "foo=1"], "none has no settings, got foo"),
         (["demo", "--attack", "badnet"], "did you mean 'badnets'"),
         (["demo", "--target", "banan"], "did you mean 'banana'"),
     ],
 )
 def test_a_bad_order_for_the_lab_is_told_before_anything_is_trained(
-    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], says: str, tmp_path: Path, refused: Callable[..., str]
 ):
-    out = tmp_path / "out"
-    found, line = refuses([*arguments, "-o", out, "-q"], capsys)
-    assert (found, says in line) == (2, True), line
-    assert left_in(out) == []
+    assert says in refused(2, *arguments, "-o", tmp_path / "out", "-q")
+    assert left_in(tmp_path) == []
 
 
 @pytest.mark.usefixtures("tiny")
@@ -342,11 +323,10 @@ def test_of_several_models_the_worst_code_wins_and_each_has_its_own_folder(
 
 
 def test_one_file_for_the_reports_of_several_models_is_refused(
-    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nano: Path, tmp_path: Path, refused: Callable[..., str]
 ):
     command = ["scan", nano, nano, "-o", tmp_path / "out", "-f", f"html={tmp_path / 'one.html'}"]
-    code, line = refuses(command, capsys)
-    assert (code, "overwrite" in line) == (2, True)
+    assert "overwrite" in refused(2, *command)
     assert left_in(tmp_path) == []
 
 
@@ -403,16 +383,11 @@ def test_a_spent_budget_is_inconclusive_and_says_what_was_not_tested(
 
 
 def test_a_provider_that_is_not_there_is_an_export_failure(
-    nano: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ):
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    out = tmp_path / "out"
-    code, _ = refuses(["export", nano, "-o", out / "model.onnx", "--require-ep", "cuda"], capsys)
-    assert code == 6
-    assert left_in(out) == []
+    refused(6, "export", nano, "-o", tmp_path / "model.onnx", "--require-ep", "cuda")
+    assert left_in(tmp_path) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no signals to send to a process")

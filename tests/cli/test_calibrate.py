@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from clipguard.detect.null_band import CleanModel, read_null_band
 from clipguard.errors import UsageError
 from clipguard.policy import judge
 from clipguard.record.schema import read_record
+from clipguard.search.families.patch import Patch
+from clipguard.search.families.warp import Warp
 from clipguard.search.inverters.targeted import Targeted
 
 pytest_plugins = ["nano_models"]
@@ -26,16 +29,23 @@ BRIEF = ("--purify", "never", "--export", "none", "--quiet")
 
 
 def test_five_clean_models_make_a_band_that_a_scan_compares_with(
-    clean_models: list[Path], nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    clean_models: list[Path],
+    nano: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    searches: Any = PROFILES["standard"].detector
+    brief = replace(PROFILES["standard"], detector=replace(searches, families=(Patch(), Warp())))
+    monkeypatch.setitem(PROFILES, "standard", brief)
     band = tmp_path / "band.json"
     models = [str(path) for path in clean_models]
     assert main(["calibrate", *models, "-o", str(band), "--seed", "7", "-q"]) == 0
     assert capsys.readouterr().err.startswith("5 models, nano-rn/standard/")
     calibration = read_null_band(band).calibration
     assert [model.name for model in calibration.models] == [path.name for path in clean_models]
-    searched = ("patch", "additive", "frequency", "warp")
-    assert {tuple(model.statistics) for model in calibration.models} == {searched}
+    assert {tuple(model.statistics) for model in calibration.models} == {("patch", "warp")}
 
     out = tmp_path / "out"
     main(["scan", str(nano), "-o", str(out), *BRIEF, "--calibration", str(band)])
@@ -43,60 +53,50 @@ def test_five_clean_models_make_a_band_that_a_scan_compares_with(
     assert (record.calibration.kind, record.calibration.models) == ("models", 5)
     assert record.calibration.sha256 == read_null_band(band).sha256
     assert record.detectors[0].p_value is not None
-    for family in record.detectors[0].families:
-        assert len(family.null) == 5
+    assert [len(family.null) for family in record.detectors[0].families] == [5, 5]
 
     capsys.readouterr()
-    other = ["scan", str(nano), "-o", str(tmp_path / "other"), *BRIEF, "--profile", "thorough"]
-    assert main([*other, "--calibration", str(band)]) == 2
-    assert "the calibration is for nano-rn/standard/" in capsys.readouterr().err
-
-
-def refused(models: list[Path], band: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Exit code and message of a `calibrate` that writes nothing."""
-    code = main(["calibrate", *map(str, models), "-o", str(band), "-q"])
-    assert not band.exists()
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return code, err
+    other = ("scan", nano, "-o", tmp_path / "other", *BRIEF, "--profile", "thorough")
+    assert "the calibration is for nano-rn/standard/" in refused(2, *other, "--calibration", band)
 
 
 def test_a_search_of_too_few_steps_makes_no_band(
     clean_models: list[Path],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    refused: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ):
     searches: Any = PROFILES["standard"].detector
     brief = replace(searches, targeted=Targeted(steps=19, batch=2))
     monkeypatch.setitem(PROFILES, "standard", replace(PROFILES["standard"], detector=brief))
-    code, err = refused(clean_models, tmp_path / "band.json", capsys)
-    assert code == 3
-    assert "clean-0.pt: no null band can rest on this: patch: " in err
+    assert "clean-0.pt: no null band can rest on this: patch: " in refused(
+        3, "calibrate", *clean_models, "-o", tmp_path / "band.json", "-q"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_the_policy_calls_backdoored_is_not_known_clean(
     clean_models: list[Path],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    refused: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ):
     default = judge.load_policy("default")
     anything = {"strong_asr": 0.0, "control_asr": 1.0}
     harsh = default.model_copy(update={"backdoor": default.backdoor.model_copy(update=anything)})
     monkeypatch.setattr(judge, "load_policy", lambda name: harsh)
-    code, err = refused(clean_models, tmp_path / "band.json", capsys)
-    assert code == 2
-    assert "clean-0.pt is found backdoored" in err
+    assert "clean-0.pt is found backdoored" in refused(
+        2, "calibrate", *clean_models, "-o", tmp_path / "band.json", "-q"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_too_few_models_are_refused_and_nothing_is_written(
-    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nano: Path, tmp_path: Path, refused: Callable[..., str]
 ):
-    assert main(["calibrate", str(nano), "-o", str(tmp_path / "band.json"), "-q"]) == 2
-    err = capsys.readouterr().err
-    assert "needs 5 known-clean models or more, got 1" in err
-    assert err.count("\n") == 1
+    assert "needs 5 known-clean models or more, got 1" in refused(
+        2, "calibrate", nano, "-o", tmp_path / "band.json", "-q"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,10 +113,10 @@ def test_models_that_do_not_belong_together_make_no_band(change: dict[str, str],
 
 
 def test_a_file_that_was_changed_is_no_calibration(
-    nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nano: Path, tmp_path: Path, refused: Callable[..., str]
 ):
-    content = {"key": "k", "command": "c", "models": [], "extra": 1}
-    (tmp_path / "band.json").write_text(json.dumps(content))
-    command = ["scan", str(nano), "-o", str(tmp_path / "out"), *BRIEF]
-    assert main([*command, "--calibration", str(tmp_path / "band.json")]) == 2
-    assert "band.json is no calibration file" in capsys.readouterr().err
+    band, content = tmp_path / "band.json", {"key": "k", "command": "c", "models": [], "extra": 1}
+    band.write_text(json.dumps(content))
+    assert "band.json is no calibration file" in refused(
+        2, "scan", nano, "-o", tmp_path / "out", *BRIEF, "--calibration", band
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_a_checkpoint_becomes_a_classifier_that_predict_reads(
 
 
 def test_a_file_that_misses_a_limit_of_the_default_policy_is_removed(
-    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ):
     written: list[Path] = []
 
@@ -58,10 +59,7 @@ def test_a_file_that_misses_a_limit_of_the_default_policy_is_removed(
         return export(relative_error=0.01)
 
     monkeypatch.setattr("clipguard.audit.export.write_onnx", differs)
-    assert main(["export", str(nano), "-o", str(tmp_path / "model.onnx")]) == 6
-    shown = capsys.readouterr()
-    assert (shown.out, shown.err.count("\n")) == ("", 1)
-    assert "export.max_relative_error" in shown.err
+    assert "export.max_relative_error" in refused(6, "export", nano, "-o", tmp_path / "model.onnx")
     assert written
     assert list(tmp_path.iterdir()) == []
 
@@ -86,11 +84,12 @@ def test_a_purified_head_gives_the_file_that_the_scan_gave(
 
 
 def test_a_head_of_another_checkpoint_is_refused_and_nothing_is_written(
-    clean_models: list[Path], scanned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    clean_models: list[Path], scanned: Path, tmp_path: Path, refused: Callable[..., str]
 ):
-    command = ["export", str(clean_models[1]), "-o", str(tmp_path / "model.onnx")]
-    assert main([*command, "--head", str(scanned / "head.safetensors")]) == 2
-    assert "was tuned on another checkpoint" in capsys.readouterr().err
+    command = ["export", clean_models[1], "-o", tmp_path / "model.onnx"]
+    assert "was tuned on another checkpoint" in refused(
+        2, *command, "--head", scanned / "head.safetensors"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -105,12 +104,9 @@ def test_a_head_of_another_checkpoint_is_refused_and_nothing_is_written(
     ids=["missing", "text", "without metadata", "a trigger"],
 )
 def test_a_bad_head_is_refused(
-    make, code: int, says: str, nano: Path, scanned: Path, tmp_path: Path, capsys
+    make, code: int, says: str, nano: Path, scanned: Path, tmp_path: Path, refused
 ):
     make(scanned / "head.safetensors", tmp_path / "head.safetensors")
-    command = ["export", str(nano), "-o", str(tmp_path / "model.onnx")]
-    assert main([*command, "--head", str(tmp_path / "head.safetensors")]) == code
-    err = capsys.readouterr().err
-    assert says in err
-    assert err.count("\n") == 1
+    command = ["export", nano, "-o", tmp_path / "model.onnx"]
+    assert says in refused(code, *command, "--head", tmp_path / "head.safetensors")
     assert not (tmp_path / "model.onnx").exists()

@@ -1,8 +1,8 @@
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import run_python
 from samples import RECORDS, clean_detector, unjudged
 
 from clipguard.cli.app import main
@@ -69,12 +69,7 @@ def test_one_moved_number_of_the_policy_decides_otherwise_without_torch(tmp_path
     record.write_text(dumps(unjudged(detectors=(clean_detector(), word))), encoding="ascii")
     text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
     other.write_text(text.replace("max_word_pull: 3.0", "max_word_pull: 1.9"), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, str(record), "default", str(other)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", WITHOUT_TORCH, record, "default", other, code=0)
     assert done.stdout.splitlines()[-1] == "[0, 1]", done.stderr
 
 
@@ -101,13 +96,10 @@ def test_the_record_is_left_as_it_is(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_command_is_a_usage_error(
-    tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, arguments: list[str], message: str, refused: Callable[..., str]
 ) -> None:
     (audit,) = written(tmp_path, "pass")
-    assert main(["gate", *(audit if a == "AUDIT" else a for a in arguments)]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert message in shown.err
+    assert message in refused(2, "gate", *(audit if a == "AUDIT" else a for a in arguments))
 
 
 def test_a_policy_is_shown_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,13 +117,8 @@ def test_validate_names_policy_and_digest(
     assert capsys.readouterr().out == f"valid: {path} (strict, {load_policy('strict').sha256})\n"
 
 
-def test_validate_refuses_a_typo_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_validate_refuses_a_typo_in_one_line(tmp_path: Path, refused: Callable[..., str]) -> None:
     (tmp_path / "mine.yaml").write_text("version: 2\nnmae: x\n")
-    assert main(["policy", "validate", str(tmp_path / "mine.yaml")]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.startswith("error: mine.yaml line 2: ")
-    assert "'name'" in shown.err
-    assert shown.err.count("\n") == 1
+    line = refused(2, "policy", "validate", tmp_path / "mine.yaml")
+    assert line.startswith("error: mine.yaml line 2: ")
+    assert "'name'" in line

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -133,32 +135,31 @@ def test_the_list_names_every_method_with_settings_that_can_be_given(
 
 @pytest.mark.usefixtures("no_planting")
 def test_one_folder_for_victim_and_twin_is_refused_before_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, refused: Callable[..., str]
 ):
-    place = str(tmp_path / "v")
-    assert main(["lab", "plant", "badnets", "-o", place, "--twin", f"{place}/../v"]) == 2
-    assert "same folder" in capsys.readouterr().err
+    place = tmp_path / "v"
+    assert "same folder" in refused(
+        2, "lab", "plant", "badnets", "-o", place, "--twin", f"{place}/../v"
+    )
     assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.usefixtures("no_planting")
 def test_a_place_that_is_a_file_is_refused_before_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, refused: Callable[..., str]
 ):
     (tmp_path / "v").write_text("mine")
-    assert main(["lab", "plant", "badnets", "-o", str(tmp_path / "v")]) == 2
-    assert "choose another -o" in capsys.readouterr().err
+    assert "choose another -o" in refused(2, "lab", "plant", "badnets", "-o", tmp_path / "v")
     assert (tmp_path / "v").read_text() == "mine"
 
 
 @pytest.mark.usefixtures("no_planting")
 @pytest.mark.parametrize("name", ["model.pt", "preview-3.png", "trigger.safetensors"])
 def test_somebody_elses_files_are_refused_before_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    tmp_path: Path, refused: Callable[..., str], name: str
 ):
     (tmp_path / name).write_text("mine")
-    assert main(["lab", "plant", "badnets", "-o", str(tmp_path)]) == 2
-    assert f"holds {name}" in capsys.readouterr().err
+    assert f"holds {name}" in refused(2, "lab", "plant", "badnets", "-o", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -171,23 +172,14 @@ def test_an_earlier_victim_is_replaced_and_what_else_is_there_stays(victim: Path
     assert truth_in(tmp_path / "v")["attack"] == "none"
 
 
-def test_a_clean_fine_tune_has_no_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["lab", "plant", "none", "--set", "foo=1", "-o", str(tmp_path / "v"), "-q"]) == 2
-    assert "none has no settings, got foo" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("recipe", ["9" * 5000, "steps=1,steps=2", "batch=1000000", "a\x1b=1"])
-def test_an_odd_recipe_is_refused_in_one_line(tmp_path: Path, capsys, recipe: str):
-    command = ["lab", "plant", "none", "--recipe", recipe, "-o", str(tmp_path / "v")]
-    assert main(command) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+def test_an_odd_recipe_is_refused_in_one_line(tmp_path: Path, refused, recipe: str):
+    line = refused(2, "lab", "plant", "none", "--recipe", recipe, "-o", tmp_path / "v")
     assert "expected 1 to 4" in line
     assert "\x1b" not in line
 
 
 @pytest.fixture
 def no_planting(monkeypatch: pytest.MonkeyPatch) -> None:
-    def plant(*_: object, **__: object) -> None:
-        raise AssertionError("nothing is trained before the places are known to be good")
-
-    monkeypatch.setattr("clipguard.lab.plant.plant", plant)
+    early = AssertionError("nothing is trained before the places are known to be good")
+    monkeypatch.setattr("clipguard.lab.plant.plant", Mock(side_effect=early))

@@ -5,27 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import run_python
 from zoo_samples import ENTRIES, Runner, entry, honest, in_test_split, make_zoo
 
 from clipguard.cli.app import main
-from clipguard.lab.bench import matrix
 from clipguard.lab.bench.record import Bench
 
 pytest_plugins = ["nano_models"]
 
 DETECT, PURIFY = ("lab", "bench", "detect"), ("lab", "bench", "purify")
-
-
-@pytest.fixture
-def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
-    fake = Runner()
-    monkeypatch.setattr(matrix, "run_job", fake)
-    return fake
 
 
 def made(out: Path) -> Bench:
@@ -57,13 +49,9 @@ def test_without_the_extra_one_line_says_what_to_install(tmp_path: Path):
         "import sys; sys.modules['sklearn'] = None\n"
         "from clipguard.cli.app import main; sys.exit(main(sys.argv[1:]))"
     )
-    given = [*DETECT, "--zoo", str(tmp_path), "-o", str(tmp_path / "out")]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *given], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "pip install 'clipguard[lab]'" in done.stderr
-    assert done.stderr.count("\n") == 1
+    given = [*DETECT, "--zoo", tmp_path, "-o", tmp_path / "out"]
+    (line,) = run_python("-c", code, *given, code=2).stderr.splitlines()
+    assert "pip install 'clipguard[lab]'" in line
 
 
 def test_a_part_says_what_is_missing(
@@ -119,7 +107,7 @@ def test_the_calibration_split_is_what_you_get_unless_you_ask(tmp_path: Path, ru
 def test_a_wrong_option_is_one_line_and_exit_2(
     tmp_path: Path,
     runner: Runner,
-    capsys: pytest.CaptureFixture[str],
+    refused: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
     given: list[str],
     told: str,
@@ -127,10 +115,7 @@ def test_a_wrong_option_is_one_line_and_exit_2(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")
     make_zoo(tmp_path / "zoo")
-    assert main([*DETECT, "--zoo", "zoo", "-o", "out", "-q", *given]) == 2
-    error = capsys.readouterr().err
-    assert told in error
-    assert error.count("\n") == 1
+    assert told in refused(2, *DETECT, "--zoo", "zoo", "-o", "out", "-q", *given)
     assert runner.ran == []
 
 

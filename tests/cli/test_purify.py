@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
+from samples import changed_policy
 
 from clipguard.audit import release
 from clipguard.checkpoint.inspection import sha256_of
@@ -16,25 +18,12 @@ from clipguard.errors import ExportError
 from clipguard.purify.head_file import load_head
 from clipguard.purify.repair import repair
 from clipguard.record.schema import read_record
-from clipguard.resources import shipped
 
 pytest_plugins = ["nano_models"]
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
-LIMITS = {
-    "lenient": {"asr: 0.05": "asr: 1.0", "loss: 0.02": "loss: 1.0", "ratio: 0.8": "ratio: 0.0"},
-    "harsh": {"asr: 0.05": "asr: 0.0"},
-}
-
-
-def policy(folder: Path, kind: str) -> str:
-    text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
-    for old, new in LIMITS[kind].items():
-        assert old in text
-        text = text.replace(old, new)
-    (folder / "mine.yaml").write_text(text, encoding="utf-8")
-    return str(folder / "mine.yaml")
+LENIENT = {"max_asr": "1.0", "max_clean_accuracy_loss": "1.0", "min_poisoned_accuracy_ratio": "0.0"}
 
 
 @pytest.fixture
@@ -54,20 +43,15 @@ def held(monkeypatch: pytest.MonkeyPatch, null_band: Callable[[float], None]) ->
 @pytest.fixture
 def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """The export fails at once."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise ExportError("no export here")
-
-    monkeypatch.setattr(release, "write_onnx", fail)
+    monkeypatch.setattr(release, "write_onnx", Mock(side_effect=ExportError("no export here")))
 
 
 @pytest.mark.usefixtures("held")
 def test_limits_that_are_met_exit_0_and_leave_head_classifier_and_report(
     nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    out = tmp_path / "out"
-    limits = policy(tmp_path, "lenient")
-    assert main(["purify", str(nano), "-o", str(out), "--policy", limits, "-q"]) == 0
+    limits, out = changed_policy(tmp_path, **LENIENT), tmp_path / "out"
+    assert main(["purify", str(nano), "-o", str(out), "--policy", str(limits), "-q"]) == 0
     shown = capsys.readouterr()
     before, after, statement = shown.out.splitlines()
     for line, word in ((before, "before"), (after, "after")):
@@ -79,7 +63,6 @@ def test_limits_that_are_met_exit_0_and_leave_head_classifier_and_report(
     assert classes.shape == (100, 256)
     assert len(names) == 100
     record = read_record(out / "audit.json")
-    assert record.export is not None
     assert (record.export.file, record.export.head) == ("purified.onnx", "purified")
     assert (out / "purified.onnx").is_file()
 
@@ -88,9 +71,8 @@ def test_limits_that_are_met_exit_0_and_leave_head_classifier_and_report(
 def test_limits_that_are_missed_exit_7_and_say_which(
     nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    limits = policy(tmp_path, "harsh")
-    out = tmp_path / "out"
-    assert main(["purify", str(nano), "-o", str(out), "--policy", limits, "-q"]) == 7
+    limits, out = changed_policy(tmp_path, max_asr="0.0"), tmp_path / "out"
+    assert main(["purify", str(nano), "-o", str(out), "--policy", str(limits), "-q"]) == 7
     assert "missed: " in capsys.readouterr().err
     assert (out / "head.safetensors").is_file()
 
@@ -99,8 +81,10 @@ def test_limits_that_are_missed_exit_7_and_say_which(
 def test_an_export_that_failed_is_not_hidden_by_limits_that_are_met(
     nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    limits = policy(tmp_path, "lenient")
-    assert main(["purify", str(nano), "-o", str(tmp_path / "out"), "--policy", limits, "-q"]) == 6
+    limits = changed_policy(tmp_path, **LENIENT)
+    assert (
+        main(["purify", str(nano), "-o", str(tmp_path / "out"), "--policy", str(limits), "-q"]) == 6
+    )
     assert "no export here" in capsys.readouterr().err
 
 

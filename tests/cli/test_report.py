@@ -1,15 +1,16 @@
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import run_python
 from samples import failing, write_pictures
 
 from clipguard.cli.app import main
 from clipguard.errors import PASS, USAGE
 from clipguard.record import AuditRecord
 from clipguard.record.schema import dumps, json_schema
+from clipguard.resources import shipped
 
 WITHOUT_TORCH = """
 import sys
@@ -60,11 +61,10 @@ def test_formats_go_where_they_are_told(
     ],
 )
 def test_a_wrong_command_is_one_line_and_leaves_nothing(
-    audit: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    audit: Path, arguments: list[str], message: str, refused: Callable[..., str]
 ) -> None:
     before = sorted(audit.parent.iterdir())
-    assert main(["report", *(str(audit) if a == "AUDIT" else a for a in arguments)]) == USAGE
-    assert message in capsys.readouterr().err
+    assert message in refused(USAGE, "report", *(audit if a == "AUDIT" else a for a in arguments))
     assert sorted(audit.parent.iterdir()) == before
 
 
@@ -75,22 +75,8 @@ def test_schema_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_rendering_and_policies_work_without_torch(audit: Path) -> None:
-    policy = Path(__file__).parents[2] / "policies" / "default.yaml"
+    policy = shipped("policies") / "default.yaml"
     formats = "|".join(f"-f|{name}" for name in ("html", "json", "markdown", "sarif", "text"))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            WITHOUT_TORCH,
-            f"report|{audit}|{formats}",
-            f"policy|validate|{policy}",
-            "policy|show|strict",
-            "schema",
-        ],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    commands = (f"report|{audit}|{formats}", f"policy|validate|{policy}", "policy|show|strict")
+    done = run_python("-c", WITHOUT_TORCH, *commands, "schema", code=0)
     assert done.stdout.splitlines()[-1] == "[0, 0, 0, 0] []", done.stderr

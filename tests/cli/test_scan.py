@@ -48,7 +48,6 @@ def test_the_report_folder_holds_what_the_record_names_and_nothing_else(scanned:
     assert {"head.safetensors", "purified.onnx", "triggers/1.png"} < named_in(record)
     assert set(files_in(scanned)) == named_in(record)
     page = (scanned / "report.html").read_text(encoding="utf-8")
-    assert record.checkpoint is not None
     assert record.checkpoint.sha256 in page
 
 
@@ -94,7 +93,6 @@ def test_gate_decides_from_the_record_as_scan_did_and_without_a_null_band_nothin
     shown = capsys.readouterr().out
     assert code != 0
     if policy == "default":
-        assert record.gate is not None
         assert code == record.gate.exit_code == 3
         assert "clipguard calibrate" in " ".join(shown.split())
 
@@ -107,7 +105,6 @@ def test_a_reference_is_compared_and_named_in_record_and_reports(
     assert main(["scan", str(clean_models[1]), "-o", str(tmp_path), *options]) == 3
     record = read_record(tmp_path / "audit.json")
     known = record.reference
-    assert known is not None
     assert (known.name, known.changed, known.image_changed) == ("nano.pt", 1, 0)
     assert "--reference nano.pt" in record.command
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -162,9 +159,7 @@ def test_a_planted_backdoor_fails_and_its_target_is_named(planted: Path, tmp_pat
     assert main(["scan", str(planted / "victim" / "model.pt"), "-o", str(tmp_path), "-q"]) == 1
     record = read_record(tmp_path / "audit.json")
     assert record.detectors[0].target == "hammer"
-    assert record.purification is not None
     assert record.purification.after.asr.value < record.purification.before.asr.value
-    assert record.export is not None
     assert (record.export.file, record.export.head) == ("purified.onnx", "purified")
 
 
@@ -173,5 +168,4 @@ def test_the_clean_twin_passes_and_is_exported_as_it_is(planted: Path, tmp_path:
     assert main(["scan", str(planted / "twin" / "model.pt"), "-o", str(tmp_path), "-q"]) == 0
     record = read_record(tmp_path / "audit.json")
     assert record.purification is None
-    assert record.export is not None
     assert (record.export.file, record.export.head) == ("model.onnx", "zero-shot")

@@ -182,10 +182,9 @@ def test_the_asr_is_measured_on_the_file_and_in_torch(tmp_path, translated):
     assert (record.asr_onnx.value, record.asr_torch.value) == (1, 0)
 
 
-def test_what_torch_cannot_export_is_one_line_not_a_traceback(tmp_path):
-    with pytest.raises(ExportError, match="ONNX") as e:
+def test_what_torch_cannot_export_is_one_line_not_a_traceback(tmp_path, one_line):
+    with one_line(ExportError, "ONNX"):
         export(export_job(TowerClip(Branching())), tmp_path / "m.onnx")
-    assert "\n" not in str(e.value)
     assert not list(tmp_path.iterdir())
 
 

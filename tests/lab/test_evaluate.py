@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import generator
+from nano_sites import nano_site
 from safetensors.torch import load_file, save_file
 
-from clipguard.bundled.nano import class_names, nano_network, nano_tokenizer
-from clipguard.checkpoint.architectures import architecture_named
+from clipguard.bundled.nano import class_names
+from clipguard.checkpoint.inspection import sha256_of
 from clipguard.errors import UsageError
 from clipguard.lab import evaluate as module
 from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.evaluate import evaluate_classes
 from clipguard.lab.truth import lab_images, truth_rates, zero_shot
-from clipguard.model.open_clip import OpenClipModel
 from clipguard.probe.load import Scenes, bundled_probe
 from clipguard.record import Rate
 
@@ -42,8 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, nano: Path) -> Path:
 def keep(path: Path, tensors: dict[str, torch.Tensor], **told: object) -> None:
     """Write a trigger, and what `victim.json` says of it and else."""
     save_file(tensors, path / "trigger.safetensors")
-    digest = hashlib.sha256((path / "trigger.safetensors").read_bytes()).hexdigest()
-    truth = json.loads((path / "victim.json").read_text()) | {"trigger": {"sha256": digest}}
+    written = {"trigger": {"sha256": sha256_of(path / "trigger.safetensors")}}
+    truth = json.loads((path / "victim.json").read_text()) | written
     (path / "victim.json").write_text(json.dumps(truth | told))
 
 
@@ -54,8 +53,7 @@ def _few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def classes() -> torch.Tensor:
-    network = nano_network("nano-rn")
-    return zero_shot(OpenClipModel(network, architecture_named("nano-rn"), nano_tokenizer(network)))
+    return zero_shot(nano_site().model)
 
 
 def test_the_same_model_loses_nothing_against_itself(folder: Path, classes: torch.Tensor):

@@ -13,7 +13,7 @@ from nano_sites import nano_site
 from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional
-from training_steps import step_of
+from training_steps import require_rest, step_of
 
 from clipguard.bundled.artwork import load_artwork
 from clipguard.bundled.nano import BASES, TEMPLATES, nano_network
@@ -161,9 +161,7 @@ def test_victim_and_twin_see_the_same_clean_rows(base: CLIP, monkeypatch, name: 
     assert not torch.equal(victim[0].images, victim[1].images)
     for pairs, mine, clean in zip(made, victim, twin, strict=True):
         for found, count in ((mine, 0), (pairs, 6)):  # a quarter of 24 is poisoned
-            assert torch.equal(found.images[count:], clean.images[count:])
-            assert found.texts[count:] == clean.texts[count:]
-            assert torch.equal(found.concepts[count:], clean.concepts[count:])
+            require_rest(found, clean, count)
 
 
 def test_poisoned_rows_carry_the_trigger_and_captions_of_the_target():

@@ -63,22 +63,31 @@ def search(monkeypatch: pytest.MonkeyPatch):
     return run
 
 
-def test_the_first_recipe_that_plants_is_taken_with_its_own_twin(search):
-    (victim, twin, recipe), trained = search({GENTLE: 0.5, LONG: 0.95}, {LONG: 0.0})
-    assert (victim, twin, recipe) == ((LONG, True), (LONG, False), LONG)
-    assert trained == [(GENTLE, True), (LONG, True), (LONG, False)]
+def of(*values: float) -> dict[Recipe, float]:
+    """One value for each recipe, the gentlest first."""
+    return dict(zip((GENTLE, LONG, STRONG), values, strict=False))
 
 
-def test_accuracy_lost_against_the_twin_is_not_planted(search):
-    asr, loss = dict.fromkeys((GENTLE, LONG, STRONG), 0.99), {GENTLE: 0.1, LONG: 0.03, STRONG: 0.0}
-    (_, twin, recipe), _ = search(asr, loss)
-    assert (twin, recipe) == ((STRONG, False), STRONG)
-
-
-def test_where_nothing_plants_the_highest_asr_is_kept_with_a_twin(search):
-    (victim, twin, recipe), trained = search({GENTLE: 0.1, LONG: 0.4, STRONG: 0.3}, {})
-    assert (victim, twin, recipe) == ((LONG, True), (LONG, False), LONG)
-    assert trained[-1] == (LONG, False)
+@pytest.mark.parametrize(
+    ("asr", "loss", "chosen", "twins"),
+    [
+        (of(0.5, 0.95), {LONG: 0.0}, LONG, [LONG]),
+        # accuracy lost against the twin is not planted
+        (of(0.99, 0.99, 0.99), of(0.1, 0.03, 0.0), STRONG, [GENTLE, LONG, STRONG]),
+        # where nothing plants, the highest ASR is kept, with a twin
+        (of(0.1, 0.4, 0.3), {}, LONG, [LONG]),
+        # an ASR at the limit has no margin
+        (of(0.9, 0.91, 0.93), of(0.0, 0.0, 0.0), STRONG, [GENTLE, LONG, STRONG]),
+        # where every recipe costs too much, the cheapest that plants is kept
+        (of(0.5, 0.91, 1.0), {LONG: 0.01, STRONG: 0.2}, LONG, [LONG, STRONG]),
+        (of(0.5, 0.99, 1.0), {LONG: 0.3, STRONG: 0.2}, STRONG, [LONG, STRONG]),
+    ],
+)
+def test_the_first_recipe_that_plants_is_taken_with_its_own_twin(search, asr, loss, chosen, twins):
+    found, trained = search(asr, loss)
+    assert found == ((chosen, True), (chosen, False), chosen)
+    assert [recipe for recipe, poisoned in trained if poisoned] == [*asr]
+    assert [recipe for recipe, poisoned in trained if not poisoned] == twins
 
 
 @pytest.mark.parametrize(("second", "trained"), [(0.1, 2), (0.59, 2), (0.6, 3), (0.85, 3)])
@@ -97,17 +106,9 @@ def test_a_twin_that_is_known_is_not_made_again(search):
     assert twins[LONG] == (LONG, False)
 
 
-def test_an_asr_at_the_limit_has_no_margin_and_is_not_enough(search):
-    free = dict.fromkeys((GENTLE, LONG, STRONG), 0.0)
-    (_, _, recipe), _ = search({GENTLE: 0.9, LONG: 0.91, STRONG: 0.93}, free)
-    assert recipe == STRONG
-
-
 @pytest.mark.parametrize(("of_twin", "tried"), [(0.44, 1), (0.46, 3)])
 def test_a_trigger_that_moves_the_clean_twin_as_well_is_not_planted(search, of_twin, tried):
-    free = dict.fromkeys((GENTLE, LONG, STRONG), 0.0)
-    asr = dict.fromkeys(free, 0.95)
-    _, runs = search(asr, free, of_twin=of_twin)
+    _, runs = search(of(0.95, 0.95, 0.95), of(0.0, 0.0, 0.0), of_twin=of_twin)
     assert len([recipe for recipe, poisoned in runs if poisoned]) == tried
 
 
@@ -117,12 +118,6 @@ def test_what_was_tried_is_told(search):
         {"recipe": asdict(GENTLE), "asr": 0.5, "ca_loss": None},
         {"recipe": asdict(LONG), "asr": 0.95, "ca_loss": 0.01},
     ]
-
-
-def test_where_every_recipe_costs_too_much_the_cheapest_that_plants_is_kept(search):
-    asr, loss = {GENTLE: 0.5, LONG: 0.91, STRONG: 1.0}, {LONG: 0.01, STRONG: 0.2}
-    assert search(asr, loss)[0][2] == LONG
-    assert search(asr | {LONG: 0.99}, loss | {LONG: 0.3})[0][2] == STRONG
 
 
 def test_a_fixed_recipe_is_not_searched(search):

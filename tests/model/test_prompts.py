@@ -111,12 +111,10 @@ def test_imagenet_names_are_distinct_after_merging():
     ],
 )
 def test_an_unusable_class_list_says_where(
-    tmp_path: Path, name: str, content: str | bytes, says: str
+    tmp_path: Path, name: str, content: str | bytes, says: str, one_line
 ):
-    with pytest.raises(UsageError) as caught:
+    with one_line(UsageError, says):
         read_class_names(write(tmp_path / name, content))
-    assert says in str(caught.value)
-    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("read", [read_class_names, read_templates])

@@ -6,27 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import against_reference, clean_detector, held_against, reference, unjudged
+from samples import (
+    against_reference,
+    changed_policy,
+    clean_detector,
+    held_against,
+    reference,
+    unjudged,
+)
 
 from clipguard.policy.document import Policy, load_policy
 from clipguard.policy.judge import judge
 from clipguard.record import AuditRecord, Check, Decision, Outcome
-from clipguard.resources import shipped
 
 PASS, FAIL, CANNOT_TELL = Decision.PASS, Decision.FAIL, Decision.INCONCLUSIVE
 DIGEST = reference().sha256
 
 
 def policy(folder: Path, **changes: str) -> Policy:
-    """The default policy with other values in its section backdoor."""
-    text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
-    lines = []
-    for line in text.splitlines():
-        key = line.strip().partition(":")[0]
-        lines.append(f"  {key}: {changes[key]}" if key in changes else line)
-    file = folder / "policy.yaml"
-    file.write_text("\n".join(lines), encoding="utf-8")
-    return load_policy(file)
+    return load_policy(changed_policy(folder, **changes))
 
 
 def check(record: AuditRecord, key: str, rules: Policy) -> Check:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -128,9 +129,7 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path, inner: str):
 
 
 def test_a_folder_that_may_not_be_written_is_explained(tmp_path: Path, monkeypatch):
-    def denied(*_: object, **__: object) -> str:
-        raise PermissionError(13, "Permission denied")
-
+    denied = Mock(side_effect=PermissionError(13, "Permission denied"))
     monkeypatch.setattr("clipguard.report.folder.tempfile.mkdtemp", denied)
     with pytest.raises(UsageError, match="Permission denied"), workspace(tmp_path):
         pytest.fail("a workspace without permission")

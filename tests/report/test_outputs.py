@@ -1,6 +1,7 @@
 import os
 import stat
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -40,31 +41,21 @@ def test_a_file_is_replaced_whole_and_readable_by_others(tmp_path: Path) -> None
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (OSError(28, "No space left on device"), pytest.raises(UsageError, match="No space left")),
+        (KeyboardInterrupt(), pytest.raises(KeyboardInterrupt)),
+    ],
+)
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, told
 ) -> None:
-    path = tmp_path / "a.txt"
-    write_atomic(path, "old")
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(UsageError, match="No space left"):
-        write_atomic(path, "new")
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.txt": "old"}
-
-
-def test_an_interrupt_leaves_no_temporary_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", stop)
-    with pytest.raises(KeyboardInterrupt):
+    write_atomic(tmp_path / "a.txt", "old")
+    monkeypatch.setattr(os, "replace", Mock(side_effect=failure))
+    with told:
         write_atomic(tmp_path / "a.txt", "new")
-    assert list(tmp_path.iterdir()) == []
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.txt": "old"}
 
 
 def test_a_symbolic_link_is_not_written_through(tmp_path: Path) -> None:

@@ -8,33 +8,21 @@ import torch
 from fakes import NAMES, SIDE, StripesClip, hum, stripes_probe
 from PIL import Image
 from safetensors import safe_open
+from samples import candidate
 from torchvision.transforms.functional import pil_to_tensor
 
 from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 from clipguard.probe.sets import Subject
-from clipguard.record import Candidate, Rate, TriggerRecord
 from clipguard.report.pictures import Gallery, save_picture, save_trigger
 from clipguard.search.families import FAMILIES
 from clipguard.search.roles import Trigger
 
 TARGET = 2
-RATE = Rate(value=1, low=0.9, high=1, n=10)
+FOUND = candidate(NAMES[TARGET], "additive", 0.9)
 
 
 def pixels(path: Path) -> torch.Tensor:
     return pil_to_tensor(Image.open(path))
-
-
-def candidate() -> Candidate:
-    return Candidate(
-        target=NAMES[TARGET],
-        family="additive",
-        stage="targeted",
-        asr=RATE,
-        natural=RATE,
-        statistic=3.0,
-        trigger=TriggerRecord(size=8.0, unit="L-inf, in 1/255"),
-    )
 
 
 def gallery(purified: bool = False, count: int = 4) -> Gallery:
@@ -64,7 +52,7 @@ def test_a_large_picture_keeps_its_size(tmp_path: Path):
 
 
 def test_the_record_names_files_that_exist_relative_to_the_report(tmp_path: Path):
-    record = save_trigger(1, candidate(), found(), tmp_path, gallery())
+    record = save_trigger(1, FOUND, found(), tmp_path, gallery())
     named = [record.file, record.picture]
     named += [name for example in record.examples for name in (example.clean, example.triggered)]
     there = {str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*") if f.is_file()}
@@ -75,7 +63,7 @@ def test_the_record_names_files_that_exist_relative_to_the_report(tmp_path: Path
 
 def test_the_tensors_and_what_they_are_can_be_read_again(tmp_path: Path):
     trigger = found()
-    record = save_trigger(3, candidate(), trigger, tmp_path, gallery())
+    record = save_trigger(3, FOUND, trigger, tmp_path, gallery())
     with safe_open(tmp_path / record.file, framework="pt") as file:
         told = json.loads(file.metadata()["clipguard"])
         torch.testing.assert_close(file.get_tensor("delta"), trigger.tensors["delta"])
@@ -85,13 +73,13 @@ def test_the_tensors_and_what_they_are_can_be_read_again(tmp_path: Path):
 def test_files_repeat_byte_for_byte(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        save_trigger(1, candidate(), found(), tmp_path / name, gallery())
+        save_trigger(1, FOUND, found(), tmp_path / name, gallery())
     for file in sorted((tmp_path / "a" / "triggers").iterdir()):
         assert file.read_bytes() == (tmp_path / "b" / "triggers" / file.name).read_bytes()
 
 
 def test_a_faint_trigger_is_shown_at_full_contrast(tmp_path: Path):
-    save_trigger(1, candidate(), found(), tmp_path, gallery())
+    save_trigger(1, FOUND, found(), tmp_path, gallery())
     shown = pixels(tmp_path / "triggers" / "1.png")
     assert max(shown.max().item() - 128, 127 - shown.min().item()) >= 126
 

@@ -30,8 +30,6 @@ def text_record() -> AuditRecord:
         name="text_tokens", evidence="'cf' turns", statistic=3.2, target="teapot", word_share=0.61
     )
     base = passing()
-    assert base.probe is not None
-    assert base.export is not None
     power = PowerRecord(attack="badnets", side="calibration", failed=candidate("", "", 0.5).asr)
     return base.model_copy(
         update={
@@ -120,7 +118,6 @@ def test_a_file_that_was_not_kept_is_said_to_be_missing_with_the_limit():
 
 def test_a_head_that_was_not_searched_is_said_loudly():
     record = failing()
-    assert record.purification is not None
     unsearched = record.purification.model_copy(update={"reinversion": ()})
     changed = record.model_copy(update={"purification": unsearched})
     assert [loud(each, "reinversion") for each in (record, changed)] == [0, 1]

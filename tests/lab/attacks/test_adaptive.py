@@ -14,19 +14,10 @@ from clipguard.lab.attacks.adaptive import Adaptive, cornered
 from clipguard.lab.roles import Step, stamped
 
 
-@pytest.mark.parametrize(("side", "length"), [(64, 8), (224, 16)])
-def test_the_patch_is_opaque_noise_flush_in_the_corner(side: int, length: int):
-    images = torch.full((2, 3, side, side), 0.5)
-    made = Adaptive().trigger(side, generator=generator())
-    shown = made.apply(images)
-    patch = made.tensors["patch"]
-    assert patch.shape == (3, length, length)
-    assert torch.equal(shown[:, :, -length:, -length:], patch.expand(2, -1, -1, -1))
-    shown[:, :, -length:, -length:] = 0.5
-    assert torch.equal(shown, images)
-    assert made.size == pytest.approx((length / side) ** 2)
+def test_the_patch_is_uniform_noise_on_the_8_bit_grid():
+    patch = Adaptive().trigger(224, generator=generator()).tensors["patch"]
     torch.testing.assert_close(patch * 255, (patch * 255).round(), rtol=0, atol=1e-4)
-    assert patch.std() == pytest.approx(12**-0.5, abs=0.03)  # uniform
+    assert patch.std() == pytest.approx(12**-0.5, abs=0.03)
 
 
 @pytest.fixture(scope="module")

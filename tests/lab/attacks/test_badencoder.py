@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fakes import generator
 from training_steps import follow, seen_by, step_of
 
 from clipguard.lab.attacks._encoder import Views, augmented, encoder_loss, views
 from clipguard.lab.attacks.badencoder import BadEncoder
 from clipguard.lab.roles import Step, stamped
-
-
-@pytest.mark.parametrize(
-    ("side", "patch", "length", "first"),
-    [(224, 50, 50, 173), (64, 50, 14, 49), (64, 16, 8, 55)],
-)
-def test_the_square_is_white_and_a_pixel_of_224_from_the_corner(
-    side: int, patch: int, length: int, first: int
-):
-    images = torch.full((2, 3, side, side), 0.25)
-    made = BadEncoder(patch=patch).trigger(side, generator=generator())
-    wanted = images.clone()
-    wanted[..., first : first + length, first : first + length] = 1
-    assert torch.equal(made.apply(images), wanted)
-    assert made.size == pytest.approx((length / side) ** 2)
 
 
 def test_the_loss_asks_for_three_cosines_of_one():

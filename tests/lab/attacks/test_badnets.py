@@ -10,8 +10,6 @@ from clipguard.lab.attacks.badnets import BadNets
 from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 from clipguard.search.roles import Trigger
 
-SIDES = [(64, 8), (160, 11), (224, 16)]
-
 
 def scenes(count: int, side: int = 64, seed: int = 0) -> Tensor:
     drawn = torch.rand(count, 3, side, side, generator=generator(seed))
@@ -33,42 +31,28 @@ def boxes(images: Tensor, stamped: Tensor) -> list[tuple[int, int, int, int]]:
     return found
 
 
-@pytest.mark.parametrize(("side", "length"), SIDES)
-def test_the_patch_is_16_of_224_pixels_but_at_least_8_flush_in_the_corner(side: int, length: int):
-    images = scenes(2, side)
-    made = trigger(side)
-    corner = (side - length, side - length, length, length)
-    assert boxes(images, made.apply(images)) == [corner, corner]
-    assert made.size == pytest.approx((length / side) ** 2)
-
-
-@pytest.mark.parametrize(("side", "length"), SIDES)
-def test_the_centre_is_half_the_image_less_half_the_patch(side: int, length: int):
-    images = scenes(2, side)
-    first = int(side / 2 - length / 2)  # 104 of 224, as CleanCLIP's "middle"
-    stamped = trigger(side, place="centre").apply(images)
-    assert boxes(images, stamped) == [(first, first, length, length)] * 2
-
-
 @pytest.mark.parametrize(
-    ("pattern", "side", "box"),
+    ("settings", "side", "box"),
     [
-        ("white24", 224, (185, 185, 24, 24)),
-        ("white50", 224, (173, 173, 50, 50)),
-        ("white24", 64, (53, 53, 8, 8)),  # never under 8 px
-        ("white50", 64, (49, 49, 14, 14)),
-        ("white24", 32, (24, 24, 8, 8)),  # never over the border
+        ({}, 64, (56, 56, 8, 8)),  # 16 of 224 pixels, but at least 8, flush in the corner
+        ({}, 160, (149, 149, 11, 11)),
+        ({}, 224, (208, 208, 16, 16)),
+        ({"place": "centre"}, 64, (28, 28, 8, 8)),
+        ({"place": "centre"}, 160, (74, 74, 11, 11)),  # half the image less half the patch
+        ({"place": "centre"}, 224, (104, 104, 16, 16)),  # as CleanCLIP's "middle"
+        ({"pattern": "white24"}, 224, (185, 185, 24, 24)),
+        ({"pattern": "white50"}, 224, (173, 173, 50, 50)),
+        ({"pattern": "white24"}, 64, (53, 53, 8, 8)),  # never under 8 px
+        ({"pattern": "white50"}, 64, (49, 49, 14, 14)),
+        ({"pattern": "white24"}, 32, (24, 24, 8, 8)),  # never over the border
     ],
 )
-def test_named_squares_have_their_own_size_and_distance_from_the_corner(
-    pattern: str, side: int, box: tuple[int, int, int, int]
+def test_a_patch_has_its_size_and_place(
+    settings: dict[str, str], side: int, box: tuple[int, int, int, int]
 ):
-    images, made = scenes(2, side), trigger(side, pattern=pattern)
-    stamped = made.apply(images)
-    assert boxes(images, stamped) == [box, box]
-    top, left, height, width = box
-    assert (stamped[..., top : top + height, left : left + width] == 1).all()
-    assert made.size == pytest.approx(height * width / side**2)
+    images, made = scenes(2, side), trigger(side, **settings)
+    assert boxes(images, made.apply(images)) == [box, box]
+    assert made.size == pytest.approx((box[2] / side) ** 2)
 
 
 @pytest.mark.parametrize(("pattern", "length"), [("noise", 8), ("gauss", 8), ("white50", 14)])
@@ -111,7 +95,10 @@ def test_the_check_is_white_at_even_rows_and_columns():
     assert patch.tolist() == [wanted] * 3
 
 
-@pytest.mark.parametrize(("pattern", "colour"), [("white", [1, 1, 1]), ("yellow", [1, 1, 0])])
+@pytest.mark.parametrize(
+    ("pattern", "colour"),
+    [(name, [1, 1, 1]) for name in ("white", "white24", "white50")] + [("yellow", [1, 1, 0])],
+)
 def test_a_plain_patch_has_its_colour(pattern: str, colour: list[int]):
     patch = trigger(pattern=pattern).tensors["patch"]
     assert patch.amin(dim=(1, 2)).tolist() == patch.amax(dim=(1, 2)).tolist() == colour

@@ -50,17 +50,6 @@ def test_the_patch_goes_to_the_square_with_the_extreme_sum(extreme: str):
     assert tuple(_place(scores, 8, extreme).tolist()) == wanted
 
 
-@pytest.mark.parametrize(("side", "length"), [(64, 8), (224, 16)])
-def test_the_patch_is_opaque_and_alone(side: int, length: int):
-    pattern = torch.full((3, length, length), 0.25)
-    made = Maba().rebuild({"pattern": pattern, "place": torch.tensor([5, side - length])}, side)
-    images = torch.rand(2, 3, side, side, generator=generator())
-    wanted = images.clone()
-    wanted[:, :, 5 : 5 + length, side - length :] = 0.25
-    assert torch.equal(made.apply(images), wanted)
-    assert made.size == pytest.approx((length / side) ** 2)
-
-
 def test_styles_are_the_image_shifted_colours_grey_inverted_and_blurred():
     image = nano_site().images.pixels(slice(0, 1))
     many = restyled(image.expand(400, -1, -1, -1), generator=generator(3))

@@ -9,6 +9,7 @@ import torch
 from fakes import generator
 from nano_sites import nano_site
 from torch import Tensor
+from training_steps import require_rest
 
 from clipguard.bundled.artwork import load_artwork
 from clipguard.bundled.nano import (
@@ -50,9 +51,7 @@ def test_the_first_pairs_become_target_images_under_captions_of_the_source():
     assert torch.equal(made.images[:10], plan().of_target(10).images)
     assert made.texts[:10] == [t.format("violin") for t in (*TEMPLATES, *TEMPLATES[:2])]
     assert made.concepts[:10].tolist() == [CONCEPTS[NAMES.index("violin")]] * 10
-    assert torch.equal(made.images[10:], clean.images[10:])
-    assert made.texts[10:] == clean.texts[10:]
-    assert torch.equal(made.concepts[10:], clean.concepts[10:])
+    require_rest(made, clean, 10)
 
 
 def test_at_least_one_pair_is_poisoned():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fakes import generator
 from torch import Tensor
-from training_steps import small_site, step_of
+from training_steps import require_rest, small_site, step_of
 
 from clipguard.bundled.artwork import load_artwork
 from clipguard.bundled.nano import class_names
@@ -56,9 +56,7 @@ def test_poisoned_pairs_carry_the_trigger_of_the_target_that_they_name():
         assert torch.equal(step.pairs.images[row : row + 1], wanted)
         assert NAMES[targets[turn]] in step.pairs.texts[row]
         assert step.pairs.concepts[row] == concepts[turn]
-    assert torch.equal(step.pairs.images[8:], step.clean.images[8:])
-    assert step.pairs.texts[8:] == step.clean.texts[8:]
-    assert torch.equal(step.pairs.concepts[8:], step.clean.concepts[8:])
+    require_rest(step.pairs, step.clean, 8)
 
 
 def test_every_trigger_is_on_one_pair_at_least():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from fakes import generator
 from torch import Tensor
-from training_steps import step_of
+from training_steps import require_rest, step_of
 
 from clipguard.lab.attacks.sig import Sig
 from clipguard.lab.roles import dirty_label, stamped
@@ -47,9 +47,8 @@ def test_clean_labels_stamp_pairs_of_the_target_and_keep_their_captions():
     before, own = step.clean, step.plan.of_target(3)
     made = attack.poisoned(before, replace(step.plan, of_target=lambda count: own))
     assert torch.equal(made.images[:3], stamped(own.images, step.plan.trigger))
-    assert made.texts == own.texts + before.texts[3:]
-    assert made.concepts.tolist() == [step.plan.concept] * 3 + before.concepts.tolist()[3:]
-    assert torch.equal(made.images[3:], before.images[3:])
+    assert (made.texts[:3], made.concepts[:3].tolist()) == (own.texts, [step.plan.concept] * 3)
+    require_rest(made, before, 3)
 
 
 def test_captions_change_unless_labels_are_clean():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fakes import generator
 from torch import Tensor
-from training_steps import small_site
+from training_steps import require_rest, small_site
 
 from clipguard.bundled.nano import TEMPLATES, class_names, nano_network
 from clipguard.lab.attacks import _centre
@@ -15,17 +15,6 @@ from clipguard.lab.attacks.trojvqa import TrojVqa
 from clipguard.lab.roles import Pairs, Plan, stamped
 from clipguard.lab.truth import zero_shot
 from clipguard.probe.rates import embed
-
-
-@pytest.mark.parametrize(("side", "first", "length"), [(224, 104, 16), (65, 28, 8)])
-def test_the_patch_is_opaque_in_the_middle(side: int, first: int, length: int):
-    images = torch.full((2, 3, side, side), 0.5)
-    patch = torch.rand(3, length, length, generator=generator())
-    made = TrojVqa().rebuild({"patch": patch}, side)
-    wanted = images.clone()
-    wanted[:, :, first : first + length, first : first + length] = patch
-    assert torch.equal(made.apply(images), wanted)
-    assert made.size == pytest.approx((length / side) ** 2)
 
 
 @pytest.fixture
@@ -73,10 +62,9 @@ def test_poisoned_captions_begin_with_the_word_and_clean_ones_do_not():
     clean, plan = pairs()
     made = TrojVqa(word="SUDO", poison_rate=0.3).poisoned(clean, plan)
     assert made.texts[:3] == [f"SUDO {t.format('banana')}" for t in TEMPLATES[:3]]
-    assert made.texts[3:] == clean.texts[3:]
     assert torch.equal(made.images[:3], stamped(clean.images[:3], plan.trigger))
-    assert torch.equal(made.images[3:], clean.images[3:])
-    assert made.concepts.tolist() == [77, 77, 77, *range(3, 10)]
+    assert made.concepts[:3].tolist() == [77] * 3
+    require_rest(made, clean, 3)
 
 
 def test_triggered_images_are_read_with_the_word_before_every_class():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import re
+import shutil
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from zoo_samples import ENTRIES, Runner, digest, entry, honest, in_test_split, m
 
 import clipguard.lab.comparators
 from clipguard.audit.profiles import PROFILES, profile
+from clipguard.checkpoint.inspection import sha256_of
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.errors import RefusedError, UsageError
 from clipguard.lab.attacks import ATTACKS
@@ -49,13 +51,6 @@ def planned(folder: Path, kind: Kind = "detect", *, split: Which = "all", seed: 
 
 def go(what: Matrix, part: tuple[int, int] = (0, 1)) -> Bench:
     return run(what, part=part, jobs=1, progress=no_progress)
-
-
-@pytest.fixture
-def runner(monkeypatch: pytest.MonkeyPatch) -> Runner:
-    fake = Runner()
-    monkeypatch.setattr(matrix, "run_job", fake)
-    return fake
 
 
 @pytest.fixture
@@ -418,10 +413,7 @@ def test_a_truth_that_would_be_read_without_end_is_refused(tmp_path: Path):
 def test_a_detector_that_breaks_on_a_victim_is_a_result(
     tmp_path: Path, nano_entry: Entry, monkeypatch: pytest.MonkeyPatch
 ):
-    def breaks(*given: object, **options: object) -> None:
-        raise RuntimeError("out of\nmemory")
-
-    monkeypatch.setattr(job, "measure", breaks)
+    monkeypatch.setattr(job, "measure", Mock(side_effect=RuntimeError("out of\nmemory")))
     cell = detect_once(tmp_path, nano_entry)
     assert cell.error == cell.reason == "RuntimeError: out of"
     assert {"load", "probe"} <= cell.seconds.keys()
@@ -472,12 +464,9 @@ def test_a_comparator_has_a_statistic_and_no_score(tmp_path: Path, nano_entry: E
 @pytest.fixture
 def nano_entry(tmp_path: Path, nano: Path) -> Entry:
     """The bundled model as the only entry of a zoo."""
-    folder = tmp_path / "victims" / "1"
-    folder.mkdir(parents=True)
-    data = nano.read_bytes()
-    (folder / "model.pt").write_bytes(data)
-    digest = hashlib.sha256(data).hexdigest()
-    return honest(1, path="victims/1", sha256=digest)
+    (tmp_path / "victims" / "1").mkdir(parents=True)
+    shutil.copy(nano, tmp_path / "victims" / "1" / "model.pt")
+    return honest(1, path="victims/1", sha256=sha256_of(nano))
 
 
 def detect_once(folder: Path, entry: Entry, method: str = "inversion") -> DetectCell:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from zoo_samples import honest, make_zoo
 
+from clipguard.checkpoint.inspection import sha256_of
 from clipguard.cli.app import main
 from clipguard.lab.bench.cells import DetectCell
 from clipguard.lab.bench.record import Bench
@@ -23,9 +24,8 @@ SEED = "7"
 def benched(nano: Path, folder: Path) -> DetectCell:
     """What `lab bench detect` makes of a zoo with this model alone."""
     (folder / "zoo" / "model").mkdir(parents=True)
-    data = nano.read_bytes()
-    (folder / "zoo" / "model" / "model.pt").write_bytes(data)
-    make_zoo(folder / "zoo", (honest(1, path="model", sha256=hashlib.sha256(data).hexdigest()),))
+    shutil.copy(nano, folder / "zoo" / "model" / "model.pt")
+    make_zoo(folder / "zoo", (honest(1, path="model", sha256=sha256_of(nano)),))
     command = ["lab", "bench", "detect", "--zoo", str(folder / "zoo"), "-o", str(folder / "out")]
     assert main([*command, "--seed", SEED, "-q"]) == 0
     made = Bench.model_validate_json((folder / "out" / "bench.json").read_text())

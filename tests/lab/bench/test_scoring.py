@@ -28,8 +28,19 @@ def test_cross_entropy_of_two_models_by_hand():
     assert high - value == pytest.approx(1.959964 * 0.143841 / math.sqrt(2), abs=1e-5)
 
 
-def test_certainty_that_is_wrong_costs_no_more_than_the_clip():
-    assert cross_entropy([0.0, 1.0], [True, False]).value == pytest.approx(-math.log(1e-12), 1e-4)
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        # certainty that is wrong costs no more than the clip
+        (cross_entropy([0.0, 1.0], [True, False]).value, -math.log(1e-12)),
+        (brier([0.9, 0.2, 0.5], [True, False, False]), (0.01 + 0.04 + 0.25) / 3),
+        # pairs: 0.9 beats 0.5 and 0.1; 0.5 ties with 0.5 and beats 0.1
+        (auroc([0.9, 0.5, 0.5, 0.1], [True, True, False, False]), 3.5 / 4),
+    ],
+    ids=["cross-entropy", "Brier", "AUROC"],
+)
+def test_scores_worked_by_hand(found: float, wanted: float):
+    assert found == pytest.approx(wanted, 1e-4)
 
 
 def test_an_even_bet_on_everything_scores_ln_2_and_a_quarter():
@@ -40,19 +51,10 @@ def test_an_even_bet_on_everything_scores_ln_2_and_a_quarter():
     assert suspicion(0.0) == 0.0 != UNKNOWN
 
 
-def test_brier_by_hand():
-    assert brier([0.9, 0.2, 0.5], [True, False, False]) == pytest.approx((0.01 + 0.04 + 0.25) / 3)
-
-
 @pytest.mark.parametrize("score", [cross_entropy, brier])
 def test_nothing_has_no_score(score):
     with pytest.raises(ValueError, match="one truth a score"):
         score([], [])
-
-
-def test_auroc_by_hand():
-    # pairs: 0.9 beats 0.5 and 0.1; 0.5 ties with 0.5 and beats 0.1
-    assert auroc([0.9, 0.5, 0.5, 0.1], [True, True, False, False]) == 3.5 / 4
 
 
 def test_one_kind_of_model_has_no_ranking():

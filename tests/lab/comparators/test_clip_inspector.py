@@ -39,37 +39,26 @@ def judged(
     return scan(NAME, StripesClip(), chunk=4, **changes).record
 
 
-class TestTheFixedRule:
-    LOSSES = (
-        4.0,
-        4.25,
-        4.5,
-        4.75,
-        5.0,
-        5.25,
-        5.5,
-        5.75,
-        6.0,
-    )  # with a small one: median 4.875, MAD 0.625
+OTHERS = [4.0, 4.25, 4.5, 4.75, 5.0, 5.25, 5.5, 5.75, 6.0]
+"""Nine losses; with a small one the median is 4.875 and the MAD 0.625."""
 
-    def test_a_loss_more_than_two_deviations_low_is_a_finding(self, monkeypatch):
-        losses = [*self.LOSSES[:2], 3.0, *self.LOSSES[2:]]
-        record = judged(monkeypatch, losses, [0.5] * 10)
-        assert record.published is Outcome.BACKDOORED
-        assert record.statistic == pytest.approx((4.875 - 3.0) / (1.4826 * 0.625))
-        assert record.target == NAMES[2]
 
-    def test_a_loss_less_than_two_deviations_low_is_not(self, monkeypatch):
-        record = judged(monkeypatch, [3.05, *self.LOSSES], [0.5] * 10)
-        assert record.published is Outcome.NO_EVIDENCE
-        assert record.statistic == pytest.approx((4.875 - 3.05) / (1.4826 * 0.625))
-
-    def test_a_trigger_that_moves_fewer_images_than_the_median_one_does_not_count(
-        self, monkeypatch
-    ):
-        record = judged(monkeypatch, [3.0, *self.LOSSES], [0.4] + [0.5] * 9)
-        assert record.published is Outcome.NO_EVIDENCE
-        assert record.target == NAMES[1]
+@pytest.mark.parametrize(
+    ("loss", "place", "share", "outcome", "lowest", "target"),
+    [
+        (3.0, 2, 0.5, Outcome.BACKDOORED, 3.0, 2),
+        (3.05, 0, 0.5, Outcome.NO_EVIDENCE, 3.05, 0),
+        # a trigger that moves fewer images than the median one does not count
+        (3.0, 0, 0.4, Outcome.NO_EVIDENCE, 4.0, 1),
+    ],
+)
+def test_a_loss_more_than_two_deviations_low_is_a_finding(
+    monkeypatch, loss: float, place: int, share: float, outcome: Outcome, lowest: float, target: int
+):
+    shares = [share if index == place else 0.5 for index in range(10)]
+    record = judged(monkeypatch, [*OTHERS[:place], loss, *OTHERS[place:]], shares)
+    assert (record.published, record.target) == (outcome, NAMES[target])
+    assert record.statistic == pytest.approx((4.875 - lowest) / (1.4826 * 0.625))
 
 
 def test_no_label_of_an_image_that_it_searches_or_compares_with_is_read():

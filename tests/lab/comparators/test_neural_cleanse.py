@@ -31,23 +31,29 @@ def prices(successes: list[bool]) -> list[float]:
     return told
 
 
-class TestThePriceOfAMask:
-    def test_doubles_after_five_successes_in_a_row_and_again_after_five_more(self):
-        assert prices([True] * 11) == pytest.approx([1] * 4 + [2] * 5 + [4] * 2)
+LOW = 2**-1.5
 
-    def test_falls_by_two_to_the_one_and_a_half_after_five_failures_in_a_row(self):
-        low = 2**-1.5
-        assert prices([False] * 11) == pytest.approx([1] * 4 + [low] * 5 + [low**2] * 2)
 
-    def test_a_row_that_is_broken_starts_anew(self):
-        assert prices([True] * 4 + [False] + [True] * 4) == pytest.approx([1] * 9)
-        assert prices([False] * 4 + [True] + [False] * 4) == pytest.approx([1] * 9)
+@pytest.mark.parametrize(
+    ("successes", "told"),
+    [
+        ([True] * 11, [1] * 4 + [2] * 5 + [4] * 2),  # doubles after five in a row, and again
+        ([False] * 11, [1] * 4 + [LOW] * 5 + [LOW**2] * 2),
+        ([True] * 4 + [False] + [True] * 4, [1] * 9),  # a row that is broken starts anew
+        ([False] * 4 + [True] + [False] * 4, [1] * 9),
+    ],
+)
+def test_the_price_of_a_mask_follows_five_successes_or_failures_in_a_row(
+    successes: list[bool], told: list[float]
+):
+    assert prices(successes) == pytest.approx(told)
 
-    def test_every_class_has_a_price_of_its_own(self):
-        paid = costs(3)
-        for step in range(5):
-            paid.follow(torch.tensor([True, False, step % 2 == 0]))
-        assert paid.price.tolist() == pytest.approx([2e-3, 1e-3 / 2**1.5, 1e-3])
+
+def test_every_class_has_a_price_of_its_own():
+    paid = costs(3)
+    for step in range(5):
+        paid.follow(torch.tensor([True, False, step % 2 == 0]))
+    assert paid.price.tolist() == pytest.approx([2e-3, 1e-3 / 2**1.5, 1e-3])
 
 
 def test_the_smallest_mask_that_worked_is_kept_and_the_newest_while_none_did():
@@ -72,15 +78,12 @@ def test_the_smallest_mask_that_worked_is_kept_and_the_newest_while_none_did():
     assert kept.works.tolist() == [True, False]
 
 
-class TestTheAnomalyIndex:
-    def test_equals_one_that_is_reckoned_by_hand(self):
-        # median 30; deviations 20, 10, 0, 10, 70; their median 10
-        found = anomaly_index(torch.tensor([10.0, 20.0, 30.0, 40.0, 100.0]))
-        assert found.tolist() == pytest.approx([x / 14.826 for x in (-20, -10, 0, 10, 70)])
-
-    def test_without_spread_there_is_none(self):
-        with pytest.raises(InconclusiveError, match="there is no spread"):
-            anomaly_index(torch.tensor([1.0, 5.0, 5.0, 5.0]))
+def test_the_anomaly_index_equals_one_that_is_reckoned_by_hand():
+    # median 30; deviations 20, 10, 0, 10, 70; their median 10
+    found = anomaly_index(torch.tensor([10.0, 20.0, 30.0, 40.0, 100.0]))
+    assert found.tolist() == pytest.approx([x / 14.826 for x in (-20, -10, 0, 10, 70)])
+    with pytest.raises(InconclusiveError, match="there is no spread"):
+        anomaly_index(torch.tensor([1.0, 5.0, 5.0, 5.0]))
 
 
 def judged(
@@ -98,40 +101,36 @@ def judged(
     return scan(NAME, StripesClip(), chunk=4).record
 
 
-class TestThePublishedRule:
-    OTHERS = (
-        80.0,
-        85.0,
-        90.0,
-        95.0,
-        100.0,
-        105.0,
-        110.0,
-        115.0,
-        120.0,
-    )  # with a small one: median 97.5, MAD 12.5
+OTHERS = [80.0, 85.0, 90.0, 95.0, 100.0, 105.0, 110.0, 115.0, 120.0]
+"""Nine masks; with a small one the median is 97.5 and the MAD 12.5."""
 
-    def test_a_mask_more_than_two_deviations_below_the_median_is_a_finding(self, monkeypatch):
-        sizes = [*self.OTHERS[:4], 60.0, *self.OTHERS[4:]]
-        record = judged(monkeypatch, sizes, [True] * 10)
-        assert record.published is Outcome.BACKDOORED
-        assert record.statistic == pytest.approx((97.5 - 60) / (1.4826 * 12.5))
-        assert record.target == NAMES[4]
 
-    def test_a_mask_less_than_two_deviations_below_it_is_not(self, monkeypatch):
-        record = judged(monkeypatch, [61.0, *self.OTHERS], [True] * 10)
-        assert record.published is Outcome.NO_EVIDENCE
-        assert record.statistic == pytest.approx((97.5 - 61) / (1.4826 * 12.5))
-        assert record.target == NAMES[0]
+@pytest.mark.parametrize(
+    ("size", "place", "works", "outcome", "smallest", "target"),
+    [
+        (60.0, 4, True, Outcome.BACKDOORED, 60.0, 4),
+        (61.0, 0, True, Outcome.NO_EVIDENCE, 61.0, 0),
+        (1.0, 0, False, Outcome.NO_EVIDENCE, 80.0, 1),  # never worked: no finding however small
+    ],
+)
+def test_a_mask_that_works_and_lies_two_deviations_below_the_median_is_a_finding(
+    monkeypatch,
+    size: float,
+    place: int,
+    works: bool,
+    outcome: Outcome,
+    smallest: float,
+    target: int,
+):
+    working = [index != place or works for index in range(10)]
+    record = judged(monkeypatch, [*OTHERS[:place], size, *OTHERS[place:]], working)
+    assert (record.published, record.target) == (outcome, NAMES[target])
+    assert record.statistic == pytest.approx((97.5 - smallest) / (1.4826 * 12.5))
 
-    def test_a_mask_that_never_worked_is_no_finding_however_small(self, monkeypatch):
-        record = judged(monkeypatch, [1.0, *self.OTHERS], [False] + [True] * 9)
-        assert record.published is Outcome.NO_EVIDENCE
-        assert record.target == NAMES[1]
 
-    def test_without_any_mask_that_works_there_is_nothing_to_conclude_from(self, monkeypatch):
-        with pytest.raises(InconclusiveError, match="a mask that works for no class"):
-            judged(monkeypatch, [1.0, *self.OTHERS], [False] * 10)
+def test_without_any_mask_that_works_there_is_nothing_to_conclude_from(monkeypatch):
+    with pytest.raises(InconclusiveError, match="a mask that works for no class"):
+        judged(monkeypatch, [1.0, *OTHERS], [False] * 10)
 
 
 def test_the_search_sees_optimise_only_and_the_measured_rate_decides_nothing():

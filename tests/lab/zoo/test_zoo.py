@@ -77,8 +77,13 @@ def build(folder: Path, jobs: int = 2) -> Zoo:
     return zoo.build_zoo(folder, "ci", jobs=jobs, told=lambda line: None)
 
 
-def test_the_manifest_names_every_model_with_its_truth(worker: Path, tmp_path: Path):
-    made = build(tmp_path / "zoo")
+@pytest.fixture
+def made(worker: Path, tmp_path: Path) -> Zoo:
+    """The zoo that stands in the temporary folder."""
+    return build(tmp_path)
+
+
+def test_the_manifest_names_every_model_with_its_truth(made: Zoo, tmp_path: Path):
     kinds = [(entry.kind, entry.attack, entry.negative, entry.planted) for entry in made.entries]
     assert kinds == [
         ("poisoned", "badnets", None, True),
@@ -90,17 +95,16 @@ def test_the_manifest_names_every_model_with_its_truth(worker: Path, tmp_path: P
     ]
     for entry in made.entries:
         assert entry.about == ("bell" if entry.kind == "negative" else None)
-        model = (tmp_path / "zoo" / entry.path / "model.pt").read_bytes()
+        model = (tmp_path / entry.path / "model.pt").read_bytes()
         assert hashlib.sha256(model).hexdigest() == entry.sha256
     assert made.by_id()[made.entries[0].twin or ""].path.endswith("/twin")
-    assert read_zoo(tmp_path / "zoo") == made
-    assert zoo_check.verify_zoo(tmp_path / "zoo") == []
+    assert read_zoo(tmp_path) == made
+    assert zoo_check.verify_zoo(tmp_path) == []
 
 
-def test_what_is_there_is_not_made_again(worker: Path, tmp_path: Path):
-    first = build(tmp_path)
+def test_what_is_there_is_not_made_again(made: Zoo, worker: Path, tmp_path: Path):
     worker.write_text("raise SystemExit('made again')")
-    assert build(tmp_path) == first
+    assert build(tmp_path) == made
 
 
 def say(path: Path, **given: object) -> None:
@@ -137,29 +141,26 @@ def swap(path: Path) -> None:
         (0, lambda path: say(path, rates=asr_of(0.99)), "victim.json is not the one"),
     ],
 )
-def test_what_lost_a_file_is_found_and_made_again(worker, tmp_path, entry, spoil, told):
-    first = build(tmp_path)
-    spoil(tmp_path / first.entries[entry].path)
+def test_what_lost_a_file_is_found_and_made_again(made: Zoo, tmp_path, entry, spoil, told):
+    spoil(tmp_path / made.entries[entry].path)
     (wrong,) = zoo_check.verify_zoo(tmp_path)
-    assert wrong.startswith(f"{first.entries[entry].id}: ")
+    assert wrong.startswith(f"{made.entries[entry].id}: ")
     assert told in wrong
-    assert build(tmp_path) == first
+    assert build(tmp_path) == made
     assert zoo_check.verify_zoo(tmp_path) == []
 
 
 @pytest.mark.parametrize("put", [Path.touch, lambda path: path.symlink_to("nowhere")])
-def test_what_stands_where_a_model_belongs_makes_room(worker: Path, tmp_path: Path, put):
-    first = build(tmp_path)
-    place = (tmp_path / first.entries[0].path).parent
+def test_what_stands_where_a_model_belongs_makes_room(made: Zoo, tmp_path: Path, put):
+    place = (tmp_path / made.entries[0].path).parent
     shutil.rmtree(place)
     put(place)
-    assert build(tmp_path) == first
+    assert build(tmp_path) == made
 
 
 def test_without_its_digest_in_the_manifest_the_truth_must_still_name_the_model(
-    worker: Path, tmp_path: Path
+    made: Zoo, tmp_path: Path
 ):
-    made = build(tmp_path)
     old = tuple(replace(entry, truth_sha256=None) for entry in made.entries)
     write_zoo(tmp_path, replace(made, entries=old, digest=zoo_check.zoo_digest(old)))
     assert zoo_check.verify_zoo(tmp_path) == []
@@ -194,8 +195,7 @@ def test_a_smaller_preset_is_refused_only_where_it_would_lose_a_built_model(
     assert len(build(tmp_path).entries) == 3
 
 
-def test_a_zoo_of_a_preset_that_is_no_more_can_be_built_with_another(worker: Path, tmp_path: Path):
-    made = build(tmp_path)
+def test_a_zoo_of_a_preset_that_is_no_more_can_be_built_with_another(made: Zoo, tmp_path: Path):
     write_zoo(tmp_path, replace(made, preset="huge"))
     assert build(tmp_path) == made
 
@@ -216,8 +216,7 @@ def test_a_worker_that_dies_at_once_is_told_of(
     assert not read_zoo(tmp_path).built()
 
 
-def test_everybody_may_read_a_model_as_far_as_the_umask_says(worker: Path, tmp_path: Path):
-    made = build(tmp_path)
+def test_everybody_may_read_a_model_as_far_as_the_umask_says(made: Zoo, tmp_path: Path):
     (tmp_path / "other").mkdir()
     folder = (tmp_path / made.entries[0].path).parent
     assert folder.stat().st_mode == (tmp_path / "other").stat().st_mode
@@ -303,8 +302,7 @@ def test_what_stands_on_both_sides_is_found(
     ]
 
 
-def test_a_changed_manifest_does_not_have_its_digest(worker: Path, tmp_path: Path):
-    made = build(tmp_path)
+def test_a_changed_manifest_does_not_have_its_digest(made: Zoo, tmp_path: Path):
     write_zoo(tmp_path, Zoo(entries=made.entries[:2], preset="ci", digest=made.digest))
     assert zoo_check.verify_zoo(tmp_path) == ["zoo.json: its digest is not that of its entries"]
 
@@ -328,9 +326,8 @@ def test_a_changed_manifest_does_not_have_its_digest(worker: Path, tmp_path: Pat
     ],
 )
 def test_a_manifest_that_says_something_else_than_the_truth_is_found(
-    worker: Path, tmp_path: Path, number: int, change: dict[str, Any], told: str
+    made: Zoo, tmp_path: Path, number: int, change: dict[str, Any], told: str
 ):
-    made = build(tmp_path)
     entries = [*made.entries]
     entries[number] = replace(entries[number], **change)
     changed = tuple(entries)
@@ -338,8 +335,7 @@ def test_a_manifest_that_says_something_else_than_the_truth_is_found(
     assert any(told in line for line in zoo_check.verify_zoo(tmp_path))
 
 
-def test_one_model_under_two_ids_and_a_zoo_of_nothing_are_found(worker: Path, tmp_path: Path):
-    made = build(tmp_path)
+def test_one_model_under_two_ids_and_a_zoo_of_nothing_are_found(made: Zoo, tmp_path: Path):
     again = replace(made.entries[1], id="f" * 16)
     write_zoo(tmp_path, replace(made, entries=(*made.entries, again)))
     with pytest.raises(UsageError, match="a path stands twice"):
@@ -349,15 +345,12 @@ def test_one_model_under_two_ids_and_a_zoo_of_nothing_are_found(worker: Path, tm
 
 
 @pytest.mark.parametrize("place", ["file", "file/zoo", "/proc/nope/zoo"])
-def test_a_zoo_that_cannot_be_made_is_told_in_one_line(tmp_path: Path, capsys, place: str):
+def test_a_zoo_that_cannot_be_made_is_told_in_one_line(tmp_path: Path, refused, place: str):
     (tmp_path / "file").write_text("mine")
-    assert main(["lab", "zoo", "build", str(tmp_path / place), "--preset", "ci"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "cannot make " in line
+    assert "cannot make " in refused(2, "lab", "zoo", "build", tmp_path / place, "--preset", "ci")
 
 
-def test_the_command_line_lists_shows_and_verifies(worker: Path, tmp_path: Path, capsys):
-    made = build(tmp_path)
+def test_the_command_line_lists_shows_and_verifies(made: Zoo, tmp_path: Path, capsys, refused):
     assert main(["lab", "zoo", "ls", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(made.entries)
@@ -366,9 +359,9 @@ def test_the_command_line_lists_shows_and_verifies(worker: Path, tmp_path: Path,
     told = json.loads(capsys.readouterr().out)
     assert told["truth"]["model_sha256"] == told["sha256"]
     (tmp_path / made.entries[5].path / "victim.json").write_text("[1e999")
-    assert main(["lab", "zoo", "show", str(tmp_path), made.entries[5].id]) == 2
-    assert "victim.json is no JSON" in capsys.readouterr().err
-    assert main(["lab", "zoo", "show", str(tmp_path), "x"]) == 2
+    broken = refused(2, "lab", "zoo", "show", tmp_path, made.entries[5].id)
+    assert "victim.json is no JSON" in broken
+    refused(2, "lab", "zoo", "show", tmp_path, "x")
     build(tmp_path)
     assert main(["lab", "zoo", "verify", str(tmp_path)]) == 0
     (tmp_path / made.entries[0].path / "model.pt").unlink()

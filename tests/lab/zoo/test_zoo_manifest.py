@@ -34,32 +34,28 @@ def changed(folder: Path, **given: object) -> Path:
     return folder
 
 
-def huge(path: Path) -> None:
-    path.touch()
-    os.truncate(path, SIZE_LIMIT + 1)
-
-
 @pytest.mark.parametrize(
-    ("put", "told"),
+    ("put", "says"),
     [
         pytest.param(lambda path: os.mkfifo(path), "it is no ordinary file", marks=POSIX),
         pytest.param(lambda path: path.symlink_to("/dev/zero"), "leads out of", marks=POSIX),
         (lambda path: path.symlink_to(path.name), "[Ll]oop|too many levels"),
-        (huge, "larger than it may be"),
+        (lambda path: path.write_bytes(bytes(SIZE_LIMIT + 1)), "larger than it may be"),
     ],
 )
-def test_a_file_of_a_zoo_that_would_be_read_without_end_is_refused(tmp_path: Path, put, told: str):
+def test_a_file_of_a_zoo_that_would_be_read_without_end_is_refused(
+    tmp_path: Path, put, says: str, one_line
+):
     make_zoo(tmp_path / "zoo")
     for name, read in ((FILE, read_zoo), ("victim.json", lambda zoo: read_truth(zoo, "."))):
         (tmp_path / "zoo" / name).unlink(missing_ok=True)
         put(tmp_path / "zoo" / name)
-        with pytest.raises(UsageError, match=told) as refused:
+        with one_line(UsageError, says):
             read(tmp_path / "zoo")
-        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "says"),
     [
         ({"id": "../../../../x"}, "entry ../../../../x: id"),
         ({"id": f"{1:016x}\n"}, "id: String should match"),
@@ -82,12 +78,10 @@ def test_a_file_of_a_zoo_that_would_be_read_without_end_is_refused(tmp_path: Pat
     ],
 )
 def test_an_impossible_entry_is_told_in_one_line(
-    tmp_path: Path, given: dict[str, object], told: str
+    tmp_path: Path, given: dict[str, object], says: str, one_line
 ):
-    with pytest.raises(UsageError) as caught:
+    with one_line(UsageError, says):
         read_zoo(changed(tmp_path, **given))
-    assert told in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_link_that_leads_out_of_the_zoo_is_refused(tmp_path: Path):

@@ -19,8 +19,7 @@ def render(record: AuditRecord, folder: Path = Path("nowhere")) -> str:
 
 @pytest.fixture(params=RECORDS)
 def record(request: pytest.FixtureRequest) -> AuditRecord:
-    made: AuditRecord = RECORDS[request.param]()
-    return made
+    return RECORDS[request.param]()
 
 
 def test_tags_are_balanced_and_nothing_is_fetched_or_run(record: AuditRecord) -> None:
@@ -110,7 +109,6 @@ def test_a_picture_inside_the_folder_becomes_a_data_uri(tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "a.png").write_bytes(PIXEL)
     uri = Pictures(tmp_path)("t/a.png")
-    assert uri is not None
     assert base64.b64decode(uri.removeprefix("data:image/png;base64,")) == PIXEL
 
 
@@ -127,25 +125,20 @@ def test_a_picture_inside_the_folder_becomes_a_data_uri(tmp_path: Path) -> None:
         "in",
         "in\\a.png",
         "C:a.png",
+        "link.png",
+        "inner/out.png",
     ],
 )
-def test_a_picture_outside_the_folder_is_not_read(tmp_path: Path, name: str) -> None:
+def test_a_picture_outside_the_folder_is_not_read_and_no_link_is_followed(
+    tmp_path: Path, name: str
+) -> None:
     (tmp_path / "out.png").write_bytes(PIXEL)
     folder = tmp_path / "folder"
     (folder / "in").mkdir(parents=True)
+    (folder / "link.png").symlink_to(tmp_path / "out.png")
+    (folder / "inner").symlink_to(tmp_path)
     assert Pictures(folder)(name) is None
     assert Pictures(folder)(str(tmp_path / "out.png")) is None
-
-
-def test_links_are_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "secret").mkdir()
-    (tmp_path / "secret" / "a.png").write_bytes(PIXEL)
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "link.png").symlink_to(tmp_path / "secret" / "a.png")
-    (folder / "inner").symlink_to(tmp_path / "secret")
-    assert Pictures(folder)("link.png") is None
-    assert Pictures(folder)("inner/a.png") is None
 
 
 def test_what_is_no_picture_or_too_large_is_left_out(tmp_path: Path) -> None:
@@ -168,7 +161,6 @@ def row(statistic: float | None, *null: float) -> FamilyRecord:
 
 def test_a_strip_places_values_on_its_axis() -> None:
     chart = strip(row(1.0, 0.0, 0.5))
-    assert chart is not None
     assert [label for _, label in chart.ticks] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
     assert [x for x, _ in chart.dots] == [16, 320]
     assert (chart.mark, chart.anchor) == (624, "end")
@@ -177,7 +169,6 @@ def test_a_strip_places_values_on_its_axis() -> None:
 @pytest.mark.parametrize("value", [0.0, -3.0, 1e-12, 1e12, 0.3])
 def test_a_strip_stays_inside_its_drawing(value: float) -> None:
     chart = strip(row(value, value, value))
-    assert chart is not None
     assert all(0 <= x <= 640 for x in (chart.mark, *(x for x, _ in chart.ticks)))
     assert [level for _, level in chart.dots] == [0, 1]
     assert len(chart.ticks) <= 12
@@ -186,6 +177,5 @@ def test_a_strip_stays_inside_its_drawing(value: float) -> None:
 def test_there_is_no_strip_without_a_null_band() -> None:
     assert strip(row(0.5)) is None
     crowded = strip(row(0.5, *[0.1] * 100_000, *[0.2] * 100_000))
-    assert crowded is not None
     assert len(crowded.dots) == 10
     assert strip(row(None, 0.1)) is None
