@@ -1,0 +1,132 @@
+"""What `scan --reference` decides about the models of a zoo, held against their bases or a peer.
+
+    python benchmarks/against_reference.py ZOO --side test --out rows.json
+
+Each model is scanned as a user would, with the default policy and without purification or export.
+`--peer NAME` holds all of them against another bundled model, and lets a pass rest on it. Rows are
+kept as they come, so the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import clipguard
+from clipguard.bundled.nano import nano_network
+from clipguard.lab.zoo.manifest import Entry, read_zoo
+from clipguard.probe.intervals import wilson
+from clipguard.resources import shipped
+
+
+def scanned(job: tuple[Path, Entry, str, str]) -> dict[str, Any]:
+    zoo, entry, reference, profile = job
+    torch.set_num_threads(1)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        base, policy = Path(folder) / "reference.pt", Path(folder) / "policy.yaml"
+        torch.save(nano_network(reference).state_dict(), base)
+        text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
+        peers = text.replace("grounds: [base, band]", "grounds: [base, band, peer]")
+        policy.write_text(text if reference == entry.base else peers, encoding="utf-8")
+        record = clipguard.scan(
+            zoo / entry.path / "model.pt",
+            policy=policy,
+            reference=base,
+            profile=profile,  # type: ignore[arg-type]
+            purify="never",
+            export="none",
+        )
+    found = next(one for one in record.detectors if one.name == "differential")
+    opaque = [row.against.gap for row in found.candidates if row.against and row.against.opaque]
+    gate = record.gate
+    if gate is None:
+        raise RuntimeError("a finished scan has a gate")
+    return {
+        "id": entry.id,
+        "name": f"{entry.base} {entry.negative or entry.attack} {json.dumps(entry.settings)}",
+        "kind": entry.kind,
+        "planted": entry.planted,
+        "target": entry.target,
+        "reference": reference,
+        "profile": profile,
+        "decision": gate.decision.value,
+        "why": list(gate.reasons),
+        "found": found.target,
+        "V": round(found.statistic or 0.0, 3),
+        "score": None if found.score is None else round(found.score, 4),
+        "gap": round(max(opaque), 4),
+        "family": found.candidates[0].family,
+        "evidence": found.evidence,
+        "passes": found.passes,
+        "seconds": round(time.monotonic() - begun, 1),
+        "version": clipguard.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("zoo", type=Path)
+    parser.add_argument("--side", choices=("calibration", "test"), default="test")
+    parser.add_argument("--peer", help="bundled model to hold all of them against")
+    parser.add_argument("--profile", choices=("standard", "thorough"), default="standard")
+    parser.add_argument("--only", default="", help="part of a model's base and method")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    rows = json.loads(given.out.read_text()) if given.out.exists() else []
+    done = {(row["id"], row["reference"], row["profile"]) for row in rows}
+    entries = [
+        entry
+        for entry in read_zoo(given.zoo).built()
+        if entry.split == given.side
+        and given.only in f"{entry.base} {entry.negative or entry.attack}"
+    ]
+    jobs = [
+        (given.zoo, entry, given.peer or entry.base, given.profile)
+        for entry in entries
+        if (entry.id, given.peer or entry.base, given.profile) not in done
+    ]
+    with ProcessPoolExecutor(given.jobs) as pool:
+        for row in pool.map(scanned, jobs):
+            rows.append(row)
+            text = "[\n" + ",\n".join(json.dumps(each) for each in rows) + "\n]\n"
+            given.out.write_text(text, encoding="utf-8")
+            print(line(row), flush=True)
+    summary(rows)
+
+
+def line(row: dict[str, Any]) -> str:
+    right = "" if row["target"] is None else " right" if row["found"] == row["target"] else " WRONG"
+    return (
+        f"{row['decision']:12} V {row['V']:5.1f} gap {row['gap']:5.2f} {row['family']:9} "
+        f"{row['found']}{right} | {row['name']} | {row['seconds']:.0f} s"
+    )
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> None:
+    """Counts with 95 % intervals; weak plants count for neither side."""
+    honest = [row for row in rows if row["kind"] != "poisoned"]
+    planted = [row for row in rows if row["planted"]]
+    for told, among, decision in (
+        ("honest models that fail", honest, "fail"),
+        ("honest models that pass", honest, "pass"),
+        ("planted models that pass", planted, "pass"),
+        ("planted models that fail", planted, "fail"),
+    ):
+        if among:
+            hits = sum(row["decision"] == decision for row in among)
+            share = wilson(hits, len(among))
+            print(f"{told}: {hits} of {len(among)} (95 %: {share.low:.1%} to {share.high:.1%})")
+
+
+if __name__ == "__main__":
+    main()
