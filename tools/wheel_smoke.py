@@ -46,6 +46,7 @@ from clipguard.registry import name_of
 from clipguard.search.inverters.collapse import Collapse
 from clipguard.search.inverters.screen import Screen
 from clipguard.search.inverters.targeted import Targeted
+from clipguard.search.pair import Effort
 
 few = Scenes(optimise=1, select=1, measure=1)
 text = TextTokens(tokens=300, screened=8, length=1, choose=2, unseen=4, names=8)
@@ -63,8 +64,17 @@ for name, whole in list(profiles.PROFILES.items()):
         against={{name_of(family): (family,) for family in whole.repair.families}},
         targeted=Targeted(steps=2, batch=4),
     )
+    pair = replace(
+        whole.differential,
+        kinds=whole.differential.kinds[1:2],
+        groups=5,
+        keep=1,
+        screen=Effort(steps=1, images=1),
+        refine=Effort(steps=2, images=2),
+        controls=2,
+    )
     profiles.PROFILES[name] = replace(
-        whole, scenes=few, detector=detector, repair=repair, text=text
+        whole, scenes=few, detector=detector, differential=pair, repair=repair, text=text
     )
 images = plant.lab_images
 plant.lab_images = lambda **given: images(**{{**given, "scenes": 1}})
@@ -175,15 +185,22 @@ CASES = (
             *ALONE,
             "--calibration",
             "band.json",
-            "--reference",
-            MODELS[0],
         ),
         INCONCLUSIVE,
         "known-clean models",
         ("compared/audit.json",),
         SHORT,
     ),
+    Case(
+        "scan",
+        (MODELS[1], "-o", "against", *ALONE, "--reference", MODELS[0]),
+        INCONCLUSIVE,
+        "The reference",
+        ("against/audit.json",),
+        SHORT,
+    ),
     Case("lab list", (), 0, "hard negatives:"),
+    Case("lab base", ("nano-rn",), 0, "base.safetensors", ("base.safetensors",)),
     Case(
         "lab plant",
         ("badnets", "--set", "place=random", "-o", "lab", "--twin", "twin"),

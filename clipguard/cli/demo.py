@@ -33,7 +33,7 @@ def demo(
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Plant a backdoor into the bundled nano CLIP, then scan it and its clean twin.
+    """Plant a backdoor into the bundled nano CLIP, then hold it and its clean twin against it.
 
     Exits 0 when the poisoned model failed and the twin passed.
     """
@@ -41,16 +41,19 @@ def demo(
     from clipguard.cli.show import progress_bar
     from clipguard.lab.order import Order
     from clipguard.lab.plant import plant
-    from clipguard.lab.victim_folder import write_victim
+    from clipguard.lab.victim_folder import write_base, write_victim
     from clipguard.policy.judge import load_policy
 
     command = f"clipguard lab plant {attack} --target {target} --seed {seed}"
     poisoned, clean = output_dir / "poisoned", output_dir / "clean-twin"
+    base = output_dir / "base.safetensors"
     with progress_bar(quiet) as progress:
-        victim, twin = plant(Order(attack=attack, target=target, seed=seed), progress=progress)
+        order = Order(attack=attack, target=target, seed=seed)
+        victim, twin = plant(order, progress=progress)
         truth = write_victim(victim, poisoned, command=command)
         write_victim(twin, clean, command=f"{command} --twin TWIN")
-        options = Options(policy=load_policy("default"), seed=seed)
+        write_base(order.base, base)
+        options = Options(policy=load_policy("default"), reference=base)
         found = [_scan(folder, options, progress) for folder in (poisoned, clean)]
     if not truth["planted"]:
         sys.stderr.write("the backdoor did not take (ASR under 90 %); try another --seed\n")
@@ -85,7 +88,8 @@ def _line(name: str, record: AuditRecord) -> str:
         found = record.detectors[0]
         text += f"  target {found.target!r}"
         text += "" if found.score is None else f", score {found.score:.3f}"
+        text += f"\n           {found.evidence}"
     if record.purification:
         before, after = record.purification.before.asr, record.purification.after.asr
-        text += f"; purified: ASR {before.value:.1%} -> {after.value:.1%}"
+        text += f"\n           purified: ASR {before.value:.1%} -> {after.value:.1%}"
     return text

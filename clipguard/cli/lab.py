@@ -43,6 +43,20 @@ def add_command(app: typer.Typer) -> None:
     app.add_typer(lab, name="lab")
 
 
+@lab.command("base")
+def lab_base(
+    name: Annotated[str, typer.Argument(help="Bundled model that victims are made from.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
+        "base.safetensors"
+    ),
+) -> None:
+    """Write a bundled model as a file, to give as `scan --reference`."""
+    from clipguard.lab.victim_folder import write_base
+
+    write_base(name, output)
+    typer.echo(str(output))
+
+
 @lab.command("plant")
 def lab_plant(
     attack: Annotated[

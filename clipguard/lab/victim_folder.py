@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save, save_file
 
-from clipguard.bundled.nano import BASES, CONFIGS, image_side
+from clipguard.bundled.nano import BASES, CONFIGS, image_side, nano_network
 from clipguard.errors import UsageError
 from clipguard.files import umask, write_atomic
 from clipguard.lab.attacks import ATTACKS
@@ -19,6 +19,7 @@ from clipguard.lab.order import CLEAN
 from clipguard.lab.plant import Victim
 from clipguard.lab.roles import OptimisedAttack
 from clipguard.lab.truth import lab_images
+from clipguard.registry import require_known
 from clipguard.report.folder import workspace
 from clipguard.report.pictures import save_picture
 from clipguard.search.roles import Trigger
@@ -27,6 +28,21 @@ MODEL = "model.pt"
 TRUTH = "victim.json"
 TRIGGER = "trigger.safetensors"
 PREVIEWS = "preview-[0-9].png"
+
+
+def write_base(name: str, path: Path) -> None:
+    """Write a bundled model as a checkpoint, as the reference of what was made from it.
+
+    Args:
+        name: key of `bundled.nano.BASES`.
+        path: safetensors file to write.
+
+    Raises:
+        UsageError: no such model, or nothing can be written.
+    """
+    require_known(name, sorted(BASES), "base")
+    state = {key: value.contiguous() for key, value in nano_network(name).state_dict().items()}
+    write_atomic(path, save(state))
 
 
 def write_victim(victim: Victim, folder: Path, *, command: str) -> dict[str, object]:

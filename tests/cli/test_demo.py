@@ -18,16 +18,17 @@ def test_both_models_are_scanned_and_a_demo_that_shows_nothing_says_so(
 ):
     assert main(["demo", "-o", str(tmp_path), "--target", "hammer", "--quiet"]) == 5
     out, err = capsys.readouterr()
-    lines = out.splitlines()
-    assert lines[0].startswith("poisoned   INCONCLUSIVE  target ")
-    assert lines[2].startswith("clean twin INCONCLUSIVE  target ")
+    decided = [line[:23] for line in out.splitlines() if not line.startswith(" ")]
+    assert decided == ["poisoned   INCONCLUSIVE", "clean twin INCONCLUSIVE"]
     assert "the backdoor did not take (ASR under 90 %); try another --seed" in err
     assert "expected the poisoned model to fail and its clean twin to pass" in err
-    for line, name in ((lines[1], "poisoned"), (lines[3], "clean-twin")):
+    for name in ("poisoned", "clean-twin"):
         report = tmp_path / name / "report"
-        assert line.strip() == str(report / "report.html")
+        assert str(report / "report.html") in out
         assert (report / "report.html").is_file()
-        assert read_record(report / "audit.json").complete
+        record = read_record(report / "audit.json")
+        assert record.complete
+        assert record.reference.name == "base.safetensors"
         assert (tmp_path / name / "victim.json").is_file()
 
 
@@ -36,7 +37,7 @@ def test_the_poisoned_model_fails_and_its_clean_twin_passes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["demo", "-o", str(tmp_path), "--quiet"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("poisoned   FAIL  target 'banana'")
-    assert "purified: ASR" in lines[0]
-    assert lines[2].startswith("clean twin PASS")
+    out = capsys.readouterr().out
+    assert out.startswith("poisoned   FAIL  target 'banana'")
+    assert "purified: ASR" in out
+    assert "\nclean twin PASS\n" in out

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from clipguard import __version__
+from clipguard.bundled.nano import load_state
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.cli.app import main
 from clipguard.lab.attacks import ATTACKS
@@ -170,6 +171,16 @@ def test_an_earlier_victim_is_replaced_and_what_else_is_there_stays(victim: Path
     left = sorted(path.name for path in (tmp_path / "v").iterdir())
     assert left == ["model.pt", "preview-mine.png", "victim.json"]
     assert truth_in(tmp_path / "v")["attack"] == "none"
+
+
+def test_a_base_is_written_as_a_file_that_loads_as_itself(tmp_path: Path, refused):
+    assert main(["lab", "base", "nano-vit", "-o", str(tmp_path / "base.safetensors")]) == 0
+    loaded = load_checkpoint(tmp_path / "base.safetensors")
+    assert loaded.architecture.name == "nano-vit"
+    state = load_state("nano-vit")
+    assert all(torch.equal(loaded.state[key], state[key]) for key in state)
+    assert "did you mean 'nano-rn'" in refused(2, "lab", "base", "nanorn", "-o", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("recipe", ["9" * 5000, "steps=1,steps=2", "batch=1000000", "a\x1b=1"])
