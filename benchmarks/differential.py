@@ -74,9 +74,8 @@ def rows_of(
     names, detector = searches(kinds)[budget]
     begun = time.monotonic()
     pair = detector.pair(Subject(model, probe), base)
-    looked = detector.look(pair, seed=seed, progress=lambda *_: None)
-    searched = pair.passes.counted
-    measured = detector.measured(pair, looked, seed=seed, compared=detector.controls)
+    detector = replace(detector, compared=detector.controls)
+    measured = list(detector.measures(pair, seed=seed, progress=lambda *_: None))
     return {
         "id": entry.id,
         "zoo": read_zoo(folder).digest,
@@ -87,8 +86,7 @@ def rows_of(
         "budget": budget,
         "reference": reference or entry.base,
         "seconds": round(time.monotonic() - begun, 1),
-        "passes": searched,
-        "passes_measured": pair.passes.counted - searched,
+        "passes": pair.passes.counted,
         "measure": {
             name: [_row(pair.names, one) for one in rows]
             for name, rows in zip(names, measured, strict=True)

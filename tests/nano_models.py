@@ -55,9 +55,9 @@ SEARCHES = TriggerInversion(
 )
 PAIR_SEARCH = Differential(
     kinds=(
-        Kind(families=(Place(row=0, column=0), Place()), candidates=2, opaque=True),
-        Kind(families=(Additive(),), candidates=1),
-        Kind(families=(Sinusoid(),), candidates=1),
+        Kind(family="patch", families=(Place(row=0, column=0), Place()), candidates=2, opaque=True),
+        Kind(family="additive", families=(Additive(),), candidates=1),
+        Kind(family="frequency", families=(Sinusoid(),), candidates=1),
     ),
     groups=5,
     keep=1,

@@ -79,8 +79,10 @@ def stages(
     suspect = load(path, options, settings, watch)
     record = loaded(record, suspect)
     yield record
-    record, finding = measure(record, suspect, options, settings, watch)
-    yield record
+    finding: Finding | None = None
+    for known in measure(record, suspect, options, settings, watch):
+        record, finding = known
+        yield record
     record = measure_words(record, suspect, options, settings, watch)
     yield record
     if finding is None:
@@ -155,54 +157,63 @@ def run_detector(
     return detector.detect(suspect.subject, null, generator=generator, progress=watch.progress)
 
 
+Told = Iterator[tuple[AuditRecord, Finding | None]]
+"""The record as it grows, with the triggers behind it; a search that came to nothing has none."""
+
+
 def measure(
     record: AuditRecord, suspect: Suspect, options: Options, settings: Profile, watch: Watch
-) -> tuple[AuditRecord, Finding | None]:
-    """The record with what the main detector measures, and the triggers behind it.
+) -> Told:
+    """The record with what the main detector measures, again whenever it knows more.
 
-    A search that came to nothing leaves an error in the record and no finding.
+    A search that was cut short or came to nothing leaves an error in the record.
     """
-    if suspect.reference is not None:
-        return _measure_pair(record, suspect, suspect.reference, options, settings, watch)
+    search = _alone if suspect.reference is None else _against
+    told, finding = record, None
+    with watch.stage("detect"):
+        try:
+            for told, finding in search(record, suspect, options, settings, watch):
+                yield told, finding
+        except InconclusiveError as error:
+            errors = (*told.errors, failure("detect", error))
+            seen = told.coverage if finding else untested_coverage(str(error))
+            yield told.model_copy(update={"errors": errors, "coverage": seen}), finding
+
+
+def _alone(
+    record: AuditRecord, suspect: Suspect, options: Options, settings: Profile, watch: Watch
+) -> Told:
+    """What the suspect shows by itself, read against a null band if there is one."""
     key = key_of(suspect, settings.detector, options, settings)
     name = Path(suspect.record.name)
     advice = (how_to_compare(name, options), how_to_calibrate(name, options))
     band, told = choose_band(key, options.calibration, advice)
     record = record.model_copy(update={"calibration": told})
-    with watch.stage("detect"):
-        try:
-            finding = run_detector(suspect, settings.detector, band, watch)
-        except InconclusiveError as error:
-            errors = (*record.errors, failure("detect", error))
-            seen = untested_coverage(str(error))
-            return record.model_copy(update={"errors": errors, "coverage": seen}), None
-    seen = coverage(finding.record, suspect.subject.probe, power_of(key))
-    return record.model_copy(update={"detectors": (finding.record,), "coverage": seen}), finding
+    yield record, None
+    yield _found(record, suspect, run_detector(suspect, settings.detector, band, watch), key)
 
 
-def _measure_pair(
-    record: AuditRecord,
-    suspect: Suspect,
-    reference: Reference,
-    options: Options,
-    settings: Profile,
-    watch: Watch,
-) -> tuple[AuditRecord, Finding | None]:
-    """The record with what the suspect shows against its reference."""
+def _against(
+    record: AuditRecord, suspect: Suspect, options: Options, settings: Profile, watch: Watch
+) -> Told:
+    """What the suspect shows and its reference does not."""
     detector, subject = settings.differential, suspect.subject
-    with watch.stage("detect"):
-        pair = detector.pair(subject, reference.model)
-        told = described(reference.record, pair)
-        record = record.model_copy(update={"reference": told, "calibration": NO_BAND})
-        try:
-            finding = detector.compare(pair, seed=suspect.seed, progress=watch.progress)
-        except InconclusiveError as error:
-            errors = (*record.errors, failure("detect", error))
-            seen = untested_coverage(str(error))
-            return record.model_copy(update={"errors": errors, "coverage": seen}), None
+    if suspect.reference is None:
+        raise ValueError("there is no reference to hold the suspect against")
+    pair = detector.pair(subject, suspect.reference.model)
+    told = described(suspect.reference.record, pair)
+    record = record.model_copy(update={"reference": told, "calibration": NO_BAND})
+    yield record, None
     key = scan_key(suspect.family, options.profile, detector, settings.scenes, subject.probe)
-    finding = scored(finding, curve_of(detector, told.role), suspect.family)
-    seen = coverage(finding.record, subject.probe, power_of(key))
+    curve = curve_of(detector, told.role)
+    for finding in detector.compare(pair, seed=suspect.seed, progress=watch.progress):
+        yield _found(record, suspect, scored(finding, curve, suspect.family), key)
+
+
+def _found(
+    record: AuditRecord, suspect: Suspect, finding: Finding, key: str
+) -> tuple[AuditRecord, Finding]:
+    seen = coverage(finding.record, suspect.subject.probe, power_of(key))
     return record.model_copy(update={"detectors": (finding.record,), "coverage": seen}), finding
 
 

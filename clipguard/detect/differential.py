@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ from clipguard.errors import InconclusiveError
 from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import classify, embed, pseudo_labels, rate
 from clipguard.probe.sets import ProbePart, Subject
-from clipguard.record import Rate
-from clipguard.search.pair import Aim, Effort, Pair, paired, readings, search_all
+from clipguard.search.pair import Aim, Effort, Pair, Reached, paired, readings, search_all
 from clipguard.search.roles import Progress, TriggerFamily
 
 MIN_MEASURE = 20
@@ -77,41 +76,54 @@ class Differential:
         """Both models, and enough classes to compare with: see `paired`."""
         return paired(subject, reference, further, least=self.controls + SPARE)
 
-    def compare(self, pair: Pair, *, seed: int, progress: Progress) -> Finding:
-        """Everything: search, choose on *select*, measure on *measure*.
+    def compare(self, pair: Pair, *, seed: int, progress: Progress) -> Iterator[Finding]:
+        """Search and measure one kind after the other; what is known after each of them.
 
         Args:
             pair: made by `pair`.
             seed: of starts, batches, groups and controls.
             progress: told about every step.
 
+        Yields:
+            One finding for every kind, over all kinds so far. Kinds that are still to come count
+            as not tested.
+
         Raises:
             InconclusiveError: too few images to measure on, or all of one class.
         """
-        measure = pair.probe.measure
-        if len(measure) < MIN_MEASURE:
-            have = f"{len(measure)} probe images to measure on"
-            raise InconclusiveError(f"{have}, at least {MIN_MEASURE} are needed")
-        looked = self.look(pair, seed=seed, progress=progress)
-        rows = self.measured(pair, looked, seed=seed, compared=self.compared)
-        found = finding(list(zip(self.kinds, rows, strict=True)), pair.names)
-        used = {"passes": pair.passes.counted, "measured": min(self.measure, len(measure))}
-        return Finding(found.record.model_copy(update=used), found.triggers)
+        used = min(self.measure, len(pair.probe.measure))
+        done: list[list[Measured]] = []
+        for rows in self.measures(pair, seed=seed, progress=progress):
+            done.append(rows)
+            found = finding(self.kinds, done, pair.names)
+            told = {"passes": pair.passes.counted, "measured": used}
+            yield Finding(found.record.model_copy(update=told), found.triggers)
 
-    def look(self, pair: Pair, *, seed: int, progress: Progress) -> list[Looked]:
-        """Every long search of candidates and controls, with its four shares on *select*."""
-        chosen = []
+    def measures(self, pair: Pair, *, seed: int, progress: Progress) -> Iterator[list[Measured]]:
+        """Of every kind the best candidate, and then its strongest controls.
+
+        They are chosen on *select* and measured on *measure*. Arguments and errors are those of
+        `compare`.
+        """
+        probe = pair.probe
+        if len(probe.measure) < MIN_MEASURE:
+            have = f"{len(probe.measure)} probe images to measure on"
+            raise InconclusiveError(f"{have}, at least {MIN_MEASURE} are needed")
+        choosing = _looked_at(pair, _drawn(probe.select, self.select, seed))
+        measuring = _looked_at(pair, _drawn(probe.measure, self.measure, seed))
+        generator, taken = torch.Generator().manual_seed(seed), set[int]()
         for i, kind in enumerate(self.kinds):
-            tick = _tick(progress, f"screen ({_name(kind)})", i, len(self.kinds))
-            chosen.append(self._candidates(pair, kind, seed, tick))
-        controls = self._controls(pair, [aim for aims in chosen for aim in aims], seed)
-        rows = []
-        for i, aims in enumerate(chosen):
-            rows += [(i, aim, False) for aim in aims]
-            drawn = [Aim(aims[k % len(aims)].family, (one,)) for k, one in enumerate(controls)]
-            rows += [(i, aim, True) for aim in drawn]
-        rows.sort(key=lambda row: (row[0], self.kinds[row[0]].families.index(row[1].family)))
-        return self._refined(pair, rows, seed, _tick(progress, "search", 0, 1))
+            told = f"{_name(kind)}, against the reference"
+            tick = _tick(progress, told, i, len(self.kinds))
+            aims = self._candidates(pair, kind, seed, tick)
+            taken |= {aim.goal[0] for aim in aims}
+            rows = self._refined(
+                pair, (aims, self._controls(pair, aims, taken, seed)), choosing, seed, tick
+            )
+            rows.sort(key=lambda row: -row.four.margin)
+            best = next(row for row in rows if not row.control)
+            against = [row for row in rows if row.control][: self.compared]
+            yield [_measured(pair, row, measuring, generator) for row in (best, *against)]
 
     def _candidates(self, pair: Pair, kind: Kind, seed: int, tick: Tick) -> list[Aim]:
         """The classes that the suspect yields to sooner than the reference, best first."""
@@ -144,68 +156,44 @@ class Differential:
         )
         return [their.loss - my.loss for my, their in zip(mine, theirs, strict=True)]
 
-    def _controls(self, pair: Pair, candidates: Sequence[Aim], seed: int) -> list[int]:
-        """Classes that no screen favoured, drawn by lot."""
-        taken = {aim.goal[0] for aim in candidates}
-        order = torch.randperm(
-            len(pair.names), generator=torch.Generator().manual_seed(seed + 1)
-        ).tolist()
-        return [one for one in order if one not in taken][: self.controls]
+    def _controls(self, pair: Pair, aims: list[Aim], taken: set[int], seed: int) -> list[Aim]:
+        """Classes that no screen favoured so far, drawn by lot, with the settings of `aims`."""
+        draws = torch.Generator().manual_seed(seed + 1)
+        order = torch.randperm(len(pair.names), generator=draws).tolist()
+        drawn = [one for one in order if one not in taken][: self.controls]
+        return [Aim(aims[k % len(aims)].family, (one,)) for k, one in enumerate(drawn)]
 
     def _refined(
-        self, pair: Pair, rows: Sequence[tuple[int, Aim, bool]], seed: int, tick: Tick
+        self,
+        pair: Pair,
+        candidates_and_controls: tuple[list[Aim], list[Aim]],
+        choosing: LookedAt,
+        seed: int,
+        tick: Tick,
     ) -> list[Looked]:
-        """Long searches on both models, and their shares on *select*.
-
-        Args:
-            pair: both models.
-            rows: kind, aim, and whether it is a control.
-            seed: of the searches.
-            tick: called at every step.
-        """
-        aims = [aim for _, aim, _ in rows]
-        images, part = pair.probe.optimise.images, _drawn(pair.probe.select, self.select, seed)
+        """Long searches on both models, and their shares on *select*."""
+        candidates, controls = candidates_and_controls
+        aims = [*candidates, *controls]
+        images = pair.probe.optimise.images
         mine, theirs = (
             search_all(side, aims, images, self.refine, seed=seed + 2, tick=tick)
             for side in (pair.suspect, pair.reference)
         )
-        labels = pseudo_labels(part, _clean(pair, part))
+        hits = _hits(pair, aims, mine, theirs, choosing.part.images)
         goals = torch.tensor([aim.goal[0] for aim in aims])[:, None]
-        others = labels != goals
-        counts = others.sum(1).clamp(min=1)
-        shares = [
-            ((readings(side, aims, found, part.images) == goals) & others).sum(1) / counts
-            for found, side in (
-                (mine, pair.suspect),
-                (mine, pair.reference),
-                (theirs, pair.reference),
-                (theirs, pair.suspect),
-            )
-        ]
+        others = pseudo_labels(choosing.part, choosing.clean) != goals
+        shares = (hits & others).sum(2) / others.sum(1).clamp(min=1)
         return [
-            Looked(*row, my, their, Four(*four))
-            for row, my, their, four in zip(
-                rows, mine, theirs, torch.stack(shares, dim=1).tolist(), strict=True
-            )
+            Looked(aim, i >= len(candidates), mine[i], theirs[i], Four(*shares[:, i].tolist()))
+            for i, aim in enumerate(aims)
         ]
 
-    def measured(
-        self, pair: Pair, looked: Sequence[Looked], *, seed: int, compared: int
-    ) -> list[list[Measured]]:
-        """Of each kind the best candidate and its strongest controls, on *measure*.
 
-        Raises:
-            InconclusiveError: every image is of the class of a search.
-        """
-        part = _drawn(pair.probe.measure, self.measure, seed)
-        generator = torch.Generator().manual_seed(seed)
-        found = []
-        for i in range(len(self.kinds)):
-            rows = sorted((r for r in looked if r.kind == i), key=lambda r: -r.four.margin)
-            best = next(row for row in rows if not row.control)
-            against = [row for row in rows if row.control][:compared]
-            found.append([_measured(pair, row, part, generator) for row in (best, *against)])
-        return found
+class LookedAt(NamedTuple):
+    """Images, and the classes (N,) that the suspect reads from them without a trigger."""
+
+    part: ProbePart
+    clean: Tensor
 
 
 def _tick(progress: Progress, stage: str, done: int, total: int) -> Tick:
@@ -249,27 +237,38 @@ def _drawn(part: ProbePart, count: int, seed: int) -> ProbePart:
     return ProbePart(part.images[index], part.labels[index], part.drawings[index])
 
 
-def _clean(pair: Pair, part: ProbePart) -> Tensor:
-    """(N,) classes that the suspect reads from the clean images."""
-    return classify(embed(pair.suspect.model, part), pair.suspect.classes)
+def _looked_at(pair: Pair, part: ProbePart) -> LookedAt:
+    pair.suspect.passes.forward += len(part)
+    return LookedAt(part, classify(embed(pair.suspect.model, part), pair.suspect.classes))
 
 
-def _measured(pair: Pair, row: Looked, part: ProbePart, generator: torch.Generator) -> Measured:
-    clean, goal = _clean(pair, part), row.aim.goal[0]
+def _hits(
+    pair: Pair,
+    aims: Sequence[Aim],
+    mine: Sequence[Reached],
+    theirs: Sequence[Reached],
+    images: Tensor,
+) -> Tensor:
+    """(4, P, N) bool, in the order of `Four`: which images are read as the class of a search."""
+    goals = torch.tensor([aim.goal[0] for aim in aims])[:, None]
+    rows = [
+        readings(side, aims, found, images) == goals
+        for found, side in (
+            (mine, pair.suspect),
+            (mine, pair.reference),
+            (theirs, pair.reference),
+            (theirs, pair.suspect),
+        )
+    ]
+    return torch.stack(rows)
+
+
+def _measured(pair: Pair, row: Looked, measuring: LookedAt, generator: torch.Generator) -> Measured:
+    (part, clean), goal = measuring, row.aim.goal[0]
     others = pseudo_labels(part, clean) != goal
-    hits = [clean == goal]
-    for found, side in (
-        (row.suspect, pair.suspect),
-        (row.suspect, pair.reference),
-        (row.reference, pair.reference),
-        (row.reference, pair.suspect),
-    ):
-        hits.append(readings(side, [row.aim], [found], part.images)[0] == goal)
-    return Measured(row, *(_rate(each[others], part.drawings[others], generator) for each in hits))
-
-
-def _rate(hits: Tensor, drawings: Tensor, generator: torch.Generator) -> Rate:
-    found = rate(hits, drawings, generator)
-    if found is None:
+    hits = _hits(pair, [row.aim], [row.suspect], [row.reference], part.images)[:, 0]
+    own = [rate(each[others], part.drawings[others], generator) for each in (clean == goal, *hits)]
+    known = [one for one in own if one is not None]
+    if len(known) < len(own):
         raise InconclusiveError("every probe image is of one class, so none could be moved into it")
-    return found
+    return Measured(row, *known)

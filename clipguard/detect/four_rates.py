@@ -23,12 +23,14 @@ class Kind:
     """One shape of trigger, in all the settings that it is searched in.
 
     Attributes:
+        family: what the record calls its triggers.
         families: the settings; the best of them counts for each class.
         candidates: classes that are searched longer.
         opaque: whether it covers so little of the image that hardly any honest change of a model
             answers to it; its gap alone is then evidence.
     """
 
+    family: str
     families: tuple[TriggerFamily, ...]
     candidates: int = 3
     opaque: bool = False
@@ -64,7 +66,6 @@ class Looked(NamedTuple):
     """One search on both models, and what it came to.
 
     Attributes:
-        kind: index of its kind.
         aim: its family and class.
         control: whether the class was drawn to compare with.
         suspect: trigger found on the suspect.
@@ -72,7 +73,6 @@ class Looked(NamedTuple):
         four: shares on the *select* part.
     """
 
-    kind: int
     aim: Aim
     control: bool
     suspect: Reached
@@ -110,11 +110,14 @@ def value_of(rows: Sequence[Measured]) -> tuple[float, float]:
     return candidate.four.margin - most, most
 
 
-def finding(kinds: Sequence[tuple[Kind, Sequence[Measured]]], names: Sequence[str]) -> Finding:
+def finding(
+    kinds: Sequence[Kind], done: Sequence[Sequence[Measured]], names: Sequence[str]
+) -> Finding:
     """The record of what was measured, and the suspect's triggers.
 
     Args:
-        kinds: every kind with its best candidate and then its controls.
+        kinds: everything that is searched.
+        done: of the first of them, the best candidate and then its controls; one or more.
         names: of all classes.
 
     Returns:
@@ -122,7 +125,7 @@ def finding(kinds: Sequence[tuple[Kind, Sequence[Measured]]], names: Sequence[st
         is a candidate, too: it has a trigger whatever it was drawn for.
     """
     found: list[tuple[float, Candidate, Trigger]] = []
-    for kind, rows in kinds:
+    for kind, rows in zip(kinds, done, strict=False):
         value, most = value_of(rows)
         shown: list[tuple[float, Measured, float | None]] = [(value, rows[0], most)]
         widest = max(rows, key=lambda row: row.four.gap)
@@ -133,13 +136,14 @@ def finding(kinds: Sequence[tuple[Kind, Sequence[Measured]]], names: Sequence[st
             found.append((rank, _candidate(kind, row, trigger, control, names), trigger))
     found.sort(key=lambda entry: entry[0], reverse=True)
     value, first, _ = found[0]
+    candidates = tuple(candidate for _, candidate, _ in found)
     record = DetectorRecord(
         name="differential",
         evidence=_told(first),
         statistic=value,
         target=first.target,
-        families=_families([candidate for _, candidate, _ in found]),
-        candidates=tuple(candidate for _, candidate, _ in found),
+        families=_families(candidates, {kind.family for kind in kinds[len(done) :]}),
+        candidates=candidates,
         screened=True,
     )
     return Finding(record, tuple(trigger for _, _, trigger in found))
@@ -154,7 +158,7 @@ def _candidate(
 ) -> Candidate:
     return Candidate(
         target=names[row.looked.aim.goal[0]],
-        family=trigger.family,
+        family=kind.family,
         stage="targeted",
         asr=row.own,
         natural=row.natural,
@@ -172,13 +176,21 @@ def _candidate(
     )
 
 
-def _families(candidates: Sequence[Candidate]) -> tuple[FamilyRecord, ...]:
+def _families(candidates: Sequence[Candidate], missing: set[str]) -> tuple[FamilyRecord, ...]:
     """One row for each family, with the strongest ASR found in it as log odds."""
     most: dict[str, float] = {}
     for row in candidates:
         odds = log_odds(row.asr.value, row.asr.n)
         most[row.family] = max(odds, most.get(row.family, odds))
-    return tuple(FamilyRecord(family=f, tested=True, statistic=v) for f, v in most.items())
+    return tuple(
+        FamilyRecord(
+            family=family,
+            tested=family not in missing,
+            reason="the search was cut short" if family in missing else "",
+            statistic=most.get(family),
+        )
+        for family in sorted({*most, *missing})
+    )
 
 
 def _told(first: Candidate) -> str:

@@ -170,7 +170,7 @@ def search_all(
 
     Args:
         side: the model.
-        aims: what to search for; those of one family go through the model together.
+        aims: what to search for; as many as memory allows go through the model together.
         images: (N, 3, S, S) uint8 to search on.
         effort: how long.
         seed: of starts and batches.
@@ -179,11 +179,14 @@ def search_all(
     Returns:
         What each aim came to, in their order.
     """
-    size = side.rows(effort.images, images.shape[-1])
-    found: list[Reached] = []
-    for start in range(0, len(aims), size):
-        found += _descend(side, aims[start : start + size], images, effort, seed, tick)
-    return found
+    size, found = side.rows(effort.images, images.shape[-1]), dict[int, Reached]()
+    families = [*dict.fromkeys(aim.family for aim in aims)]
+    order = sorted(range(len(aims)), key=lambda i: families.index(aims[i].family))
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        reached = _descend(side, [aims[i] for i in part], images, effort, seed, tick)
+        found.update(zip(part, reached, strict=True))
+    return [found[i] for i in range(len(aims))]
 
 
 def _descend(

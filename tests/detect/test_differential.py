@@ -23,8 +23,8 @@ from clipguard.search.starts.place import Place
 
 SEARCH = Differential(
     kinds=(
-        Kind(families=(Place(row=0, column=0), Place()), candidates=2, opaque=True),
-        Kind(families=(Additive(budget=4.0),), candidates=2),
+        Kind(family="patch", families=(Place(row=0, column=0), Place()), candidates=2, opaque=True),
+        Kind(family="additive", families=(Additive(budget=4.0),), candidates=2),
     ),
     groups=5,
     keep=2,
@@ -41,7 +41,7 @@ PLANTED = 3
 
 def found(planted: int | None, search: Differential = SEARCH, seed: int = 0) -> Finding:
     pair = search.pair(Subject(StripesClip(planted), stripes_probe()), StripesClip())
-    return search.compare(pair, seed=seed, progress=lambda *_: None)
+    return list(search.compare(pair, seed=seed, progress=lambda *_: None))[-1]
 
 
 def test_what_only_the_suspect_answers_to_is_found_named_and_told_in_words():
@@ -69,7 +69,8 @@ def test_an_honest_model_shows_no_more_than_classes_drawn_by_lot():
 
 def test_a_model_that_bears_the_same_backdoor_as_its_reference_is_not_told_apart():
     pair = SEARCH.pair(Subject(StripesClip(PLANTED), stripes_probe()), StripesClip(PLANTED))
-    assert SEARCH.compare(pair, seed=0, progress=lambda *_: None).record.statistic < 3
+    *_, finding = SEARCH.compare(pair, seed=0, progress=lambda *_: None)
+    assert finding.record.statistic < 3
 
 
 def test_one_seed_gives_one_record_and_leaves_the_global_state_alone():
@@ -88,13 +89,24 @@ def test_every_search_is_reported_and_what_it_cost():
     assert record.passes > 1000
 
 
+def test_a_search_that_is_cut_short_has_told_what_it_found_and_what_is_missing():
+    pair = SEARCH.pair(Subject(StripesClip(PLANTED), stripes_probe()), StripesClip())
+    first, last = SEARCH.compare(pair, seed=0, progress=lambda *_: None)
+    assert [(row.family, row.tested) for row in first.record.families] == [
+        ("additive", False),
+        ("patch", True),
+    ]
+    assert first.record.passes < last.record.passes
+    assert len(first.record.candidates) < len(last.record.candidates)
+
+
 def test_too_few_images_and_images_of_one_class_alone_cannot_tell():
     few = replace(stripes_probe(), measure=part(range(10)))
     same = replace(stripes_probe(), measure=part([i for i in range(80) if i % 10 == PLANTED] * 3))
     for probe in (few, same):
         pair = SEARCH.pair(Subject(StripesClip(PLANTED), probe), StripesClip())
         with pytest.raises(InconclusiveError):
-            SEARCH.compare(pair, seed=0, progress=lambda *_: None)
+            next(SEARCH.compare(pair, seed=0, progress=lambda *_: None))
 
 
 def part(index: range | list[int]) -> ProbePart:

@@ -256,7 +256,7 @@ def _searched(
         raise RefusedError("model.pt is not the file that the zoo's manifest describes")
     record = loaded(record, suspect)
     with tower.watching(suspect.subject.model):
-        record, finding = measure(record, suspect, options, settings, watch)
+        *_, (record, finding) = measure(record, suspect, options, settings, watch)
         if job.task.words(method):
             record = measure_words(record, suspect, options, settings, watch)
     return record, suspect, finding
