@@ -42,6 +42,7 @@ class ScanOptions(TypedDict, total=False):
         probe_data: folder with one sub-folder of clean images per class.
         classnames: file with class names.
         templates: file with prompt templates.
+        vocabulary: file with names that are no class and may be the target, or imagenet.
     """
 
     profile: Literal["standard", "thorough"]
@@ -57,10 +58,16 @@ class ScanOptions(TypedDict, total=False):
     probe_data: str | Path | None
     classnames: str | Path | None
     templates: str | Path | None
+    vocabulary: str | Path | None
 
 
 _PATHS = ("calibration", "reference")
-_PROBE = {"probe_data": "images", "classnames": "class_names", "templates": "templates"}
+_PROBE = {
+    "probe_data": "images",
+    "classnames": "class_names",
+    "templates": "templates",
+    "vocabulary": "vocabulary",
+}
 
 
 def scan(

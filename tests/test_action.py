@@ -132,6 +132,7 @@ class Scan:
     ) -> str:
         """Standard output of the step, which must succeed whatever the scan's exit code."""
         defaults = {"MODEL": "model.pt", "POLICY": "", "PROFILE": "standard"}
+        defaults |= {"REFERENCE": "", "PROBE_DATA": "", "CLASSNAMES": ""}
         defaults |= {"OUTPUT_DIR": "out", "REQUIRE_EP": "", "EXTRA_ARGS": ""}
         own = {"PATH": self.path, "SEEN": str(self.seen), "WRITES": writes, "CODE": str(code)}
         own |= {"CONTENT": content, "GITHUB_OUTPUT": str(self.folder / "outputs")}
@@ -158,10 +159,13 @@ def scan(tmp_path: Path) -> Scan:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_inputs_reach_clipguard_as_they_are(scan: Scan, text: str):
     more = '--seed=3\n\n--classnames=my $(id) "names".txt'  # is split by line and nothing else
-    scan.run(MODEL=text, POLICY=text, PROFILE=text, REQUIRE_EP=text, EXTRA_ARGS=more)
+    options = {"POLICY": "--policy", "PROFILE": "--profile", "REQUIRE_EP": "--require-ep"}
+    options |= {"REFERENCE": "--reference", "PROBE_DATA": "--probe-data"}
+    options |= {"CLASSNAMES": "--classnames"}
+    scan.run(MODEL=text, EXTRA_ARGS=more, **dict.fromkeys(options, text))
     seen = json.loads(scan.seen.read_text(encoding="utf-8"))
     assert seen[-4:] == ["--seed=3", '--classnames=my $(id) "names".txt', "--", text]
-    for option in ("--policy", "--profile", "--require-ep"):
+    for option in options.values():
         assert seen[seen.index(option) + 1] == text
 
 

@@ -16,7 +16,15 @@ from clipguard.policy.judge import shipped_policies
 SEARCH = ("--profile", "--seed", "--arch", "--device")
 PROBE = ("--probe-data", "--classnames", "--templates")
 DECISION = (*SEARCH, *PROBE, "--policy", "--calibration")
-SCAN = (*DECISION, "--purify", "--export", "--require-ep", "--reference", "--budget")
+SCAN = (
+    *DECISION,
+    "--vocabulary",
+    "--purify",
+    "--export",
+    "--require-ep",
+    "--reference",
+    "--budget",
+)
 TAKES = {"scan": SCAN, "purify": DECISION, "calibrate": (*SEARCH, *PROBE)}
 """Options that each command takes."""
 ALWAYS = ("--profile", "--seed")
@@ -71,6 +79,7 @@ def _values(options: Options) -> Iterator[tuple[str, str]]:
         ("--probe-data", probe.images),
         ("--classnames", probe.class_names),
         ("--templates", probe.templates),
+        ("--vocabulary", probe.vocabulary),
         ("--calibration", options.calibration),
         ("--reference", options.reference),
     ):

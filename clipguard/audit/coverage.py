@@ -35,7 +35,10 @@ BLIND_SPOTS = (
         what="triggers outside the searched families",
         why="sample-specific patterns, objects, and colours of the whole image are not searched",
     ),
-    Untested(what="targets outside the class list", why="another class list needs another scan"),
+)
+OTHER_TARGETS = Untested(
+    what="targets outside the class list",
+    why="another class list needs another scan; against a reference, --vocabulary adds names",
 )
 
 TEXT_SPOT = Untested(
@@ -131,6 +134,10 @@ def coverage(
     ]
     if record.screened:
         tested.append(f"short targeted searches that cover all {len(probe.class_names)} classes")
+    if probe.further:
+        tested.append(f"{len(probe.further)} further names as targets")
+    else:
+        missed.append(OTHER_TARGETS)
     if not power:
         missed.append(UNMEASURED)
     spots = (*missed, *BLIND_SPOTS)

@@ -109,15 +109,18 @@ def export(state: Release, work: Path, watch: Watch) -> Release:
 def _write(state: Release, head: PurifiedHead | None, work: Path) -> ExportRecord:
     """The file with the purified head, or with the zero-shot classifier without one."""
     subject, checkpoint = state.subject, state.record.checkpoint
-    first = state.finding.record.candidates[0]
+    names = subject.probe.class_names
+    pairs = zip(state.finding.record.candidates, state.finding.triggers, strict=True)
+    # A further target is no class of the file, so no ASR towards it can be measured on it.
+    known = ((trigger, names.index(row.target)) for row, trigger in pairs if row.target in names)
     job = ExportJob(
         model=subject.model,
         classes=subject.classes if head is None else head.classes,
-        class_names=subject.probe.class_names,
+        class_names=names,
         head="zero-shot" if head is None else "purified",
         checkpoint_sha256=checkpoint.sha256 if checkpoint else "",
         probe=subject.probe,
-        trigger=(state.finding.triggers[0], subject.probe.class_names.index(first.target)),
+        trigger=next(known, None),
         provider=state.options.provider,
         caveat="" if head is None else state.caveat,
     )

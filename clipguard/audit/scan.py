@@ -9,8 +9,11 @@ from clipguard.audit.options import Options
 from clipguard.audit.pipeline import judged, stages
 from clipguard.audit.release import failure
 from clipguard.audit.watch import Watch
+from clipguard.checkpoint.hubs import is_remote
 from clipguard.checkpoint.inspection import require_path
+from clipguard.errors import UsageError
 from clipguard.files import write_atomic
+from clipguard.probe.load import IMAGENET
 from clipguard.record import AuditRecord
 from clipguard.record.schema import dumps
 from clipguard.report.folder import clear_report, publish_report, workspace
@@ -37,9 +40,12 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
         RefusedError: the file is not a checkpoint, or opening it could do harm.
     """
     probe = options.probe
-    files = (probe.images, probe.class_names, probe.templates)
+    if probe.vocabulary is not None and options.reference is None:
+        raise UsageError("further targets are searched against a model only; give --reference")
+    listed = None if str(probe.vocabulary) == IMAGENET else probe.vocabulary
+    files = (probe.images, probe.class_names, probe.templates, listed)
     for given in (path, *files, options.calibration, options.reference):
-        if given is not None:
+        if given is not None and not (given is options.reference and is_remote(given)):
             require_path(given)
     watch = Watch(options.budget_s, progress)
     with workspace(out) as work:

@@ -49,7 +49,8 @@ Reference = Annotated[
     Path | None,
     typer.Option(
         metavar="MODEL",
-        help="Model to hold it against: the checkpoint that it was made from, or one you trust.",
+        help="Model to hold it against, best the one that it was made from: a file, a folder, "
+        "hf-hub:OWNER/NAME, or ARCH:TAG of open_clip.",
     ),
 ]
 ProbeData = Annotated[
@@ -58,6 +59,13 @@ ProbeData = Annotated[
 ClassNames = Annotated[Path | None, typer.Option(help="Class names, one per line, or a JSON list.")]
 Templates = Annotated[
     Path | None, typer.Option(help="Prompt templates, one per line, each with one {}.")
+]
+Vocabulary = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE|imagenet",
+        help="Further names that a backdoor may lead to. Needs --reference.",
+    ),
 ]
 Arch = Annotated[
     str | None,

@@ -28,6 +28,7 @@ from clipguard.cli.arguments import (
     RequireEp,
     ScanSeed,
     Templates,
+    Vocabulary,
 )
 from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
 from clipguard.report.formats import RENDERERS
@@ -84,6 +85,7 @@ def scan(
     probe_data: ProbeData = None,
     classnames: ClassNames = None,
     templates: Templates = None,
+    vocabulary: Vocabulary = None,
     calibration: Calibration = None,
     reference: Reference = None,
     arch: Arch = None,
@@ -99,14 +101,8 @@ def scan(
     The exit code is the decision: 0 pass, 1 fail, 3 cannot tell; others are errors.
     """
     from clipguard.policy.judge import load_policy
-    from clipguard.report.outputs import STDOUT, parse_format, require_distinct
 
-    wanted = [parse_format(text) for text in formats or []]
-    require_distinct(wanted)
-    if len(models) > 1 and any(path not in (None, STDOUT) for _, path in wanted):
-        raise UsageError(
-            "-f FMT=PATH names one file, several models would overwrite it; leave out =PATH"
-        )
+    wanted = _renderings(formats or [], models)
     load_policy(policy)  # a typing error must not cost a scan
     options = ScanOptions(
         profile=profile.value,
@@ -122,6 +118,7 @@ def scan(
         probe_data=probe_data,
         classnames=classnames,
         templates=templates,
+        vocabulary=vocabulary,
     )
     folders = _folders(models, output_dir)
     codes = [
@@ -129,6 +126,18 @@ def scan(
         for model, folder in zip(models, folders, strict=True)
     ]
     raise typer.Exit(worst_exit_code(codes))
+
+
+def _renderings(formats: list[str], models: list[Path]) -> list[tuple[str, Path | None]]:
+    from clipguard.report.outputs import STDOUT, parse_format, require_distinct
+
+    wanted = [parse_format(text) for text in formats]
+    require_distinct(wanted)
+    if len(models) > 1 and any(path not in (None, STDOUT) for _, path in wanted):
+        raise UsageError(
+            "-f FMT=PATH names one file, several models would overwrite it; leave out =PATH"
+        )
+    return wanted
 
 
 def _folders(models: list[Path], output_dir: Path) -> list[Path]:

@@ -72,9 +72,9 @@ class Differential:
     select: int = 48
     measure: int = 300
 
-    def pair(self, subject: Subject, reference: ClipModel, further: Sequence[str] = ()) -> Pair:
+    def pair(self, subject: Subject, reference: ClipModel) -> Pair:
         """Both models, and enough classes to compare with: see `paired`."""
-        return paired(subject, reference, further, least=self.controls + SPARE)
+        return paired(subject, reference, least=self.controls + SPARE)
 
     def compare(self, pair: Pair, *, seed: int, progress: Progress) -> Iterator[Finding]:
         """Search and measure one kind after the other; what is known after each of them.

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from clipguard.checkpoint.hubs import fetched
 from clipguard.checkpoint.load import Checkpoint, load_checkpoint
 from clipguard.detect.weights_change import weights_compared
 from clipguard.errors import RefusedError, UsageError
@@ -38,7 +39,7 @@ def open_reference(
 
     Args:
         checkpoint: the one under audit.
-        path: file or folder of the reference.
+        path: file or folder of the reference, or a name that `fetched` knows.
         arch: architecture name or config JSON of the audited one; the reference's own is inferred
             where that does not fit.
         device: where to run it.
@@ -48,21 +49,21 @@ def open_reference(
         RefusedError: it is no checkpoint, or opening it could do harm.
     """
     try:
-        loaded = load_checkpoint(path, arch=arch)
-    except UsageError as error:
-        if arch is None:
-            raise UsageError(f"reference: {error}") from error
-        loaded = _of_its_own(path)
-    except RefusedError as error:
-        raise RefusedError(f"reference: {error}") from error
+        place = fetched(path)
+        loaded = _loaded(place.path, place.arch or arch)
+    except (RefusedError, UsageError) as error:
+        raise type(error)(f"reference: {error}") from error
     return Reference(build_model(loaded, device), weights_compared(checkpoint, loaded))
 
 
-def _of_its_own(path: Path) -> Checkpoint:
+def _loaded(path: Path, arch: str | None) -> Checkpoint:
+    """The reference as `arch` if it fits that, else as what its shapes say."""
     try:
+        return load_checkpoint(path, arch=arch)
+    except UsageError:
+        if arch is None:
+            raise
         return load_checkpoint(path)
-    except (RefusedError, UsageError) as error:
-        raise type(error)(f"reference: {error}") from error
 
 
 def described(known: ReferenceRecord, pair: Pair) -> ReferenceRecord:

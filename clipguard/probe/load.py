@@ -29,6 +29,7 @@ from clipguard.text_safety import safe_text
 
 TEMPLATE = "a photo of a {}."
 FITS = 0.5
+IMAGENET = "imagenet"
 MAX_IMAGES = 2000
 class_list_digest = class_names_digest
 
@@ -41,11 +42,13 @@ class ProbeSource:
         images: folder with one sub-folder of images per class, or with images only.
         class_names: class list file.
         templates: template file.
+        vocabulary: file with further target names, or `imagenet`.
     """
 
     images: Path | None = None
     class_names: Path | None = None
     templates: Path | None = None
+    vocabulary: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,16 @@ def _further(artwork: Artwork, classes: Tensor, side: int, generator: torch.Gene
 
 
 def load_probe(model: OpenClipModel, source: ProbeSource, scenes: Scenes, *, seed: int) -> ProbeSet:
-    """The probe set that `source` asks for.
+    """The probe set that `source` asks for, with the further target names; see `_images_of`."""
+    further: tuple[str, ...] = ()
+    if source.vocabulary is not None:
+        listed = str(source.vocabulary) != IMAGENET
+        further = (read_class_names(source.vocabulary) if listed else imagenet_class_names())[0]
+    return replace(_images_of(model, source, scenes, seed), further=further)
+
+
+def _images_of(model: OpenClipModel, source: ProbeSource, scenes: Scenes, seed: int) -> ProbeSet:
+    """Images and class list that `source` asks for.
 
     Without any source the bundled scenes and class list are used if the model knows them (it
     reads at least half of the scenes rightly); for any other model the class list is open_clip's

@@ -46,6 +46,7 @@ class ProbeSet:
         select: best restart, candidate targets; purification tunes on it as well.
         measure: every published rate; nothing is ever tuned on it.
         unlabelled: further clean images of anything; purification sees them, nothing else does.
+        further: names that are no class and may be the target of a backdoor.
         class_names: C distinct names.
         templates: prompt templates, each with one `{}`.
         source: `bundled` or the name of a folder.
@@ -62,6 +63,7 @@ class ProbeSet:
     skipped: int = 0
     warnings: tuple[str, ...] = ()
     unlabelled: ProbePart | None = None
+    further: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> bool:

@@ -9,6 +9,7 @@ import torch
 
 from clipguard.detect.null_band import log_odds
 from clipguard.detect.roles import Finding
+from clipguard.errors import InconclusiveError
 from clipguard.probe.rates import attack_rate, classify, embed, rates
 from clipguard.probe.sets import Subject
 from clipguard.purify.methods.cbpt import Cbpt
@@ -70,10 +71,15 @@ def repair(
 
     Raises:
         ValueError: the finding has no trigger.
+        InconclusiveError: the worst target is no class of the list.
     """
     if not finding.triggers:
         raise ValueError("there is no inverted trigger to purify against")
     worst = finding.record.candidates[0]
+    if worst.target not in subject.probe.class_names:
+        raise InconclusiveError(
+            f"the target {worst.target!r} is no class of the list, so no prompt can be tuned for it"
+        )
     model, probe, original = subject.model, subject.probe, subject.classes
     target = probe.class_names.index(worst.target)
     generator = torch.Generator().manual_seed(seed)

@@ -111,17 +111,16 @@ class Pair:
         return Passes(one.both + other.both, one.forward + other.forward)
 
 
-def paired(subject: Subject, reference: ClipModel, further: Sequence[str], *, least: int) -> Pair:
-    """Both models with one list of classes.
+def paired(subject: Subject, reference: ClipModel, *, least: int) -> Pair:
+    """Both models with one list of classes: those of the probe set and its further targets.
 
     Args:
         subject: the suspect.
         reference: the model that it is held against.
-        further: names that are no class of the list and may be the target.
         least: classes that there must be; names of ImageNet fill a shorter list.
     """
     probe = subject.probe
-    asked = tuple(dict.fromkeys((*probe.class_names, *further)))
+    asked = tuple(dict.fromkeys((*probe.class_names, *probe.further)))
     spare = [name for name in imagenet_class_names()[0] if name not in asked]
     names = (*asked, *spare[: max(0, least - len(asked))])
     suspect, other = (

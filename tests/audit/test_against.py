@@ -12,8 +12,9 @@ from audits import decision, policy, scan
 
 from clipguard.audit.options import Options, seed_of
 from clipguard.bundled.nano import load_state
-from clipguard.errors import RefusedError
+from clipguard.errors import RefusedError, UsageError
 from clipguard.policy.judge import judge, load_policy
+from clipguard.probe.load import ProbeSource
 from clipguard.record import Decision
 
 pytest_plugins = ["nano_models"]
@@ -66,6 +67,20 @@ def test_the_model_itself_and_a_peer_pass_nothing_by_default(
     record = scan(nano, tmp_path, reference=nano if other == "itself" else tmp_path / "vit.pt")
     assert decision(record) is Decision.INCONCLUSIVE
     assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_further_targets_need_a_reference_and_stand_in_the_record(
+    nano: Path, changed: Path, tmp_path: Path, curve: Callable[[float], None]
+):
+    (tmp_path / "words.txt").write_text("gramophone\nbanana\n")
+    probe = ProbeSource(vocabulary=tmp_path / "words.txt")
+    with pytest.raises(UsageError, match="--reference"):
+        scan(changed, tmp_path, probe=probe)
+    curve(HIGH)
+    record = scan(changed, tmp_path, reference=nano, probe=probe)
+    assert "2 further names as targets" in record.coverage.tested
+    assert "--vocabulary words.txt" in record.command
+    assert decision(record) is Decision.PASS
 
 
 def test_a_reference_is_opened_as_warily_as_any_checkpoint(nano: Path, tmp_path: Path):

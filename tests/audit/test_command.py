@@ -37,7 +37,9 @@ OPTIONS = st.builds(
     provider=st.sampled_from([None, "cuda", "cpu"]),
     budget_s=st.none() | st.floats(1, 1e9),
     arch=ARCHES,
-    probe=st.builds(ProbeSource, images=MAYBE, class_names=MAYBE, templates=MAYBE),
+    probe=st.builds(
+        ProbeSource, images=MAYBE, class_names=MAYBE, templates=MAYBE, vocabulary=MAYBE
+    ),
     calibration=MAYBE,
     reference=MAYBE,
     device=st.sampled_from(["auto", "cpu", "cuda:1"]),
@@ -92,6 +94,7 @@ def test_a_purification_that_is_written_is_the_one_that_is_read(wanted: Options,
         provider=None,
         budget_s=None,
         reference=None,
+        probe=replace(wanted.probe, vocabulary=None),
     )
     assert asked_for(command("purify", [model], kept)) == (model, kept)
 
@@ -103,8 +106,9 @@ def test_the_advice_to_calibrate_keeps_images_classes_templates_and_architecture
 ):
     calibrate, _, scan = how_to_calibrate(model, wanted).rpartition(", then clipguard scan")
     _, found = asked_for(" ".join([calibrate, *["CLEAN"] * 5]))
-    for part in ("profile", "arch", "probe", "device"):
+    for part in ("profile", "arch", "device"):
         assert getattr(found, part) == getattr(wanted, part)
+    assert found.probe == replace(wanted.probe, vocabulary=None)
     assert found.seed == (wanted.seed or 0)  # a band counts its seeds up
     read, again = asked_for(f"clipguard scan{scan}")
     assert read == model

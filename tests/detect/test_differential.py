@@ -100,6 +100,20 @@ def test_a_search_that_is_cut_short_has_told_what_it_found_and_what_is_missing()
     assert len(first.record.candidates) < len(last.record.candidates)
 
 
+def test_a_target_that_is_no_class_of_the_list_is_found_among_further_names():
+    last, probe = len(NAMES) - 1, replace(stripes_probe(), class_names=NAMES[:-1])
+    for part in ("optimise", "select", "measure"):
+        old = getattr(probe, part)
+        labels = old.labels.masked_fill(old.labels == last, -1)
+        probe = replace(probe, **{part: replace(old, labels=labels)})
+    for further, target in (((), None), ((NAMES[last],), NAMES[last])):
+        subject = Subject(StripesClip(last), replace(probe, further=further))
+        pair = SEARCH.pair(subject, StripesClip())
+        *_, finding = SEARCH.compare(pair, seed=0, progress=lambda *_: None)
+        assert (finding.record.statistic > 5) is (target is not None)
+        assert target in (None, finding.record.target)
+
+
 def test_too_few_images_and_images_of_one_class_alone_cannot_tell():
     few = replace(stripes_probe(), measure=part(range(10)))
     same = replace(stripes_probe(), measure=part([i for i in range(80) if i % 10 == PLANTED] * 3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from fakes import NAMES, SIDE, StripesClip, stripes_probe
@@ -26,8 +28,8 @@ STARTS: tuple[TriggerFamily, ...] = (
 
 
 def pair(planted: int | None = None, further: tuple[str, ...] = ()) -> Pair:
-    subject = Subject(StripesClip(planted), stripes_probe())
-    return paired(subject, StripesClip(), further, least=0)
+    subject = Subject(StripesClip(planted), replace(stripes_probe(), further=further))
+    return paired(subject, StripesClip(), least=0)
 
 
 def silent() -> None:
