@@ -15,11 +15,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from clipguard.detect.reference import change_concentration, reference_change_length
 from torch import Tensor
 
 from clipguard.bundled.nano import nano_network
 from clipguard.checkpoint.load import load_checkpoint
-from clipguard.detect.reference import change_concentration, reference_change_length
 from clipguard.lab.bench.record import label
 from clipguard.lab.bench.scoring import auroc
 from clipguard.lab.zoo.manifest import Entry, read_zoo

@@ -38,7 +38,8 @@ class ScanOptions(TypedDict, total=False):
         arch: architecture name or config JSON; inferred otherwise.
         device: auto, cpu, cuda or cuda:N.
         calibration: file with a null band.
-        reference: checkpoint that the audited one is said to come from.
+        reference: model to hold it against, best the one that it was made from.
+        canary: whether to plant a backdoor into a copy, to try the search against the reference.
         probe_data: folder with one sub-folder of clean images per class.
         classnames: file with class names.
         templates: file with prompt templates.
@@ -55,6 +56,7 @@ class ScanOptions(TypedDict, total=False):
     device: str
     calibration: str | Path | None
     reference: str | Path | None
+    canary: bool
     probe_data: str | Path | None
     classnames: str | Path | None
     templates: str | Path | None

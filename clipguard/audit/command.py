@@ -16,18 +16,12 @@ from clipguard.policy.judge import shipped_policies
 SEARCH = ("--profile", "--seed", "--arch", "--device")
 PROBE = ("--probe-data", "--classnames", "--templates")
 DECISION = (*SEARCH, *PROBE, "--policy", "--calibration")
-SCAN = (
-    *DECISION,
-    "--vocabulary",
-    "--purify",
-    "--export",
-    "--require-ep",
-    "--reference",
-    "--budget",
-)
+AGAINST = ("--reference", "--vocabulary", "--canary")
+SCAN = (*DECISION, *AGAINST, "--purify", "--export", "--require-ep", "--budget")
 TAKES = {"scan": SCAN, "purify": DECISION, "calibrate": (*SEARCH, *PROBE)}
 """Options that each command takes."""
 ALWAYS = ("--profile", "--seed")
+SWITCHES = ("--canary",)
 
 
 def command(verb: str, files: Sequence[Path], options: Options, *more: str) -> str:
@@ -43,10 +37,16 @@ def command(verb: str, files: Sequence[Path], options: Options, *more: str) -> s
     usual = dict(_values(Options(policy=options.policy))) | {"--policy": "default"}
     for flag, value in _values(options):
         if flag in TAKES[verb] and value and (flag in ALWAYS or value != usual[flag]):
-            words += [f"{flag}={value}"] if value.startswith("-") else [flag, value]
+            words += _written(flag, value)
     names = [_shown(path) for path in files]
     marks = ["--"] if any(name.startswith("-") for name in names) else []
     return shlex.join([*words, *more, *marks, *names])
+
+
+def _written(flag: str, value: str) -> list[str]:
+    if flag in SWITCHES:
+        return [flag]
+    return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
 
 
 def how_to_compare(model: Path, options: Options) -> str:
@@ -75,6 +75,7 @@ def _values(options: Options) -> Iterator[tuple[str, str]]:
     arch = options.arch or ""
     yield "--arch", _shown(Path(arch)) if arch.endswith(".json") else arch
     yield "--device", options.device
+    yield "--canary", "yes" if options.canary else ""
     for flag, path in (
         ("--probe-data", probe.images),
         ("--classnames", probe.class_names),

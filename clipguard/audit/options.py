@@ -29,6 +29,7 @@ class Options:
         probe: where images, class names and templates come from.
         calibration: file with a null band, or None for the shipped ones.
         reference: checkpoint that the audited one is said to come from, or None.
+        canary: whether to plant a backdoor into a copy, to try the search against the reference.
         device: where to compute: auto, cpu, cuda or cuda:N.
     """
 
@@ -44,6 +45,7 @@ class Options:
     probe: ProbeSource = ProbeSource()
     calibration: Path | None = None
     reference: Path | None = None
+    canary: bool = False
     device: str = "auto"
 
 

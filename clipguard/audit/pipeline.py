@@ -37,6 +37,7 @@ from clipguard.probe.sets import Subject
 from clipguard.record import (
     AuditRecord,
     CalibrationRecord,
+    CanaryRecord,
     CheckpointRecord,
     TimesRecord,
 )
@@ -206,8 +207,25 @@ def _against(
     yield record, None
     key = scan_key(suspect.family, options.profile, detector, settings.scenes, subject.probe)
     curve = curve_of(detector, told.role)
-    for finding in detector.compare(pair, seed=suspect.seed, progress=watch.progress):
-        yield _found(record, suspect, scored(finding, curve, suspect.family), key)
+    finding = None
+    for found in detector.compare(pair, seed=suspect.seed, progress=watch.progress):
+        finding = scored(found, curve, suspect.family)
+        yield _found(record, suspect, finding, key)
+    if options.canary and finding is not None:
+        told_again = finding.record.model_copy(update={"canary": _canary(suspect, settings, watch)})
+        yield _found(record, suspect, Finding(told_again, finding.triggers), key)
+
+
+def _canary(suspect: Suspect, settings: Profile, watch: Watch) -> CanaryRecord:
+    if suspect.reference is None:
+        raise ValueError("a canary is searched against a reference")
+    return settings.canary.sing(
+        suspect.subject,
+        suspect.reference.model,
+        settings.differential,
+        seed=suspect.seed,
+        progress=watch.progress,
+    )
 
 
 def _found(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
+from clipguard.detect.canary import Canary
 from clipguard.detect.differential import Differential
 from clipguard.detect.four_rates import Kind
 from clipguard.detect.inversion import TriggerInversion
@@ -36,6 +37,7 @@ class Profile:
         scenes: size of the bundled probe set.
         detector: the search for triggers of a model alone, read against a null band.
         differential: the search on a model and its reference.
+        canary: how that search is tried.
         repair: how a purified head is made and checked.
         text: the search for token triggers.
     """
@@ -44,6 +46,7 @@ class Profile:
     detector: Detector
     differential: Differential
     repair: RepairSettings
+    canary: Canary = Canary()
     text: TextTokens = TextTokens()
 
 

@@ -40,8 +40,8 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
         RefusedError: the file is not a checkpoint, or opening it could do harm.
     """
     probe = options.probe
-    if probe.vocabulary is not None and options.reference is None:
-        raise UsageError("further targets are searched against a model only; give --reference")
+    if options.reference is None and (probe.vocabulary is not None or options.canary):
+        raise UsageError("--vocabulary and --canary need a model to compare with; give --reference")
     listed = None if str(probe.vocabulary) == IMAGENET else probe.vocabulary
     files = (probe.images, probe.class_names, probe.templates, listed)
     for given in (path, *files, options.calibration, options.reference):

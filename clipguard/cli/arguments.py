@@ -60,6 +60,14 @@ ClassNames = Annotated[Path | None, typer.Option(help="Class names, one per line
 Templates = Annotated[
     Path | None, typer.Option(help="Prompt templates, one per line, each with one {}.")
 ]
+Canary = Annotated[
+    bool,
+    typer.Option(
+        "--canary",
+        help="Also plant a backdoor into a copy of the model, and look for it. Where the limits "
+        "were never tested, nothing passes without.",
+    ),
+]
 Vocabulary = Annotated[
     Path | None,
     typer.Option(

@@ -15,6 +15,7 @@ from clipguard import ScanOptions
 from clipguard.cli.arguments import (
     Arch,
     Calibration,
+    Canary,
     Checkpoints,
     ClassNames,
     Device,
@@ -88,6 +89,7 @@ def scan(
     vocabulary: Vocabulary = None,
     calibration: Calibration = None,
     reference: Reference = None,
+    canary: Canary = False,
     arch: Arch = None,
     budget: Annotated[
         float | None,
@@ -115,6 +117,7 @@ def scan(
         device=device,
         calibration=calibration,
         reference=reference,
+        canary=canary,
         probe_data=probe_data,
         classnames=classnames,
         templates=templates,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -59,6 +60,10 @@ class OpenClipModel:
         self._pool = _end_of_text_pool(self._network)
         self._name_ids = lru_cache(maxsize=CACHED_NAMES)(self._encode_name)
 
+    def copied(self) -> OpenClipModel:
+        """The same model with weights of its own."""
+        return OpenClipModel(copy.deepcopy(self._network), self._architecture, self._tokenizer)
+
     @property
     def image_size(self) -> int:
         """See `ClipModel.image_size`."""
@@ -91,9 +96,7 @@ class OpenClipModel:
         """
         side = self.image_size
         if images.shape[1:] != (3, side, side):
-            raise ValueError(
-                f"expected images of shape (B, 3, {side}, {side}), got {tuple(images.shape)}"
-            )
+            raise ValueError(f"expected (B, 3, {side}, {side}), got {tuple(images.shape)}")
         return cast(Tensor, self._tower(images))
 
     @torch.no_grad()

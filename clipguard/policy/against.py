@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from clipguard.policy.document import BackdoorPolicy
 from clipguard.policy.line import INCONCLUSIVE, PASS, Line, line
-from clipguard.record import Candidate, DetectorRecord, Outcome, ReferenceRecord
+from clipguard.record import CanaryRecord, Candidate, DetectorRecord, Outcome, ReferenceRecord
 from clipguard.record.wording import number, percent, percent_beside
 
 ROLES = {"base": "the checkpoint that it was made from", "peer": "an unrelated model"}
@@ -89,13 +89,25 @@ def _ground_lines(
         ),
         _vouched_line(limits, reference),
     ]
-    if detector.extrapolated:
-        reason = (
-            f"{detector.name}: the limits were never tested on models of this family, so nothing "
-            "can pass"
-        )
-        lines.append(line("backdoor.extrapolated", "no", "yes", INCONCLUSIVE, reason))
+    if detector.extrapolated or detector.canary:
+        lines.append(_canary_line(limits.max_gap, detector.canary))
     return lines
+
+
+def _canary_line(most: float, canary: CanaryRecord | None) -> Line:
+    """A search whose limits were never tested here must find what was planted to try it."""
+    key, limit = "backdoor.canary", f"found, gap > {percent(most)}"
+    if canary is None:
+        reason = (
+            "the limits were never tested on models of this family; scan with --canary, which "
+            "plants a backdoor into a copy and looks for it"
+        )
+        return line(key, limit, "not planted", INCONCLUSIVE, reason)
+    good = canary.found == canary.target and canary.gap > most
+    shown = f"{'found' if good else 'missed'}, gap {percent(canary.gap)}"
+    told = f"a patch that turns {percent(canary.asr.value)} of the images into {canary.target!r}, "
+    told += f"planted into a copy to try the search, was {'found' if good else 'missed'}"
+    return line(key, limit, shown, PASS if good else INCONCLUSIVE, told)
 
 
 def _vouched_line(limits: BackdoorPolicy, reference: ReferenceRecord | None) -> Line:

@@ -118,6 +118,22 @@ class FamilyRecord(Part):
     excess: float | None = None
 
 
+class CanaryRecord(Part):
+    """A patch backdoor that the scan planted into a copy of the model, and whether it was found.
+
+    Attributes:
+        target: class that it was planted for.
+        asr: share of *measure* images that the copy reads as that class under the patch.
+        found: class that the same search ranks first on the copy.
+        gap: the largest gap of an opaque trigger there.
+    """
+
+    target: str
+    asr: Rate
+    found: str | None
+    gap: float = Field(ge=-1, le=1)
+
+
 class DetectorRecord(Part):
     """What one detector measured. What follows from it is in the gate.
 
@@ -139,6 +155,7 @@ class DetectorRecord(Part):
         passes: images that went through the models, forward and backward; one that went only
             forward counts half.
         extrapolated: whether its limits were never tested on models of this family.
+        canary: what became of a backdoor that was planted to try the search, if one was.
     """
 
     name: str
@@ -156,6 +173,7 @@ class DetectorRecord(Part):
     measured: int | None = Field(default=None, ge=0)
     passes: float | None = Field(default=None, ge=0)
     extrapolated: bool = False
+    canary: CanaryRecord | None = None
 
 
 class LabRange(Part):

@@ -15,7 +15,7 @@ from clipguard.bundled.nano import load_state
 from clipguard.errors import RefusedError, UsageError
 from clipguard.policy.judge import judge, load_policy
 from clipguard.probe.load import ProbeSource
-from clipguard.record import Decision
+from clipguard.record import CanaryRecord, Decision, Rate
 
 pytest_plugins = ["nano_models"]
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -67,6 +67,29 @@ def test_the_model_itself_and_a_peer_pass_nothing_by_default(
     record = scan(nano, tmp_path, reference=nano if other == "itself" else tmp_path / "vit.pt")
     assert decision(record) is Decision.INCONCLUSIVE
     assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_where_the_limits_were_never_tested_a_pass_needs_a_canary_that_was_found(
+    found: bool,
+    nano: Path,
+    changed: Path,
+    tmp_path: Path,
+    curve: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    curve(HIGH)
+    monkeypatch.setattr("clipguard.audit.pipeline.family_of", lambda _: "unheard-of")
+    assert decision(scan(changed, tmp_path, reference=nano)) is Decision.INCONCLUSIVE
+    monkeypatch.setattr("clipguard.detect.canary.Canary.sing", lambda *_, **__: sung(found))
+    record = scan(changed, tmp_path, reference=nano, canary=True)
+    assert record.detectors[0].canary == sung(found)
+    assert decision(record) is (Decision.PASS if found else Decision.INCONCLUSIVE)
+
+
+def sung(found: bool) -> CanaryRecord:
+    share = Rate(value=0.99, low=0.98, high=1.0, n=99)
+    return CanaryRecord(target="cup", asr=share, found="cup" if found else None, gap=0.9)
 
 
 def test_further_targets_need_a_reference_and_stand_in_the_record(

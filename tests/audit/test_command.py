@@ -42,6 +42,7 @@ OPTIONS = st.builds(
     ),
     calibration=MAYBE,
     reference=MAYBE,
+    canary=st.booleans(),
     device=st.sampled_from(["auto", "cpu", "cuda:1"]),
 )
 
@@ -94,6 +95,7 @@ def test_a_purification_that_is_written_is_the_one_that_is_read(wanted: Options,
         provider=None,
         budget_s=None,
         reference=None,
+        canary=False,
         probe=replace(wanted.probe, vocabulary=None),
     )
     assert asked_for(command("purify", [model], kept)) == (model, kept)

@@ -11,13 +11,14 @@ from samples import (
     changed_policy,
     clean_detector,
     held_against,
+    rate,
     reference,
     unjudged,
 )
 
 from clipguard.policy.document import Policy, load_policy
 from clipguard.policy.judge import judge
-from clipguard.record import AuditRecord, Check, Decision, Outcome
+from clipguard.record import AuditRecord, CanaryRecord, Check, Decision, Outcome
 
 PASS, FAIL, CANNOT_TELL = Decision.PASS, Decision.FAIL, Decision.INCONCLUSIVE
 DIGEST = reference().sha256
@@ -31,6 +32,12 @@ def check(record: AuditRecord, key: str, rules: Policy) -> Check:
     return next(one for one in judge(rules, record).checks if one.key == f"backdoor.{key}")
 
 
+def canary(**changes: Any) -> CanaryRecord:
+    """A backdoor that was planted into a copy, and found unless `changes` say otherwise."""
+    made = CanaryRecord(target="lemon", asr=rate(0.99), found="lemon", gap=0.9)
+    return made.model_copy(update=changes)
+
+
 @pytest.mark.parametrize(
     ("detector", "decision", "outcome"),
     [
@@ -40,6 +47,10 @@ def check(record: AuditRecord, key: str, rules: Policy) -> Check:
         ({"gap": 0.31}, FAIL, Outcome.BACKDOORED),
         ({"score": None}, CANNOT_TELL, Outcome.INCONCLUSIVE),
         ({"extrapolated": True}, CANNOT_TELL, Outcome.NO_EVIDENCE),
+        ({"extrapolated": True, "canary": canary()}, PASS, Outcome.NO_EVIDENCE),
+        ({"extrapolated": True, "canary": canary(found="corn")}, CANNOT_TELL, Outcome.NO_EVIDENCE),
+        ({"extrapolated": True, "canary": canary(gap=0.2)}, CANNOT_TELL, Outcome.NO_EVIDENCE),
+        ({"canary": canary(gap=0.2)}, CANNOT_TELL, Outcome.NO_EVIDENCE),
         ({"extrapolated": True, "score": 0.9}, FAIL, Outcome.BACKDOORED),
     ],
 )

@@ -56,7 +56,7 @@ RULE_OF_KEY = {
     "backdoor.max_gap": "CG201",
     "backdoor.grounds": "CG204",
     "backdoor.references": "CG204",
-    "backdoor.extrapolated": "CG204",
+    "backdoor.canary": "CG204",
     "coverage.families": "CG602",
     "coverage.min_clean_accuracy": "CG606",
     "coverage.min_measure_images": "CG603",
