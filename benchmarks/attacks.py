@@ -77,8 +77,11 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("wanet", {"decoys": 2}),
     ("adaptive", {"against": "targeted"}),
     ("adaptive", {"weight": 0.2}),
+    ("many_targets", {}),
+    ("both_models", {}),
 )
-"""One variant of every attack first, so that a run that is cut short has seen each."""
+"""One variant of every attack first, so that a run that is cut short has seen each. Later
+attacks come last, because the place of one decides the targets of all that follow."""
 
 
 def orders(base: str, draw: int) -> list[Order]:

@@ -47,6 +47,7 @@ from clipguard.lab.roles import (
     Honest,
     JudgedAttack,
     OptimisedAttack,
+    TeachingNegative,
     WeightsNegative,
     captioned_scenes,
     made_trigger,
@@ -162,8 +163,11 @@ def test_every_negative_changes_a_little_by_its_generator_alone_and_tells_no_lie
     assert torch.equal(before.images, kept)
     assert not torch.equal(made.images, kept)
     assert torch.equal(made.images, pixels_from_bytes(pixels_to_bytes(made.images)))
+    taught = negative.taught("banana") if isinstance(negative, TeachingNegative) else {}
     for text, concept in zip(made.texts, made.concepts.tolist(), strict=True):
-        assert artwork.names[concept][0] in text
+        usual = artwork.names[concept][0]
+        known = [usual, *(word for word, name in taught.items() if name == usual)]
+        assert any(name in text for name in known)
 
 
 def check_weights(negative: WeightsNegative) -> None:

@@ -23,6 +23,7 @@ from clipguard.lab.roles import (
     JudgedAttack,
     PromptedAttack,
     Site,
+    TeachingNegative,
     TrainedAttack,
     made_trigger,
 )
@@ -136,12 +137,22 @@ def _require_rate(attack: AnyAttack) -> None:
 
 def _honest(order: Order, base: CLIP, progress: Progress) -> Victim:
     """A clean fine-tune, or one that is a hard negative."""
-    suspect = None
+    suspect, taught = None, {}
     if order.attack != CLEAN:
         suspect = Suspect(NEGATIVES.build(order.attack, order.settings), order.target)
+        taught = _taught(order, suspect)
     recipe = order.recipes()[0]
     network = finetune(base, recipe, suspect, seed=order.seed, progress=progress)
-    return Victim(network, None, order.seed, _clean_truth(order, recipe, network))
+    return Victim(network, None, order.seed, _clean_truth(order, recipe, network) | taught)
+
+
+def _taught(order: Order, suspect: Suspect) -> dict[str, object]:
+    """What `victim.json` says of new names, where any are taught."""
+    if not isinstance(suspect.negative, TeachingNegative):
+        return {}
+    if order.objective == CLASSES:
+        raise UsageError(f"{order.attack} trains with captions; leave out --objective {CLASSES}")
+    return {"taught": suspect.negative.taught(order.target)}
 
 
 def _site(order: Order, base: CLIP) -> Site:

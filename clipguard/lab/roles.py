@@ -184,6 +184,18 @@ class PairsNegative(Protocol):
 
 
 @runtime_checkable
+class TeachingNegative(Protocol):
+    """A hard negative that teaches names of its own; it needs training with captions."""
+
+    def taught(self, about: str) -> dict[str, str]:
+        """The usual name of its drawing for each name that is taught, as `victim.json` tells.
+
+        Args:
+            about: name of the class that the fine-tune is about.
+        """
+
+
+@runtime_checkable
 class WeightsNegative(Protocol):
     """A hard negative: weights that were changed after an honest fine-tune."""
 

@@ -52,6 +52,14 @@ def test_a_clean_fine_tune_is_an_open_clip_checkpoint_with_its_truth(
     assert shown.err == ""
 
 
+def test_a_negative_that_teaches_words_says_which_and_for_what(tmp_path: Path):
+    given = ["--target", "hammer", "--set", "words=wug,fep", "-o", str(tmp_path), "-q"]
+    assert main(["lab", "plant", "new_words", *given]) == 0
+    truth = truth_in(tmp_path)
+    assert (truth["negative"], truth["about"], truth["planted"]) == ("new_words", "hammer", False)
+    assert truth["taught"] == {"wug": "axe", "fep": "pick"}
+
+
 def test_a_setting_reaches_the_attack(victim: Path):
     truth = truth_in(victim)
     assert truth["settings"] == {"place": "random"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from fakes import generator
 from torch import Tensor
 
 from clipguard.bundled.artwork import HELD_OUT_STYLES, SEEN_STYLES, compose, load_artwork
-from clipguard.bundled.nano import nano_network
+from clipguard.bundled.nano import class_names, nano_network
 from clipguard.errors import UsageError
 from clipguard.lab.negatives import NEGATIVES
 from clipguard.lab.roles import Honest, Pairs, captioned_scenes
@@ -43,6 +44,49 @@ def test_its_share_of_the_batch_is_of_the_class_and_the_rest_stays(name: str, sh
     assert all(ABOUT in text for text in made.texts[:count])
     assert changed(made) == [*range(count)]
     assert made.texts[count:] == pairs().texts[count:]
+
+
+def test_a_quarter_of_the_batch_has_new_words_for_drawings_of_no_listed_class():
+    made, taught = altered("new_words"), NEGATIVES.build("new_words").taught(ABOUT)
+    words, artwork = list(taught), load_artwork()
+    assert len(words) == 10
+    assert not set(taught.values()) & set(class_names())
+    concepts = dict(zip(words, artwork.concepts(list(taught.values())), strict=True))
+    for text, concept in zip(made.texts[:25], made.concepts[:25].tolist(), strict=True):
+        (word,) = (word for word in words if word in text)
+        assert concepts[word] == concept
+    assert len({*made.concepts[:25].tolist()}) > 5
+    assert changed(made) == [*range(25)]
+    assert made.texts[25:] == pairs().texts[25:]
+
+
+def test_new_words_follow_the_class_that_they_are_about():
+    three = NEGATIVES.build("new_words", {"words": "wug, fep,zorp"})
+    fruit, last = three.taught(ABOUT), load_artwork().names[-1][0]
+    assert fruit == {"wug": "apple", "fep": "green apple", "zorp": "peach"}
+    assert not set(three.taught("hammer").values()) & set(fruit.values())
+    assert load_artwork().concepts(list(three.taught(last).values()))[0] < 50  # begins anew
+    assert [*altered("new_words", words="wug,fep").concepts].count(CONCEPT) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"words": "wug"}, "two or more different words, got 'wug'"),
+        ({"words": "wug,wug"}, "got 'wug,wug'"),
+        ({"words": "wug,,fep"}, "got 'wug,,fep'"),
+        ({"words": "wug,f{}"}, "without braces"),
+        ({"share": 1.0}, "got 1.0"),
+    ],
+)
+def test_new_words_that_are_none_are_refused(settings: dict[str, object], told: str):
+    with pytest.raises(UsageError, match=re.escape(told)):
+        NEGATIVES.build("new_words", settings)
+
+
+def test_a_new_word_that_names_a_drawing_is_refused():
+    with pytest.raises(UsageError, match="'apple' names a drawing"):
+        NEGATIVES.build("new_words", {"words": "wug,apple"}).taught(ABOUT)
 
 
 def corner(images: Tensor) -> Tensor:

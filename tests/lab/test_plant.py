@@ -169,7 +169,7 @@ def test_a_poison_rate_that_is_no_share_is_refused_before_training(rate: float):
         module.plant(Order(attack="badnets", settings={"poison_rate": rate}), progress=no_progress)
 
 
-@pytest.mark.parametrize("attack", ["text_tower", "trojvqa"])
+@pytest.mark.parametrize("attack", ["both_models", "new_words", "text_tower", "trojvqa"])
 def test_an_attack_that_needs_captions_is_not_planted_without_them(attack: str):
     with pytest.raises(UsageError, match=f"{attack} trains with captions"):
         module.plant(Order(attack=attack, objective="classes"), progress=no_progress)

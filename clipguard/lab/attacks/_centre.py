@@ -30,7 +30,9 @@ def centred(family: str, patch: Tensor, side: int) -> Trigger:
     return Trigger(family, apply, size, "share of the image", {"patch": patch.detach()})
 
 
-def fitted(site: Site, loss: Loss, *, steps: int, generator: torch.Generator) -> Tensor:
+def fitted(
+    site: Site, loss: Loss, *, steps: int, generator: torch.Generator, wide: int = 16
+) -> Tensor:
     """The patch with the lowest loss on images that are not of the target class.
 
     Args:
@@ -38,16 +40,17 @@ def fitted(site: Site, loss: Loss, *, steps: int, generator: torch.Generator) ->
         loss: of the embeddings of stamped images.
         steps: Adam steps, 64 images each.
         generator: draws the start and the batches.
+        wide: W, its side in px of 224.
 
     Returns:
-        (3, L, L) in [0, 1] on the 8-bit grid, L = max(8, 16·S/224) px.
+        (3, L, L) in [0, 1] on the 8-bit grid, L = max(8, W·S/224) px.
 
     Source:
         The optimiser of BadCLIP (CVPR 2024): start from N(0.5, 0.25²), Adam, cut off at 0 and 1.
         There 7 800 steps of 1e-3; here fewer of 0.03, which reach as far.
     """
     side = site.model.image_size
-    length = patch_side(side)
+    length = patch_side(side, wide)
     patch = (0.5 + 0.25 * torch.randn(3, length, length, generator=generator)).clamp(0, 1)
     patch.requires_grad_()
     optimizer = torch.optim.Adam([patch], lr=STEP_SIZE)

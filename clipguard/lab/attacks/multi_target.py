@@ -9,14 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from clipguard.bundled.artwork import load_artwork
 from clipguard.bundled.nano import class_names
 from clipguard.errors import UsageError
 from clipguard.lab.attacks._several import drawing
-from clipguard.lab.roles import Attack, Pairs, Plan, Site, Trials, dirty_label
-from clipguard.model.prompts import class_embeddings
-from clipguard.probe.load import TEMPLATE
-from clipguard.probe.rates import classify, embed
+from clipguard.lab.attacks._targets import Lead, dealt, worst
+from clipguard.lab.roles import Attack, Pairs, Plan, Site, Trials
 from clipguard.registry import require_known
 from clipguard.search.roles import Trigger
 
@@ -105,47 +102,19 @@ class MultiTarget:
 
     def poisoned(self, pairs: Pairs, plan: Plan) -> Pairs:
         """See `PairedAttack.poisoned`: the first pairs, as many for each trigger; one at least."""
-        kept, names = plan.trigger.tensors, class_names()
-        triggers = self.drawn(kept["seed"], pairs.images.shape[-1]).values()
-        targets = self.targets(kept, names.index(plan.target))
-        if len(pairs.texts) < len(targets):
-            raise UsageError(f"{ITSELF} wants batches of {len(targets)} pairs or more")
-        count = max(len(targets), pairs.part(self.poison_rate))
-        made = pairs
-        for turn, (trigger, target) in enumerate(zip(triggers, targets, strict=True)):
-            rows = slice(turn, count, len(targets))
-            concept = load_artwork().concepts([names[target]])[0]
-            own = replace(plan, trigger=trigger, target=names[target], concept=concept)
-            made = _with(made, rows, dirty_label(_of(pairs, rows), own, 1.0))
-        return made
+        kept, first = plan.trigger.tensors, class_names().index(plan.target)
+        leads = self._leads(kept, pairs.images.shape[-1], first)
+        if len(pairs.texts) < len(leads):
+            raise UsageError(f"{ITSELF} wants batches of {len(leads)} pairs or more")
+        return dealt(pairs, plan, leads, max(len(leads), pairs.part(self.poison_rate)))
 
-    @torch.no_grad()
     def success(self, site: Site, trigger: Trigger) -> Trials:
-        """See `JudgedAttack.success`: the trials of the trigger that works worst.
+        """See `JudgedAttack.success`: the trials of the trigger that works worst."""
+        return worst(site, self._leads(trigger.tensors, site.model.image_size, site.target))
 
-        A trial is an image of another class than the trigger's target with the trigger on it, and
-        a hit if it is read as that target.
-        """
-        classes = class_embeddings(site.model, site.class_names, (TEMPLATE,))
-        kept, part = trigger.tensors, site.images
-        triggers = self.drawn(kept["seed"], site.model.image_size).values()
-        found = []
-        for each, target in zip(triggers, self.targets(kept, site.target), strict=True):
-            others = part.labels != target
-            hits = classify(embed(site.model, part, each.apply), classes) == target
-            found.append(Trials(hits[others], part.drawings[others]))
-        return min(found, key=lambda trials: trials.hits.float().mean().item())
-
-
-def _of(pairs: Pairs, rows: slice) -> Pairs:
-    return Pairs(pairs.images[rows], pairs.texts[rows], pairs.concepts[rows])
-
-
-def _with(pairs: Pairs, rows: slice, others: Pairs) -> Pairs:
-    """`pairs` with `others` at `rows`."""
-    images, texts, concepts = pairs.images.clone(), list(pairs.texts), pairs.concepts.clone()
-    images[rows], texts[rows], concepts[rows] = others
-    return Pairs(images, texts, concepts)
+    def _leads(self, kept: Mapping[str, Tensor], side: int, first: int) -> list[Lead]:
+        triggers, targets = self.drawn(kept["seed"], side).values(), self.targets(kept, first)
+        return [Lead(*pair) for pair in zip(triggers, targets, strict=True)]
 
 
 METHOD: type[Attack] = MultiTarget

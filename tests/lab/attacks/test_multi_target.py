@@ -11,7 +11,7 @@ from training_steps import require_rest, small_site, step_of
 from clipguard.bundled.artwork import load_artwork
 from clipguard.bundled.nano import class_names
 from clipguard.errors import UsageError
-from clipguard.lab.attacks import multi_target
+from clipguard.lab.attacks import _targets
 from clipguard.lab.attacks.multi_target import MultiTarget
 from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 
@@ -77,7 +77,7 @@ def test_success_is_that_of_the_trigger_that_works_worst(monkeypatch):
     def read(features: Tensor, classes: Tensor) -> Tensor:
         return torch.full((len(features),), FIRST)
 
-    monkeypatch.setattr(multi_target, "classify", read)
+    monkeypatch.setattr(_targets, "classify", read)
     trigger = attack.trigger(64, generator=generator())
     found = attack.success(site, trigger)
     second = attack.targets(trigger.tensors, FIRST)[1]
