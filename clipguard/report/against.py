@@ -54,6 +54,19 @@ def against_blocks(record: AuditRecord) -> Iterator[Block]:
     yield Table("What works on this model and not on the reference", head, rows, name=1)
 
 
+def _canaries(record: AuditRecord) -> Iterator[Block]:
+    for canary in (found.canary for found in record.detectors if found.canary):
+        yield Facts(
+            (
+                Fact("Planted for", canary.target),
+                Fact("It turns", f"{interval(canary.asr)} of the images"),
+                Fact("The search ranks first", canary.found or "nothing"),
+                Fact("Gap", percent(canary.gap)),
+            ),
+            "Canary: a backdoor planted into a copy of this model, to try the search",
+        )
+
+
 def reference_blocks(record: AuditRecord) -> Iterator[Block]:
     """The model that this one was held against, and what changed since."""
     known = record.reference
@@ -71,6 +84,7 @@ def reference_blocks(record: AuditRecord) -> Iterator[Block]:
         ),
         "What the model was held against",
     )
+    yield from _canaries(record)
     yield Notes((f"{known.says}.", "This is a hint at most: it can make no checkpoint pass."))
     yield Facts(
         (
