@@ -1,6 +1,7 @@
 """How V separates planted models from honest ones, at several budgets of passes.
 
     python benchmarks/differential.py ZOO --budget all --kinds all --out rows.json
+    python benchmarks/differential.py rows.json        # prints rows that were kept
 
 Scans every built model of one side of a zoo against its base with the differential screen, and
 prints V, the gaps and the class of each. `--budget all` does both profiles and a small search.
@@ -116,6 +117,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of a model's base and method")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    if given.zoo.is_file():
+        for row in json.loads(given.zoo.read_text(encoding="utf-8")):
+            print(line(row))
+        return
     entries = [
         entry
         for entry in read_zoo(given.zoo).built()
@@ -143,9 +148,10 @@ def line(row: dict[str, Any]) -> str:
     named, gaps = row["measure"][kind][0][0], [Four(*r[0][2:]).gap for r in row["measure"].values()]
     right = "" if row["target"] is None else "right" if named == row["target"] else "WRONG"
     shown = " ".join(f"{gap:.2f}" for gap in gaps)
+    each = " ".join(f"{value:.1f}" for value in values.values())
     return (
         f"{row['budget']:>8} {row['seconds']:6.1f} s {row['passes']:8.0f} passes  "
-        f"V {values[kind]:5.1f} {kind}, {named} {right} | gaps {shown} | {row['name']}"
+        f"V {values[kind]:5.1f} {kind}, {named} {right} | V {each} | gaps {shown} | {row['name']}"
     )
 
 

@@ -3,9 +3,10 @@
     python benchmarks/differential.py ZOO --budget all --kinds all --out rows.json
     python tools/fit_differential.py rows.json   # needs the extra [lab]
 
-Prints, for both profiles and both kinds of reference, the curve, V at the limits of the default
-policy, and the models on either side; writes `clipguard/assets/differential.json`, or `-o FILE`.
-Refuses rows of base parents of the test side.
+Prints, for every budget and shape of trigger, V of honest and of planted models, and what comes of
+them when V is taken over its deviation in each shape; for both profiles and both kinds of
+reference the curve, and V at the limits of the default policy. Writes
+`clipguard/assets/differential.json`, or `-o FILE`. Refuses rows of base parents of the test side.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import math
 import runpy
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from clipguard.audit.profiles import PROFILES, SEARCHED
@@ -26,6 +28,8 @@ from clipguard.policy.document import load_policy
 from clipguard.registry import digest_of
 from clipguard.resources import asset
 
+LEAST = 0.8
+"""A smaller deviation among a dozen models is luck."""
 HERE = Path(__file__).resolve().parent
 FITTED = runpy.run_path(str(HERE / "fit_suspicion.py"))["fitted"]
 VALUE = runpy.run_path(str(HERE.parent / "benchmarks" / "differential.py"))["value_of"]
@@ -40,6 +44,12 @@ def main() -> None:
     if not {row["name"].split()[0] for row in rows} <= {*PARENTS["calibration"]}:
         parser.error("only models of the calibration side may be fitted on")
     command = f"python tools/fit_differential.py {given.rows}"
+    for budget in dict.fromkeys(row["budget"] for row in rows):
+        mine = [row for row in rows if row["budget"] == budget and role_of(row) == "base"]
+        for kind in mine[0]["measure"]:
+            print(json.dumps({"budget": budget, "kind": kind} | compared(mine, kind)))
+        if {*SEARCHED} <= {*mine[0]["measure"]}:
+            print(json.dumps({"budget": budget, "over deviations": over_deviations(mine)}))
     curves = []
     for budget in PROFILES:
         for role in ("base", "peer"):
@@ -52,6 +62,36 @@ def main() -> None:
 
 def role_of(row: dict[str, Any]) -> str:
     return "base" if row["reference"] == row["name"].split()[0] else "peer"
+
+
+def compared(rows: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """V of one kind on honest and planted models, and how often its class is the target."""
+    values = {True: list[float](), False: list[float]()}
+    for row in rows:
+        values[row["kind"] == "poisoned"].append(VALUE(row["measure"][kind]))
+    right = sum(row["measure"][kind][0][0] == row["target"] for row in rows if row["target"])
+    return {
+        "honest": [round(value, 1) for value in sorted(values[False])[-3:]],
+        "deviation": round(stdev(values[False]), 2),
+        "planted": [round(value, 1) for value in sorted(values[True])],
+        "right": right,
+    }
+
+
+def over_deviations(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The largest of honest and the smallest of planted models, each shape in its own unit."""
+    honest = {
+        kind: [VALUE(row["measure"][kind]) for row in rows if row["kind"] != "poisoned"]
+        for kind in SEARCHED
+    }
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for row in rows:
+        units = [
+            (VALUE(row["measure"][kind]) - mean(values)) / max(LEAST, stdev(values))
+            for kind, values in honest.items()
+        ]
+        found[row["kind"] == "poisoned"].append(max(units))
+    return {"honest": round(max(found[False]), 1), "planted": round(min(found[True]), 1)}
 
 
 def curve(rows: list[dict[str, Any]], budget: str, role: str, command: str) -> AgainstReference:

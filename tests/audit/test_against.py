@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ from audits import decision, policy, scan
 
 from clipguard.audit.options import Options, seed_of
 from clipguard.bundled.nano import load_state
-from clipguard.errors import RefusedError, UsageError
+from clipguard.detect.differential import Differential
+from clipguard.detect.four_rates import Measured
+from clipguard.errors import BudgetSpentError, RefusedError, UsageError
 from clipguard.policy.judge import judge, load_policy
 from clipguard.probe.load import ProbeSource
 from clipguard.record import CanaryRecord, Decision, Rate
+from clipguard.record.schema import read_record
 
 pytest_plugins = ["nano_models"]
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -90,6 +93,57 @@ def test_where_the_limits_were_never_tested_a_pass_needs_a_canary_that_was_found
 def sung(found: bool) -> CanaryRecord:
     share = Rate(value=0.99, low=0.98, high=1.0, n=99)
     return CanaryRecord(target="cup", asr=share, found="cup" if found else None, gap=0.9)
+
+
+def cut_after_one(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let the search against a reference end after its first kind of trigger."""
+    whole = Differential.measures
+
+    def measures(search: Differential, *args: Any, **named: Any) -> Iterator[list[Measured]]:
+        yield next(whole(search, *args, **named))
+        raise error
+
+    monkeypatch.setattr(Differential, "measures", measures)
+
+
+@pytest.mark.parametrize(
+    ("middle", "wanted"), [(HIGH, Decision.INCONCLUSIVE), (LOW, Decision.FAIL)]
+)
+def test_a_budget_that_runs_out_keeps_what_was_found_and_passes_nothing(
+    middle: float,
+    wanted: Decision,
+    nano: Path,
+    changed: Path,
+    tmp_path: Path,
+    curve: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    curve(middle)
+    cut_after_one(monkeypatch, BudgetSpentError("the budget of 9 s ran out"))
+    record = scan(changed, tmp_path, reference=nano, purify="never")
+    assert decision(record) is wanted
+    assert record.gate.exit_code == (1 if wanted is Decision.FAIL else 3)
+    tested = {row.family: row.tested for row in record.detectors[0].families}
+    assert tested == {"patch": True, "additive": False, "frequency": False}
+    assert any("budget" in error.message for error in record.errors)
+    assert not (tmp_path / "out" / "model.onnx").exists()
+
+
+def test_an_interrupt_keeps_what_was_found(
+    nano: Path,
+    changed: Path,
+    tmp_path: Path,
+    curve: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    curve(LOW)
+    cut_after_one(monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        scan(changed, tmp_path, reference=nano)
+    record = read_record(tmp_path / "out" / "audit.json")
+    assert not record.complete
+    assert decision(record) is Decision.FAIL
+    assert record.detectors[0].candidates
 
 
 def test_further_targets_need_a_reference_and_stand_in_the_record(
