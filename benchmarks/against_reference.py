@@ -52,6 +52,7 @@ def scanned(job: tuple[Path, Entry, str, str]) -> dict[str, Any]:
         raise RuntimeError("a finished scan has a gate")
     return {
         "id": entry.id,
+        "zoo": read_zoo(zoo).digest,
         "name": f"{entry.base} {entry.negative or entry.attack} {json.dumps(entry.settings)}",
         "kind": entry.kind,
         "planted": entry.planted,

@@ -12,6 +12,7 @@ from clipguard.record import PowerRecord, Rate
 from clipguard.resources import asset
 
 FILE = "power.json"
+AGAINST_FILE = "power-against.json"
 
 
 class Counted(BaseModel):
@@ -37,7 +38,7 @@ class Counted(BaseModel):
 
 
 class Power(BaseModel):
-    """Counts for every pipeline that a null band ships for, and where they came from.
+    """Counts for every pipeline that was measured, and where they came from.
 
     Attributes:
         schema_version: of the file.
@@ -57,9 +58,9 @@ class Power(BaseModel):
 
 
 @cache
-def shipped_power() -> Power:
-    """The counts that ship with clipguard."""
-    return Power.model_validate_json(asset(FILE).read_bytes())
+def shipped_power(file: str = FILE) -> Power:
+    """The counts that ship with clipguard: of scans of a model alone, or against a reference."""
+    return Power.model_validate_json(asset(file).read_bytes())
 
 
 def power_of(key: str) -> tuple[PowerRecord, ...]:
@@ -68,12 +69,12 @@ def power_of(key: str) -> tuple[PowerRecord, ...]:
     Args:
         key: made by `scan_key`.
     """
-    known = shipped_power()
     return tuple(
         PowerRecord(
             attack=row.attack,
             side=known.side,
             failed=Rate(**wilson(row.failed, row.planted)._asdict()),
         )
+        for known in map(shipped_power, (FILE, AGAINST_FILE))
         for row in known.pipelines.get(key, ())
     )

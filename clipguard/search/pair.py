@@ -23,9 +23,9 @@ from clipguard.model.roles import ClipModel
 from clipguard.probe.sets import ProbeSet, Subject
 from clipguard.search.roles import TriggerFamily
 
-PIXELS_AT_ONCE = 512 * 64 * 64
+PIXELS_AT_ONCE = 256 * 64 * 64
 """Pixels that one pass on a CPU holds; more only fills memory."""
-GPU_TIMES = 16
+GPU_TIMES = 32
 
 
 class Aim(NamedTuple):

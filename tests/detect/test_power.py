@@ -13,7 +13,7 @@ from samples import clean_detector, passing
 
 from clipguard.audit.coverage import UNMEASURED, coverage
 from clipguard.detect.null_band import read_null_band
-from clipguard.detect.power import FILE, Counted, power_of, shipped_power
+from clipguard.detect.power import AGAINST_FILE, FILE, Counted, power_of, shipped_power
 from clipguard.probe.intervals import wilson
 from clipguard.record import CoverageRecord, PowerRecord, Rate
 from clipguard.report.formats.html import Html
@@ -56,11 +56,13 @@ def test_every_rendering_of_a_pass_says_what_it_is_worth(renderer, side: str, tm
     assert "badnets" not in renderer.render(passing(), tmp_path)
 
 
-def test_the_shipped_counts_are_what_their_command_makes_of_the_kept_bench(tmp_path: Path):
-    *command, bench = shipped_power().command.split()
-    assert command == ["python", "tools/count_power.py"]
-    run_python(*command[1:], bench, "-o", tmp_path / FILE, code=0)
-    made, shipped = (json.loads((at / FILE).read_text()) for at in (tmp_path, asset("")))
+@pytest.mark.parametrize("file", [FILE, AGAINST_FILE])
+def test_the_shipped_counts_are_what_their_command_makes_of_the_kept_bench(
+    file: str, tmp_path: Path
+):
+    _, tool, kept = shipped_power(file).command.split()
+    run_python(tool, kept, "-o", tmp_path / file, code=0)
+    made, shipped = (json.loads((at / file).read_text()) for at in (tmp_path, asset("")))
     assert {**made, "command": ""} == {**shipped, "command": ""}
 
 

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from processes import ROOT, run_python
 from pydantic import ValidationError
 
-from clipguard.detect.score import FILE, Suspicion, shipped_suspicion
+from clipguard.audit.profiles import PROFILES
+from clipguard.detect.score import (
+    AGAINST_FILE,
+    FILE,
+    Suspicion,
+    curve_of,
+    shipped_against,
+    shipped_suspicion,
+)
 from clipguard.resources import asset
 
 EXCESS = st.floats(-50, 50)
@@ -58,3 +66,27 @@ def test_a_bench_of_the_test_side_is_refused(tmp_path: Path):
     peeked.write_text(kept.replace('"split": "calibration"', '"split": "test"'))
     run_python("tools/fit_suspicion.py", peeked, "-o", tmp_path / FILE, code=2)
     assert not (tmp_path / FILE).exists()
+
+
+ROWS = "benchmarks/results/differential-calibration.json"
+
+
+def test_the_shipped_curves_over_v_are_what_their_command_makes_of_the_kept_rows(tmp_path: Path):
+    assert {curve.command for curve in shipped_against().curves} == {
+        f"python tools/fit_differential.py {ROWS}"
+    }
+    run_python("tools/fit_differential.py", ROWS, "-o", tmp_path / AGAINST_FILE, code=0)
+    assert (tmp_path / AGAINST_FILE).read_bytes() == asset(AGAINST_FILE).read_bytes()
+    peeked = tmp_path / "rows.json"
+    peeked.write_text((ROOT / ROWS).read_text().replace('"nano-rn badnets', '"nano-rn-1 badnets'))
+    run_python("tools/fit_differential.py", peeked, "-o", tmp_path / "curves.json", code=2)
+    assert not (tmp_path / "curves.json").exists()
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_has_a_curve_for_a_base_and_a_short_way_from_no_evidence_to_a_fail(name: str):
+    curve = curve_of(PROFILES[name].differential, "base")
+    assert curve is not None
+    assert curve.families == ("nano-rn", "nano-vit")
+    assert curve.probability(3.5) < 0.3
+    assert curve.probability(7.5) > 0.5
