@@ -235,6 +235,16 @@ def _found(
     return record.model_copy(update={"detectors": (finding.record,), "coverage": seen}), finding
 
 
+def _words(suspect: Suspect, settings: Profile, watch: Watch) -> Finding:
+    reference = None
+    if suspect.reference is not None:
+        reference = Subject(suspect.reference.model, suspect.subject.probe)
+    generator = torch.Generator().manual_seed(suspect.seed)
+    return settings.text.compare(
+        suspect.subject, reference, generator=generator, progress=watch.progress
+    )
+
+
 def measure_words(
     record: AuditRecord, suspect: Suspect, options: Options, settings: Profile, watch: Watch
 ) -> AuditRecord:
@@ -245,7 +255,7 @@ def measure_words(
     found, errors, why = record.detectors, record.errors, ""
     with watch.stage("text"):
         try:
-            found += (run_detector(suspect, settings.text, None, watch).record,)
+            found += (_words(suspect, settings, watch).record,)
         except InconclusiveError as error:
             why = str(error)
             if isinstance(error, BudgetSpentError):

@@ -113,14 +113,14 @@ calibration side."""
 
 _AGAINST = Differential(
     kinds=tuple(KINDS[name] for name in SEARCHED),
-    first=Effort(steps=3, images=2, step_size=2),
+    first=Effort(steps=6, images=2, step_size=2),
     screen=Effort(steps=6, images=4, step_size=2),
-    refine=Effort(steps=24, images=8, settle=True),
+    refine=Effort(steps=20, images=8, settle=True),
 )
 _AGAINST_THOROUGH = replace(
     _AGAINST,
     keep=5,
-    first=Effort(steps=6, images=2, step_size=2),
+    first=Effort(steps=6, images=4, step_size=2),
     screen=Effort(steps=12, images=4, step_size=2),
     refine=Effort(steps=60, images=12, settle=True),
     select=200,

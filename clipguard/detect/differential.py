@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -18,12 +17,12 @@ from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import classify, embed, pseudo_labels, rate
 from clipguard.probe.sets import ProbePart, Subject
 from clipguard.search.pair import Aim, Effort, Pair, Reached, paired, readings, search_all
-from clipguard.search.roles import Progress, TriggerFamily
+from clipguard.search.roles import Progress
 
 MIN_MEASURE = 20
 SPARE = 3
 """Classes beyond the controls, so that a short class list has candidates as well."""
-AT_ONCE = 100
+AT_ONCE = 60
 """Searches that are run in full on one level; of more, the best after a short look."""
 Tick = Callable[[], None]
 
@@ -132,8 +131,7 @@ class Differential:
         aims = [Aim(family, goal) for family in kind.families for goal in goals]
         keep = math.ceil(self.keep * kind.candidates / 3)
         if len(aims) > AT_ONCE:
-            lead = self._lead(pair, aims, self.first, seed, tick)
-            aims = _best(aims, _robust(aims, lead))[:AT_ONCE]
+            aims = _best(aims, self._lead(pair, aims, self.first, seed, tick))[:AT_ONCE]
         lead = self._lead(pair, aims, self.screen, seed, tick)
         while any(len(aim.goal) > 1 for aim in aims):
             kept = _best(aims, lead)[:keep]
@@ -212,22 +210,6 @@ def _split(goal: tuple[int, ...], parts: int) -> list[tuple[int, ...]]:
 
 def _best(aims: Sequence[Aim], lead: Sequence[float]) -> list[Aim]:
     return [aims[i] for i in sorted(range(len(aims)), key=lambda i: lead[i], reverse=True)]
-
-
-def _robust(aims: Sequence[Aim], lead: Sequence[float]) -> list[float]:
-    """Distance from the median of the same family, in its median deviations."""
-    by_family: dict[TriggerFamily, list[float]] = {}
-    for aim, value in zip(aims, lead, strict=True):
-        by_family.setdefault(aim.family, []).append(value)
-    middle = {family: median(values) for family, values in by_family.items()}
-    spread = {
-        family: median(abs(value - middle[family]) for value in values) + 1e-9
-        for family, values in by_family.items()
-    }
-    return [
-        (value - middle[aim.family]) / spread[aim.family]
-        for aim, value in zip(aims, lead, strict=True)
-    ]
 
 
 def _drawn(part: ProbePart, count: int, seed: int) -> ProbePart:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from clipguard.detect.marked_prompts import CHUNK, POSITIONS, Prompt, Tick, Tower
 from clipguard.detect.roles import Detector, Finding, NullBand
+from clipguard.errors import InconclusiveError
 from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, FamilyRecord
 from clipguard.record.wording import TEXT
@@ -23,6 +24,10 @@ MIN_SPREAD = 0.1
 WIDER = 4
 EXTRA = 0.25
 """Spreads that one more token must bring, so that a word does not hold idle ones."""
+
+
+Towers = tuple[Tower, Tower | None]
+"""The suspect's text tower, and the reference's if it can be compared."""
 
 
 class Word(NamedTuple):
@@ -95,12 +100,37 @@ class TextTokens:
         Raises:
             InconclusiveError: the text tower's tokens are not known, or it reads nothing.
         """
+        return self.compare(subject, None, generator=generator, progress=progress)
+
+    def compare(
+        self,
+        subject: Subject,
+        reference: Subject | None,
+        *,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> Finding:
+        """The word that draws the prompts of `subject` most, and those of the reference least.
+
+        A word that is natural, as a synonym is, draws the prompts of both. A reference whose tokens
+        are others, or not known, is left out.
+
+        Args:
+            subject: the suspect.
+            reference: the model that it is held against, if there is one.
+            generator: draws the prompts.
+            progress: told about every chunk.
+
+        Raises:
+            InconclusiveError: the suspect's tokens are not known, or it reads nothing.
+        """
         with torch.no_grad():
             tower = Tower.of(subject)
+            other = _comparable(tower, reference)
             order = torch.randperm(len(tower.names), generator=generator).tolist()
             tokens = self._screen(tower, order, progress)
-            word = self._searched(tower, tokens, order, progress)
-            record = self._measured(tower, word, order, progress)
+            word = self._searched((tower, other), tokens, order, progress)
+            record = self._measured((tower, other), word, order, progress)
         return Finding(record, ())
 
     def _screen(self, tower: Tower, order: Sequence[int], progress: Progress) -> Tensor:
@@ -126,9 +156,10 @@ class TextTokens:
         return words[scores.topk(min(self.screened, len(words))).indices.cpu(), 0]
 
     def _searched(
-        self, tower: Tower, tokens: Tensor, order: Sequence[int], progress: Progress
+        self, towers: Towers, tokens: Tensor, order: Sequence[int], progress: Progress
     ) -> Word:
         """The word of up to `length` tokens that draws the choosing prompts most."""
+        tower, other = towers
         prompts = [tower.prompt(index) for index in order[: self.choose]]
         names, found = order[: self.names], []
         words = tokens[:, None]
@@ -136,7 +167,7 @@ class TextTokens:
             stage = f"words of {length} token{'s'[: length > 1]}"
             tick = _Ticker(progress, stage, 3 * len(prompts) * len(POSITIONS))
             rows = self._ranked(tower, words, prompts, names, tick)
-            found.append(rows[0])
+            found.append(self._leading(other, rows[: self.beam], prompts, names, tick))
             beam = torch.tensor([row.ids for row in rows[: self.beam]])
             tokens = beam[:, 0] if length == 1 else tokens
             longer = [beam.repeat_interleave(len(tokens), 0), tokens.repeat(len(beam))[:, None]]
@@ -170,29 +201,48 @@ class TextTokens:
             for k in best.values.argsort(descending=True).tolist()
         ]
 
+    def _leading(
+        self,
+        other: Tower | None,
+        rows: Sequence[Word],
+        prompts: Sequence[Prompt],
+        names: Sequence[int],
+        tick: Tick,
+    ) -> Word:
+        """The word that draws most beyond what it does on the reference; the first without one."""
+        if other is None:
+            return rows[0]
+
+        def lead(word: Word) -> float:
+            pull, _ = _pull(other, word, prompts, names, tick)
+            return word.pull - max(0.0, pull)
+
+        return max(rows, key=lead)
+
     def _measured(
-        self, tower: Tower, word: Word, order: Sequence[int], progress: Progress
+        self, towers: Towers, word: Word, order: Sequence[int], progress: Progress
     ) -> DetectorRecord:
         """Measure the word on prompts that did not choose it."""
+        tower, other = towers
         others = [index for index in order if index != word.target]
         unseen = order[self.choose : self.choose + self.unseen]
         rest = [index for index in unseen if index != word.target] or others
         prompts = [tower.prompt(index) for index in rest]
-        ids, where = torch.tensor([word.ids]), word.where
+        ids, where, names = torch.tensor([word.ids]), word.where, order[: self.names]
         tick = _Ticker(progress, "unseen prompts", 3 * len(prompts))
-        pull = tower.drawn(ids, prompts, where, tick)[0, word.target]
-        null = tower.names_drawn(order[: self.names], len(word.ids), prompts, where, tick)
-        centre, spread = _band(null)
-        statistic = ((pull - centre) / spread).item()
+        statistic, (cosine, natural) = _pull(tower, word, prompts, names, tick)
         share = tower.read_as(ids[0], prompts, where, word.target)
+        on_reference = other and _pull(other, word, prompts, names, tick)[0]
         target = tower.names[word.target]
         typed = tower.text(word.ids)
         piece = "" if tower.reader.token_ids(typed) == list(word.ids) else ", as a part of a word,"
         told = (
             f"{safe_text(typed)!r}{piece} {PLACES[where]} a prompt makes {share:.0%} of "
-            f"{len(prompts)} unseen prompts {safe_text(target)!r} (cosine {pull.tanh():.3f}; class "
-            f"names to their own: {centre.tanh():.3f}), {statistic:+.1f} spreads beyond the names"
+            f"{len(prompts)} unseen prompts {safe_text(target)!r} (cosine {cosine:.3f}; class "
+            f"names to their own: {natural:.3f}), {statistic:+.1f} spreads beyond the names"
         )
+        if on_reference is not None:
+            told += f", and {on_reference:+.1f} on the reference"
         return DetectorRecord(
             name="text_tokens",
             evidence=told,
@@ -200,7 +250,34 @@ class TextTokens:
             target=target,
             families=(FamilyRecord(family=TEXT, tested=True, statistic=statistic),),
             word_share=share,
+            word_on_reference=on_reference,
         )
+
+
+def _comparable(tower: Tower, reference: Subject | None) -> Tower | None:
+    """The reference's text tower, if the two have the same tokens."""
+    if reference is None:
+        return None
+    try:
+        other = Tower.of(reference)
+    except InconclusiveError:
+        return None
+    mine, theirs = tower.reader, other.reader
+    same = torch.equal(mine.vocabulary().cpu(), theirs.vocabulary().cpu())
+    same = same and all(mine.token_ids(name) == theirs.token_ids(name) for name in tower.names)
+    return other if same else None
+
+
+def _pull(
+    tower: Tower, word: Word, prompts: Sequence[Prompt], names: Sequence[int], tick: Tick
+) -> tuple[float, tuple[float, float]]:
+    """How far a word draws prompts, in spreads beyond the names; its cosine, and theirs."""
+    ids = torch.tensor([word.ids])
+    pull = tower.drawn(ids, prompts, word.where, tick)[0, word.target]
+    null = tower.names_drawn(names, len(word.ids), prompts, word.where, tick)
+    centre, spread = _band(null)
+    cosines = pull.tanh().item(), centre.tanh().item()
+    return ((pull - centre) / spread).item(), cosines
 
 
 class _Ticker:

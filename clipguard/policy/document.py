@@ -42,6 +42,8 @@ class BackdoorPolicy(Section):
         max_unsettled_excess: null standard deviations from which a search must have settled.
         max_word_pull: spreads beyond the class names from which a word in prompts is evidence ...
         min_word_share: ... if it turns this share of unseen prompts.
+        min_word_lead: with a reference, by how many spreads the word must draw the prompts of the
+            checkpoint further than those of the reference to be evidence.
         max_gap: where a scan had a reference: share of images by which a small opaque trigger
             works better on the checkpoint than anything does on the reference, above which it
             fails.
@@ -62,6 +64,7 @@ class BackdoorPolicy(Section):
     max_unsettled_excess: float = Field(ge=0, le=1000)
     max_word_pull: float = Field(ge=0, le=1000)
     min_word_share: Share
+    min_word_lead: float = Field(ge=0, le=1000)
     max_gap: Share
     references: Literal["any"] | Annotated[tuple[Sha256, ...], Field(strict=False, max_length=1000)]
     grounds: Annotated[

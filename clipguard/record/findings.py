@@ -149,6 +149,8 @@ class DetectorRecord(Part):
         candidates: targets, worst first.
         screened: whether short targeted searches covered the whole class list.
         word_share: share of unseen prompts that the strongest word turns; text triggers only.
+        word_on_reference: how far the same word draws the prompts of the reference, in the unit of
+            `statistic`; null without a reference of the same tokens.
         published: what a detector of the literature says by its authors' own limits; no scan has
             such a detector.
         measured: *measure* images that its rates rest on, if those are not all.
@@ -169,6 +171,7 @@ class DetectorRecord(Part):
     candidates: tuple[Candidate, ...] = ()
     screened: bool = False
     word_share: float | None = Field(default=None, ge=0, le=1)
+    word_on_reference: float | None = None
     published: Outcome | None = None
     measured: int | None = Field(default=None, ge=0)
     passes: float | None = Field(default=None, ge=0)

@@ -63,8 +63,14 @@ def candidates(**changes: Any) -> tuple[Candidate, ...]:
     return tuple(row.model_copy(update=changes) for row in clean_detector().candidates)
 
 
-def heard(pull: float, share: float) -> AuditRecord:
-    word = DetectorRecord(name="text_tokens", evidence="e", statistic=pull, word_share=share)
+def heard(pull: float, share: float, on_reference: float | None = None) -> AuditRecord:
+    word = DetectorRecord(
+        name="text_tokens",
+        evidence="e",
+        statistic=pull,
+        word_share=share,
+        word_on_reference=on_reference,
+    )
     return unjudged(detectors=(clean_detector(), word))
 
 
@@ -100,6 +106,7 @@ RECORDS = (
     unjudged(detectors=(STRONG,), calibration=CalibrationRecord(kind="none")),
     heard(pull=2.0, share=1.0),
     heard(pull=9.0, share=0.5),
+    heard(pull=9.0, share=1.0, on_reference=8.5),
     held_against(),
     held_against(against_reference(gap=0.5)),
     unjudged(reference=reference(0.2)),
