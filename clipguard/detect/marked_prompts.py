@@ -174,6 +174,25 @@ class Tower:
         return self.reader.text_of(ids).strip()
 
 
+def comparable_tower(tower: Tower, reference: Subject | None) -> Tower | None:
+    """The reference's text tower, if the two have the same tokens.
+
+    Args:
+        tower: of the suspect.
+        reference: the model that the suspect is held against, with the same class list.
+    """
+    if reference is None:
+        return None
+    try:
+        other = Tower.of(reference)
+    except InconclusiveError:
+        return None
+    mine, theirs = tower.reader, other.reader
+    same = torch.equal(mine.vocabulary().cpu(), theirs.vocabulary().cpu())
+    same = same and all(mine.token_ids(name) == theirs.token_ids(name) for name in tower.names)
+    return other if same else None
+
+
 def marked(words: Tensor, ids: Sequence[int], where: str) -> Tensor:
     """(V, K) words in one prompt of L tokens: (V, K + L), or (V, 2 K + L) at `both` ends."""
     prompt = torch.tensor(ids, dtype=torch.long).expand(len(words), -1)

@@ -9,9 +9,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from clipguard.detect.marked_prompts import CHUNK, POSITIONS, Prompt, Tick, Tower
+from clipguard.detect.marked_prompts import CHUNK, POSITIONS, Prompt, Tick, Tower, comparable_tower
 from clipguard.detect.roles import Detector, Finding, NullBand
-from clipguard.errors import InconclusiveError
 from clipguard.probe.sets import Subject
 from clipguard.record import DetectorRecord, FamilyRecord
 from clipguard.record.wording import TEXT
@@ -126,7 +125,7 @@ class TextTokens:
         """
         with torch.no_grad():
             tower = Tower.of(subject)
-            other = _comparable(tower, reference)
+            other = comparable_tower(tower, reference)
             order = torch.randperm(len(tower.names), generator=generator).tolist()
             tokens = self._screen(tower, order, progress)
             word = self._searched((tower, other), tokens, order, progress)
@@ -252,20 +251,6 @@ class TextTokens:
             word_share=share,
             word_on_reference=on_reference,
         )
-
-
-def _comparable(tower: Tower, reference: Subject | None) -> Tower | None:
-    """The reference's text tower, if the two have the same tokens."""
-    if reference is None:
-        return None
-    try:
-        other = Tower.of(reference)
-    except InconclusiveError:
-        return None
-    mine, theirs = tower.reader, other.reader
-    same = torch.equal(mine.vocabulary().cpu(), theirs.vocabulary().cpu())
-    same = same and all(mine.token_ids(name) == theirs.token_ids(name) for name in tower.names)
-    return other if same else None
 
 
 def _pull(

@@ -92,10 +92,14 @@ def measured(
     progress: Progress = no_progress,
     *,
     probe: ProbeSet = PROBE,
+    reference: StripesClip | None = None,
     **settings: object,
 ) -> DetectorRecord:
     detector = TextTokens(choose=4, unseen=6, names=11, beam=6, screened=24, **settings)
-    found = detector.detect(Subject(model, probe), None, generator=generator(1), progress=progress)
+    other = reference and Subject(reference, probe)
+    found = detector.compare(
+        Subject(model, probe), other, generator=generator(1), progress=progress
+    )
     assert found.triggers == ()
     return found.record
 
@@ -121,6 +125,40 @@ def test_a_clean_tower_is_not_accused_and_ranks_far_below():
     clean, planted = measured(WordsClip()), measured(WordsClip("zyt"))
     assert concluded(clean) is Outcome.NO_EVIDENCE, clean.evidence
     assert clean.statistic + 2 < planted.statistic
+
+
+def test_a_word_that_does_the_same_to_the_reference_is_natural_and_hides_no_planted_one():
+    natural = measured(WordsClip("zyt"), reference=WordsClip("zyt"))
+    assert natural.statistic > 3
+    assert natural.word_on_reference == pytest.approx(natural.statistic, abs=0.5)
+    assert concluded(natural) is Outcome.NO_EVIDENCE, natural.evidence
+    planted = measured(WordsClip("zyt"), reference=WordsClip())
+    assert planted.word_on_reference < planted.statistic - 2
+    assert concluded(planted) is Outcome.BACKDOORED, planted.evidence
+    both = Both("dub", also="zyt")
+    assert "'zyt' " in measured(both, reference=WordsClip("dub")).evidence
+
+
+class Both(WordsClip):
+    """Two words that give the target, each by itself."""
+
+    def __init__(self, *words: str, also: str) -> None:
+        super().__init__(*words)
+        self.also = WORDS.index(also)
+
+    def fired(self, row: list[int]) -> float:
+        return 0.985 if self.also in row else super().fired(row)
+
+
+def test_a_reference_of_other_tokens_is_left_out():
+    class Fewer(WordsClip):
+        def vocabulary(self) -> Tensor:
+            return super().vocabulary()[:-1]
+
+    for reference in (Fewer(), StripesClip(), Unknown()):
+        record = measured(WordsClip("zyt"), reference=reference)
+        assert record.word_on_reference is None
+        assert concluded(record) is Outcome.BACKDOORED
 
 
 def test_a_word_of_two_tokens_is_found_where_each_does_a_little_alone():
