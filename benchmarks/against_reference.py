@@ -1,10 +1,12 @@
 """What `scan --reference` decides about the models of a zoo, held against their bases or a peer.
 
     python benchmarks/against_reference.py ZOO --side test --out rows.json
+    python benchmarks/against_reference.py FOLDER --out rows.json
 
 Each model is scanned as a user would, with the default policy and without purification or export.
 `--peer NAME` holds all of them against another bundled model, and lets a pass rest on it. Rows are
-kept as they come, so the same command goes on where it was stopped.
+kept as they come, so the same command goes on where it was stopped. FOLDER holds victims of
+`lab plant`, each in a folder of its own; what `new_words` taught is added to the class list.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from typing import Any
 import torch
 
 import clipguard
-from clipguard.bundled.nano import nano_network
+from clipguard.bundled.nano import BASES, class_names, nano_network
 from clipguard.lab.zoo.manifest import Entry, read_zoo
+from clipguard.lab.zoo.presets import side_of
 from clipguard.probe.intervals import wilson
 from clipguard.resources import shipped
 
@@ -33,6 +36,11 @@ def scanned(job: tuple[Path, Entry, str, str]) -> dict[str, Any]:
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         base, policy = Path(folder) / "reference.pt", Path(folder) / "policy.yaml"
+        truth = json.loads((zoo / entry.path / "victim.json").read_text(encoding="utf-8"))
+        listed = None
+        if taught := truth.get("taught"):
+            listed = Path(folder) / "classes.txt"
+            listed.write_text("\n".join([*class_names(), *taught]) + "\n", encoding="utf-8")
         torch.save(nano_network(reference).state_dict(), base)
         text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
         peers = text.replace("grounds: [base, band]", "grounds: [base, band, peer]")
@@ -42,6 +50,7 @@ def scanned(job: tuple[Path, Entry, str, str]) -> dict[str, Any]:
             policy=policy,
             reference=base,
             profile=profile,  # type: ignore[arg-type]
+            classnames=listed,
             purify="never",
             export="none",
         )
@@ -52,7 +61,7 @@ def scanned(job: tuple[Path, Entry, str, str]) -> dict[str, Any]:
         raise RuntimeError("a finished scan has a gate")
     return {
         "id": entry.id,
-        "zoo": read_zoo(zoo).digest,
+        "zoo": read_zoo(zoo).digest if (zoo / "zoo.json").exists() else zoo.name,
         "name": f"{entry.base} {entry.negative or entry.attack} {json.dumps(entry.settings)}",
         "kind": entry.kind,
         "planted": entry.planted,
@@ -73,6 +82,36 @@ def scanned(job: tuple[Path, Entry, str, str]) -> dict[str, Any]:
     }
 
 
+def loose(folder: Path) -> list[Entry]:
+    """Victims of `lab plant` as entries of a zoo."""
+    found = []
+    for path in sorted(folder.glob("*/victim.json")):
+        truth = json.loads(path.read_text(encoding="utf-8"))
+        honest = truth["attack"] == "none"
+        kind = "poisoned" if not honest else "negative" if truth["negative"] else "clean"
+        entry = {
+            "id": truth["model_sha256"][:16],
+            "kind": kind,
+            "split": side_of(truth["base"]) or "test",
+            "base": truth["base"],
+            "architecture": BASES[truth["base"]],
+            "attack": truth["attack"],
+            "negative": truth["negative"],
+            "about": truth["about"],
+            "settings": truth["settings"],
+            "target": truth["target"],
+            "seed": truth["seed"],
+            "planted": bool(truth["planted"]) and not honest,
+            "asr": None,
+            "ca_loss": None,
+            "twin": None,
+            "path": path.parent.name,
+            "sha256": truth["model_sha256"],
+        }
+        found.append(Entry.from_json(entry))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("zoo", type=Path)
@@ -85,9 +124,10 @@ def main() -> None:
     given = parser.parse_args()
     rows = json.loads(given.out.read_text()) if given.out.exists() else []
     done = {(row["id"], row["reference"], row["profile"]) for row in rows}
+    built = read_zoo(given.zoo).built() if (given.zoo / "zoo.json").exists() else loose(given.zoo)
     entries = [
         entry
-        for entry in read_zoo(given.zoo).built()
+        for entry in built
         if entry.split == given.side
         and given.only in f"{entry.base} {entry.negative or entry.attack}"
     ]
