@@ -181,8 +181,9 @@ def test_an_earlier_victim_is_replaced_and_what_else_is_there_stays(victim: Path
     assert truth_in(tmp_path / "v")["attack"] == "none"
 
 
-def test_a_base_is_written_as_a_file_that_loads_as_itself(tmp_path: Path, refused):
+def test_a_base_is_written_as_a_file_that_loads_as_itself(tmp_path: Path, capsys, refused):
     assert main(["lab", "base", "nano-vit", "-o", str(tmp_path / "base.safetensors")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "base.safetensors")
     loaded = load_checkpoint(tmp_path / "base.safetensors")
     assert loaded.architecture.name == "nano-vit"
     state = load_state("nano-vit")
