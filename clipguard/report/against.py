@@ -28,9 +28,9 @@ def against_blocks(record: AuditRecord) -> Iterator[Block]:
             Cell(found.target),
             Cell(f"{found.family}, {number(found.trigger.size)}", more=found.trigger.unit),
             measured(found.asr),
-            measured(known.transfer),
-            measured(known.reference),
-            measured(known.back),
+            Cell(percent(known.transfer.value)),
+            Cell(percent(known.reference.value)),
+            Cell(percent(known.back.value)),
             Cell(percent(known.gap)),
             Cell("–" if known.control is None else number(found.statistic - known.control)),
         )
@@ -43,13 +43,14 @@ def against_blocks(record: AuditRecord) -> Iterator[Block]:
     yield Notes(
         (
             "A trigger was searched on this model and, in the same way, on the reference. Each "
-            "rate is the share of unseen images that a model then reads as the target class.",
+            "rate is the share of unseen images that are then read as the target class: under the "
+            "trigger found here, on this model (own) and on the reference (transfer); under the "
+            "one found there, on the reference (other) and on this model (back).",
         )
     )
     head = (
-        *("#", "Target class", "Trigger", "Found here, on this model"),
-        *("Found here, on the reference", "Found on the reference, there"),
-        *("Found on the reference, here", "Gap", "V"),
+        *("#", "Target class", "Trigger", "Own"),
+        *("Transfer", "Other", "Back", "Gap", "V"),
     )
     yield Table("What works on this model and not on the reference", head, rows, name=1)
 
