@@ -89,15 +89,14 @@ def rows_of(
         "seconds": round(time.monotonic() - begun, 1),
         "passes": pair.passes.counted,
         "measure": {
-            name: [_row(pair.names, one) for one in rows]
+            name: [_row(pair.names, one, i > 0) for i, one in enumerate(rows)]
             for name, rows in zip(names, measured, strict=True)
         },
     }
 
 
-def _row(names: tuple[str, ...], one: Measured) -> list[Any]:
-    looked = one.looked
-    return [names[looked.aim.goal[0]], looked.control, *map(_short, one.four)]
+def _row(names: tuple[str, ...], one: Measured, control: bool) -> list[Any]:
+    return [names[one.looked.aim.goal[0]], control, *map(_short, one.four)]
 
 
 def _short(share: float) -> float:

@@ -88,6 +88,7 @@ KINDS: Mapping[str, Kind] = {
         family="patch",
         families=tuple(Place(row=r, column=c) for r, c in product(range(GRID), range(GRID))),
         candidates=12,
+        pace=2,
         opaque=True,
     ),
     "patch 2 %": Kind(family="patch", families=(Patch(area=0.02),), opaque=True),
@@ -101,6 +102,7 @@ KINDS: Mapping[str, Kind] = {
             Sinusoid(periods=periods, angle=angle)
             for periods, angle in product((4.0, 9.0), (0.0, 45.0, 90.0, 135.0))
         ),
+        pace=2,
     ),
     "low waves 40/255": Kind(family="frequency", families=(Frequency(budget=40.0),)),
     "warp": Kind(family="warp", families=(Warp(reach=0.06),)),
@@ -115,7 +117,7 @@ _AGAINST = Differential(
     kinds=tuple(KINDS[name] for name in SEARCHED),
     first=Effort(steps=6, images=2, step_size=2),
     screen=Effort(steps=6, images=4, step_size=2),
-    refine=Effort(steps=20, images=8, settle=True),
+    refine=Effort(steps=40, images=4, settle=True),
 )
 _AGAINST_THOROUGH = replace(
     _AGAINST,

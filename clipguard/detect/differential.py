@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -116,13 +116,14 @@ class Differential:
             tick = _tick(progress, told, i, len(self.kinds))
             aims = self._candidates(pair, kind, seed, tick)
             taken |= {aim.goal[0] for aim in aims}
-            rows = self._refined(
-                pair, (aims, self._controls(pair, aims, taken, seed)), choosing, seed, tick
-            )
-            rows.sort(key=lambda row: -row.four.margin)
-            best = next(row for row in rows if not row.control)
-            against = [row for row in rows if row.control][: self.compared]
-            yield [_measured(pair, row, measuring, generator) for row in (best, *against)]
+            rows = [*aims, *self._controls(pair, aims, taken, seed)]
+            found = self._searched(pair, kind, rows, seed, tick)
+            looked = _looked(pair, rows, found, choosing)
+            candidates, controls = looked[: len(aims)], looked[len(aims) :]
+            best = max(candidates, key=lambda row: row.four.margin)
+            controls.sort(key=lambda row: row.four.margin, reverse=True)
+            chosen = (best, *controls[: self.compared])
+            yield [_measured(pair, row, measuring, generator) for row in chosen]
 
     def _candidates(self, pair: Pair, kind: Kind, seed: int, tick: Tick) -> list[Aim]:
         """The classes that the suspect yields to sooner than the reference, best first."""
@@ -161,30 +162,21 @@ class Differential:
         drawn = [one for one in order if one not in taken][: self.controls]
         return [Aim(aims[k % len(aims)].family, (one,)) for k, one in enumerate(drawn)]
 
-    def _refined(
-        self,
-        pair: Pair,
-        candidates_and_controls: tuple[list[Aim], list[Aim]],
-        choosing: LookedAt,
-        seed: int,
-        tick: Tick,
-    ) -> list[Looked]:
-        """Long searches on both models, and their shares on *select*."""
-        candidates, controls = candidates_and_controls
-        aims = [*candidates, *controls]
+    def _searched(
+        self, pair: Pair, kind: Kind, aims: Sequence[Aim], seed: int, tick: Tick
+    ) -> Found:
+        """The long searches, on the suspect and on the reference."""
+        effort = replace(self.refine, step_size=self.refine.step_size * kind.pace)
         images = pair.probe.optimise.images
         mine, theirs = (
-            search_all(side, aims, images, self.refine, seed=seed + 2, tick=tick)
+            search_all(side, aims, images, effort, seed=seed + 2, tick=tick)
             for side in (pair.suspect, pair.reference)
         )
-        hits = _hits(pair, aims, mine, theirs, choosing.part.images)
-        goals = torch.tensor([aim.goal[0] for aim in aims])[:, None]
-        others = pseudo_labels(choosing.part, choosing.clean) != goals
-        shares = (hits & others).sum(2) / others.sum(1).clamp(min=1)
-        return [
-            Looked(aim, i >= len(candidates), mine[i], theirs[i], Four(*shares[:, i].tolist()))
-            for i, aim in enumerate(aims)
-        ]
+        return mine, theirs
+
+
+Found = tuple[list[Reached], list[Reached]]
+"""What every aim came to on the suspect, and on the reference."""
 
 
 class LookedAt(NamedTuple):
@@ -222,6 +214,18 @@ def _drawn(part: ProbePart, count: int, seed: int) -> ProbePart:
 def _looked_at(pair: Pair, part: ProbePart) -> LookedAt:
     pair.suspect.passes.forward += len(part)
     return LookedAt(part, classify(embed(pair.suspect.model, part), pair.suspect.classes))
+
+
+def _looked(pair: Pair, aims: Sequence[Aim], found: Found, choosing: LookedAt) -> list[Looked]:
+    """Every search with its shares on *select*."""
+    hits = _hits(pair, aims, *found, choosing.part.images)
+    goals = torch.tensor([aim.goal[0] for aim in aims])[:, None]
+    others = pseudo_labels(choosing.part, choosing.clean) != goals
+    shares = (hits & others).sum(2) / others.sum(1).clamp(min=1)
+    return [
+        Looked(aim, mine, theirs, Four(*four))
+        for aim, mine, theirs, four in zip(aims, *found, shares.T.tolist(), strict=True)
+    ]
 
 
 def _hits(

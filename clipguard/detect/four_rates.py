@@ -26,6 +26,7 @@ class Kind:
         family: what the record calls its triggers.
         families: the settings; the best of them counts for each class.
         candidates: classes that are searched longer.
+        pace: of the long search, times the step size of its families.
         opaque: whether it covers so little of the image that hardly any honest change of a model
             answers to it; its gap alone is then evidence.
     """
@@ -33,6 +34,7 @@ class Kind:
     family: str
     families: tuple[TriggerFamily, ...]
     candidates: int = 3
+    pace: float = 1.0
     opaque: bool = False
 
 
@@ -67,14 +69,12 @@ class Looked(NamedTuple):
 
     Attributes:
         aim: its family and class.
-        control: whether the class was drawn to compare with.
         suspect: trigger found on the suspect.
         reference: trigger found on the reference.
         four: shares on the *select* part.
     """
 
     aim: Aim
-    control: bool
     suspect: Reached
     reference: Reached
     four: Four
