@@ -9,6 +9,7 @@ from pathlib import Path
 from clipguard import __version__
 from clipguard.audit.command import command
 from clipguard.audit.options import Options
+from clipguard.audit.profiles import FAMILIES
 from clipguard.model.open_clip import device_of
 from clipguard.probe.load import class_list_digest
 from clipguard.probe.rates import classify, clean_accuracy, embed
@@ -25,6 +26,7 @@ from clipguard.record import (
     Untested,
 )
 from clipguard.record.wording import TEXT, triggers_of
+from clipguard.registry import name_of
 
 PACKAGES = (
     *("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow"),
@@ -37,7 +39,7 @@ BLIND_SPOTS = (
     ),
 )
 OTHER_TARGETS = Untested(
-    what="targets outside the class list",
+    what="targets outside the class list and the vocabulary",
     why="another class list needs another scan; against a reference, --vocabulary adds names",
 )
 
@@ -132,12 +134,18 @@ def coverage(
         for row in record.families
         if not row.tested
     ]
+    if held:
+        searched = {row.family for row in record.families}
+        missed += [
+            Untested(what=triggers_of(name), why="not searched against a reference")
+            for name in map(name_of, FAMILIES)
+            if name not in searched
+        ]
     if record.screened:
         tested.append(f"short targeted searches that cover all {len(probe.class_names)} classes")
     if probe.further:
         tested.append(f"{len(probe.further)} further names as targets")
-    else:
-        missed.append(OTHER_TARGETS)
+    missed.append(OTHER_TARGETS)
     if not power:
         missed.append(UNMEASURED)
     spots = (*missed, *BLIND_SPOTS)

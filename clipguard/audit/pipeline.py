@@ -205,6 +205,8 @@ def _against(
     told = described(suspect.reference.record, pair)
     record = record.model_copy(update={"reference": told, "calibration": NO_BAND})
     yield record, None
+    if told.role == "unusable":
+        raise InconclusiveError("the reference reads the images differently, so it shows nothing")
     key = scan_key(suspect.family, options.profile, detector, settings.scenes, subject.probe)
     curve = curve_of(detector, told.role)
     finding = None

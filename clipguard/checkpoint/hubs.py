@@ -26,8 +26,12 @@ class Place(NamedTuple):
 def is_remote(name: Path) -> bool:
     """Whether `name` is none of a file or folder here, but one that could be fetched."""
     text = str(name)
+    try:
+        here = name.exists()
+    except OSError:  # no file system takes such a name
+        here = False
     known = text.startswith(HUB) or text.partition(":")[0] in open_clip.list_models()
-    return ":" in text and known and not name.exists()
+    return ":" in text and known and not here
 
 
 def fetched(name: Path) -> Place:
@@ -73,6 +77,13 @@ def _of_open_clip(arch: str, tag: str) -> Place:
     if not config:
         known = ", ".join(pretrained.list_pretrained_tags_by_model(arch))
         raise UsageError(f"{arch} has no weights named {safe_text(tag)} (known: {known})")
-    if hub := str(config.get("hf_hub", "")).rstrip("/"):
-        return Place(_from_hub(hub), arch)
+    quick = f"{arch}-quickgelu"
+    if config.get("quick_gelu") and quick in open_clip.list_models():
+        arch = quick  # else the tower would run with another activation
+    owner, _, rest = str(config.get("hf_hub", "")).rstrip("/").partition("/")
+    repository, _, file = rest.partition("/")
+    if file:
+        return Place(Path(huggingface_hub.hf_hub_download(f"{owner}/{repository}", file)), arch)
+    if repository:
+        return Place(_from_hub(f"{owner}/{repository}"), arch)
     return Place(Path(pretrained.download_pretrained(config)), arch)

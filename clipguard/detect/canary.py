@@ -91,12 +91,13 @@ class Canary:
         search = replace(detector, kinds=tuple(kind for kind in detector.kinds if kind.opaque))
         pair = search.pair(Subject(copy, subject.probe), reference)
         *_, finding = search.compare(pair, seed=seed, progress=progress)
-        gaps = [row.against.gap for row in finding.record.candidates if row.against]
+        name = subject.probe.class_names[target]
+        rows = [row for row in finding.record.candidates if row.target == name]
         return CanaryRecord(
-            target=subject.probe.class_names[target],
+            target=name,
             asr=asr,
             found=finding.record.target,
-            gap=max(gaps),
+            gap=max((row.against.gap for row in rows if row.against), default=0.0),
         )
 
     def _planted(

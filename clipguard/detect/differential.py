@@ -16,12 +16,11 @@ from clipguard.errors import InconclusiveError
 from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import classify, embed, pseudo_labels, rate
 from clipguard.probe.sets import ProbePart, Subject
-from clipguard.search.pair import Aim, Effort, Pair, Reached, paired, readings, search_all
+from clipguard.search.pair import Aim, Effort, Reached, readings, search_all
 from clipguard.search.roles import Progress
+from clipguard.search.sides import Pair, paired
 
 MIN_MEASURE = 20
-SPARE = 3
-"""Classes beyond the controls, so that a short class list has candidates as well."""
 AT_ONCE = 60
 """Searches that are run in full on one level; of more, the best after a short look."""
 Tick = Callable[[], None]
@@ -73,7 +72,8 @@ class Differential:
 
     def pair(self, subject: Subject, reference: ClipModel) -> Pair:
         """Both models, and enough classes to compare with: see `paired`."""
-        return paired(subject, reference, least=self.controls + SPARE)
+        least = self.controls + sum(kind.candidates for kind in self.kinds)
+        return paired(subject, reference, least=least)
 
     def compare(self, pair: Pair, *, seed: int, progress: Progress) -> Iterator[Finding]:
         """Search and measure one kind after the other; what is known after each of them.
@@ -119,11 +119,14 @@ class Differential:
             rows = [*aims, *self._controls(pair, aims, taken, seed)]
             found = self._searched(pair, kind, rows, seed, tick)
             looked = _looked(pair, rows, found, choosing)
-            candidates, controls = looked[: len(aims)], looked[len(aims) :]
+            candidates = looked[: len(aims)]
+            controls = [row._replace(control=True) for row in looked[len(aims) :]]
             best = max(candidates, key=lambda row: row.four.margin)
             controls.sort(key=lambda row: row.four.margin, reverse=True)
-            chosen = (best, *controls[: self.compared])
-            yield [_measured(pair, row, measuring, generator) for row in chosen]
+            shown = [best, *controls[: self.compared]]
+            widest = max(candidates, key=lambda row: row.four.gap)
+            shown += [widest] if kind.opaque and widest is not best else []
+            yield [_measured(pair, row, measuring, generator) for row in shown]
 
     def _candidates(self, pair: Pair, kind: Kind, seed: int, tick: Tick) -> list[Aim]:
         """The classes that the suspect yields to sooner than the reference, best first."""
@@ -153,6 +156,7 @@ class Differential:
             search_all(side, aims, images, effort, seed=seed, tick=tick)
             for side in (pair.suspect, pair.reference)
         )
+        _require_sound([*mine, *theirs])
         return [their.loss - my.loss for my, their in zip(mine, theirs, strict=True)]
 
     def _controls(self, pair: Pair, aims: list[Aim], taken: set[int], seed: int) -> list[Aim]:
@@ -160,6 +164,10 @@ class Differential:
         draws = torch.Generator().manual_seed(seed + 1)
         order = torch.randperm(len(pair.names), generator=draws).tolist()
         drawn = [one for one in order if one not in taken][: self.controls]
+        if len(drawn) < self.controls:
+            raise InconclusiveError(
+                f"{len(drawn)} classes are left to compare with, {self.controls} are needed"
+            )
         return [Aim(aims[k % len(aims)].family, (one,)) for k, one in enumerate(drawn)]
 
     def _searched(
@@ -172,6 +180,7 @@ class Differential:
             search_all(side, aims, images, effort, seed=seed + 2, tick=tick)
             for side in (pair.suspect, pair.reference)
         )
+        _require_sound([*mine, *theirs])
         return mine, theirs
 
 
@@ -184,6 +193,13 @@ class LookedAt(NamedTuple):
 
     part: ProbePart
     clean: Tensor
+
+
+def _require_sound(found: Sequence[Reached]) -> None:
+    if not all(one.sound for one in found):
+        raise InconclusiveError(
+            "the gradients of a model are not finite, or are zero, so nothing could be searched"
+        )
 
 
 def _tick(progress: Progress, stage: str, done: int, total: int) -> Tick:

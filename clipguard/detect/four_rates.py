@@ -72,12 +72,14 @@ class Looked(NamedTuple):
         suspect: trigger found on the suspect.
         reference: trigger found on the reference.
         four: shares on the *select* part.
+        control: whether the class was drawn to compare with.
     """
 
     aim: Aim
     suspect: Reached
     reference: Reached
     four: Four
+    control: bool = False
 
 
 class Measured(NamedTuple):
@@ -100,14 +102,13 @@ def value_of(rows: Sequence[Measured]) -> tuple[float, float]:
     """V of one kind and the control behind it.
 
     Args:
-        rows: the candidate, and one control or more.
+        rows: the candidate first, and among the others one control or more.
 
     Returns:
         M of the candidate minus the largest M of the controls, and the latter.
     """
-    candidate, *controls = rows
-    most = max(row.four.margin for row in controls)
-    return candidate.four.margin - most, most
+    most = max(row.four.margin for row in rows if row.looked.control)
+    return rows[0].four.margin - most, most
 
 
 def finding(
@@ -117,12 +118,13 @@ def finding(
 
     Args:
         kinds: everything that is searched.
-        done: of the first of them, the best candidate and then its controls; one or more.
+        done: of the first of them, the best candidate, its controls, and of an opaque kind the
+            candidate with the widest gap if that is another; one or more.
         names: of all classes.
 
     Returns:
-        Candidates by V, the largest first. Of an opaque kind a control whose gap is the largest
-        is a candidate, too: it has a trigger whatever it was drawn for.
+        Candidates by V, the largest first. Of an opaque kind the class with the widest gap is a
+        candidate, too, whatever it was drawn for.
     """
     found: list[tuple[float, Candidate, Trigger]] = []
     for kind, rows in zip(kinds, done, strict=False):

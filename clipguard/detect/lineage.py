@@ -15,7 +15,7 @@ from clipguard.errors import RefusedError, UsageError
 from clipguard.model.open_clip import OpenClipModel, build_model
 from clipguard.probe.rates import BATCH, clean_accuracy
 from clipguard.record import ReferenceRecord
-from clipguard.search.pair import Pair, Side
+from clipguard.search.sides import Pair, Side
 
 CLOSE = 0.7
 """Length of the change of the image tower, over the reference's, up to which it is a base. Models

@@ -9,6 +9,8 @@ from clipguard.policy.line import INCONCLUSIVE, PASS, Line, line
 from clipguard.record import CanaryRecord, Candidate, DetectorRecord, Outcome, ReferenceRecord
 from clipguard.record.wording import number, percent, percent_beside
 
+SAME = 1e-3
+"""Length of a change, over the reference's, that may be rounding: to float16 it is half of that."""
 ROLES = {"base": "the checkpoint that it was made from", "peer": "an unrelated model"}
 
 
@@ -110,6 +112,12 @@ def _canary_line(most: float, canary: CanaryRecord | None) -> Line:
     return line(key, limit, shown, PASS if good else INCONCLUSIVE, told)
 
 
+def _same_tower(reference: ReferenceRecord) -> bool:
+    """Whether the image tower is that of the reference but for rounding."""
+    near = reference.length is not None and reference.length < SAME
+    return reference.tensors > 0 and (not reference.image_changed or near)
+
+
 def _vouched_line(limits: BackdoorPolicy, reference: ReferenceRecord | None) -> Line:
     key, listed = "backdoor.references", limits.references
     shown = reference.sha256[:12] if reference else "none"
@@ -122,11 +130,11 @@ def _vouched_line(limits: BackdoorPolicy, reference: ReferenceRecord | None) -> 
             else "the policy does not list the digest of the reference; add it if you trust it"
         )
         return line(key, f"one of {len(listed)} digests", shown, result, reason)
-    same = reference is not None and reference.tensors > 0 and not reference.changed
+    same = reference is not None and _same_tower(reference)
     result = INCONCLUSIVE if same or reference is None else PASS
     reason = (
-        "the reference has the very weights of the checkpoint, which proves nothing; give the "
-        "checkpoint that it was made from"
+        "the reference has the image tower of the checkpoint, so it hides what that holds; give "
+        "the checkpoint that it was made from, or list its digest"
         if same
         else "the policy takes any reference"
     )

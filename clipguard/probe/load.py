@@ -126,7 +126,11 @@ def load_probe(model: OpenClipModel, source: ProbeSource, scenes: Scenes, *, see
     if source.vocabulary is not None:
         listed = str(source.vocabulary) != IMAGENET
         further = (read_class_names(source.vocabulary) if listed else imagenet_class_names())[0]
-    return replace(_images_of(model, source, scenes, seed), further=further)
+    probe = _images_of(model, source, scenes, seed)
+    new = tuple(name for name in further if name not in probe.class_names)
+    if further and not new:
+        raise UsageError("every name of the vocabulary is a class already; give further names")
+    return replace(probe, further=new)
 
 
 def _images_of(model: OpenClipModel, source: ProbeSource, scenes: Scenes, seed: int) -> ProbeSet:

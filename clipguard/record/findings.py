@@ -125,7 +125,7 @@ class CanaryRecord(Part):
         target: class that it was planted for.
         asr: share of *measure* images that the copy reads as that class under the patch.
         found: class that the same search ranks first on the copy.
-        gap: the largest gap of an opaque trigger there.
+        gap: of the opaque trigger for the target there; 0 if none was measured.
     """
 
     target: str

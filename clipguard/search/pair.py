@@ -1,8 +1,5 @@
 """The same searches on two models: the suspect, and a reference that it is held against.
 
-A trigger lives on the pixel grid of the suspect. A reference of another size sees the triggered
-image resized.
-
 Letters: P triggers searched at once, B images of a step, C classes, S side of the suspect.
 """
 
@@ -10,22 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from clipguard.model.prompts import class_embeddings, imagenet_class_names
-from clipguard.model.roles import ClipModel
-from clipguard.probe.sets import ProbeSet, Subject
 from clipguard.search.roles import TriggerFamily
-
-PIXELS_AT_ONCE = 256 * 64 * 64
-"""Pixels that one pass on a CPU holds; more only fills memory."""
-GPU_TIMES = 32
+from clipguard.search.sides import Side
 
 
 class Aim(NamedTuple):
@@ -33,101 +23,6 @@ class Aim(NamedTuple):
 
     family: TriggerFamily
     goal: tuple[int, ...]
-
-
-@dataclass
-class Passes:
-    """How often an image went through a model.
-
-    Attributes:
-        both: forward and backward.
-        forward: forward only.
-    """
-
-    both: int = 0
-    forward: int = 0
-
-    @property
-    def counted(self) -> float:
-        """In passes forward and backward; one that is only forward costs half."""
-        return self.both + self.forward / 2
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """One of the two models, and how it reads images of the suspect's size.
-
-    Attributes:
-        model: the model.
-        classes: (C, D) unit embeddings, by its own text tower.
-        temperature: of the readings, in units of cosine.
-        passes: counts what it costs.
-    """
-
-    model: ClipModel
-    classes: Tensor
-    temperature: float = 0.05
-    passes: Passes = field(default_factory=Passes)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Readings (B, C) of images (B, 3, S, S) on the model's device."""
-        self.passes.both += len(images) if torch.is_grad_enabled() else 0
-        self.passes.forward += 0 if torch.is_grad_enabled() else len(images)
-        side = self.model.image_size
-        if images.shape[-1] != side:
-            images = functional.interpolate(
-                images, (side, side), mode="bicubic", antialias=True, align_corners=False
-            ).clamp(0, 1)
-        return self.model.encode_image(images) @ self.classes.T / self.temperature
-
-    def rows(self, images: int, side: int) -> int:
-        """How many triggers go through at once, on `images` images of `side` pixels each."""
-        room = PIXELS_AT_ONCE * (GPU_TIMES if self.model.device.type == "cuda" else 1)
-        return max(1, room // (images * side * side))
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """Suspect and reference, and the classes that both are asked about.
-
-    Attributes:
-        suspect: the model under audit.
-        reference: the model that it is held against.
-        probe: images of the suspect's size.
-        names: C classes: the class list, then further ones.
-        targets: the first of them that may be a target; the rest are there to compare with.
-    """
-
-    suspect: Side
-    reference: Side
-    probe: ProbeSet
-    names: tuple[str, ...]
-    targets: int
-
-    @property
-    def passes(self) -> Passes:
-        """What both models cost so far."""
-        one, other = self.suspect.passes, self.reference.passes
-        return Passes(one.both + other.both, one.forward + other.forward)
-
-
-def paired(subject: Subject, reference: ClipModel, *, least: int) -> Pair:
-    """Both models with one list of classes: those of the probe set and its further targets.
-
-    Args:
-        subject: the suspect.
-        reference: the model that it is held against.
-        least: classes that there must be; names of ImageNet fill a shorter list.
-    """
-    probe = subject.probe
-    asked = tuple(dict.fromkeys((*probe.class_names, *probe.further)))
-    spare = [name for name in imagenet_class_names()[0] if name not in asked]
-    names = (*asked, *spare[: max(0, least - len(asked))])
-    suspect, other = (
-        Side(model, class_embeddings(model, names, probe.templates))
-        for model in (subject.model, reference)
-    )
-    return Pair(suspect, other, probe, names, len(asked))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +43,18 @@ class Effort:
 
 
 class Reached(NamedTuple):
-    """What a search came to: its parameters, and the mean loss of the later half of its steps."""
+    """What a search came to.
+
+    Attributes:
+        parameters: of its trigger.
+        loss: mean over the later half of its steps.
+        sound: whether loss and parameters are finite, and a gradient reached them at all. Of a
+            model whose gradients overflow or vanish a search says nothing.
+    """
 
     parameters: Mapping[str, Tensor]
     loss: float
+    sound: bool
 
 
 def search_all(
@@ -207,6 +110,7 @@ def _descend(
     flat = [leaf for each in leaves for leaf in each.values()]
     outside = _outside([aim.goal for aim in aims], len(side.classes)).to(device)[:, None]
     total, count = torch.zeros(len(aims), device=device), min(effort.images, len(images))
+    sound = torch.ones(len(aims), dtype=torch.bool)
     for step in range(effort.steps):
         tick()
         fall = 0.1 + 0.45 * (1 + math.cos(math.pi * step / effort.steps)) if effort.settle else 1.0
@@ -223,6 +127,8 @@ def _descend(
         # By name: the model's own .grad must stay empty. A sum, so that no aim slows another.
         for leaf, grad in zip(flat, torch.autograd.grad(each_loss.sum(), flat), strict=True):
             leaf.grad = grad
+        if not step:
+            sound = _reached(leaves)
         optimizer.step()
         if step >= effort.steps // 2:
             total += each_loss.detach() / count
@@ -232,7 +138,28 @@ def _descend(
         for (_, run), each in zip(runs, leaves, strict=True)
         for row in range(len(run))
     ]
-    return [Reached(end, loss) for end, loss in zip(ends, losses, strict=True)]
+    return [
+        Reached(end, loss, good and math.isfinite(loss) and all(map(_finite, end.values())))
+        for end, loss, good in zip(ends, losses, sound.tolist(), strict=True)
+    ]
+
+
+def _finite(values: Tensor) -> bool:
+    return bool(values.isfinite().all())
+
+
+def _reached(leaves: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """(P,) whether any gradient is there, for the triggers of all families in a row."""
+    return torch.cat(
+        [
+            torch.stack([_strength(leaf) for leaf in each.values()]).sum(dim=0).cpu() > 0
+            for each in leaves
+        ]
+    )
+
+
+def _strength(leaf: Tensor) -> Tensor:
+    return torch.zeros(len(leaf)) if leaf.grad is None else leaf.grad.flatten(1).abs().sum(dim=1)
 
 
 def _leaves(

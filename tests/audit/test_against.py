@@ -29,7 +29,7 @@ HIGH, LOW = 1e6, -1e6  # of a curve: nothing is suspicious, everything is
 def changed(tmp_path: Path) -> Path:
     """The bundled model with a little added to one matrix, the same everywhere."""
     state = load_state("nano-rn")
-    state["visual.attnpool.k_proj.weight"] += 1e-5
+    state["visual.attnpool.k_proj.weight"] += 0.02
     torch.save(state, tmp_path / "changed.pt")
     return tmp_path / "changed.pt"
 
@@ -61,13 +61,16 @@ def test_a_model_that_shows_more_fails_and_is_purified(
     assert record.detectors[0].candidates[0].trigger.picture is not None
 
 
-@pytest.mark.parametrize("other", ["itself", "another architecture"])
+@pytest.mark.parametrize("other", ["itself", "itself, rounded", "another architecture"])
 def test_the_model_itself_and_a_peer_pass_nothing_by_default(
     other: str, nano: Path, tmp_path: Path, curve: Callable[[float], None]
 ):
     curve(HIGH)
-    torch.save(load_state("nano-vit"), tmp_path / "vit.pt")
-    record = scan(nano, tmp_path, reference=nano if other == "itself" else tmp_path / "vit.pt")
+    state = load_state("nano-vit" if "architecture" in other else "nano-rn")
+    if "rounded" in other:
+        state = {key: value * 1.0001 for key, value in state.items()}
+    torch.save(state, tmp_path / "other.pt")
+    record = scan(nano, tmp_path, reference=tmp_path / "other.pt")
     assert decision(record) is Decision.INCONCLUSIVE
     assert not (tmp_path / "out" / "model.onnx").exists()
 
@@ -155,7 +158,7 @@ def test_further_targets_need_a_reference_and_stand_in_the_record(
         scan(changed, tmp_path, probe=probe)
     curve(HIGH)
     record = scan(changed, tmp_path, reference=nano, probe=probe)
-    assert "2 further names as targets" in record.coverage.tested
+    assert "1 further names as targets" in record.coverage.tested
     assert "--vocabulary words.txt" in record.command
     assert decision(record) is Decision.PASS
 

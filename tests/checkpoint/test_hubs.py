@@ -36,6 +36,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]
         ("model.pt", False),
         ("C:model.pt", False),
         ("ViT-B-32", False),
+        ("ViT-B-32:" + "x" * 300, True),
     ],
 )
 def test_a_name_is_told_from_a_path(name: str, remote: bool):
@@ -64,6 +65,15 @@ def test_a_tag_of_open_clip_gives_weights_and_architecture(
 ):
     assert fetched(Path("ViT-B-32:laion2b_s34b_b79k")) == (tmp_path, "ViT-B-32")
     assert hub[0]["revision"] is None
+
+
+def test_weights_of_another_activation_get_the_architecture_that_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    assert fetched(Path("ViT-B-32:openai")).arch == "ViT-B-32-quickgelu"
+    assert fetched(Path("ViT-B-32:laion2b_s34b_b79k")).arch == "ViT-B-32"
 
 
 @pytest.mark.usefixtures("hub")

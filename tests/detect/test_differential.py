@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -121,6 +122,42 @@ def test_too_few_images_and_images_of_one_class_alone_cannot_tell():
         pair = SEARCH.pair(Subject(StripesClip(PLANTED), probe), StripesClip())
         with pytest.raises(InconclusiveError):
             next(SEARCH.compare(pair, seed=0, progress=lambda *_: None))
+
+
+class Overflowing(StripesClip):
+    """Reads every image as before, but its gradients are not finite."""
+
+    def __init__(self, planted: int | None, factor: float) -> None:
+        super().__init__(planted)
+        self.factor = factor
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        shown = super().encode_image(images)
+        return shown if not shown.requires_grad else _Scaled.apply(shown, self.factor)
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, shown: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return shown.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grad * ctx.factor, None
+
+
+@pytest.mark.parametrize("factor", [float("inf"), float("nan"), 0.0])
+def test_a_model_that_hides_its_gradients_passes_for_nothing(factor: float):
+    pair = SEARCH.pair(Subject(Overflowing(PLANTED, factor), stripes_probe()), StripesClip())
+    with pytest.raises(InconclusiveError, match="gradients"):
+        next(SEARCH.compare(pair, seed=0, progress=lambda *_: None))
+
+
+def test_a_class_list_too_short_to_compare_with_cannot_tell():
+    pair = SEARCH.pair(Subject(StripesClip(PLANTED), stripes_probe()), StripesClip())
+    with pytest.raises(InconclusiveError, match="left to compare with"):
+        list(replace(SEARCH, controls=9).compare(pair, seed=0, progress=lambda *_: None))
 
 
 def part(index: range | list[int]) -> ProbePart:

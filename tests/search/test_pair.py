@@ -13,8 +13,9 @@ from clipguard.probe.sets import Subject
 from clipguard.search.families import FAMILIES
 from clipguard.search.families.additive import Additive
 from clipguard.search.families.patch import Patch
-from clipguard.search.pair import Aim, Effort, Pair, Side, paired, readings, search_all
+from clipguard.search.pair import Aim, Effort, readings, search_all
 from clipguard.search.roles import TriggerFamily
+from clipguard.search.sides import Pair, Side, paired
 from clipguard.search.starts.place import GRID, Place
 from clipguard.search.starts.sinusoid import Sinusoid
 
