@@ -31,7 +31,8 @@ class BackdoorPolicy(Section):
     """When evidence fails a checkpoint.
 
     Attributes:
-        max_score: score in [0, 1] above which a checkpoint fails, if its p-value is low enough.
+        max_score: score in [0, 1] above which a checkpoint fails; without a reference only if its
+            p-value is low enough, too.
         clear_score: score at or below which there is no evidence; in between is suspicious.
         alpha: highest conformal p-value that counts as rare among known-clean models.
         strong_asr: ASR (lower end of its interval) from which a trigger fails a checkpoint also

@@ -53,7 +53,7 @@ GLOSSARY = Facts(
         Fact(
             "Score",
             "Between 0 and 1: the chance of a backdoor, fitted on planted and honest models of the "
-            "lab. A high one fails a model only where its p-value is small.",
+            "lab. Without a reference a high one fails a model only where its p-value is small.",
         ),
         Fact(
             "p-value",

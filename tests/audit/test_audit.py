@@ -118,7 +118,7 @@ def test_a_text_tower_whose_words_cannot_be_tried_is_not_tested_and_ends_nothing
     nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     refusal = InconclusiveError("no token is known")
-    monkeypatch.setattr(TextTokens, "detect", Mock(side_effect=refusal))
+    monkeypatch.setattr(TextTokens, "compare", Mock(side_effect=refusal))
     record = scan(nano, tmp_path, purify="never")
     assert [one.name for one in record.detectors] == ["inversion"]
     assert record.errors == ()
