@@ -61,7 +61,7 @@ def test_a_fault_before_anything_was_measured_is_raised(
 def test_only_a_spent_budget_makes_the_search_for_words_an_error(
     error: Exception, codes: list[int], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(pipeline, "run_detector", Mock(side_effect=error))
+    monkeypatch.setattr(pipeline, "_words", Mock(side_effect=error))
     suspect: Any = None
     watch = Watch(None, quiet)
     record = pipeline.measure_words(unjudged(), suspect, OPTIONS, profile("standard"), watch)
