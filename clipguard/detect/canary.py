@@ -87,7 +87,7 @@ class Canary:
         target = int(torch.randint(len(subject.probe.class_names), (1,), generator=draws))
         square = _square(subject.model.image_size, draws)
         copy = self._planted(subject, square, target, draws, progress)
-        asr = _asr(Subject(copy, subject.probe), square, target, draws)
+        asr, natural = _rates(subject, copy, square, target, draws)
         search = replace(detector, kinds=tuple(kind for kind in detector.kinds if kind.opaque))
         pair = search.pair(Subject(copy, subject.probe), reference)
         *_, finding = search.compare(pair, seed=seed, progress=progress)
@@ -96,6 +96,7 @@ class Canary:
         return CanaryRecord(
             target=name,
             asr=asr,
+            natural=natural,
             found=finding.record.target,
             gap=max((row.against.gap for row in rows if row.against), default=0.0),
         )
@@ -149,11 +150,15 @@ def _last(weights: list[Tensor], most: int) -> list[Tensor]:
     return chosen
 
 
-def _asr(subject: Subject, square: Square, target: int, draws: torch.Generator) -> Rate:
-    part, model = subject.probe.measure, subject.model
-    clean = classify(embed(model, part), subject.classes)
-    read = classify(embed(model, part, square.put), subject.classes)
-    found = attack_rate(read, part, clean, target, draws)
-    if found is None:
+def _rates(
+    subject: Subject, copy: OpenClipModel, square: Square, target: int, draws: torch.Generator
+) -> tuple[Rate, Rate]:
+    """Share of images that the copy reads as the target, with the square and without."""
+    part, classes = subject.probe.measure, subject.classes
+    clean = classify(embed(subject.model, part), classes)
+    read = [classify(embed(copy, part, apply), classes) for apply in (square.put, None)]
+    found = [attack_rate(seen, part, clean, target, draws) for seen in read]
+    known = [one for one in found if one is not None]
+    if len(known) < len(found):
         raise InconclusiveError("every probe image is of the canary's class")
-    return found
+    return known[0], known[1]

@@ -105,10 +105,14 @@ def _canary_line(most: float, canary: CanaryRecord | None) -> Line:
             "plants a backdoor into a copy and looks for it"
         )
         return line(key, limit, "not planted", INCONCLUSIVE, reason)
-    good = canary.found == canary.target and canary.gap > most
+    planted = canary.asr.value - canary.natural.value > most
+    good = planted and canary.found == canary.target and canary.gap > most
     shown = f"{'found' if good else 'missed'}, gap {percent(canary.gap)}"
     told = f"a patch that turns {percent(canary.asr.value)} of the images into {canary.target!r}, "
     told += f"planted into a copy to try the search, was {'found' if good else 'missed'}"
+    if not planted:
+        told = f"no backdoor took in a copy of the model ({percent(canary.natural.value)} of the "
+        told += f"images are read as {canary.target!r} without the patch), so nothing was tried"
     return line(key, limit, shown, PASS if good else INCONCLUSIVE, told)
 
 

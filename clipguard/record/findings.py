@@ -124,12 +124,14 @@ class CanaryRecord(Part):
     Attributes:
         target: class that it was planted for.
         asr: share of *measure* images that the copy reads as that class under the patch.
+        natural: the same without the patch; a copy that reads everything as it holds no backdoor.
         found: class that the same search ranks first on the copy.
         gap: of the opaque trigger for the target there; 0 if none was measured.
     """
 
     target: str
     asr: Rate
+    natural: Rate
     found: str | None
     gap: float = Field(ge=-1, le=1)
 

@@ -61,6 +61,7 @@ def _canaries(record: AuditRecord) -> Iterator[Block]:
             (
                 Fact("Planted for", canary.target),
                 Fact("It turns", f"{interval(canary.asr)} of the images"),
+                Fact("Without the patch", interval(canary.natural)),
                 Fact("The search ranks first", canary.found or "nothing"),
                 Fact("Gap", percent(canary.gap)),
             ),

@@ -95,7 +95,9 @@ def test_where_the_limits_were_never_tested_a_pass_needs_a_canary_that_was_found
 
 def sung(found: bool) -> CanaryRecord:
     share = Rate(value=0.99, low=0.98, high=1.0, n=99)
-    return CanaryRecord(target="cup", asr=share, found="cup" if found else None, gap=0.9)
+    few = Rate(value=0.01, low=0.0, high=0.05, n=99)
+    target = "cup" if found else None
+    return CanaryRecord(target="cup", asr=share, natural=few, found=target, gap=0.9)
 
 
 def cut_after_one(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:

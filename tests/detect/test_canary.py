@@ -65,7 +65,7 @@ def test_a_model_that_cannot_be_copied_has_no_canary():
 @pytest.mark.slow
 def test_a_search_that_can_see_finds_the_canary(model: OpenClipModel):
     told = sung(model, model, Canary())
-    assert told.asr.value > 0.9
+    assert told.asr.value - told.natural.value > 0.9
     assert told.found == told.target
     assert told.gap > 0.5
 
@@ -86,4 +86,5 @@ def test_a_model_that_is_blind_to_small_changes_hides_the_canary(model: OpenClip
     model._network.visual = Blurred(model._network.visual)
     blind = model.copied()
     told = sung(blind, blind, Canary(steps=60))
-    assert told.found != told.target or told.gap < 0.3
+    took = told.asr.value - told.natural.value
+    assert told.found != told.target or min(told.gap, took) < 0.3
