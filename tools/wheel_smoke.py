@@ -147,7 +147,7 @@ CASES = (
         "scan",
         (MODELS[0], "-o", "scan", "--purify", "always"),
         INCONCLUSIVE,
-        "purified.onnx",
+        "Scope of the purified head",
         SCANNED,
         SHORT,
     ),
