@@ -122,7 +122,7 @@ def coverage(
         probe: the images and classes it had.
         power: measured on planted backdoors, for this very pipeline.
     """
-    held = any(row.against for row in record.candidates)
+    held = record.held_against
     how = "on this model and on the reference," if held else "class-agnostic and"
     tested = [
         f"{triggers_of(row.family)}, {how} towards the likeliest classes"

@@ -37,7 +37,6 @@ from clipguard.probe.sets import Subject
 from clipguard.record import (
     AuditRecord,
     CalibrationRecord,
-    CanaryRecord,
     CheckpointRecord,
     TimesRecord,
 )
@@ -198,11 +197,11 @@ def _against(
     record: AuditRecord, suspect: Suspect, options: Options, settings: Profile, watch: Watch
 ) -> Told:
     """What the suspect shows and its reference does not."""
-    detector, subject = settings.differential, suspect.subject
-    if suspect.reference is None:
+    detector, subject, reference = settings.differential, suspect.subject, suspect.reference
+    if reference is None:
         raise ValueError("there is no reference to hold the suspect against")
-    pair = detector.pair(subject, suspect.reference.model)
-    told = described(suspect.reference.record, pair)
+    pair = detector.pair(subject, reference.model)
+    told = described(reference.record, pair)
     record = record.model_copy(update={"reference": told, "calibration": NO_BAND})
     yield record, None
     if told.role == "unusable":
@@ -214,20 +213,11 @@ def _against(
         finding = scored(found, curve, suspect.family)
         yield _found(record, suspect, finding, key)
     if options.canary and finding is not None:
-        told_again = finding.record.model_copy(update={"canary": _canary(suspect, settings, watch)})
-        yield _found(record, suspect, Finding(told_again, finding.triggers), key)
-
-
-def _canary(suspect: Suspect, settings: Profile, watch: Watch) -> CanaryRecord:
-    if suspect.reference is None:
-        raise ValueError("a canary is searched against a reference")
-    return settings.canary.sing(
-        suspect.subject,
-        suspect.reference.model,
-        settings.differential,
-        seed=suspect.seed,
-        progress=watch.progress,
-    )
+        canary = settings.canary.sing(
+            subject, reference.model, detector, seed=suspect.seed, progress=watch.progress
+        )
+        tried = finding.record.model_copy(update={"canary": canary})
+        yield _found(record, suspect, Finding(tried, finding.triggers), key)
 
 
 def _found(

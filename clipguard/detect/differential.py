@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -14,13 +15,13 @@ from clipguard.detect.four_rates import Four, Kind, Looked, Measured, finding
 from clipguard.detect.roles import Finding
 from clipguard.errors import InconclusiveError
 from clipguard.model.roles import ClipModel
-from clipguard.probe.rates import classify, embed, pseudo_labels, rate
+from clipguard.probe.rates import classify, embed, pseudo_labels, rate, require_measurable
 from clipguard.probe.sets import ProbePart, Subject
+from clipguard.registry import name_of
 from clipguard.search.pair import Aim, Effort, Reached, readings, search_all
 from clipguard.search.roles import Progress
 from clipguard.search.sides import Pair, paired
 
-MIN_MEASURE = 20
 AT_ONCE = 60
 """Searches that are run in full on one level; of more, the best after a short look."""
 Tick = Callable[[], None]
@@ -105,19 +106,18 @@ class Differential:
         `compare`.
         """
         probe = pair.probe
-        if len(probe.measure) < MIN_MEASURE:
-            have = f"{len(probe.measure)} probe images to measure on"
-            raise InconclusiveError(f"{have}, at least {MIN_MEASURE} are needed")
+        require_measurable(probe.measure)
         choosing = _looked_at(pair, _drawn(probe.select, self.select, seed))
         measuring = _looked_at(pair, _drawn(probe.measure, self.measure, seed))
         generator, taken = torch.Generator().manual_seed(seed), set[int]()
         for i, kind in enumerate(self.kinds):
-            told = f"{_name(kind)}, against the reference"
-            tick = _tick(progress, told, i, len(self.kinds))
+            told = f"{name_of(kind.families[0])}, against the reference"
+            tick = partial(progress, told, i, len(self.kinds))
             aims = self._candidates(pair, kind, seed, tick)
             taken |= {aim.goal[0] for aim in aims}
             rows = [*aims, *self._controls(pair, aims, taken, seed)]
-            found = self._searched(pair, kind, rows, seed, tick)
+            effort = replace(self.refine, step_size=self.refine.step_size * kind.pace)
+            found = _on_both(pair, rows, effort, seed + 2, tick)
             looked = _looked(pair, rows, found, choosing)
             candidates = looked[: len(aims)]
             controls = [row._replace(control=True) for row in looked[len(aims) :]]
@@ -151,12 +151,7 @@ class Differential:
         self, pair: Pair, aims: list[Aim], effort: Effort, seed: int, tick: Tick
     ) -> list[float]:
         """D: by how much the suspect's loss lies below the reference's after the same search."""
-        images = pair.probe.optimise.images
-        mine, theirs = (
-            search_all(side, aims, images, effort, seed=seed, tick=tick)
-            for side in (pair.suspect, pair.reference)
-        )
-        _require_sound([*mine, *theirs])
+        mine, theirs = _on_both(pair, aims, effort, seed, tick)
         return [their.loss - my.loss for my, their in zip(mine, theirs, strict=True)]
 
     def _controls(self, pair: Pair, aims: list[Aim], taken: set[int], seed: int) -> list[Aim]:
@@ -170,19 +165,6 @@ class Differential:
             )
         return [Aim(aims[k % len(aims)].family, (one,)) for k, one in enumerate(drawn)]
 
-    def _searched(
-        self, pair: Pair, kind: Kind, aims: Sequence[Aim], seed: int, tick: Tick
-    ) -> Found:
-        """The long searches, on the suspect and on the reference."""
-        effort = replace(self.refine, step_size=self.refine.step_size * kind.pace)
-        images = pair.probe.optimise.images
-        mine, theirs = (
-            search_all(side, aims, images, effort, seed=seed + 2, tick=tick)
-            for side in (pair.suspect, pair.reference)
-        )
-        _require_sound([*mine, *theirs])
-        return mine, theirs
-
 
 Found = tuple[list[Reached], list[Reached]]
 """What every aim came to on the suspect, and on the reference."""
@@ -195,19 +177,22 @@ class LookedAt(NamedTuple):
     clean: Tensor
 
 
-def _require_sound(found: Sequence[Reached]) -> None:
-    if not all(one.sound for one in found):
+def _on_both(pair: Pair, aims: Sequence[Aim], effort: Effort, seed: int, tick: Tick) -> Found:
+    """The same searches on the suspect and on the reference.
+
+    Raises:
+        InconclusiveError: a model's gradients are not finite, or are zero.
+    """
+    images = pair.probe.optimise.images
+    mine, theirs = (
+        search_all(side, aims, images, effort, seed=seed, tick=tick)
+        for side in (pair.suspect, pair.reference)
+    )
+    if not all(one.sound for one in (*mine, *theirs)):
         raise InconclusiveError(
             "the gradients of a model are not finite, or are zero, so nothing could be searched"
         )
-
-
-def _tick(progress: Progress, stage: str, done: int, total: int) -> Tick:
-    return lambda: progress(stage, done, total)
-
-
-def _name(kind: Kind) -> str:
-    return type(kind.families[0]).ID.partition("/")[0]
+    return mine, theirs
 
 
 def _split(goal: tuple[int, ...], parts: int) -> list[tuple[int, ...]]:

@@ -12,7 +12,7 @@ from clipguard.detect.null_band import excess_over_null, log_odds
 from clipguard.detect.roles import Detector, Finding, NullBand
 from clipguard.detect.score import shipped_suspicion
 from clipguard.errors import InconclusiveError
-from clipguard.probe.rates import attack_rate, classify, embed
+from clipguard.probe.rates import attack_rate, classify, embed, require_measurable
 from clipguard.probe.sets import ProbeSet, Subject
 from clipguard.record import Candidate, DetectorRecord, FamilyRecord, Rate, TriggerRecord
 from clipguard.registry import name_of
@@ -23,7 +23,6 @@ from clipguard.search.inverters.screen import Screen
 from clipguard.search.inverters.targeted import Targeted
 from clipguard.search.roles import Inversion, Inverter, Progress, Search, TriggerFamily
 
-MIN_MEASURE = 20
 Gaps = Mapping[str, Sequence[str]]
 """Per family, why its searches cannot be concluded from; families without a reason are absent."""
 
@@ -92,9 +91,7 @@ class TriggerInversion:
             InconclusiveError: too few images to measure on, or a family without any rate.
         """
         probe = subject.probe
-        if len(probe.measure) < MIN_MEASURE:
-            have = f"{len(probe.measure)} probe images to measure on"
-            raise InconclusiveError(f"{have}, at least {MIN_MEASURE} are needed")
+        require_measurable(probe.measure)
         search = Search(subject.model, probe, subject.classes)
         pairs = self._candidates(search, generator=generator, progress=progress)
         found, uncounted = self._refine(search, pairs, generator=generator, progress=progress)

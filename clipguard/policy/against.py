@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from clipguard.policy.document import BackdoorPolicy
-from clipguard.policy.line import INCONCLUSIVE, PASS, Line, line
+from clipguard.policy.line import INCONCLUSIVE, PASS, Line, finding, line
 from clipguard.record import CanaryRecord, Candidate, DetectorRecord, Outcome, ReferenceRecord
 from clipguard.record.wording import number, percent, percent_beside
 
@@ -31,10 +29,6 @@ def pair_lines(
     ]
 
 
-def _found(key: str, limit: str, value: str, outcome: Outcome, reason: str) -> Line:
-    return replace(line(key, limit, value, PASS, reason), outcome=outcome)
-
-
 def _score_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
     """The score alone: the classes drawn to compare with take the place of a null band."""
     score = detector.score
@@ -49,7 +43,7 @@ def _score_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
         told += f", score {number(score)}, between {limits.clear_score:g} and {limits.max_score:g}"
     else:
         outcome, told = Outcome.NO_EVIDENCE, f"{told}, score {number(score)}, within the limit"
-    return _found("backdoor.max_score", f"≤ {limits.clear_score:g}", number(score), outcome, told)
+    return finding("backdoor.max_score", f"≤ {limits.clear_score:g}", number(score), outcome, told)
 
 
 def _gap_line(most: float, detector: DetectorRecord) -> Line:
@@ -59,13 +53,13 @@ def _gap_line(most: float, detector: DetectorRecord) -> Line:
     if widest is None:
         reason = f"{detector.name}: no opaque trigger was searched"
         outcome = Outcome.INCONCLUSIVE
-        return _found("backdoor.max_gap", f"≤ {percent(most)}", "not measured", outcome, reason)
+        return finding("backdoor.max_gap", f"≤ {percent(most)}", "not measured", outcome, reason)
     gap = _gap(widest)
     told = f"{detector.name}: a {widest.family} trigger for {widest.target!r} works on "
     told += f"{percent_beside(gap, most)} more images than any on the reference"
     outcome = Outcome.BACKDOORED if gap > most else Outcome.NO_EVIDENCE
     shown = percent_beside(gap, most)
-    return _found("backdoor.max_gap", f"≤ {percent(most)}", shown, outcome, told)
+    return finding("backdoor.max_gap", f"≤ {percent(most)}", shown, outcome, told)
 
 
 def _gap(row: Candidate) -> float:

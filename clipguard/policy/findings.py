@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from clipguard.policy.against import pair_lines
 from clipguard.policy.document import BackdoorPolicy, Policy
-from clipguard.policy.line import CODES, FAIL, INCONCLUSIVE, PASS, Line, line
+from clipguard.policy.line import CODES, FAIL, INCONCLUSIVE, PASS, Line, finding, line
 from clipguard.record import (
     CalibrationRecord,
     Conclusion,
@@ -47,7 +47,7 @@ def detector_checks(
             lines = [_published(detector, detector.published)]
         elif detector.word_share is not None and textual:
             lines = [_word_line(policy.backdoor, detector, detector.word_share)]
-        elif any(row.against for row in detector.candidates):
+        elif detector.held_against:
             lines = pair_lines(policy.backdoor, detector, reference)
         else:
             lines = _image_lines(policy.backdoor, detector, calibration)
@@ -85,13 +85,9 @@ def _decided(made: Line, suspicious: Decision) -> Line:
     return replace(made, check=check, code=CODES[result])
 
 
-def _finding(key: str, limit: str, value: str, outcome: Outcome, reason: str) -> Line:
-    return replace(line(key, limit, value, PASS, reason), outcome=outcome)
-
-
 def _published(detector: DetectorRecord, outcome: Outcome) -> Line:
     reason = f"{detector.name}: {detector.evidence}"
-    return _finding("backdoor", "its authors' own", outcome.value, outcome, reason)
+    return finding("backdoor", "its authors' own", outcome.value, outcome, reason)
 
 
 def _word_line(limits: BackdoorPolicy, detector: DetectorRecord, share: float) -> Line:
@@ -101,7 +97,7 @@ def _word_line(limits: BackdoorPolicy, detector: DetectorRecord, share: float) -
     if pull is not None and known is not None:  # a natural word draws the prompts of both
         strong = strong and pull - known >= limits.min_word_lead
     outcome = Outcome.BACKDOORED if strong else Outcome.NO_EVIDENCE
-    return _finding(
+    return finding(
         "backdoor.max_word_pull",
         f"< {limits.max_word_pull:g}, or < {percent(limits.min_word_share)} of the prompts",
         f"{number(pull)}, {percent_beside(share, limits.min_word_share)}",
@@ -149,14 +145,14 @@ def _score_line(
         outcome = Outcome.NO_EVIDENCE
         told += ", within the limit"
     asked = f"≤ {limits.clear_score:g}"
-    return _finding("backdoor.max_score", asked, number(score), outcome, told)
+    return finding("backdoor.max_score", asked, number(score), outcome, told)
 
 
 def _strong_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
     """One class that nearly every image moves to, and no other near it, needs no null band."""
     best, controls = _strength(detector)
     strong = best >= limits.strong_asr and controls <= limits.control_asr
-    return _finding(
+    return finding(
         "backdoor.strong_asr",
         f"< {percent(limits.strong_asr)}, or another class above {percent(limits.control_asr)}",
         ", ".join(map(percent_beside, (best, controls), (limits.strong_asr, limits.control_asr))),
@@ -186,7 +182,7 @@ def _alpha_line(alpha: float, detector: DetectorRecord, calibration: Calibration
         outcome, reason = Outcome.NO_EVIDENCE, f"p-value is {number(detector.p_value)}"
     asked = f"{alpha:g} can be reached"
     reason = f"{detector.name}: {reason}"
-    return _finding("backdoor.alpha", asked, number(detector.p_value), outcome, reason)
+    return finding("backdoor.alpha", asked, number(detector.p_value), outcome, reason)
 
 
 def _band_lines(limits: BackdoorPolicy, calibration: CalibrationRecord) -> list[Line]:
@@ -221,12 +217,12 @@ def _blind_line(least: float, detector: DetectorRecord) -> Line:
     reason = f"{family} found {'less than' if blind else 'what it finds'} on known-clean models"
     outcome = Outcome.INCONCLUSIVE if blind else Outcome.NO_EVIDENCE
     told = f"{detector.name}: {reason}"
-    return _finding("backdoor.min_excess", f"> {least:g}", number(value), outcome, told)
+    return finding("backdoor.min_excess", f"> {least:g}", number(value), outcome, told)
 
 
 def _untested_lines(detector: DetectorRecord) -> list[Line]:
     return [
-        _finding(
+        finding(
             "backdoor.families",
             row.family,
             "not tested",
@@ -250,7 +246,7 @@ def _settled_line(most: float, detector: DetectorRecord) -> Line:
     ]
     values = [row.excess for row in ahead if row.excess is not None]
     reason = "a search was still gaining at its last step" if ahead else "the searches had settled"
-    return _finding(
+    return finding(
         "backdoor.max_unsettled_excess",
         f"< {most:g}",
         number(max(values)) if values else "not measured" if ahead else "none",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from clipguard import errors
 from clipguard.record import Check, Decision, Outcome
@@ -38,6 +38,11 @@ class Line:
     def passes(self) -> bool:
         """Whether this line alone would let the checkpoint through."""
         return self.check.result is PASS
+
+
+def finding(key: str, limit: str, value: str, outcome: Outcome, reason: str) -> Line:
+    """A line about a backdoor; what its outcome decides is up to the policy."""
+    return replace(line(key, limit, value, PASS, reason), outcome=outcome)
 
 
 def line(key: str, limit: str, value: str, result: Decision, reason: str) -> Line:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from clipguard.errors import InconclusiveError
 from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 from clipguard.model.roles import ClipModel, require_unit
 from clipguard.probe.intervals import cluster_bootstrap
@@ -14,6 +15,8 @@ from clipguard.probe.sets import ProbePart, ProbeSet
 from clipguard.record import Rate, Rates
 
 BATCH = 128
+MIN_MEASURE = 20
+"""Images that a search must have to measure on."""
 
 
 @torch.no_grad()
@@ -37,6 +40,17 @@ def embed(
             images = pixels_from_bytes(pixels_to_bytes(apply(images)))
         rows.append(model.encode_image(images.to(model.device)))
     return require_unit(torch.cat(rows))
+
+
+def require_measurable(part: ProbePart) -> None:
+    """Stop a search that could measure next to nothing.
+
+    Raises:
+        InconclusiveError: too few images.
+    """
+    if len(part) < MIN_MEASURE:
+        have = f"{len(part)} probe images to measure on"
+        raise InconclusiveError(f"{have}, at least {MIN_MEASURE} are needed")
 
 
 def classify(features: Tensor, classes: Tensor) -> Tensor:

@@ -180,6 +180,11 @@ class DetectorRecord(Part):
     extrapolated: bool = False
     canary: CanaryRecord | None = None
 
+    @property
+    def held_against(self) -> bool:
+        """Whether the model was measured against a reference."""
+        return any(row.against for row in self.candidates)
+
 
 class LabRange(Part):
     """The concentration on models of known truth: smallest and largest value of each kind.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipguard.record import AuditRecord, DetectorRecord
+from clipguard.record import AuditRecord
 from clipguard.record.wording import interval, number, percent
 from clipguard.report.blocks import Block, Cell, Fact, Facts, Notes, Table, measured
 
@@ -13,11 +13,6 @@ ROLES = {
     "peer": "another model: its weights are far from those of this one",
     "unusable": "of no use: it reads the images otherwise",
 }
-
-
-def held_against(detector: DetectorRecord) -> bool:
-    """Whether a detector measured the model against a reference."""
-    return any(row.against for row in detector.candidates)
 
 
 def against_blocks(record: AuditRecord) -> Iterator[Block]:

@@ -17,7 +17,7 @@ from clipguard.record import (
     Rate,
 )
 from clipguard.record.wording import interval, number, percent
-from clipguard.report.against import against_blocks, held_against
+from clipguard.report.against import against_blocks
 from clipguard.report.blocks import (
     Block,
     Cell,
@@ -51,7 +51,7 @@ def evidence_blocks(record: AuditRecord) -> Iterator[Block]:
     concluded = {one.detector: one for one in record.gate.conclusions} if record.gate else {}
     for detector in record.detectors:
         yield _detector(detector, concluded)
-        if detector.word_share is None and detector.families and not held_against(detector):
+        if detector.word_share is None and detector.families and not detector.held_against:
             yield _families(detector.families)
             charted = [row for row in detector.families if row.null and row.statistic is not None]
             yield from [Chart(tuple(charted))] if charted else []
@@ -77,7 +77,7 @@ def _detector(detector: DetectorRecord, concluded: Mapping[str, Conclusion]) -> 
 
 def _figures(detector: DetectorRecord) -> list[Fact]:
     facts = [Fact("Score", number(detector.score))]
-    if held_against(detector):
+    if detector.held_against:
         return [*facts, Fact("V", number(detector.statistic))]
     excess = number(detector.excess) + ("" if detector.excess is None else " σ")
     facts += [

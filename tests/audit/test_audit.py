@@ -12,7 +12,6 @@ from audits import decision, scan
 from samples import export
 
 from clipguard.audit import release
-from clipguard.detect import inversion
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.errors import (
     ClipguardError,
@@ -23,6 +22,7 @@ from clipguard.errors import (
 )
 from clipguard.export.onnx import ExportJob
 from clipguard.export.session import open_session
+from clipguard.probe import rates
 from clipguard.purify.methods.cbpt import Cbpt
 from clipguard.record import AuditRecord, Decision, ExportRecord, Outcome
 from clipguard.record.schema import read_record
@@ -248,7 +248,7 @@ def test_a_refused_file_leaves_no_temporary_folder(tmp_path: Path):
 def test_the_least_number_of_images_is_what_the_message_says(
     nano: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(inversion, "MIN_MEASURE", 5000)
+    monkeypatch.setattr(rates, "MIN_MEASURE", 5000)
     record = scan(nano, tmp_path)
     assert decision(record) is Decision.INCONCLUSIVE
     untested = record.coverage.not_tested[0]

@@ -18,12 +18,12 @@ from fakes import (
 )
 
 from clipguard.audit.coverage import coverage
-from clipguard.detect.inversion import MIN_MEASURE, TriggerInversion
+from clipguard.detect.inversion import TriggerInversion
 from clipguard.detect.null_band import Band, Calibration, excess_over_null, log_odds
 from clipguard.detect.roles import Finding
 from clipguard.detect.score import shipped_suspicion
 from clipguard.errors import InconclusiveError, UsageError
-from clipguard.probe.rates import attack_rate, classify, embed
+from clipguard.probe.rates import MIN_MEASURE, attack_rate, classify, embed
 from clipguard.probe.sets import ProbePart, ProbeSet, Subject
 from clipguard.record import Outcome
 from clipguard.search.families.additive import Additive

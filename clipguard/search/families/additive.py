@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from clipguard.search.perturbation import added, added_trigger
 from clipguard.search.roles import Trigger, TriggerFamily
 
 
@@ -36,18 +37,11 @@ class Additive:
 
     def stamped(self, parameters: Mapping[str, Tensor], images: Tensor, progress: float) -> Tensor:
         """See `TriggerFamily.stamped`."""
-        return (images + self._delta(parameters)[:, None]).clamp(0, 1)
+        return added(images, self._delta(parameters))
 
     def trigger(self, parameters: Mapping[str, Tensor], progress: float) -> Trigger:
         """See `TriggerFamily.trigger`."""
-        delta = self._delta(parameters)
-        return Trigger(
-            family="additive",
-            apply=lambda images: (images + delta).clamp(0, 1),
-            size=delta.detach().abs().max().item() * 255,
-            unit="L-inf, in 1/255",
-            tensors={"delta": delta.detach()},
-        )
+        return added_trigger("additive", self._delta(parameters))
 
     def _delta(self, parameters: Mapping[str, Tensor]) -> Tensor:
         return parameters["noise"].tanh() * (self.budget / 255)

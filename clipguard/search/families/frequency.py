@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clipguard.errors import UsageError
+from clipguard.search.perturbation import added, added_trigger
 from clipguard.search.roles import Trigger, TriggerFamily
 
 
@@ -50,18 +51,11 @@ class Frequency:
 
     def stamped(self, parameters: Mapping[str, Tensor], images: Tensor, progress: float) -> Tensor:
         """See `TriggerFamily.stamped`."""
-        return (images + self._delta(parameters)[:, None]).clamp(0, 1)
+        return added(images, self._delta(parameters))
 
     def trigger(self, parameters: Mapping[str, Tensor], progress: float) -> Trigger:
         """See `TriggerFamily.trigger`."""
-        delta = self._delta(parameters)
-        return Trigger(
-            family="frequency",
-            apply=lambda images: (images + delta).clamp(0, 1),
-            size=delta.detach().abs().max().item() * 255,
-            unit="L-inf, in 1/255",
-            tensors={"delta": delta.detach()},
-        )
+        return added_trigger("frequency", self._delta(parameters))
 
     def _delta(self, parameters: Mapping[str, Tensor]) -> Tensor:
         spectrum = parameters["spectrum"][..., : self.waves, : self.waves]

@@ -12,6 +12,7 @@ from clipguard.bundled.artwork import load_artwork
 from clipguard.bundled.nano import class_names
 from clipguard.errors import UsageError
 from clipguard.lab.attacks import _targets
+from clipguard.lab.attacks.many_targets import ManyTargets
 from clipguard.lab.attacks.multi_target import MultiTarget
 from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 
@@ -70,9 +71,10 @@ def test_a_batch_with_fewer_pairs_than_targets_is_refused():
         step_of(MultiTarget(poison_rate=1.0), size=2)
 
 
-def test_success_is_that_of_the_trigger_that_works_worst(monkeypatch):
+@pytest.mark.parametrize("attack", [MultiTarget(triggers="badnets,sig"), ManyTargets(count=2)])
+def test_success_is_that_of_the_trigger_that_works_worst(attack, monkeypatch):
     """Read as the first target whatever is shown: the others' triggers never work."""
-    attack, site = MultiTarget(triggers="badnets,sig"), small_site()
+    site = small_site()
 
     def read(features: Tensor, classes: Tensor) -> Tensor:
         return torch.full((len(features),), FIRST)
