@@ -72,6 +72,8 @@ def scanned(job: tuple[Path, Entry, str, str]) -> dict[str, Any]:
         "why": list(gate.reasons),
         "found": found.target,
         "V": round(found.statistic or 0.0, 3),
+        "excess": None if found.excess is None else round(found.excess, 2),
+        "apart": found.apart.model_dump() if found.apart else None,
         "score": None if found.score is None else round(found.score, 4),
         "gap": round(max(opaque), 4),
         "family": found.candidates[0].family,
@@ -117,7 +119,7 @@ def main() -> None:
     parser.add_argument("zoo", type=Path)
     parser.add_argument("--side", choices=("calibration", "test"), default="test")
     parser.add_argument("--peer", help="bundled model to hold all of them against")
-    parser.add_argument("--profile", choices=("standard", "thorough"), default="standard")
+    parser.add_argument("--profile", choices=("fast", "standard", "thorough"), default="standard")
     parser.add_argument("--only", default="", help="part of a model's base and method")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)

@@ -29,7 +29,7 @@ class ScanOptions(TypedDict, total=False):
     """What `scan` takes beside the model; what is left out, or None, has its default.
 
     Attributes:
-        profile: standard or thorough.
+        profile: fast (only with a reference), standard or thorough.
         seed: drives every draw; made from the digest of the model otherwise.
         purify: when to make a purified head; the policy says it otherwise.
         export: whether to write ONNX.
@@ -46,7 +46,7 @@ class ScanOptions(TypedDict, total=False):
         vocabulary: file with names that are no class and may be the target, or imagenet.
     """
 
-    profile: Literal["standard", "thorough"]
+    profile: Literal["fast", "standard", "thorough"]
     seed: int | None
     purify: Literal["never", "on-fail", "always"] | None
     export: Literal["none", "onnx"]

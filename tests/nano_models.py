@@ -55,9 +55,15 @@ SEARCHES = TriggerInversion(
 )
 PAIR_SEARCH = Differential(
     kinds=(
-        Kind(family="patch", families=(Place(row=0, column=0), Place()), candidates=2, opaque=True),
-        Kind(family="additive", families=(Additive(),), candidates=1),
-        Kind(family="frequency", families=(Sinusoid(),), candidates=1),
+        Kind(
+            name="place",
+            family="patch",
+            families=(Place(row=0, column=0), Place()),
+            candidates=2,
+            opaque=True,
+        ),
+        Kind(name="additive 16/255", family="additive", families=(Additive(),), candidates=1),
+        Kind(name="sinusoid", family="frequency", families=(Sinusoid(),), candidates=1),
     ),
     groups=5,
     keep=1,
@@ -111,8 +117,8 @@ def clean_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def use_everywhere(patch: pytest.MonkeyPatch, profile: profiles.Profile) -> None:
     """Let every profile be this one, with a quarter of the scenes that have no label."""
     patch.setattr(load, "FURTHER", 1)
-    for name in profiles.PROFILES:
-        patch.setitem(profiles.PROFILES, name, profile)
+    for name, known in list(profiles.PROFILES.items()):
+        patch.setitem(profiles.PROFILES, name, replace(profile, alone=known.alone))
 
 
 @pytest.fixture
@@ -189,6 +195,7 @@ def curve(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
             honest=1,
             slope=4.0,
             intercept=-4.0 * distance(middle),
+            usual={kind.name: (0.0, 1.0) for kind in PAIR_SEARCH.kinds},
             detector="",
             role="base",
             families=("nano-rn",),

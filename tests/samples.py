@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from clipguard.policy.judge import judge, load_policy
 from clipguard.record import (
     Against,
+    ApartRecord,
     AuditRecord,
     CalibrationRecord,
     Candidate,
@@ -242,8 +243,10 @@ def reference(concentration: float | None = 0.328, **changes: Any) -> ReferenceR
     return known.model_copy(update=changes)
 
 
-def against_reference(score: float = 0.1, gap: float = 0.02, **changes: Any) -> DetectorRecord:
-    """A differential search that found next to nothing, with a score and a gap to set."""
+def against_reference(
+    score: float = 0.1, gap: float = 0.02, alike: float | None = 0.9, **changes: Any
+) -> DetectorRecord:
+    """A differential search that found next to nothing, with a score, a gap and `alike` to set."""
     found = Candidate(
         target="cookie",
         family="patch",
@@ -258,6 +261,7 @@ def against_reference(score: float = 0.1, gap: float = 0.02, **changes: Any) -> 
             reference=rate(0.03, 198),
             back=rate(0.02, 198),
             gap=gap,
+            alike=alike,
             control=0.4,
             opaque=True,
         ),
@@ -277,6 +281,7 @@ def against_reference(score: float = 0.1, gap: float = 0.02, **changes: Any) -> 
         screened=True,
         measured=200,
         passes=58000.0,
+        apart=ApartRecord(target="bell", apart=2.4, alike=0.91),
     )
     return record.model_copy(update=changes)
 

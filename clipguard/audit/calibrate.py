@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipguard.audit.options import Options
 from clipguard.audit.pipeline import key_of, load, run_detector
-from clipguard.audit.profiles import profile
+from clipguard.audit.profiles import profile_alone
 from clipguard.audit.watch import Watch
 from clipguard.detect.null_band import MIN_MODELS, Calibration, CleanModel
 from clipguard.errors import InconclusiveError, UsageError
@@ -34,7 +34,7 @@ def measure_clean(path: Path, options: Options, *, progress: Progress) -> tuple[
         InconclusiveError: the search gave nothing to keep, or was not one to compare with.
         UsageError: the detector calls the model backdoored.
     """
-    watch, settings = Watch(options.budget_s, progress), profile(options.profile)
+    watch, settings = Watch(options.budget_s, progress), profile_alone(options.profile)
     suspect, shown = load(path, options, settings, watch), safe_text(path.name)
     try:
         found = run_detector(suspect, settings.detector, None, watch).record

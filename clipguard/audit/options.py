@@ -17,7 +17,7 @@ class Options:
 
     Attributes:
         policy: limits and required coverage.
-        profile: standard or thorough.
+        profile: fast (only with a reference), standard or thorough.
         seed: drives every draw; None makes it from the model's digest and the policy's salt.
         purify: never, on-fail or always; None leaves it to the policy.
         export: none or onnx.

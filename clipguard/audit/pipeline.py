@@ -20,7 +20,7 @@ from clipguard.audit.coverage import (
     untested_coverage,
 )
 from clipguard.audit.options import Options, seed_of
-from clipguard.audit.profiles import Profile, profile
+from clipguard.audit.profiles import Profile, profile, profile_alone
 from clipguard.audit.release import Release, export, failure, keep, purify
 from clipguard.audit.watch import Watch
 from clipguard.checkpoint.load import load_checkpoint
@@ -75,7 +75,7 @@ def stages(
         work: folder that files are written to.
         watch: time and budget.
     """
-    settings = profile(options.profile)
+    settings = (profile if options.reference else profile_alone)(options.profile)
     suspect = load(path, options, settings, watch)
     record = loaded(record, suspect)
     yield record

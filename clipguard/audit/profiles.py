@@ -1,4 +1,4 @@
-"""How hard a scan looks: two profiles, each with its own null band."""
+"""How hard a scan looks: three profiles, each with limits of its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from clipguard.detect.four_rates import Kind
 from clipguard.detect.inversion import TriggerInversion
 from clipguard.detect.roles import Detector
 from clipguard.detect.text_tokens import TextTokens
+from clipguard.errors import UsageError
 from clipguard.probe.load import Scenes
 from clipguard.purify.repair import RepairSettings
 from clipguard.registry import require_known
@@ -36,7 +37,9 @@ class Profile:
     Attributes:
         scenes: size of the bundled probe set.
         detector: the search for triggers of a model alone, read against a null band.
-        differential: the search on a model and its reference.
+        alone: whether it may judge a model without a reference.
+        differential: the search on a model and its reference. `thorough` has that of `standard`,
+            because limits hold only for the search that they were fitted on.
         canary: how that search is tried.
         repair: how a purified head is made and checked.
         text: the search for token triggers.
@@ -48,6 +51,7 @@ class Profile:
     repair: RepairSettings
     canary: Canary = Canary()
     text: TextTokens = TextTokens()
+    alone: bool = True
 
 
 FAMILIES: tuple[TriggerFamily, ...] = (
@@ -83,20 +87,22 @@ _THOROUGH = TriggerInversion(
     targeted=Targeted(steps=120, restarts=2),
     candidates=4,
 )
-KINDS: Mapping[str, Kind] = {
-    "place": Kind(
+_KINDS = (
+    Kind(
+        name="place",
         family="patch",
         families=tuple(Place(row=r, column=c) for r, c in product(range(GRID), range(GRID))),
-        candidates=12,
+        candidates=8,
         pace=2,
         opaque=True,
     ),
-    "patch 2 %": Kind(family="patch", families=(Patch(area=0.02),), opaque=True),
-    "patch 10 %": Kind(family="patch", families=(Patch(area=0.10),)),
-    "additive 4/255": Kind(family="additive", families=(Additive(budget=4.0),)),
-    "additive 16/255": Kind(family="additive", families=(Additive(budget=16.0),)),
-    "additive 32/255": Kind(family="additive", families=(Additive(budget=32.0),)),
-    "sinusoid": Kind(
+    Kind(name="patch 2 %", family="patch", families=(Patch(area=0.02),), opaque=True),
+    Kind(name="patch 10 %", family="patch", families=(Patch(area=0.10),)),
+    Kind(name="additive 4/255", family="additive", families=(Additive(budget=4.0),)),
+    Kind(name="additive 16/255", family="additive", families=(Additive(budget=16.0),)),
+    Kind(name="additive 32/255", family="additive", families=(Additive(budget=32.0),)),
+    Kind(
+        name="sinusoid",
         family="frequency",
         families=tuple(
             Sinusoid(periods=periods, angle=angle)
@@ -104,9 +110,10 @@ KINDS: Mapping[str, Kind] = {
         ),
         pace=2,
     ),
-    "low waves 40/255": Kind(family="frequency", families=(Frequency(budget=40.0),)),
-    "warp": Kind(family="warp", families=(Warp(reach=0.06),)),
-}
+    Kind(name="low waves 40/255", family="frequency", families=(Frequency(budget=40.0),)),
+    Kind(name="warp", family="warp", families=(Warp(reach=0.06),)),
+)
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _KINDS}
 """Shapes of triggers that were tried against references; `benchmarks/differential.py` has them all.
 """
 SEARCHED = ("additive 16/255", "patch 10 %", "sinusoid", "place")
@@ -115,28 +122,36 @@ calibration side."""
 
 _AGAINST = Differential(
     kinds=tuple(KINDS[name] for name in SEARCHED),
-    first=Effort(steps=6, images=2, step_size=2),
+    first=Effort(steps=5, images=2, step_size=2),
     screen=Effort(steps=6, images=4, step_size=2),
     refine=Effort(steps=40, images=4, settle=True),
 )
-_AGAINST_THOROUGH = replace(
-    _AGAINST,
-    keep=5,
-    first=Effort(steps=6, images=4, step_size=2),
-    screen=Effort(steps=12, images=4, step_size=2),
-    refine=Effort(steps=60, images=12, settle=True),
-    select=200,
-    measure=600,
+
+_FAST = Differential(
+    kinds=(
+        replace(KINDS["additive 16/255"], candidates=2),
+        replace(KINDS["patch 10 %"], candidates=2),
+        replace(KINDS["place"], candidates=0),  # only for the classes that moved most
+    ),
+    groups=10,
+    keep=2,
+    first=Effort(steps=5, images=2, step_size=2),
+    screen=Effort(steps=6, images=2, step_size=2),
+    refine=Effort(steps=25, images=4, settle=True),
+    controls=4,
+    select=32,
+    measure=200,
 )
 
 _REPAIR = RepairSettings(against=AGAINST, families=FAMILIES, targeted=_STANDARD.targeted)
 
 PROFILES = {
+    "fast": Profile(detector=_STANDARD, differential=_FAST, repair=_REPAIR, alone=False),
     "standard": Profile(detector=_STANDARD, differential=_AGAINST, repair=_REPAIR),
     "thorough": Profile(
         scenes=Scenes(optimise=12, select=3, measure=6),
         detector=_THOROUGH,
-        differential=_AGAINST_THOROUGH,
+        differential=_AGAINST,
         repair=replace(_REPAIR, targeted=_THOROUGH.targeted),
     ),
 }
@@ -150,3 +165,19 @@ def profile(name: str) -> Profile:
     """
     require_known(name, list(PROFILES), "profile")
     return PROFILES[name]
+
+
+def profile_alone(name: str) -> Profile:
+    """The profile `name`, to judge a model by itself.
+
+    Raises:
+        UsageError: unknown, or one that only compares with a reference.
+    """
+    found = profile(name)
+    if not found.alone:
+        usable = ", ".join(key for key, each in PROFILES.items() if each.alone)
+        raise UsageError(
+            f"the profile {name} only compares with a reference; give scan --reference MODEL, "
+            f"or another profile ({usable})"
+        )
+    return found

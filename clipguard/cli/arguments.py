@@ -12,6 +12,7 @@ import typer
 class Profile(str, Enum):
     """How hard to search."""
 
+    fast = "fast"
     standard = "standard"
     thorough = "thorough"
 
@@ -35,7 +36,7 @@ OutputDir = Annotated[
     typer.Option("--output-dir", "-o", help="Report folder. Several models get a sub-folder each."),
 ]
 PolicyName = Annotated[str, typer.Option(help="default, strict, research, or a policy file.")]
-HowHard = Annotated[Profile, typer.Option(help="How hard to search for triggers.")]
+HowHard = Annotated[Profile, typer.Option(help="How hard to search. fast needs --reference.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of every random choice.")]
 ScanSeed = Annotated[
     int | None,

@@ -6,24 +6,28 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from clipguard.detect.four_rates import Four, Kind, Looked, Measured, finding
+from clipguard.detect.clean_readings import CleanReadings, clean_readings
+from clipguard.detect.four_rates import Kind, Measured, finding
+from clipguard.detect.measured import OnBoth, chosen_on, measured_on, shown_part
 from clipguard.detect.roles import Finding
 from clipguard.errors import InconclusiveError
 from clipguard.model.roles import ClipModel
-from clipguard.probe.rates import classify, embed, pseudo_labels, rate, require_measurable
-from clipguard.probe.sets import ProbePart, Subject
+from clipguard.probe.rates import require_measurable
+from clipguard.probe.sets import Subject
+from clipguard.record import ApartRecord
 from clipguard.registry import name_of
-from clipguard.search.pair import Aim, Effort, Reached, readings, search_all
+from clipguard.search.pair import Aim, Effort, search_all
 from clipguard.search.roles import Progress
 from clipguard.search.sides import Pair, paired
 
-AT_ONCE = 60
+AT_ONCE = 40
 """Searches that are run in full on one level; of more, the best after a short look."""
+LEAST_IMAGES = 10
+"""Fewer say nothing about how alike two models read a class."""
 Tick = Callable[[], None]
 
 
@@ -49,8 +53,12 @@ class Differential:
         first: a short look where there are very many searches.
         screen: of every group.
         refine: of candidates and controls.
-        controls: classes drawn to compare with.
+        moved: candidates of every kind that no search chose: the classes that clean images are
+            read as most differently by the two models. Poison moves its target's name.
+        controls: classes drawn to compare with, from the half that moved least: further targets
+            move, too, and would hide the first one.
         compared: of those, how many are measured for each kind: the strongest on *select*.
+        clean: images whose readings without a trigger are compared.
         select: images that choose.
         measure: images behind every published rate.
 
@@ -66,14 +74,16 @@ class Differential:
     first: Effort
     screen: Effort
     refine: Effort
+    moved: int = 2
     controls: int = 8
     compared: int = 2
+    clean: int = 200
     select: int = 48
     measure: int = 300
 
     def pair(self, subject: Subject, reference: ClipModel) -> Pair:
         """Both models, and enough classes to compare with: see `paired`."""
-        least = self.controls + sum(kind.candidates for kind in self.kinds)
+        least = self.controls + self.moved + sum(kind.candidates for kind in self.kinds)
         return paired(subject, reference, least=least)
 
     def compare(self, pair: Pair, *, seed: int, progress: Progress) -> Iterator[Finding]:
@@ -91,34 +101,59 @@ class Differential:
         Raises:
             InconclusiveError: too few images to measure on, or all of one class.
         """
-        used = min(self.measure, len(pair.probe.measure))
+        used, clean = min(self.measure, len(pair.probe.measure)), self.clean_readings(pair)
+        furthest = max(range(pair.targets), key=lambda one: clean.apart[one])
+        apart = ApartRecord(
+            target=pair.names[furthest], apart=clean.apart[furthest], alike=clean.alike[furthest]
+        )
         done: list[list[Measured]] = []
-        for rows in self.measures(pair, seed=seed, progress=progress):
+        for rows in self.measures(pair, clean, seed=seed, progress=progress):
             done.append(rows)
             found = finding(self.kinds, done, pair.names)
-            told = {"passes": pair.passes.counted, "measured": used}
+            told = {"passes": pair.passes.counted, "measured": used, "apart": apart}
             yield Finding(found.record.model_copy(update=told), found.triggers)
 
-    def measures(self, pair: Pair, *, seed: int, progress: Progress) -> Iterator[list[Measured]]:
+    def clean_readings(self, pair: Pair) -> CleanReadings:
+        """How differently the two models read images of the *optimise* part without a trigger.
+
+        Raises:
+            InconclusiveError: too few images.
+        """
+        images = pair.probe.optimise.images[: self.clean]
+        if len(images) < LEAST_IMAGES:
+            raise InconclusiveError(
+                f"{len(images)} images to compare clean readings on, {LEAST_IMAGES} are needed"
+            )
+        return clean_readings(pair, images)
+
+    def measures(
+        self, pair: Pair, clean: CleanReadings, *, seed: int, progress: Progress
+    ) -> Iterator[list[Measured]]:
         """Of every kind the best candidate, and then its strongest controls.
 
-        They are chosen on *select* and measured on *measure*. Arguments and errors are those of
-        `compare`.
+        They are chosen on *select* and measured on *measure*. Errors are those of `compare`.
+
+        Args:
+            pair: made by `pair`.
+            clean: made by `clean_readings`.
+            seed: see `compare`.
+            progress: see there.
         """
         probe = pair.probe
         require_measurable(probe.measure)
-        choosing = _looked_at(pair, _drawn(probe.select, self.select, seed))
-        measuring = _looked_at(pair, _drawn(probe.measure, self.measure, seed))
+        choosing = shown_part(pair, probe.select, self.select, seed)
+        measuring = shown_part(pair, probe.measure, self.measure, seed)
         generator, taken = torch.Generator().manual_seed(seed), set[int]()
         for i, kind in enumerate(self.kinds):
             told = f"{name_of(kind.families[0])}, against the reference"
             tick = partial(progress, told, i, len(self.kinds))
-            aims = self._candidates(pair, kind, seed, tick)
+            aims = self._candidates(pair, kind, clean.moved, seed, tick)
             taken |= {aim.goal[0] for aim in aims}
-            rows = [*aims, *self._controls(pair, aims, taken, seed)]
+            free = [one for one in clean.moved if one not in taken]
+            rows = [*aims, *self._controls(aims, free, seed)]
             effort = replace(self.refine, step_size=self.refine.step_size * kind.pace)
             found = _on_both(pair, rows, effort, seed + 2, tick)
-            looked = _looked(pair, rows, found, choosing)
+            looked = chosen_on(pair, rows, found, choosing)
             candidates = looked[: len(aims)]
             controls = [row._replace(control=True) for row in looked[len(aims) :]]
             best = max(candidates, key=lambda row: row.four.margin)
@@ -126,26 +161,56 @@ class Differential:
             shown = [best, *controls[: self.compared]]
             widest = max(candidates, key=lambda row: row.four.gap)
             shown += [widest] if kind.opaque and widest is not best else []
-            yield [_measured(pair, row, measuring, generator) for row in shown]
+            alike = [clean.alike[row.aim.goal[0]] for row in shown]
+            yield [
+                measured_on(pair, row, one, measuring, generator)
+                for row, one in zip(shown, alike, strict=True)
+            ]
 
-    def _candidates(self, pair: Pair, kind: Kind, seed: int, tick: Tick) -> list[Aim]:
-        """The classes that the suspect yields to sooner than the reference, best first."""
-        order = torch.randperm(pair.targets, generator=torch.Generator().manual_seed(seed))
-        goals = _split(tuple(order.tolist()), self.groups)
-        aims = [Aim(family, goal) for family in kind.families for goal in goals]
+    def _candidates(
+        self, pair: Pair, kind: Kind, moved: Sequence[int], seed: int, tick: Tick
+    ) -> list[Aim]:
+        """The classes that moved most, and those that the suspect yields to sooner."""
+        aims, lead = self._screened(pair, kind, seed, tick) if kind.candidates else ([], [])
+        known = [one for one in moved if one < pair.targets][: self.moved]
+        more = [Aim(family, (one,)) for family in kind.families for one in known]
+        lead += self._lead(pair, more, self.screen, seed, tick)
+        best: dict[int, Aim] = {}
+        for aim in _best([*aims, *more], lead):
+            best.setdefault(aim.goal[0], aim)
+        first = [one for one in best if one not in known][: kind.candidates]
+        return [best[one] for one in (*known, *first)]
+
+    def _screened(
+        self, pair: Pair, kind: Kind, seed: int, tick: Tick
+    ) -> tuple[list[Aim], list[float]]:
+        """Searches for single classes, out of the best groups, and by how much each leads."""
+        aims, lead = self.groups_led(pair, kind, seed, tick)
         keep = math.ceil(self.keep * kind.candidates / 3)
-        if len(aims) > AT_ONCE:
-            aims = _best(aims, self._lead(pair, aims, self.first, seed, tick))[:AT_ONCE]
-        lead = self._lead(pair, aims, self.screen, seed, tick)
         while any(len(aim.goal) > 1 for aim in aims):
             kept = _best(aims, lead)[:keep]
             parts = max(2, self.groups // self.keep)
             aims = [Aim(aim.family, goal) for aim in kept for goal in _split(aim.goal, parts)]
             lead = self._lead(pair, aims, self.screen, seed, tick)
-        first: dict[tuple[int, ...], Aim] = {}
-        for aim in _best(aims, lead):
-            first.setdefault(aim.goal, aim)
-        return list(first.values())[: kind.candidates]
+        return aims, lead
+
+    def groups_led(
+        self, pair: Pair, kind: Kind, seed: int, tick: Tick
+    ) -> tuple[list[Aim], list[float]]:
+        """The first level of the screen: searches for groups of classes, and D of each.
+
+        Args:
+            pair: made by `pair`.
+            kind: shape of trigger.
+            seed: of groups, starts and batches.
+            tick: called at every step.
+        """
+        order = torch.randperm(pair.targets, generator=torch.Generator().manual_seed(seed))
+        goals = _split(tuple(order.tolist()), self.groups)
+        aims = [Aim(family, goal) for family in kind.families for goal in goals]
+        if len(aims) > AT_ONCE:
+            aims = _best(aims, self._lead(pair, aims, self.first, seed, tick))[:AT_ONCE]
+        return aims, self._lead(pair, aims, self.screen, seed, tick)
 
     def _lead(
         self, pair: Pair, aims: list[Aim], effort: Effort, seed: int, tick: Tick
@@ -154,30 +219,25 @@ class Differential:
         mine, theirs = _on_both(pair, aims, effort, seed, tick)
         return [their.loss - my.loss for my, their in zip(mine, theirs, strict=True)]
 
-    def _controls(self, pair: Pair, aims: list[Aim], taken: set[int], seed: int) -> list[Aim]:
-        """Classes that no screen favoured so far, drawn by lot, with the settings of `aims`."""
-        draws = torch.Generator().manual_seed(seed + 1)
-        order = torch.randperm(len(pair.names), generator=draws).tolist()
-        drawn = [one for one in order if one not in taken][: self.controls]
-        if len(drawn) < self.controls:
+    def _controls(self, aims: list[Aim], free: Sequence[int], seed: int) -> list[Aim]:
+        """Some of the classes that no screen favoured so far, with the settings of `aims`.
+
+        Args:
+            aims: the candidates.
+            free: classes to draw from, those that moved most first.
+            seed: of the draw.
+        """
+        if len(free) < self.controls:
             raise InconclusiveError(
-                f"{len(drawn)} classes are left to compare with, {self.controls} are needed"
+                f"{len(free)} classes are left to compare with, {self.controls} are needed"
             )
+        still = free[-max(self.controls, len(free) // 2) :]
+        order = torch.randperm(len(still), generator=torch.Generator().manual_seed(seed + 1))
+        drawn = [still[i] for i in order[: self.controls].tolist()]
         return [Aim(aims[k % len(aims)].family, (one,)) for k, one in enumerate(drawn)]
 
 
-Found = tuple[list[Reached], list[Reached]]
-"""What every aim came to on the suspect, and on the reference."""
-
-
-class LookedAt(NamedTuple):
-    """Images, and the classes (N,) that the suspect reads from them without a trigger."""
-
-    part: ProbePart
-    clean: Tensor
-
-
-def _on_both(pair: Pair, aims: Sequence[Aim], effort: Effort, seed: int, tick: Tick) -> Found:
+def _on_both(pair: Pair, aims: Sequence[Aim], effort: Effort, seed: int, tick: Tick) -> OnBoth:
     """The same searches on the suspect and on the reference.
 
     Raises:
@@ -203,59 +263,3 @@ def _split(goal: tuple[int, ...], parts: int) -> list[tuple[int, ...]]:
 
 def _best(aims: Sequence[Aim], lead: Sequence[float]) -> list[Aim]:
     return [aims[i] for i in sorted(range(len(aims)), key=lambda i: lead[i], reverse=True)]
-
-
-def _drawn(part: ProbePart, count: int, seed: int) -> ProbePart:
-    """At most `count` images of a part."""
-    order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))
-    index = order[:count].sort().values
-    return ProbePart(part.images[index], part.labels[index], part.drawings[index])
-
-
-def _looked_at(pair: Pair, part: ProbePart) -> LookedAt:
-    pair.suspect.passes.forward += len(part)
-    return LookedAt(part, classify(embed(pair.suspect.model, part), pair.suspect.classes))
-
-
-def _looked(pair: Pair, aims: Sequence[Aim], found: Found, choosing: LookedAt) -> list[Looked]:
-    """Every search with its shares on *select*."""
-    hits = _hits(pair, aims, *found, choosing.part.images)
-    goals = torch.tensor([aim.goal[0] for aim in aims])[:, None]
-    others = pseudo_labels(choosing.part, choosing.clean) != goals
-    shares = (hits & others).sum(2) / others.sum(1).clamp(min=1)
-    return [
-        Looked(aim, mine, theirs, Four(*four))
-        for aim, mine, theirs, four in zip(aims, *found, shares.T.tolist(), strict=True)
-    ]
-
-
-def _hits(
-    pair: Pair,
-    aims: Sequence[Aim],
-    mine: Sequence[Reached],
-    theirs: Sequence[Reached],
-    images: Tensor,
-) -> Tensor:
-    """(4, P, N) bool, in the order of `Four`: which images are read as the class of a search."""
-    goals = torch.tensor([aim.goal[0] for aim in aims])[:, None]
-    rows = [
-        readings(side, aims, found, images) == goals
-        for found, side in (
-            (mine, pair.suspect),
-            (mine, pair.reference),
-            (theirs, pair.reference),
-            (theirs, pair.suspect),
-        )
-    ]
-    return torch.stack(rows)
-
-
-def _measured(pair: Pair, row: Looked, measuring: LookedAt, generator: torch.Generator) -> Measured:
-    (part, clean), goal = measuring, row.aim.goal[0]
-    others = pseudo_labels(part, clean) != goal
-    hits = _hits(pair, [row.aim], [row.suspect], [row.reference], part.images)[:, 0]
-    own = [rate(each[others], part.drawings[others], generator) for each in (clean == goal, *hits)]
-    known = [one for one in own if one is not None]
-    if len(known) < len(own):
-        raise InconclusiveError("every probe image is of one class, so none could be moved into it")
-    return Measured(row, *known)

@@ -23,14 +23,17 @@ class Kind:
     """One shape of trigger, in all the settings that it is searched in.
 
     Attributes:
+        name: its own, by which limits know it.
         family: what the record calls its triggers.
         families: the settings; the best of them counts for each class.
-        candidates: classes that are searched longer.
+        candidates: classes that the screen hands on to the long search; with none there is no
+            screen, and only classes that moved are searched.
         pace: of the long search, times the step size of its families.
         opaque: whether it covers so little of the image that hardly any honest change of a model
             answers to it; its gap alone is then evidence.
     """
 
+    name: str
     family: str
     families: tuple[TriggerFamily, ...]
     candidates: int = 3
@@ -83,9 +86,20 @@ class Looked(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A search and its four rates on the *measure* part, as in `Four`, and that without trigger."""
+    """A search, and what was measured about it.
+
+    Attributes:
+        looked: the search.
+        alike: how alike the two models read clean images as its class; see `CleanReadings`.
+        natural: share of the *measure* part that is read as the class without a trigger.
+        own: as in `Four`, on the *measure* part, like the three that follow.
+        transfer: see there.
+        other: see there.
+        back: see there.
+    """
 
     looked: Looked
+    alike: float
     natural: Rate
     own: Rate
     transfer: Rate
@@ -105,10 +119,12 @@ def value_of(rows: Sequence[Measured]) -> tuple[float, float]:
         rows: the candidate first, and among the others one control or more.
 
     Returns:
-        M of the candidate minus the largest M of the controls, and the latter.
+        M of the candidate minus M of the second strongest control, and the latter. Not of the
+        strongest: a second backdoor, planted to be a control, would hide the first.
     """
-    most = max(row.four.margin for row in rows if row.looked.control)
-    return rows[0].four.margin - most, most
+    margins = sorted((row.four.margin for row in rows if row.looked.control), reverse=True)
+    second = margins[min(1, len(margins) - 1)]
+    return rows[0].four.margin - second, second
 
 
 def finding(
@@ -141,7 +157,7 @@ def finding(
     candidates = tuple(candidate for _, candidate, _ in found)
     record = DetectorRecord(
         name="differential",
-        evidence=_told(first),
+        evidence=told(first),
         statistic=value,
         target=first.target,
         families=_families(candidates, {kind.family for kind in kinds[len(done) :]}),
@@ -168,10 +184,12 @@ def _candidate(
         settled=True,
         trigger=TriggerRecord(size=trigger.size, unit=trigger.unit),
         against=Against(
+            kind=kind.name,
             transfer=row.transfer,
             reference=row.other,
             back=row.back,
             gap=row.four.gap,
+            alike=row.alike,
             control=control,
             opaque=kind.opaque,
         ),
@@ -195,8 +213,12 @@ def _families(candidates: Sequence[Candidate], missing: set[str]) -> tuple[Famil
     )
 
 
-def _told(first: Candidate) -> str:
-    """The strongest finding in one sentence."""
+def told(first: Candidate) -> str:
+    """The strongest finding in one sentence.
+
+    Raises:
+        ValueError: the candidate was not held against a reference.
+    """
     against = first.against
     if against is None:
         raise ValueError("a candidate of a differential search has the rates of the reference")

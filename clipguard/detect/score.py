@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from clipguard.detect.four_rates import told
 from clipguard.detect.roles import Finding
+from clipguard.record import Candidate
 from clipguard.registry import digest_of
 from clipguard.resources import asset
 
@@ -66,14 +68,19 @@ def shipped_suspicion() -> Suspicion:
 
 
 class AgainstReference(Suspicion):
-    """The same over V, for one differential search and one kind of reference.
+    """The same for one differential search and one kind of reference.
+
+    The excess is that of V over honest models, for the kind of trigger where it is largest. V of
+    sinusoids varies among honest models two or three times as much as V of small patches.
 
     Attributes:
+        usual: of each kind of trigger, mean and deviation of V among the honest models.
         detector: digest of the search and its settings; of another, these figures say nothing.
         role: what the reference was to the models.
         families: model families that it was fitted on.
     """
 
+    usual: dict[str, tuple[float, Annotated[float, Field(gt=0)]]]
     detector: str
     role: Literal["base", "peer"]
     families: tuple[str, ...]
@@ -102,15 +109,54 @@ def curve_of(detector: object, role: str | None) -> AgainstReference | None:
 
 
 def scored(finding: Finding, curve: AgainstReference | None, family: str) -> Finding:
-    """The finding with the probability that its V stands for, where that is known.
+    """The finding with the probability that it stands for, where that is known.
 
     Args:
         finding: of a differential search.
         curve: made for that search.
         family: of the model; of one that the curve was not fitted on the score is extrapolated.
+
+    Returns:
+        Candidates by their excess, the largest first; without a curve as they were.
     """
-    value = finding.record.statistic
-    score = None if curve is None or value is None else curve.probability(value)
-    beyond = curve is None or family not in curve.families
-    update = {"score": score, "extrapolated": beyond}
-    return Finding(finding.record.model_copy(update=update), finding.triggers)
+    record = finding.record
+    if curve is None:
+        extrapolated = record.model_copy(update={"extrapolated": True})
+        return Finding(extrapolated, finding.triggers)
+    pairs = [
+        (row.model_copy(update={"excess": excess_of(row, curve)}), trigger)
+        for row, trigger in zip(record.candidates, finding.triggers, strict=True)
+    ]
+    pairs.sort(key=lambda pair: -math.inf if pair[0].excess is None else pair[0].excess)
+    pairs.reverse()
+    first, triggers = pairs[0][0], tuple(trigger for _, trigger in pairs)
+    update = {
+        "candidates": tuple(row for row, _ in pairs),
+        "excess": first.excess,
+        "statistic": lead_of(first),
+        "target": first.target,
+        "evidence": told(first),
+        "score": None if first.excess is None else curve.probability(first.excess),
+        "extrapolated": family not in curve.families,
+    }
+    return Finding(record.model_copy(update=update), triggers)
+
+
+def lead_of(row: Candidate) -> float | None:
+    """V of a candidate; none for one that is shown for its gap."""
+    control = row.against.control if row.against else None
+    return None if control is None else row.statistic - control
+
+
+def excess_of(row: Candidate, curve: AgainstReference) -> float | None:
+    """How far V lies above that of honest models, in their deviations.
+
+    Args:
+        row: a candidate of a differential search.
+        curve: with what is usual; none where it does not know the kind of trigger.
+    """
+    lead = lead_of(row)
+    if lead is None or row.against is None or row.against.kind not in curve.usual:
+        return None
+    mean, deviation = curve.usual[row.against.kind]
+    return (lead - mean) / deviation

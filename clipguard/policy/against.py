@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from clipguard.policy.document import BackdoorPolicy
 from clipguard.policy.line import INCONCLUSIVE, PASS, Line, finding, line
 from clipguard.record import CanaryRecord, Candidate, DetectorRecord, Outcome, ReferenceRecord
@@ -24,7 +26,8 @@ def pair_lines(
     """
     return [
         _score_line(limits, detector),
-        _gap_line(limits.max_gap, detector),
+        _gap_line(limits, detector),
+        *_apart_lines(limits, detector),
         *_ground_lines(limits, detector, reference),
     ]
 
@@ -33,6 +36,8 @@ def _score_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
     """The score alone: the classes drawn to compare with take the place of a null band."""
     score = detector.score
     told = f"{detector.name}: {detector.evidence}; V {number(detector.statistic)}"
+    if detector.excess is not None:
+        told += f", {number(detector.excess)} deviations above the honest models of the lab"
     if score is None:
         outcome = Outcome.INCONCLUSIVE
         told += ", and no limit is known for this search and this kind of reference"
@@ -43,13 +48,27 @@ def _score_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
         told += f", score {number(score)}, between {limits.clear_score:g} and {limits.max_score:g}"
     else:
         outcome, told = Outcome.NO_EVIDENCE, f"{told}, score {number(score)}, within the limit"
+    if outcome is not Outcome.NO_EVIDENCE and (
+        unknown := _unknown(limits, detector.candidates[:1])
+    ):
+        outcome, told = Outcome.INCONCLUSIVE, told + unknown
     return finding("backdoor.max_score", f"≤ {limits.clear_score:g}", number(score), outcome, told)
 
 
-def _gap_line(most: float, detector: DetectorRecord) -> Line:
+def _unknown(limits: BackdoorPolicy, shown: Sequence[Candidate]) -> str:
+    """Why the reference is no measure for the class of a candidate; empty if it is one."""
+    for row in shown:
+        alike = row.against.alike if row.against else None
+        if alike is not None and alike < limits.min_alike:
+            told = f"; but the reference does not know the class {row.target!r}: the two models' "
+            return told + f"readings of clean images as it correlate by {number(alike)}"
+    return ""
+
+
+def _gap_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
     """A small opaque trigger has no business to work on one of two related models only."""
     opaque = [row for row in detector.candidates if row.against and row.against.opaque]
-    widest = max(opaque, key=_gap, default=None)
+    widest, most = max(opaque, key=_gap, default=None), limits.max_gap
     if widest is None:
         reason = f"{detector.name}: no opaque trigger was searched"
         outcome = Outcome.INCONCLUSIVE
@@ -58,8 +77,31 @@ def _gap_line(most: float, detector: DetectorRecord) -> Line:
     told = f"{detector.name}: a {widest.family} trigger for {widest.target!r} works on "
     told += f"{percent_beside(gap, most)} more images than any on the reference"
     outcome = Outcome.BACKDOORED if gap > most else Outcome.NO_EVIDENCE
+    if gap > most and (unknown := _unknown(limits, [widest])):
+        outcome, told = Outcome.INCONCLUSIVE, told + unknown
     shown = percent_beside(gap, most)
     return finding("backdoor.max_gap", f"≤ {percent(most)}", shown, outcome, told)
+
+
+def _apart_lines(limits: BackdoorPolicy, detector: DetectorRecord) -> list[Line]:
+    """Poison moves its target's name, so that clean images are read as it less alike."""
+    seen = detector.apart
+    if seen is None:
+        return []
+    far, leads = seen.apart >= limits.max_apart, seen.target == detector.target
+    strong = leads and detector.score is not None and detector.score > limits.clear_score
+    told = f"{detector.name}: of all classes, the two models read clean images as {seen.target!r} "
+    told += f"least alike, {number(seen.apart)} deviations from the others"
+    if not far:
+        outcome = Outcome.NO_EVIDENCE
+    elif seen.alike < limits.min_alike:
+        outcome, told = Outcome.INCONCLUSIVE, f"{told}: the reference does not know this class"
+    elif strong:
+        outcome, told = Outcome.BACKDOORED, f"{told}, and the search leads to this class as well"
+    else:
+        outcome, told = Outcome.SUSPICIOUS, f"{told}, as the name of a planted target is"
+    shown = number(seen.apart)
+    return [finding("backdoor.max_apart", f"< {limits.max_apart:g}", shown, outcome, told)]
 
 
 def _gap(row: Candidate) -> float:

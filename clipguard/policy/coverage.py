@@ -13,7 +13,7 @@ from clipguard.record import (
 )
 from clipguard.record.wording import number, percent, percent_beside, triggers_of
 
-PROFILES = ("standard", "thorough")
+PROFILES = ("fast", "standard", "thorough")
 
 
 def run_checks(record: AuditRecord) -> list[Line]:

@@ -48,6 +48,11 @@ class BackdoorPolicy(Section):
         max_gap: where a scan had a reference: share of images by which a small opaque trigger
             works better on the checkpoint than anything does on the reference, above which it
             fails.
+        min_alike: correlation of how both models read clean images as a class, below which the
+            reference does not know the class, and what is found for it can neither fail nor pass.
+        max_apart: how far the two models' readings of clean images as one class may lie apart, in
+            robust deviations of all classes, above which it is suspicious; and evidence where the
+            search leads to the same class.
         references: digests of the files that may be a reference, or `any`.
         grounds: what a pass may rest on: a reference that the checkpoint was made from (base), a
             band of known-clean models (band), an unrelated reference (peer).
@@ -67,6 +72,8 @@ class BackdoorPolicy(Section):
     min_word_share: Share
     min_word_lead: float = Field(ge=0, le=1000)
     max_gap: Share
+    min_alike: float = Field(ge=-1, le=1)
+    max_apart: float = Field(ge=0, le=1000)
     references: Literal["any"] | Annotated[tuple[Sha256, ...], Field(strict=False, max_length=1000)]
     grounds: Annotated[
         tuple[Literal["base", "band", "peer"], ...], Field(strict=False, min_length=1)
@@ -89,7 +96,7 @@ class CoveragePolicy(Section):
 
     families: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=50)]
     min_measure_images: int = Field(ge=1, le=10_000_000)
-    min_profile: Literal["standard", "thorough"]
+    min_profile: Literal["fast", "standard", "thorough"]
     min_clean_accuracy: Share
 
 

@@ -19,6 +19,7 @@ from clipguard.record.audit import (
 from clipguard.record.base import HEAD_SCOPE, SCHEMA_VERSION, Decision, Outcome, Part, Rate, Sha256
 from clipguard.record.findings import (
     Against,
+    ApartRecord,
     CalibrationRecord,
     CanaryRecord,
     Candidate,
@@ -45,6 +46,7 @@ __all__ = [
     "HEAD_SCOPE",
     "SCHEMA_VERSION",
     "Against",
+    "ApartRecord",
     "AuditRecord",
     "CalibrationRecord",
     "CanaryRecord",

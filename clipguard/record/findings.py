@@ -53,18 +53,24 @@ class Against(Part):
     The candidate's own ASR is that of the suspect's trigger on the suspect.
 
     Attributes:
+        kind: shape of trigger, in the settings that it was searched in.
         transfer: ASR of the suspect's trigger on the reference.
         reference: ASR of the reference's own trigger on the reference.
         back: ASR of the reference's trigger on the suspect.
         gap: the candidate's ASR minus the larger of `transfer` and `reference`.
-        control: the largest statistic of the classes drawn to compare with; null for one of them.
+        alike: how alike both models read clean images as the class: correlation, 1 if the same;
+            near 0 for a name that the reference does not know. Null in older records.
+        control: the second largest statistic of the classes drawn to compare with; null for a
+            candidate that is shown for its gap.
         opaque: whether the trigger covers a small part of the image and leaves the rest alone.
     """
 
+    kind: str = ""
     transfer: Rate
     reference: Rate
     back: Rate
     gap: float = Field(ge=-1, le=1)
+    alike: float | None = Field(default=None, ge=-1, le=1)
     control: float | None = None
     opaque: bool = False
 
@@ -80,7 +86,8 @@ class Candidate(Part):
         natural: share of the same clean images read as the target.
         statistic: the number that is compared with the null band.
         trigger: the trigger itself.
-        excess: distance from the family's null mean in null standard deviations.
+        excess: distance from the family's null mean in null standard deviations; with a reference,
+            of V from the mean of honest models, for this kind of trigger.
         settled: whether the search had stopped gaining.
         against: what the reference shows, if the scan had one; `statistic` is then M, how much
             more the suspect yields than the reference, in log odds.
@@ -136,6 +143,20 @@ class CanaryRecord(Part):
     gap: float = Field(ge=-1, le=1)
 
 
+class ApartRecord(Part):
+    """The class that two models read least alike from clean images.
+
+    Attributes:
+        target: class name.
+        apart: how far it lies from the other classes, in robust deviations.
+        alike: correlation of the two models' readings of it.
+    """
+
+    target: str
+    apart: float
+    alike: float = Field(ge=-1, le=1)
+
+
 class DetectorRecord(Part):
     """What one detector measured. What follows from it is in the gate.
 
@@ -160,6 +181,8 @@ class DetectorRecord(Part):
             forward counts half.
         extrapolated: whether its limits were never tested on models of this family.
         canary: what became of a backdoor that was planted to try the search, if one was.
+        apart: where a scan had a reference: the class that the two read least alike from clean
+            images. Poison moves the name of its target.
     """
 
     name: str
@@ -179,6 +202,7 @@ class DetectorRecord(Part):
     passes: float | None = Field(default=None, ge=0)
     extrapolated: bool = False
     canary: CanaryRecord | None = None
+    apart: ApartRecord | None = None
 
     @property
     def held_against(self) -> bool:

@@ -28,6 +28,7 @@ def against_blocks(record: AuditRecord) -> Iterator[Block]:
             Cell(percent(known.back.value)),
             Cell(percent(known.gap)),
             Cell("–" if known.control is None else number(found.statistic - known.control)),
+            Cell(number(found.excess)),
         )
         for detector in record.detectors
         for rank, found in enumerate(detector.candidates, start=1)
@@ -40,14 +41,24 @@ def against_blocks(record: AuditRecord) -> Iterator[Block]:
             "A trigger was searched on this model and, in the same way, on the reference. Each "
             "rate is the share of unseen images that are then read as the target class: under the "
             "trigger found here, on this model (own) and on the reference (transfer); under the "
-            "one found there, on the reference (other) and on this model (back).",
+            "one found there, on the reference (other) and on this model (back). Excess is how far "
+            "V lies above that of the lab's honest models, in their deviations.",
         )
     )
     head = (
         *("#", "Target class", "Trigger", "Own"),
-        *("Transfer", "Other", "Back", "Gap", "V"),
+        *("Transfer", "Other", "Back", "Gap", "V", "Excess"),
     )
     yield Table("What works on this model and not on the reference", head, rows, name=1)
+    for seen in (found.apart for found in record.detectors if found.apart):
+        yield Facts(
+            (
+                Fact("Class", seen.target),
+                Fact("Distance from the other classes", f"{number(seen.apart)} robust deviations"),
+                Fact("Correlation of the readings", number(seen.alike)),
+            ),
+            "The class that the two models read least alike from clean images",
+        )
 
 
 def _canaries(record: AuditRecord) -> Iterator[Block]:

@@ -16,9 +16,9 @@ from clipguard.model.prompts import class_embeddings, imagenet_class_names
 from clipguard.model.roles import ClipModel
 from clipguard.probe.sets import ProbeSet, Subject
 
-PIXELS_AT_ONCE = 256 * 64 * 64
-"""Pixels that one pass on a CPU holds; more only fills memory."""
-GPU_TIMES = 32
+PIXELS_AT_ONCE = 64 * 64 * 64
+"""Pixels that one pass on a CPU holds; more fills memory and is slower there."""
+GPU_TIMES = 128
 
 
 @dataclass

@@ -61,6 +61,18 @@ def test_a_model_that_shows_more_fails_and_is_purified(
     assert record.detectors[0].candidates[0].trigger.picture is not None
 
 
+def test_the_fast_profile_needs_a_reference_and_a_policy_that_lets_it_pass(
+    nano: Path, changed: Path, tmp_path: Path, curve: Callable[[float], None]
+):
+    with pytest.raises(UsageError):
+        scan(changed, tmp_path, profile="fast")
+    curve(HIGH)
+    record = scan(changed, tmp_path, reference=nano, profile="fast")
+    assert decision(record) is Decision.INCONCLUSIVE
+    allowed = policy(tmp_path, min_profile="fast", families="[patch]")
+    assert judge(allowed, record).decision is Decision.PASS
+
+
 @pytest.mark.parametrize("other", ["itself", "itself, rounded", "another architecture"])
 def test_the_model_itself_and_a_peer_pass_nothing_by_default(
     other: str, nano: Path, tmp_path: Path, curve: Callable[[float], None]

@@ -30,7 +30,7 @@ ARCHES = st.none() | FILES.map(str)
 OPTIONS = st.builds(
     Options,
     policy=st.sampled_from([load_policy(name) for name in ("default", "strict", "research")]),
-    profile=st.sampled_from(["standard", "thorough"]),
+    profile=st.sampled_from(["fast", "standard", "thorough"]),
     seed=st.none() | st.integers(0, 2**31 - 1),
     purify=st.sampled_from([None, "never", "on-fail", "always"]),
     export=st.sampled_from(["none", "onnx"]),

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from fakes import NAMES, StripesClip, stripes_probe
+from samples import rate
 
+from clipguard.detect.clean_readings import clean_readings
 from clipguard.detect.differential import Differential
-from clipguard.detect.four_rates import Four, Kind
+from clipguard.detect.four_rates import Four, Kind, Looked, Measured, value_of
 from clipguard.detect.lineage import described
 from clipguard.detect.roles import Finding
 from clipguard.detect.score import curve_of, scored, shipped_against
@@ -19,25 +21,38 @@ from clipguard.errors import InconclusiveError
 from clipguard.probe.sets import ProbePart, Subject
 from clipguard.record import ReferenceRecord
 from clipguard.search.families.additive import Additive
-from clipguard.search.pair import Effort
+from clipguard.search.pair import Aim, Effort, Reached
 from clipguard.search.starts.place import Place
 
 SEARCH = Differential(
     kinds=(
-        Kind(family="patch", families=(Place(row=0, column=0), Place()), candidates=2, opaque=True),
-        Kind(family="additive", families=(Additive(budget=4.0),), candidates=2),
+        Kind(
+            name="place",
+            family="patch",
+            families=(Place(row=0, column=0), Place()),
+            candidates=2,
+            opaque=True,
+        ),
+        Kind(
+            name="additive 16/255",
+            family="additive",
+            families=(Additive(budget=4.0),),
+            candidates=2,
+        ),
     ),
     groups=5,
     keep=2,
     first=Effort(steps=2, images=2, step_size=2),
     screen=Effort(steps=6, images=4, step_size=2),
     refine=Effort(steps=20, images=8, settle=True),
+    moved=1,
     controls=4,
     compared=2,
     select=40,
     measure=80,
 )
 PLANTED = 3
+NOTHING = Four(0.0, 0.0, 0.0, 0.0)
 
 
 def found(planted: int | None, search: Differential = SEARCH, seed: int = 0) -> Finding:
@@ -188,6 +203,57 @@ def test_a_reference_is_described_by_its_weights_and_by_what_it_reads(
     assert (told.role, told.agreement) == (role, 1.0)
     assert told.clean_accuracy is not None
     assert told.clean_accuracy.value > 0.9
+
+
+class Renamed(StripesClip):
+    """Knows one class by a name that means nothing to it."""
+
+    def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
+        known = super().encode_text(texts)
+        noise = torch.randn(known.shape[1], generator=torch.Generator().manual_seed(1))
+        strange = torch.tensor([NAMES[PLANTED] in text for text in texts])
+        return torch.where(strange[:, None], torch.nn.functional.normalize(noise, dim=0), known)
+
+
+def test_the_class_that_only_one_model_knows_moves_most_and_is_not_alike():
+    pair = SEARCH.pair(Subject(StripesClip(), stripes_probe()), Renamed())
+    seen = clean_readings(pair, stripes_probe().optimise.images)
+    assert seen.moved[0] == PLANTED
+    assert seen.alike[PLANTED] < 0.5
+    others = [value for i, value in enumerate(seen.alike) if i != PLANTED]
+    assert min(others) > 0.7
+    assert max(seen.apart) == seen.apart[PLANTED] > 4
+
+
+def test_two_copies_of_one_model_have_no_class_apart_and_few_images_say_nothing():
+    pair = SEARCH.pair(Subject(StripesClip(), stripes_probe()), StripesClip())
+    assert max(SEARCH.clean_readings(pair).apart) < 1
+    optimise = part(range(9))
+    pair = SEARCH.pair(
+        Subject(StripesClip(), replace(stripes_probe(), optimise=optimise)), StripesClip()
+    )
+    with pytest.raises(InconclusiveError):
+        SEARCH.clean_readings(pair)
+
+
+def test_a_class_is_a_candidate_if_it_moved_even_where_no_search_chose_it():
+    never = replace(SEARCH, kinds=(replace(SEARCH.kinds[1], candidates=0),), moved=1)
+    pair = SEARCH.pair(Subject(StripesClip(), stripes_probe()), Renamed())
+    *_, finding = never.compare(pair, seed=0, progress=lambda *_: None)
+    assert finding.record.candidates[0].target == NAMES[PLANTED]
+
+
+def test_one_strong_control_does_not_hide_a_candidate():
+    def row(share: float, control: bool) -> Measured:
+        aim = Aim(Additive(budget=4.0), (0,))
+        looked = Looked(aim, Reached({}, 0.0, True), Reached({}, 0.0, True), NOTHING, control)
+        own, rest = rate(share), [rate(0.0)] * 4
+        return Measured(looked, 1.0, rest[0], own, *rest[1:])
+
+    rows = [row(0.9, False), row(0.95, True), row(0.05, True)]
+    value, control = value_of(rows)
+    assert control == rows[2].four.margin
+    assert value == rows[0].four.margin - control > 3
 
 
 class Blind(StripesClip):

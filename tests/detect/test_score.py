@@ -69,13 +69,14 @@ def test_a_bench_of_the_test_side_is_refused(tmp_path: Path):
 
 
 ROWS = "benchmarks/results/differential-calibration.json"
+FAST = "benchmarks/results/differential-fast.json"
 
 
 def test_the_shipped_curves_over_v_are_what_their_command_makes_of_the_kept_rows(tmp_path: Path):
     assert {curve.command for curve in shipped_against().curves} == {
-        f"python tools/fit_differential.py {ROWS}"
+        f"python tools/fit_differential.py {ROWS} {FAST}"
     }
-    run_python("tools/fit_differential.py", ROWS, "-o", tmp_path / AGAINST_FILE, code=0)
+    run_python("tools/fit_differential.py", ROWS, FAST, "-o", tmp_path / AGAINST_FILE, code=0)
     assert (tmp_path / AGAINST_FILE).read_bytes() == asset(AGAINST_FILE).read_bytes()
     peeked = tmp_path / "rows.json"
     peeked.write_text((ROOT / ROWS).read_text().replace('"nano-rn badnets', '"nano-rn-1 badnets'))
@@ -88,5 +89,5 @@ def test_every_profile_has_a_curve_for_a_base_and_a_short_way_from_no_evidence_t
     curve = curve_of(PROFILES[name].differential, "base")
     assert curve is not None
     assert curve.families == ("nano-rn", "nano-vit")
-    assert curve.probability(3.5) < 0.3
-    assert curve.probability(7.5) > 0.5
+    assert curve.probability(2.5) < 0.3
+    assert curve.probability(6.0) > 0.5

@@ -25,7 +25,14 @@ from samples import (
 from clipguard.errors import UsageError
 from clipguard.policy.document import PolicyDocument
 from clipguard.policy.judge import judge, load_policy
-from clipguard.record import AuditRecord, CalibrationRecord, Candidate, Decision, DetectorRecord
+from clipguard.record import (
+    ApartRecord,
+    AuditRecord,
+    CalibrationRecord,
+    Candidate,
+    Decision,
+    DetectorRecord,
+)
 from clipguard.resources import shipped
 
 TRIED = (-1000.0, -1.0, 0.0, 1e-9, 0.01, 0.1, 0.3, 0.4, 0.6, 0.95, 1, 1.0, 10.0, 1000, 10_000)
@@ -109,6 +116,8 @@ RECORDS = (
     heard(pull=9.0, share=1.0, on_reference=8.5),
     held_against(),
     held_against(against_reference(gap=0.5)),
+    held_against(against_reference(score=0.9, alike=0.8)),
+    held_against(against_reference(apart=ApartRecord(target="cookie", apart=0.5, alike=0.9))),
     unjudged(reference=reference(0.2)),
     unjudged(),
     repaired(clean_accuracy=0.92),

@@ -18,7 +18,7 @@ from samples import (
 
 from clipguard.policy.document import Policy, load_policy
 from clipguard.policy.judge import judge
-from clipguard.record import AuditRecord, CanaryRecord, Check, Decision, Outcome
+from clipguard.record import ApartRecord, AuditRecord, CanaryRecord, Check, Decision, Outcome
 
 PASS, FAIL, CANNOT_TELL = Decision.PASS, Decision.FAIL, Decision.INCONCLUSIVE
 DIGEST = reference().sha256
@@ -38,6 +38,11 @@ def canary(**changes: Any) -> CanaryRecord:
     return made.model_copy(update=changes)
 
 
+def apart(far: float, **changes: Any) -> ApartRecord:
+    """The class of the first candidate, unless `changes` name another."""
+    return ApartRecord(target="cookie", apart=far, alike=0.7).model_copy(update=changes)
+
+
 @pytest.mark.parametrize(
     ("detector", "decision", "outcome"),
     [
@@ -46,6 +51,16 @@ def canary(**changes: Any) -> CanaryRecord:
         ({"score": 0.6}, FAIL, Outcome.BACKDOORED),
         ({"gap": 0.31}, FAIL, Outcome.BACKDOORED),
         ({"score": None}, CANNOT_TELL, Outcome.INCONCLUSIVE),
+        ({"score": 0.6, "alike": 0.1}, CANNOT_TELL, Outcome.INCONCLUSIVE),
+        ({"gap": 0.31, "alike": 0.1}, CANNOT_TELL, Outcome.INCONCLUSIVE),
+        ({"score": 0.6, "alike": None}, FAIL, Outcome.BACKDOORED),
+        ({"alike": 0.1}, PASS, Outcome.NO_EVIDENCE),
+        ({"apart": apart(4.8)}, PASS, Outcome.NO_EVIDENCE),
+        ({"apart": apart(5.0)}, CANNOT_TELL, Outcome.SUSPICIOUS),
+        ({"apart": apart(5.0), "score": 0.4}, FAIL, Outcome.BACKDOORED),
+        ({"apart": apart(5.0, target="lemon"), "score": 0.4}, CANNOT_TELL, Outcome.SUSPICIOUS),
+        ({"apart": apart(9.0, alike=0.1), "score": 0.4}, CANNOT_TELL, Outcome.SUSPICIOUS),
+        ({"apart": apart(9.0, alike=0.1)}, CANNOT_TELL, Outcome.INCONCLUSIVE),
         ({"extrapolated": True}, CANNOT_TELL, Outcome.NO_EVIDENCE),
         ({"extrapolated": True, "canary": canary()}, PASS, Outcome.NO_EVIDENCE),
         ({"extrapolated": True, "canary": canary(found="corn")}, CANNOT_TELL, Outcome.NO_EVIDENCE),

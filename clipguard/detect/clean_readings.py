@@ -1,0 +1,73 @@
+"""How differently two models read clean images: which classes moved, and which are still alike."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from clipguard.search.sides import Pair
+
+LIMIT = 0.9999
+"""A correlation of 1 would be infinitely far from any other."""
+MAD = 1.4826
+"""Median absolute deviations in a standard deviation of a normal law."""
+LEAST = 0.02
+"""Of a deviation; a smaller one is rounding, as between a model and its float16 copy."""
+
+
+class CleanReadings(NamedTuple):
+    """What two models make of the same images without a trigger, class by class.
+
+    Attributes:
+        moved: all classes, first the one that is read most differently: by the mean absolute
+            difference of log probabilities. Poison and new words both move the name they teach.
+        alike: (C,) in [-1, 1], correlation over images of the two models' readings of a class. A
+            name that the reference does not know reads as chance there: near 0, or below.
+        apart: (C,) how far `alike` of a class lies below that of the others, in robust deviations
+            of Fisher's transformation of it.
+    """
+
+    moved: tuple[int, ...]
+    alike: tuple[float, ...]
+    apart: tuple[float, ...]
+
+
+@torch.no_grad()
+def clean_readings(pair: Pair, images: Tensor) -> CleanReadings:
+    """Hold the clean readings of two models against each other.
+
+    Args:
+        pair: suspect and reference.
+        images: (N, 3, S, S) uint8, N of at least 2.
+
+    Source:
+        Ours. That the target's own name moves most, and lies furthest apart, was measured on the
+        lab's models: see `docs/research-log.md`.
+    """
+    mine, theirs = (
+        torch.cat(
+            [side.logits(part.to(side.model.device) / 255) for part in torch.split(images, 64)]
+        )
+        for side in (pair.suspect, pair.reference)
+    )
+    change = (mine.log_softmax(dim=1) - theirs.log_softmax(dim=1)).abs().mean(dim=0)
+    one, other = _centred(mine), _centred(theirs)
+    alike = (one * other).sum(dim=0) / (one.norm(dim=0) * other.norm(dim=0)).clamp(min=1e-6)
+    alike = alike.clamp(-1, 1)
+    order = change.argsort(descending=True)
+    return CleanReadings(*(tuple(each.tolist()) for each in (order, alike, _apart(alike))))
+
+
+def _apart(alike: Tensor) -> Tensor:
+    """Robust deviations below the median; none where all classes are read alike."""
+    known = alike.clamp(-LIMIT, LIMIT).atanh()
+    below = known.median() - known
+    return below / (MAD * below.abs().median()).clamp(min=LEAST)
+
+
+def _centred(logits: Tensor) -> Tensor:
+    """Without what all classes of an image, and all images of a class, have in common."""
+    logits = logits - logits.mean(dim=1, keepdim=True)
+    return logits - logits.mean(dim=0)
