@@ -27,7 +27,10 @@ from clipguard.bundled.nano import BASES, class_names, nano_network
 from clipguard.lab.zoo.manifest import Entry, read_zoo
 from clipguard.lab.zoo.presets import side_of
 from clipguard.probe.intervals import wilson
+from clipguard.record import DetectorRecord
 from clipguard.resources import shipped
+
+NOTHING = DetectorRecord(name="differential", evidence="nothing was searched")
 
 
 def scanned(job: tuple[Path, Entry, str, str]) -> dict[str, Any]:
@@ -54,7 +57,7 @@ def scanned(job: tuple[Path, Entry, str, str]) -> dict[str, Any]:
             purify="never",
             export="none",
         )
-    found = next(one for one in record.detectors if one.name == "differential")
+    found = next((one for one in record.detectors if one.name == "differential"), NOTHING)
     opaque = [row.against.gap for row in found.candidates if row.against and row.against.opaque]
     gate = record.gate
     if gate is None:
@@ -75,8 +78,8 @@ def scanned(job: tuple[Path, Entry, str, str]) -> dict[str, Any]:
         "excess": None if found.excess is None else round(found.excess, 2),
         "apart": found.apart.model_dump() if found.apart else None,
         "score": None if found.score is None else round(found.score, 4),
-        "gap": round(max(opaque), 4),
-        "family": found.candidates[0].family,
+        "gap": round(max(opaque, default=0.0), 4),
+        "family": found.candidates[0].family if found.candidates else "none",
         "evidence": found.evidence,
         "passes": found.passes,
         "seconds": round(time.monotonic() - begun, 1),

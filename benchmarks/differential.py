@@ -36,7 +36,6 @@ from clipguard.probe.sets import Subject
 from clipguard.search.pair import Effort
 
 COMPARED = 2
-FAST = ("additive 16/255", "patch 10 %", "place")
 SMALL = ("patch 2 %", "additive 4/255", "additive 16/255")
 
 
@@ -53,9 +52,10 @@ def searches(kinds: str) -> dict[str, tuple[tuple[str, ...], Differential]]:
         controls=4,
         refine=Effort(steps=20, images=8, settle=True),
     )
+    fast = profile("fast").differential
     return {
         "standard": (names, replace(profile("standard").differential, kinds=shapes)),
-        "fast": (FAST, profile("fast").differential),
+        "fast": (tuple(kind.name for kind in fast.kinds), fast),
         "small": (SMALL, small),
     }
 
@@ -94,14 +94,14 @@ def rows_of(
         "alike": [round(clean.alike[one], 3) for one in clean.moved],
         "apart": [round(clean.apart[one], 2) for one in clean.moved],
         "measure": {
-            name: [_row(pair.names, one, i > 0) for i, one in enumerate(rows)]
+            name: [_row(pair.names, one) for one in rows]
             for name, rows in zip(names, measured, strict=True)
         },
     }
 
 
-def _row(names: tuple[str, ...], one: Measured, control: bool) -> list[Any]:
-    return [names[one.looked.aim.goal[0]], control, *map(_short, one.four)]
+def _row(names: tuple[str, ...], one: Measured) -> list[Any]:
+    return [names[one.looked.aim.goal[0]], one.looked.control, *map(_short, one.four)]
 
 
 def _short(share: float) -> float:

@@ -286,6 +286,14 @@ def against_reference(
     return record.model_copy(update=changes)
 
 
+def wide(gap: float) -> tuple[Candidate, ...]:
+    """A small opaque trigger that shows nothing, and one of the whole image with this gap."""
+    [row] = against_reference().candidates
+    assert row.against is not None
+    changed = row.against.model_copy(update={"gap": gap, "opaque": False})
+    return row, row.model_copy(update={"against": changed})
+
+
 def held_against(detector: DetectorRecord | None = None, **changes: Any) -> AuditRecord:
     """A clean, complete audit against a base, before the gate, with changes to the reference."""
     return unjudged(

@@ -92,14 +92,17 @@ def limits(value: float) -> str:
     known = [
         (FIT["excess"](row, curve.usual), row["kind"] == "poisoned")
         for row in kept
-        if row["budget"] == "standard"
+        if row["budget"] == "standard" and FIT["role_of"](row) == "base"
     ]
     at = {
         name: FIT["crossing"](curve, getattr(policy.backdoor, key))
         for name, key in (("no evidence", "clear_score"), ("fail", "max_score"))
     }
     most = max(value, *(one for one, _ in known)) + 1
-    place = lambda v: 20 + (WIDTH - 40) * max(v, 0.0) / most  # noqa: E731
+
+    def place(value: float) -> float:
+        return 20 + (WIDTH - 40) * max(value, 0.0) / most
+
     marks = [
         f'<circle cx="{place(one):.1f}" cy="{70 if bad else 100}" r="5" '
         f'fill="{PLANTED if bad else HONEST}" fill-opacity="0.6"/>'

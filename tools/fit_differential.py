@@ -149,7 +149,8 @@ def curve(rows: list[dict[str, Any]], budget: str, role: str, command: str) -> A
 
 def crossing(fit: Any, score: float) -> float:
     """The excess at which a score is reached."""
-    return math.expm1((math.log(score / (1 - score)) - fit.intercept) / fit.slope)
+    odds = (math.log(score / (1 - score)) - fit.intercept) / fit.slope
+    return math.copysign(math.expm1(abs(odds)), odds)
 
 
 if __name__ == "__main__":

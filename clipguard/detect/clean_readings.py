@@ -9,12 +9,12 @@ from torch import Tensor
 
 from clipguard.search.sides import Pair
 
-LIMIT = 0.9999
-"""A correlation of 1 would be infinitely far from any other."""
+LIMIT = 0.99
+"""Above it two models read a class alike, and how much above says nothing."""
 MAD = 1.4826
 """Median absolute deviations in a standard deviation of a normal law."""
-LEAST = 0.02
-"""Of a deviation; a smaller one is rounding, as between a model and its float16 copy."""
+LEAST = 0.1
+"""Of a deviation; classes that differ by less are read as one, as after a light fine-tune."""
 
 
 class CleanReadings(NamedTuple):

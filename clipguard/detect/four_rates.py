@@ -162,7 +162,7 @@ def finding(
         target=first.target,
         families=_families(candidates, {kind.family for kind in kinds[len(done) :]}),
         candidates=candidates,
-        screened=True,
+        screened=all(kind.candidates for kind in kinds),
     )
     return Finding(record, tuple(trigger for _, _, trigger in found))
 

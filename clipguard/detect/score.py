@@ -1,4 +1,4 @@
-"""What an excess over the null band is worth, as a probability fitted on the lab's models."""
+"""What an excess over known-clean models is worth, as a probability fitted on the lab's models."""
 
 from __future__ import annotations
 
@@ -127,8 +127,8 @@ def scored(finding: Finding, curve: AgainstReference | None, family: str) -> Fin
         (row.model_copy(update={"excess": excess_of(row, curve)}), trigger)
         for row, trigger in zip(record.candidates, finding.triggers, strict=True)
     ]
-    pairs.sort(key=lambda pair: -math.inf if pair[0].excess is None else pair[0].excess)
-    pairs.reverse()
+    pairs.sort(key=lambda pair: _rank(pair[0]), reverse=True)
+    known = all(row.excess is not None or lead_of(row) is None for row, _ in pairs)
     first, triggers = pairs[0][0], tuple(trigger for _, trigger in pairs)
     update = {
         "candidates": tuple(row for row, _ in pairs),
@@ -136,10 +136,14 @@ def scored(finding: Finding, curve: AgainstReference | None, family: str) -> Fin
         "statistic": lead_of(first),
         "target": first.target,
         "evidence": told(first),
-        "score": None if first.excess is None else curve.probability(first.excess),
+        "score": curve.probability(_rank(first)) if known else None,
         "extrapolated": family not in curve.families,
     }
     return Finding(record.model_copy(update=update), triggers)
+
+
+def _rank(row: Candidate) -> float:
+    return -math.inf if row.excess is None else row.excess
 
 
 def lead_of(row: Candidate) -> float | None:

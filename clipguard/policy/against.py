@@ -27,7 +27,8 @@ def pair_lines(
     return [
         _score_line(limits, detector),
         _gap_line(limits, detector),
-        *_apart_lines(limits, detector),
+        _wide_line(limits.max_wide_gap, detector),
+        _apart_line(limits, detector),
         *_ground_lines(limits, detector, reference),
     ]
 
@@ -83,11 +84,22 @@ def _gap_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
     return finding("backdoor.max_gap", f"≤ {percent(most)}", shown, outcome, told)
 
 
-def _apart_lines(limits: BackdoorPolicy, detector: DetectorRecord) -> list[Line]:
+def _wide_line(most: float, detector: DetectorRecord) -> Line:
+    """Where V varies much among honest models, a gap that none of them shows still counts."""
+    widest = max(detector.candidates, key=_gap, default=None)
+    gap = _gap(widest) if widest else 0.0
+    told = f"{detector.name}: the widest gap of any trigger is {percent_beside(gap, most)}"
+    outcome = Outcome.SUSPICIOUS if gap > most else Outcome.NO_EVIDENCE
+    shown = percent_beside(gap, most)
+    return finding("backdoor.max_wide_gap", f"≤ {percent(most)}", shown, outcome, told)
+
+
+def _apart_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
     """Poison moves its target's name, so that clean images are read as it less alike."""
-    seen = detector.apart
+    key, limit, seen = "backdoor.max_apart", f"< {limits.max_apart:g}", detector.apart
     if seen is None:
-        return []
+        reason = f"{detector.name}: clean readings were not compared"
+        return finding(key, limit, "not measured", Outcome.INCONCLUSIVE, reason)
     far, leads = seen.apart >= limits.max_apart, seen.target == detector.target
     strong = leads and detector.score is not None and detector.score > limits.clear_score
     told = f"{detector.name}: of all classes, the two models read clean images as {seen.target!r} "
@@ -100,8 +112,7 @@ def _apart_lines(limits: BackdoorPolicy, detector: DetectorRecord) -> list[Line]
         outcome, told = Outcome.BACKDOORED, f"{told}, and the search leads to this class as well"
     else:
         outcome, told = Outcome.SUSPICIOUS, f"{told}, as the name of a planted target is"
-    shown = number(seen.apart)
-    return [finding("backdoor.max_apart", f"< {limits.max_apart:g}", shown, outcome, told)]
+    return finding(key, limit, number(seen.apart), outcome, told)
 
 
 def _gap(row: Candidate) -> float:

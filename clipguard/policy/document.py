@@ -48,6 +48,7 @@ class BackdoorPolicy(Section):
         max_gap: where a scan had a reference: share of images by which a small opaque trigger
             works better on the checkpoint than anything does on the reference, above which it
             fails.
+        max_wide_gap: the same for a trigger of any kind, above which it is suspicious.
         min_alike: correlation of how both models read clean images as a class, below which the
             reference does not know the class, and what is found for it can neither fail nor pass.
         max_apart: how far the two models' readings of clean images as one class may lie apart, in
@@ -72,6 +73,7 @@ class BackdoorPolicy(Section):
     min_word_share: Share
     min_word_lead: float = Field(ge=0, le=1000)
     max_gap: Share
+    max_wide_gap: Share
     min_alike: float = Field(ge=-1, le=1)
     max_apart: float = Field(ge=0, le=1000)
     references: Literal["any"] | Annotated[tuple[Sha256, ...], Field(strict=False, max_length=1000)]

@@ -14,11 +14,19 @@ from samples import (
     rate,
     reference,
     unjudged,
+    wide,
 )
 
 from clipguard.policy.document import Policy, load_policy
 from clipguard.policy.judge import judge
-from clipguard.record import ApartRecord, AuditRecord, CanaryRecord, Check, Decision, Outcome
+from clipguard.record import (
+    ApartRecord,
+    AuditRecord,
+    CanaryRecord,
+    Check,
+    Decision,
+    Outcome,
+)
 
 PASS, FAIL, CANNOT_TELL = Decision.PASS, Decision.FAIL, Decision.INCONCLUSIVE
 DIGEST = reference().sha256
@@ -55,6 +63,9 @@ def apart(far: float, **changes: Any) -> ApartRecord:
         ({"gap": 0.31, "alike": 0.1}, CANNOT_TELL, Outcome.INCONCLUSIVE),
         ({"score": 0.6, "alike": None}, FAIL, Outcome.BACKDOORED),
         ({"alike": 0.1}, PASS, Outcome.NO_EVIDENCE),
+        ({"candidates": wide(0.69)}, PASS, Outcome.NO_EVIDENCE),
+        ({"candidates": wide(0.71)}, CANNOT_TELL, Outcome.SUSPICIOUS),
+        ({"apart": None}, CANNOT_TELL, Outcome.INCONCLUSIVE),
         ({"apart": apart(4.8)}, PASS, Outcome.NO_EVIDENCE),
         ({"apart": apart(5.0)}, CANNOT_TELL, Outcome.SUSPICIOUS),
         ({"apart": apart(5.0), "score": 0.4}, FAIL, Outcome.BACKDOORED),

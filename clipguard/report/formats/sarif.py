@@ -55,6 +55,7 @@ RULE_OF_KEY = {
     "backdoor.max_change_concentration": "CG203",
     "backdoor.max_gap": "CG201",
     "backdoor.max_apart": "CG201",
+    "backdoor.max_wide_gap": "CG201",
     "backdoor.grounds": "CG204",
     "backdoor.references": "CG204",
     "backdoor.canary": "CG204",
