@@ -4,9 +4,10 @@
     python benchmarks/against_reference.py FOLDER --out rows.json
 
 Each model is scanned as a user would, with the default policy and without purification or export.
-`--peer NAME` holds all of them against another bundled model, and lets a pass rest on it. Rows are
-kept as they come, so the same command goes on where it was stopped. FOLDER holds victims of
-`lab plant`, each in a folder of its own; what `new_words` taught is added to the class list.
+`--peer NAME` holds all of them against another bundled model, and lets a pass rest on it; with
+`--profile fast` that profile may pass. Rows are kept as they come, so the same command goes on
+where it was stopped. FOLDER holds victims of `lab plant`, each in a folder of its own; what
+`new_words` taught is added to the class list.
 """
 
 from __future__ import annotations
@@ -46,8 +47,12 @@ def scanned(job: tuple[Path, Entry, str, str]) -> dict[str, Any]:
             listed.write_text("\n".join([*class_names(), *taught]) + "\n", encoding="utf-8")
         torch.save(nano_network(reference).state_dict(), base)
         text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
-        peers = text.replace("grounds: [base, band]", "grounds: [base, band, peer]")
-        policy.write_text(text if reference == entry.base else peers, encoding="utf-8")
+        if reference != entry.base:
+            text = text.replace("grounds: [base, band]", "grounds: [base, band, peer]")
+        if profile == "fast":
+            text = text.replace("min_profile: standard", "min_profile: fast")
+            text = text.replace("[patch, additive, frequency]", "[patch, additive]")
+        policy.write_text(text, encoding="utf-8")
         record = clipguard.scan(
             zoo / entry.path / "model.pt",
             policy=policy,
@@ -76,7 +81,7 @@ def scanned(job: tuple[Path, Entry, str, str]) -> dict[str, Any]:
         "found": found.target,
         "V": round(found.statistic or 0.0, 3),
         "excess": None if found.excess is None else round(found.excess, 2),
-        "apart": found.apart.model_dump() if found.apart else None,
+        "apart": [row.model_dump() for row in found.apart[:3]],
         "score": None if found.score is None else round(found.score, 4),
         "gap": round(max(opaque, default=0.0), 4),
         "family": found.candidates[0].family if found.candidates else "none",

@@ -244,7 +244,11 @@ def reference(concentration: float | None = 0.328, **changes: Any) -> ReferenceR
 
 
 def against_reference(
-    score: float = 0.1, gap: float = 0.02, alike: float | None = 0.9, **changes: Any
+    score: float = 0.1,
+    gap: float = 0.02,
+    alike: float | None = 0.9,
+    right: float | None = None,
+    **changes: Any,
 ) -> DetectorRecord:
     """A differential search that found next to nothing, with a score, a gap and `alike` to set."""
     found = Candidate(
@@ -262,6 +266,7 @@ def against_reference(
             back=rate(0.02, 198),
             gap=gap,
             alike=alike,
+            right=right,
             control=0.4,
             opaque=True,
         ),
@@ -281,7 +286,7 @@ def against_reference(
         screened=True,
         measured=200,
         passes=58000.0,
-        apart=ApartRecord(target="bell", apart=2.4, alike=0.91),
+        apart=(ApartRecord(target="bell", apart=2.4, alike=0.91, right=1.0),),
     )
     return record.model_copy(update=changes)
 

@@ -43,6 +43,11 @@ OTHER_TARGETS = Untested(
     why="another class list needs another scan; against a reference, --vocabulary adds names",
 )
 
+FEW_SQUARES = Untested(
+    what="small squares that lead to a class whose clean readings did not move",
+    why="this profile searches them only for the classes that moved most",
+)
+
 TEXT_SPOT = Untested(
     what="other triggers of the text",
     why="phrases, learned prompt vectors, and words that act only with an image are not searched",
@@ -141,6 +146,7 @@ def coverage(
             for name in map(name_of, FAMILIES)
             if name not in searched
         ]
+        missed += [] if record.screened else [FEW_SQUARES]
     if record.screened:
         tested.append(f"short targeted searches that cover all {len(probe.class_names)} classes")
     if probe.further:

@@ -27,20 +27,24 @@ class CleanReadings(NamedTuple):
             name that the reference does not know reads as chance there: near 0, or below.
         apart: (C,) how far `alike` of a class lies below that of the others, in robust deviations
             of Fisher's transformation of it.
+        right: (C,) share of the clean images of a class that the reference reads as it; None where
+            no image is known to be of the class.
     """
 
     moved: tuple[int, ...]
     alike: tuple[float, ...]
     apart: tuple[float, ...]
+    right: tuple[float | None, ...]
 
 
 @torch.no_grad()
-def clean_readings(pair: Pair, images: Tensor) -> CleanReadings:
+def clean_readings(pair: Pair, images: Tensor, labels: Tensor) -> CleanReadings:
     """Hold the clean readings of two models against each other.
 
     Args:
         pair: suspect and reference.
         images: (N, 3, S, S) uint8, N of at least 2.
+        labels: (N,) their classes, -1 where they are not known.
 
     Source:
         Ours. That the target's own name moves most, and lies furthest apart, was measured on the
@@ -56,8 +60,18 @@ def clean_readings(pair: Pair, images: Tensor) -> CleanReadings:
     one, other = _centred(mine), _centred(theirs)
     alike = (one * other).sum(dim=0) / (one.norm(dim=0) * other.norm(dim=0)).clamp(min=1e-6)
     alike = alike.clamp(-1, 1)
-    order = change.argsort(descending=True)
-    return CleanReadings(*(tuple(each.tolist()) for each in (order, alike, _apart(alike))))
+    return CleanReadings(
+        moved=tuple(change.argsort(descending=True).tolist()),
+        alike=tuple(alike.tolist()),
+        apart=tuple(_apart(alike).tolist()),
+        right=_right(theirs.argmax(dim=1).cpu(), labels, len(alike)),
+    )
+
+
+def _right(read: Tensor, labels: Tensor, classes: int) -> tuple[float | None, ...]:
+    known = [labels == one for one in range(classes)]
+    hits = [(read == one)[each] for one, each in enumerate(known)]
+    return tuple(each.float().mean().item() if len(each) else None for each in hits)
 
 
 def _apart(alike: Tensor) -> Tensor:

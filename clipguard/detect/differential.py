@@ -26,6 +26,8 @@ from clipguard.search.sides import Pair, paired
 
 AT_ONCE = 40
 """Searches that are run in full on one level; of more, the best after a short look."""
+FURTHEST = 50
+"""Classes whose clean readings the record tells, those that lie furthest apart."""
 LEAST_IMAGES = 10
 """Fewer say nothing about how alike two models read a class."""
 Tick = Callable[[], None]
@@ -102,9 +104,15 @@ class Differential:
             InconclusiveError: too few images to measure on, or all of one class.
         """
         used, clean = min(self.measure, len(pair.probe.measure)), self.clean_readings(pair)
-        furthest = max(range(pair.targets), key=lambda one: clean.apart[one])
-        apart = ApartRecord(
-            target=pair.names[furthest], apart=clean.apart[furthest], alike=clean.alike[furthest]
+        order = sorted(range(pair.targets), key=lambda one: clean.apart[one], reverse=True)
+        apart = tuple(
+            ApartRecord(
+                target=pair.names[one],
+                apart=clean.apart[one],
+                alike=clean.alike[one],
+                right=clean.right[one],
+            )
+            for one in order[:FURTHEST]
         )
         done: list[list[Measured]] = []
         for rows in self.measures(pair, clean, seed=seed, progress=progress):
@@ -119,12 +127,12 @@ class Differential:
         Raises:
             InconclusiveError: too few images.
         """
-        images = pair.probe.optimise.images[: self.clean]
-        if len(images) < LEAST_IMAGES:
+        part = pair.probe.optimise
+        if len(part) < LEAST_IMAGES:
             raise InconclusiveError(
-                f"{len(images)} images to compare clean readings on, {LEAST_IMAGES} are needed"
+                f"{len(part)} images to compare clean readings on, {LEAST_IMAGES} are needed"
             )
-        return clean_readings(pair, images)
+        return clean_readings(pair, part.images[: self.clean], part.labels[: self.clean])
 
     def measures(
         self, pair: Pair, clean: CleanReadings, *, seed: int, progress: Progress
@@ -161,11 +169,7 @@ class Differential:
             shown = [best, *controls[: self.compared]]
             widest = max(candidates, key=lambda row: row.four.gap)
             shown += [widest] if kind.opaque and widest is not best else []
-            alike = [clean.alike[row.aim.goal[0]] for row in shown]
-            yield [
-                measured_on(pair, row, one, measuring, generator)
-                for row, one in zip(shown, alike, strict=True)
-            ]
+            yield [measured_on(pair, row, clean, measuring, generator) for row in shown]
 
     def _candidates(
         self, pair: Pair, kind: Kind, moved: Sequence[int], seed: int, tick: Tick

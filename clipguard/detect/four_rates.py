@@ -91,6 +91,7 @@ class Measured(NamedTuple):
     Attributes:
         looked: the search.
         alike: how alike the two models read clean images as its class; see `CleanReadings`.
+        right: how often the reference reads clean images of the class as it; see there.
         natural: share of the *measure* part that is read as the class without a trigger.
         own: as in `Four`, on the *measure* part, like the three that follow.
         transfer: see there.
@@ -100,6 +101,7 @@ class Measured(NamedTuple):
 
     looked: Looked
     alike: float
+    right: float | None
     natural: Rate
     own: Rate
     transfer: Rate
@@ -190,6 +192,7 @@ def _candidate(
             back=row.back,
             gap=row.four.gap,
             alike=row.alike,
+            right=row.right,
             control=control,
             opaque=kind.opaque,
         ),

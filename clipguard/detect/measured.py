@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from clipguard.detect.clean_readings import CleanReadings
 from clipguard.detect.four_rates import Four, Looked, Measured
 from clipguard.errors import InconclusiveError
 from clipguard.probe.rates import classify, embed, pseudo_labels, rate
@@ -74,28 +75,28 @@ def _hits(
 
 
 def measured_on(
-    pair: Pair, row: Looked, alike: float, measuring: Shown, generator: torch.Generator
+    pair: Pair, row: Looked, clean: CleanReadings, measuring: Shown, generator: torch.Generator
 ) -> Measured:
     """The rates of one search, with their intervals.
 
     Args:
         pair: suspect and reference.
         row: the search.
-        alike: see `Measured`.
+        clean: how the two models read clean images.
         measuring: the images, of the *measure* part.
         generator: of the intervals.
 
     Raises:
         InconclusiveError: all images are of the class of the search.
     """
-    (part, clean), goal = measuring, row.aim.goal[0]
-    others = pseudo_labels(part, clean) != goal
+    (part, read), goal = measuring, row.aim.goal[0]
+    others = pseudo_labels(part, read) != goal
     hits = _hits(pair, [row.aim], [row.suspect], [row.reference], part.images)[:, 0]
-    own = [rate(each[others], part.drawings[others], generator) for each in (clean == goal, *hits)]
+    own = [rate(each[others], part.drawings[others], generator) for each in (read == goal, *hits)]
     known = [one for one in own if one is not None]
     if len(known) < len(own):
         raise InconclusiveError("every probe image is of one class, so none could be moved into it")
-    return Measured(row, alike, *known)
+    return Measured(row, clean.alike[goal], clean.right[goal], *known)
 
 
 def _drawn(part: ProbePart, count: int, seed: int) -> ProbePart:

@@ -6,11 +6,20 @@ from collections.abc import Sequence
 
 from clipguard.policy.document import BackdoorPolicy
 from clipguard.policy.line import INCONCLUSIVE, PASS, Line, finding, line
-from clipguard.record import CanaryRecord, Candidate, DetectorRecord, Outcome, ReferenceRecord
+from clipguard.record import (
+    Against,
+    ApartRecord,
+    CanaryRecord,
+    Candidate,
+    DetectorRecord,
+    Outcome,
+    ReferenceRecord,
+)
 from clipguard.record.wording import number, percent, percent_beside
 
 SAME = 1e-3
 """Length of a change, over the reference's, that may be rounding: to float16 it is half of that."""
+MOST = 0.5
 ROLES = {"base": "the checkpoint that it was made from", "peer": "an unrelated model"}
 
 
@@ -59,10 +68,9 @@ def _score_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
 def _unknown(limits: BackdoorPolicy, shown: Sequence[Candidate]) -> str:
     """Why the reference is no measure for the class of a candidate; empty if it is one."""
     for row in shown:
-        alike = row.against.alike if row.against else None
-        if alike is not None and alike < limits.min_alike:
+        if row.against and not _knows(limits, row.against):
             told = f"; but the reference does not know the class {row.target!r}: the two models' "
-            return told + f"readings of clean images as it correlate by {number(alike)}"
+            return told + f"readings of clean images as it correlate by {number(row.against.alike)}"
     return ""
 
 
@@ -96,23 +104,32 @@ def _wide_line(most: float, detector: DetectorRecord) -> Line:
 
 def _apart_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
     """Poison moves its target's name, so that clean images are read as it less alike."""
-    key, limit, seen = "backdoor.max_apart", f"< {limits.max_apart:g}", detector.apart
+    key, limit = "backdoor.max_apart", f"< {limits.max_apart:g}"
+    seen = next((one for one in detector.apart if _knows(limits, one)), None)
     if seen is None:
-        reason = f"{detector.name}: clean readings were not compared"
+        what = "clean readings were not compared"
+        if detector.apart:
+            what = "the reference knows none of the classes that lie furthest apart"
+        reason = f"{detector.name}: {what}"
         return finding(key, limit, "not measured", Outcome.INCONCLUSIVE, reason)
     far, leads = seen.apart >= limits.max_apart, seen.target == detector.target
     strong = leads and detector.score is not None and detector.score > limits.clear_score
-    told = f"{detector.name}: of all classes, the two models read clean images as {seen.target!r} "
-    told += f"least alike, {number(seen.apart)} deviations from the others"
+    told = f"{detector.name}: of the classes that the reference knows, the two models read clean "
+    told += (
+        f"images as {seen.target!r} least alike, {number(seen.apart)} deviations from the others"
+    )
     if not far:
         outcome = Outcome.NO_EVIDENCE
-    elif seen.alike < limits.min_alike:
-        outcome, told = Outcome.INCONCLUSIVE, f"{told}: the reference does not know this class"
     elif strong:
         outcome, told = Outcome.BACKDOORED, f"{told}, and the search leads to this class as well"
     else:
         outcome, told = Outcome.SUSPICIOUS, f"{told}, as the name of a planted target is"
     return finding(key, limit, number(seen.apart), outcome, told)
+
+
+def _knows(limits: BackdoorPolicy, seen: ApartRecord | Against) -> bool:
+    """Whether the reference knows a class: it reads most images of it, or reads it as alike."""
+    return (seen.right or 0) > MOST or seen.alike is None or seen.alike >= limits.min_alike
 
 
 def _gap(row: Candidate) -> float:

@@ -60,6 +60,8 @@ class Against(Part):
         gap: the candidate's ASR minus the larger of `transfer` and `reference`.
         alike: how alike both models read clean images as the class: correlation, 1 if the same;
             near 0 for a name that the reference does not know. Null in older records.
+        right: share of clean images of the class that the reference reads as it; null where no
+            image is known to be of it.
         control: the second largest statistic of the classes drawn to compare with; null for a
             candidate that is shown for its gap.
         opaque: whether the trigger covers a small part of the image and leaves the rest alone.
@@ -71,6 +73,7 @@ class Against(Part):
     back: Rate
     gap: float = Field(ge=-1, le=1)
     alike: float | None = Field(default=None, ge=-1, le=1)
+    right: float | None = Field(default=None, ge=0, le=1)
     control: float | None = None
     opaque: bool = False
 
@@ -144,17 +147,20 @@ class CanaryRecord(Part):
 
 
 class ApartRecord(Part):
-    """The class that two models read least alike from clean images.
+    """A class that two models read differently from clean images.
 
     Attributes:
         target: class name.
         apart: how far it lies from the other classes, in robust deviations.
         alike: correlation of the two models' readings of it.
+        right: share of clean images of the class that the reference reads as it; null where no
+            image is known to be of it.
     """
 
     target: str
     apart: float
     alike: float = Field(ge=-1, le=1)
+    right: float | None = Field(default=None, ge=0, le=1)
 
 
 class DetectorRecord(Part):
@@ -181,8 +187,8 @@ class DetectorRecord(Part):
             forward counts half.
         extrapolated: whether its limits were never tested on models of this family.
         canary: what became of a backdoor that was planted to try the search, if one was.
-        apart: where a scan had a reference: the class that the two read least alike from clean
-            images. Poison moves the name of its target.
+        apart: where a scan had a reference: the classes that the two read least alike from clean
+            images, the furthest apart first. Poison moves the name of its target.
     """
 
     name: str
@@ -202,7 +208,7 @@ class DetectorRecord(Part):
     passes: float | None = Field(default=None, ge=0)
     extrapolated: bool = False
     canary: CanaryRecord | None = None
-    apart: ApartRecord | None = None
+    apart: tuple[ApartRecord, ...] = ()
 
     @property
     def held_against(self) -> bool:

@@ -8,6 +8,8 @@ from clipguard.record import AuditRecord
 from clipguard.record.wording import interval, number, percent
 from clipguard.report.blocks import Block, Cell, Fact, Facts, Notes, Table, measured
 
+SHOWN = 3
+"""Classes that lie furthest apart, in a report."""
 ROLES = {
     "base": "the checkpoint that this one was made from, by the distance of the weights",
     "peer": "another model: its weights are far from those of this one",
@@ -50,15 +52,23 @@ def against_blocks(record: AuditRecord) -> Iterator[Block]:
         *("Transfer", "Other", "Back", "Gap", "V", "Excess"),
     )
     yield Table("What works on this model and not on the reference", head, rows, name=1)
-    for seen in (found.apart for found in record.detectors if found.apart):
-        yield Facts(
-            (
-                Fact("Class", seen.target),
-                Fact("Distance from the other classes", f"{number(seen.apart)} robust deviations"),
-                Fact("Correlation of the readings", number(seen.alike)),
-            ),
-            "The class that the two models read least alike from clean images",
+    yield from _apart(record)
+
+
+def _apart(record: AuditRecord) -> Iterator[Block]:
+    seen = [row for found in record.detectors for row in found.apart[:SHOWN]]
+    rows = tuple(
+        (
+            Cell(row.target),
+            Cell(number(row.apart)),
+            Cell(number(row.alike)),
+            Cell("no image" if row.right is None else percent(row.right)),
         )
+        for row in seen
+    )
+    head = ("Class", "Deviations from the others", "Correlation", "Read rightly by the reference")
+    if rows:
+        yield Table("Classes that the two models read least alike from clean images", head, rows)
 
 
 def _canaries(record: AuditRecord) -> Iterator[Block]:

@@ -11,6 +11,7 @@ import torch
 from fakes import NAMES, StripesClip, stripes_probe
 from samples import rate
 
+from clipguard.audit.coverage import coverage
 from clipguard.detect.clean_readings import clean_readings
 from clipguard.detect.differential import Differential
 from clipguard.detect.four_rates import Four, Kind, Looked, Measured, value_of
@@ -217,12 +218,16 @@ class Renamed(StripesClip):
 
 def test_the_class_that_only_one_model_knows_moves_most_and_is_not_alike():
     pair = SEARCH.pair(Subject(StripesClip(), stripes_probe()), Renamed())
-    seen = clean_readings(pair, stripes_probe().optimise.images)
+    shown = stripes_probe().optimise
+    seen = clean_readings(pair, shown.images, shown.labels)
     assert seen.moved[0] == PLANTED
     assert seen.alike[PLANTED] < 0.5
     others = [value for i, value in enumerate(seen.alike) if i != PLANTED]
     assert min(others) > 0.7
     assert max(seen.apart) == seen.apart[PLANTED] > 4
+    assert (seen.right[PLANTED] or 0) < (seen.right[PLANTED + 1] or 0) == 1
+    unknown = clean_readings(pair, shown.images, torch.full_like(shown.labels, -1))
+    assert set(unknown.right) == {None}
 
 
 def test_two_copies_of_one_model_have_no_class_apart_and_few_images_say_nothing():
@@ -241,6 +246,9 @@ def test_a_class_is_a_candidate_if_it_moved_even_where_no_search_chose_it():
     pair = SEARCH.pair(Subject(StripesClip(), stripes_probe()), Renamed())
     *_, finding = never.compare(pair, seed=0, progress=lambda *_: None)
     assert finding.record.candidates[0].target == NAMES[PLANTED]
+    assert not finding.record.screened
+    seen = coverage(finding.record, stripes_probe())
+    assert any("did not move" in row.what for row in seen.not_tested)
 
 
 def test_one_strong_control_does_not_hide_a_candidate():
@@ -248,7 +256,7 @@ def test_one_strong_control_does_not_hide_a_candidate():
         aim = Aim(Additive(budget=4.0), (0,))
         looked = Looked(aim, Reached({}, 0.0, True), Reached({}, 0.0, True), NOTHING, control)
         own, rest = rate(share), [rate(0.0)] * 4
-        return Measured(looked, 1.0, rest[0], own, *rest[1:])
+        return Measured(looked, 1.0, None, rest[0], own, *rest[1:])
 
     rows = [row(0.9, False), row(0.95, True), row(0.05, True)]
     value, control = value_of(rows)
