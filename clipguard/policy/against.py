@@ -8,7 +8,6 @@ from clipguard.policy.document import BackdoorPolicy
 from clipguard.policy.line import INCONCLUSIVE, PASS, Line, finding, line
 from clipguard.record import (
     Against,
-    ApartRecord,
     CanaryRecord,
     Candidate,
     DetectorRecord,
@@ -105,11 +104,11 @@ def _wide_line(most: float, detector: DetectorRecord) -> Line:
 def _apart_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
     """Poison moves its target's name, so that clean images are read as it less alike."""
     key, limit = "backdoor.max_apart", f"< {limits.max_apart:g}"
-    seen = next((one for one in detector.apart if _knows(limits, one)), None)
+    seen = next((one for one in detector.apart if (one.right or 0) > MOST), None)
     if seen is None:
         what = "clean readings were not compared"
         if detector.apart:
-            what = "the reference knows none of the classes that lie furthest apart"
+            what = "the reference reads images of none of the classes that lie furthest apart"
         reason = f"{detector.name}: {what}"
         return finding(key, limit, "not measured", Outcome.INCONCLUSIVE, reason)
     far, leads = seen.apart >= limits.max_apart, seen.target == detector.target
@@ -127,7 +126,7 @@ def _apart_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
     return finding(key, limit, number(seen.apart), outcome, told)
 
 
-def _knows(limits: BackdoorPolicy, seen: ApartRecord | Against) -> bool:
+def _knows(limits: BackdoorPolicy, seen: Against) -> bool:
     """Whether the reference knows a class: it reads most images of it, or reads it as alike."""
     return (seen.right or 0) > MOST or seen.alike is None or seen.alike >= limits.min_alike
 

@@ -119,7 +119,9 @@ RECORDS = (
     held_against(against_reference(gap=0.5)),
     held_against(against_reference(score=0.9, alike=0.8)),
     held_against(against_reference(candidates=wide(0.5))),
-    held_against(against_reference(apart=(ApartRecord(target="cookie", apart=0.5, alike=0.9),))),
+    held_against(
+        against_reference(apart=(ApartRecord(target="cookie", apart=0.5, alike=0.9, right=1.0),))
+    ),
     unjudged(reference=reference(0.2)),
     unjudged(),
     repaired(clean_accuracy=0.92),

@@ -48,8 +48,8 @@ def canary(**changes: Any) -> CanaryRecord:
 
 def apart(far: float, **changes: Any) -> tuple[ApartRecord, ...]:
     """The class of the first candidate, unless `changes` name another, and one that is usual."""
-    row = ApartRecord(target="cookie", apart=far, alike=0.7).model_copy(update=changes)
-    return row, ApartRecord(target="bell", apart=1.0, alike=0.95)
+    row = ApartRecord(target="cookie", apart=far, alike=0.7, right=1.0).model_copy(update=changes)
+    return row, ApartRecord(target="bell", apart=1.0, alike=0.95, right=0.9)
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,10 @@ def apart(far: float, **changes: Any) -> tuple[ApartRecord, ...]:
         ({"apart": apart(5.0)}, CANNOT_TELL, Outcome.SUSPICIOUS),
         ({"apart": apart(5.0), "score": 0.4}, FAIL, Outcome.BACKDOORED),
         ({"apart": apart(5.0, target="lemon"), "score": 0.4}, CANNOT_TELL, Outcome.SUSPICIOUS),
-        ({"apart": apart(9.0, alike=0.1)}, PASS, Outcome.NO_EVIDENCE),  # a new name
-        ({"apart": apart(9.0, alike=0.1, right=0.5)}, PASS, Outcome.NO_EVIDENCE),
+        ({"apart": apart(9.0, right=None)}, PASS, Outcome.NO_EVIDENCE),  # a new name
+        ({"apart": apart(9.0, right=0.5)}, PASS, Outcome.NO_EVIDENCE),
         ({"apart": apart(9.0, alike=0.1, right=0.6)}, CANNOT_TELL, Outcome.SUSPICIOUS),
-        ({"apart": apart(9.0, alike=0.1)[:1]}, CANNOT_TELL, Outcome.INCONCLUSIVE),
+        ({"apart": apart(9.0, right=None)[:1]}, CANNOT_TELL, Outcome.INCONCLUSIVE),
         ({"extrapolated": True}, CANNOT_TELL, Outcome.NO_EVIDENCE),
         ({"extrapolated": True, "canary": canary()}, PASS, Outcome.NO_EVIDENCE),
         ({"extrapolated": True, "canary": canary(found="corn")}, CANNOT_TELL, Outcome.NO_EVIDENCE),
