@@ -113,10 +113,8 @@ def _apart_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
         return finding(key, limit, "not measured", Outcome.INCONCLUSIVE, reason)
     far, leads = seen.apart >= limits.max_apart, seen.target == detector.target
     strong = leads and detector.score is not None and detector.score > limits.clear_score
-    told = f"{detector.name}: of the classes that the reference knows, the two models read clean "
-    told += (
-        f"images as {seen.target!r} least alike, {number(seen.apart)} deviations from the others"
-    )
+    told = f"{detector.name}: of classes that the reference reads rightly, both read clean images "
+    told += f"as {seen.target!r} least alike, {number(seen.apart)} deviations from the others"
     if not far:
         outcome = Outcome.NO_EVIDENCE
     elif strong:
