@@ -18,6 +18,7 @@ from clipguard.text_safety import safe_text
 END, END_64 = 22, 98
 """Bytes of the records at the end of an archive, of a small one and of one in ZIP64 form."""
 MAX_ENTRIES = 200_000
+MAX_DIRECTORY = 64 * 2**20
 STORED, DEFLATED = 0, 8
 ENCRYPTED, DESCRIPTOR, UTF_8 = 0x1, 0x8, 0x800
 FULL = 0xFFFFFFFF
@@ -70,6 +71,8 @@ def read_archive(source: Source) -> tuple[Entry, ...]:
         count, length, offset = _end(source)
         if count > MAX_ENTRIES:
             raise RefusedError(f"CG104 the archive has {count} entries, more than {MAX_ENTRIES}")
+        if length > MAX_DIRECTORY:
+            raise RefusedError(f"CG104 the directory of the archive has {length} bytes")
         lines = list(_lines(source.read_at(offset, length), count))
         entries, position = [], 0
         for line in sorted(lines, key=lambda line: line.offset):

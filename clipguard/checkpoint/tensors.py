@@ -13,6 +13,7 @@ from clipguard.checkpoint.layouts import Layout
 from clipguard.checkpoint.source import Source
 from clipguard.checkpoint.values import TensorRef
 from clipguard.errors import RefusedError
+from clipguard.text_safety import safe_text
 
 MAX_GROWTH = 8
 """Bytes in float32 over bytes of the file: four for 8-bit weights, and some stand twice."""
@@ -46,7 +47,12 @@ def read_tensors(
     reader = source.spans([*by_span])
     for span, buffer in zip(sorted(by_span), reader, strict=True):
         for key in by_span[span]:
-            found[key] = _tensor(buffer, wanted[key])
+            try:
+                found[key] = _tensor(buffer, wanted[key])
+            except RuntimeError as error:  # sizes that overflow where there is not one number
+                raise RefusedError(
+                    f"CG105 torch cannot make the tensor {safe_text(key)}"
+                ) from error
     if reader.sha256 != sha256:
         raise RefusedError("CG103 the file changed while it was being read; try again")
     return {key: found[key] for key in wanted}

@@ -22,8 +22,11 @@ from hypothesis import strategies as st
 from processes import run_python
 from safetensors.torch import save_file
 
+from clipguard.checkpoint.archive import read_archive
 from clipguard.checkpoint.inspection import inspect_file, sha256_of
+from clipguard.checkpoint.layouts import read_layout
 from clipguard.checkpoint.safetensors_header import read_header
+from clipguard.checkpoint.source import Source
 from clipguard.errors import RefusedError, UsageError
 
 
@@ -240,6 +243,40 @@ def test_a_pickle_with_code_is_refused_by_name_and_never_run(tmp_path: Path):
     with pytest.raises(RefusedError, match=rf"CG101.*{os.mkdir.__module__}\.mkdir at byte \d+"):
         inspect_file(path)
     assert not marker.exists()
+
+
+def script() -> bytes:
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), buffer)
+    return buffer.getvalue()
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.sampled_from([TORCH, LEGACY, PLAIN, script()]),
+    st.lists(st.tuples(st.integers(0, 2**16), st.binary(max_size=4)), max_size=3),
+    st.integers(-3, 3),
+)
+def test_a_changed_file_is_read_as_all_see_it_or_refused(
+    data: bytes, changes: list[tuple[int, bytes]], more: int
+):
+    for where, new in changes:
+        where %= len(data)
+        data = data[:where] + new + data[where + len(new) :]
+    data = data + bytes(more) if more > 0 else data[: len(data) + more]
+    source = Source(io.BytesIO(data), len(data))
+    with contextlib.suppress(RefusedError):
+        layout = read_layout(source)
+        if layout.container in ("zip", "TorchScript"):
+            entries = {entry.name: entry for entry in read_archive(source)}
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:  # another reader of zip files
+                assert {i.orig_filename for i in archive.infolist()} == entries.keys()
+                for info in archive.infolist():
+                    begin, size = entries[info.filename].begin, entries[info.filename].packed
+                    info.compress_type = zipfile.ZIP_STORED
+                    info.file_size = size
+                    with contextlib.suppress(zipfile.BadZipFile):  # the checksum of the weights
+                        assert archive.read(info) == data[begin : begin + size]
 
 
 def header(fields: object, data: bytes = b"") -> bytes:
