@@ -1,6 +1,7 @@
 """What a checkpoint may name and call. Everything else is refused.
 
-The names stand for functions of ours in `calls.py`; nothing is imported because a file says so.
+The names stand for functions of ours in `calls.py` and `numpy_calls.py`; nothing is imported
+because a file says so.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from clipguard.checkpoint import calls
+from clipguard.checkpoint import calls, numpy_calls
 from clipguard.checkpoint.calls import Call
 from clipguard.checkpoint.values import ALL_BYTES
 
@@ -37,6 +38,10 @@ _BUILTIN = {
     "range": calls.left_out_of_plain("range"),
     "slice": calls.left_out_of_plain("slice"),
 }
+_SCRIPTED = [
+    f"torch.jit._pickle.{name}"
+    for name in ("build_boollist", "build_doublelist", "build_intlist", "build_tensorlist")
+] + ["torch.jit._pickle.restore_type_tag"]
 CALLS: Mapping[str, Call] = MappingProxyType(
     {
         "_codecs.encode": calls.encode,
@@ -50,13 +55,13 @@ CALLS: Mapping[str, Call] = MappingProxyType(
         "datetime.datetime": calls.left_out_of_plain("datetime.datetime"),
         "datetime.timedelta": calls.left_out_of_plain("datetime.timedelta"),
         "datetime.timezone": calls.left_out_of_plain("datetime.timezone"),
-        "numpy.dtype": calls.make_dtype,
-        "numpy.core.multiarray.scalar": calls.make_scalar,
-        "numpy._core.multiarray.scalar": calls.make_scalar,
-        "numpy.core.multiarray._reconstruct": calls.make_array,
-        "numpy._core.multiarray._reconstruct": calls.make_array,
-        "numpy.core.numeric._frombuffer": calls.array_from_buffer,
-        "numpy._core.numeric._frombuffer": calls.array_from_buffer,
+        "numpy.dtype": numpy_calls.make_dtype,
+        "numpy.core.multiarray.scalar": numpy_calls.make_scalar,
+        "numpy._core.multiarray.scalar": numpy_calls.make_scalar,
+        "numpy.core.multiarray._reconstruct": numpy_calls.make_array,
+        "numpy._core.multiarray._reconstruct": numpy_calls.make_array,
+        "numpy.core.numeric._frombuffer": numpy_calls.array_from_buffer,
+        "numpy._core.numeric._frombuffer": numpy_calls.array_from_buffer,
         "torch._C.Generator": calls.left_out("torch.Generator"),
         "torch.Size": calls.make_size,
         "torch.device": calls.make_device,
@@ -74,6 +79,7 @@ CALLS: Mapping[str, Call] = MappingProxyType(
         for name, call in _BUILTIN.items()
     }
     | {name: calls.left_out("pathlib.Path") for name in _PATHS}
+    | {name: calls.unwrap_scripted for name in _SCRIPTED}
     | {name: calls.left_out(kind) for name, kind in _RARE_TENSORS.items()}
     | {name: calls.left_out_empty(name) for name in calls.BAGS}
     | _NUMPY_RANDOM

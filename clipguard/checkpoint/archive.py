@@ -23,6 +23,8 @@ STORED, DEFLATED = 0, 8
 ENCRYPTED, DESCRIPTOR, UTF_8 = 0x1, 0x8, 0x800
 FULL = 0xFFFFFFFF
 """Stands for a size or an offset that a ZIP64 field holds."""
+ZIP_64_VERSION = 45
+"""Version of the format that reading an entry needs, at most."""
 ZIP_64, PADDING = 0x0001, 0x4246
 """Extra fields: large sizes, and torch's own padding."""
 TWO = "; two readers would see two different files"
@@ -131,13 +133,15 @@ def _lines(directory: bytes, count: int) -> Iterator[_Line]:
     position = 0
     for _ in range(count):
         fields = struct.unpack_from("<4sHHHHLLLLHHHHHLL", directory, position)
-        signature, _, _, flags, method, _, crc, packed, size, *lengths = fields
+        signature, _, needed, flags, method, _, crc, packed, size, *lengths = fields
         names, extra, comment, disk, _, _, offset = lengths
         begin = position + 46
         position = begin + names + extra + comment
         if signature != b"PK\1\2" or comment or disk or position > len(directory):
             raise RefusedError("CG103 the directory of the archive is damaged or has comments")
         name, more = directory[begin : begin + names], directory[begin + names : position]
+        if needed > ZIP_64_VERSION:
+            raise RefusedError(f"CG103 {_shown(name)} wants a newer reader than torch's")
         large = _large(more)
         wanted = [value for value in (size, packed, offset) if value == FULL]
         if len(large) != len(wanted):

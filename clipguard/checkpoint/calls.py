@@ -6,12 +6,8 @@ container, the description of a tensor, or a `LeftOut` that remembers the type's
 
 from __future__ import annotations
 
-import math
-import re
-import struct
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from clipguard.checkpoint.values import (
     ALL_BYTES,
@@ -30,57 +26,6 @@ class WrongCallError(Exception):
     """A call of something known, with arguments that no checkpoint needs."""
 
 
-@dataclass(frozen=True, eq=False)
-class DType:
-    """A NumPy type.
-
-    Attributes:
-        code: kind and size of an item, such as `f4`.
-    """
-
-    code: str
-
-    @property
-    def item_bytes(self) -> int:
-        """Bytes of one item."""
-        return int(self.code[1:]) * (4 if self.code[0] == "U" else 1)
-
-    def check_state(self, state: object) -> None:
-        """Accept what NumPy itself says of such a type: no flags, no fields, no other size.
-
-        Raises:
-            WrongCallError: anything else, with which NumPy can be made to crash.
-        """
-        sizes = {"U": (self.item_bytes, 4, 8), "S": (self.item_bytes, 1, 0)}
-        honest = (3, None, None, None, *sizes.get(self.code[0], (-1, -1, 0)))
-        match state:
-            case (3, "<" | "|", None, None, None, int(), int(), int()):
-                if (*state[:1], *state[2:]) == honest:
-                    return
-        raise WrongCallError
-
-
-class Array(LeftOut):
-    """A NumPy array, whose size is held to its bytes."""
-
-    @staticmethod
-    def check_state(state: object) -> None:
-        """Accept a shape and the bytes that it takes.
-
-        Raises:
-            WrongCallError: it claims more or fewer, or holds objects.
-        """
-        match state:
-            case (1, shape, DType() as dtype, int(), (bytes() | str()) as data):
-                _hold_array(shape, dtype, data)
-            case _:
-                raise WrongCallError
-
-
-NUMBERS = {"b1": "?", "f2": "e", "f4": "f", "f8": "d"}
-NUMBERS |= {f"i{2**n}": "bhiq"[n] for n in range(4)} | {f"u{2**n}": "BHIQ"[n] for n in range(4)}
-"""NumPy scalars that become plain numbers, and how `struct` calls them."""
-_DTYPE = re.compile(r"b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[US][1-9]\d{0,3}")
 _UNSIGNED = 2**63
 TENSOR_TYPES = frozenset({"torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.Parameter"})
 BAGS = frozenset(
@@ -109,8 +54,12 @@ def is_natural(value: object) -> bool:
     return type(value) is int and 0 <= value < _UNSIGNED
 
 
-def _sizes(value: object) -> tuple[int, ...]:
-    """A tuple of a few natural numbers, from a tuple or a torch.Size (which is one here)."""
+def sizes(value: object) -> tuple[int, ...]:
+    """A tuple of a few natural numbers, from a tuple or a torch.Size (which is one here).
+
+    Raises:
+        WrongCallError: it is none.
+    """
     if not isinstance(value, tuple) or len(value) > MAX_DIMENSIONS:
         raise WrongCallError
     if not all(is_natural(number) for number in value):
@@ -139,7 +88,7 @@ def rebuild_tensor(given: Arguments) -> TensorRef:
             raise WrongCallError
     if not isinstance(offset, int) or not is_natural(offset):
         raise WrongCallError
-    shape, stride = _sizes(shape), _sizes(stride)
+    shape, stride = sizes(shape), sizes(stride)
     if dtype not in ALL_BYTES or len(shape) != len(stride):
         raise WrongCallError
     tensor = TensorRef(storage, dtype, offset, shape, stride)
@@ -185,7 +134,17 @@ def make_size(given: Arguments) -> tuple[int, ...]:
     """A torch.Size is the tuple that it is made of."""
     if len(given) != 1:
         raise WrongCallError
-    return _sizes(given[0])
+    return sizes(given[0])
+
+
+def unwrap_scripted(given: Arguments) -> object:
+    """What TorchScript wraps to remember its type: a list of numbers, and anything with a tag."""
+    match given:
+        case (list() as items,):
+            return items
+        case (value, str()):
+            return value
+    raise WrongCallError
 
 
 def make_bytes(given: Arguments) -> bytes:
@@ -219,49 +178,6 @@ def make_device(given: Arguments) -> str:
         case (str() as kind, int()):
             return kind
     raise WrongCallError
-
-
-def make_dtype(given: Arguments) -> DType:
-    """A NumPy type of numbers or text; others hold objects or sizes of their own."""
-    match given:
-        case (str() as code, int(), int()) if _DTYPE.fullmatch(code):
-            return DType(code)
-    raise WrongCallError
-
-
-def make_scalar(given: Arguments) -> object:
-    """A NumPy scalar is a plain number, if Python has such numbers."""
-    match given:
-        case (DType() as dtype, (bytes() | str()) as raw):
-            data = raw.encode("latin-1", "replace") if isinstance(raw, str) else raw
-            if len(data) != dtype.item_bytes:
-                raise WrongCallError
-            if dtype.code in NUMBERS:
-                return struct.unpack(f"<{NUMBERS[dtype.code]}", data)[0]
-            return LeftOut("numpy scalar")
-    raise WrongCallError
-
-
-def make_array(given: Arguments) -> Array:
-    """`_reconstruct`: an empty array, which `BUILD` fills."""
-    match given:
-        case (Name("numpy.ndarray"), (0,), b"b" | "b"):
-            return Array("numpy.ndarray")
-    raise WrongCallError
-
-
-def array_from_buffer(given: Arguments) -> Array:
-    """An array of protocol 5."""
-    match given:
-        case ((bytes() | bytearray()) as data, DType() as dtype, shape, str()):
-            _hold_array(shape, dtype, data)
-            return Array("numpy.ndarray")
-    raise WrongCallError
-
-
-def _hold_array(shape: object, dtype: DType, data: bytes | bytearray | str) -> None:
-    if math.prod(_sizes(shape)) * dtype.item_bytes != len(data):
-        raise WrongCallError
 
 
 def left_out_of_plain(kind: str) -> Call:

@@ -71,6 +71,8 @@ def read_layout(source: Source) -> Layout:
     if source.size == 0:
         raise RefusedError("CG102 the file is empty")
     head = source.read_at(0, min(source.size, 4096))
+    if _is_tar(head):  # whatever else it is: torch.load tries this before the old layout
+        raise RefusedError(f"CG102 a tar file, perhaps of torch before 2018: {RESAVE}")
     # A real header length leaves the upper bytes empty; eight letters of text do not.
     if head[8:9] == b"{" and not any(head[5:8]):
         return _safetensors(source)
@@ -81,9 +83,16 @@ def read_layout(source: Source) -> Layout:
     raise RefusedError(f"CG102 {_what(head)}; expected a file of torch.save or safetensors")
 
 
+def _is_tar(head: bytes) -> bool:
+    """Whether the first block has the checksum of a tar file, which is all that readers ask for."""
+    field = head[148:156].strip(b" \0")
+    digits = re.fullmatch(rb"[0-7]{1,7}", field)
+    if len(head) < 512 or digits is None:
+        return False
+    return sum(head[:148]) + 8 * ord(" ") + sum(head[156:512]) == int(field, 8)
+
+
 def _what(head: bytes) -> str:
-    if head[257:262] == b"ustar":
-        return f"a tar file, perhaps of torch before 2018: {RESAVE}"
     if head[:1] == b"\x80":
         return f"a pickle that torch.save did not write: {RESAVE}"
     if head.startswith(b"version https://git-lfs"):

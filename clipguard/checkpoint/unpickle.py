@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from io import BytesIO
 
 from clipguard.checkpoint.allowlist import ALLOWED, CALLS, STORAGES
-from clipguard.checkpoint.calls import Array, DType, WrongCallError, is_natural
+from clipguard.checkpoint.calls import WrongCallError, is_natural
+from clipguard.checkpoint.numpy_calls import Array, DType
 from clipguard.checkpoint.values import LeftOut, Name, StorageRef
 from clipguard.errors import RefusedError
 from clipguard.text_safety import safe_text

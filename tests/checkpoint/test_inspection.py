@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import struct
+import tarfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -47,6 +48,16 @@ def zip_bytes(*entries: tuple[str, bytes], compress: int = zipfile.ZIP_STORED) -
         warnings.simplefilter("ignore")  # a name that is there twice
         for name, data in entries:
             file.writestr(name, data)
+    return buffer.getvalue()
+
+
+def tar_bytes(*members: tuple[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT, encoding="latin-1") as f:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            f.addfile(member, io.BytesIO(data))
     return buffer.getvalue()
 
 
@@ -160,7 +171,8 @@ def test_a_folder_gives_its_preferred_weights_file_or_a_usage_error(tmp_path: Pa
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (pickle.dumps({"a": 1}), "torch.save did not write.*re-save"),
         (pickle.dumps({"a": 1}, 2), "torch.save did not write.*re-save"),
-        (b"a" * 257 + b"ustar" + bytes(300), "a tar file.*re-save"),
+        (tar_bytes(("pickle", b"")), "a tar file.*re-save"),
+        (tar_bytes((LEGACY[:90].decode("latin-1"), LEGACY)), "a tar file.*re-save"),
         (b"7z\xbc\xaf\x27\x1c" + bytes(40), "unknown binary"),
         (b"PK\x03\x04" + bytes(100), "CG103"),
         (TORCH[:-200], "CG103"),
@@ -199,6 +211,7 @@ def test_a_folder_gives_its_preferred_weights_file_or_a_usage_error(tmp_path: Pa
         *(
             (patched(PLAIN, offset, value), f"CG10[34].*{says}")
             for offset, value, says in (
+                (6, b"\x2e\0", "newer reader"),
                 (8, b"\0\1", "never uses"),  # flags
                 (10, b"\x0c\0", "never uses"),  # method
                 (16, b"\0\0\0\0", "different things"),  # CRC

@@ -189,6 +189,9 @@ def test_classes_of_torchscript_are_read_in_such_archives_only():
     assert (module.kind, module.held[0]["w"].shape) == ("__torch__.a.B", (1,))
     with pytest.raises(RefusedError, match=r"__torch__\.a\.B"):
         read(code)
+    tagged = call("torch.jit._pickle.restore_type_tag", b"](K\1K\2e", text("List[int]"))
+    assert read(whole(tagged)).value == [1, 2]
+    assert read(whole(call("torch.jit._pickle.build_intlist", tagged))).value == [1, 2]
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -246,6 +249,7 @@ WIDE = b"(" + b"K\1" * 65 + b"t"
             + b"c_codecs\nencode\nh\0R" * 9 + b"e",
             "CG104 .* multiplies",
         ),
+        (call("torch.jit._pickle.build_intlist", b"K\1"), "CG101"),
         (call("torch.Size", TENSOR), "CG101"),
         (call("torch.Size", WIDE), "CG101"),
         (call("torch.Size", b"(J\xff\xff\xff\xfft"), "CG101"),
