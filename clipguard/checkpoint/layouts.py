@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -84,12 +85,12 @@ def read_layout(source: Source) -> Layout:
 
 
 def _is_tar(head: bytes) -> bool:
-    """Whether the first block has the checksum of a tar file, which is all that readers ask for."""
-    field = head[148:156].strip(b" \0")
-    digits = re.fullmatch(rb"[0-7]{1,7}", field)
-    if len(head) < 512 or digits is None:
+    """Whether Python's own reader would take the first block for that of a tar file."""
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "latin-1", "replace")
+    except (tarfile.TarError, ValueError):
         return False
-    return sum(head[:148]) + 8 * ord(" ") + sum(head[156:512]) == int(field, 8)
+    return True
 
 
 def _what(head: bytes) -> str:
