@@ -198,6 +198,8 @@ def _local_numbers(extra: bytes, line: _Line, small: tuple[int, int]) -> tuple[i
     if not large:
         return small
     both = [line.size, line.packed]
+    if line.flags & DESCRIPTOR and large[1:2] == [0]:  # torch does not know it yet
+        both = [line.size, 0]
     if large not in ([line.offset], both, [*both, line.offset]):
         raise RefusedError(f"CG103 {_shown(line.name)} has two sizes{TWO}")
     is_both = len(large) > 1
