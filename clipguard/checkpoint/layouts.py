@@ -28,8 +28,9 @@ TORCH_ENTRY = re.compile(
 )
 SCRIPT_ENTRY = re.compile(r"code/.+|constants\.pkl|constants/\d+|traced_inputs(\.pkl|/\d+)")
 MAGIC = 0x1950A86A20F9469CFC6C
-OLD_STARTS = (
-    b"\x80\2\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",  # the magic number in protocols 2 and 3
+OLD_STARTS = (  # the magic number in protocols 2, 3, 4, 5, and 0 or 1
+    b"\x80\2\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
+    b"\x80\3\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
     b"\x80\4\x95",
     b"\x80\5\x95",
     f"L{MAGIC}L\n.".encode(),

@@ -151,7 +151,9 @@ def _checked(item: tuple[object, object]) -> tuple[str, TensorRef]:
             "save model.state_dict() alone"
         )
     if tensor.dtype not in FLOATS and not _is_ignored(key):
-        raise RefusedError(f"CG105 tensor {shown} has type {tensor.dtype}, expected floating point")
+        raise RefusedError(
+            f"CG105 tensor {shown} has type torch.{tensor.dtype}, expected floating point"
+        )
     return key, tensor
 
 
