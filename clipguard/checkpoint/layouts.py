@@ -28,13 +28,8 @@ TORCH_ENTRY = re.compile(
 )
 SCRIPT_ENTRY = re.compile(r"code/.+|constants\.pkl|constants/\d+|traced_inputs(\.pkl|/\d+)")
 MAGIC = 0x1950A86A20F9469CFC6C
-OLD_STARTS = (  # the magic number in protocols 2, 3, 4, 5, and 0 or 1
-    b"\x80\2\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
-    b"\x80\3\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.",
-    b"\x80\4\x95",
-    b"\x80\5\x95",
-    f"L{MAGIC}L\n.".encode(),
-)
+PICKLE_STARTS = (b"\x80", f"L{MAGIC}L\n.".encode())
+"""Of any pickle from protocol 2 on, and of the first of the old layout in protocols 0 and 1."""
 RESAVE = "re-save it with a current torch.save or as safetensors"
 MAX_PARTS = 100_000
 MAX_NAME = 512
@@ -80,7 +75,7 @@ def read_layout(source: Source) -> Layout:
         return _safetensors(source)
     if head.startswith(b"PK\x03\x04"):
         return _zip(source)
-    if head.startswith(OLD_STARTS):
+    if head.startswith(PICKLE_STARTS):
         return _legacy(source)
     raise RefusedError(f"CG102 {_what(head)}; expected a file of torch.save or safetensors")
 
@@ -95,8 +90,6 @@ def _is_tar(head: bytes) -> bool:
 
 
 def _what(head: bytes) -> str:
-    if head[:1] == b"\x80":
-        return f"a pickle that torch.save did not write: {RESAVE}"
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the weights: fetch the file with git lfs pull"
     try:
