@@ -25,7 +25,8 @@ MAX_BITS = 2048
 """Of a whole number; the state of a random generator needs 128."""
 MAX_KEY = 2**60
 """Whole numbers beyond this can be chosen so that they all have the same hash."""
-MAX_NAME = 64
+MAX_NAME, MAX_GLOBAL = 64, 512
+"""Characters in the name of a storage, and in the name of anything else."""
 SCRIPTED = "__torch__."
 """What the names of the classes of a TorchScript archive begin with."""
 OWN = "if the file is yours, save model.state_dict() alone"
@@ -146,6 +147,8 @@ class _Machine:
             attribute, module = self.stack.pop(), self.stack.pop()
             if not isinstance(module, str) or not isinstance(attribute, str):
                 raise self._refusal("CG101", "asks for a name that it computes while loading")
+            if len(module) + len(attribute) > MAX_GLOBAL:  # two long texts, joined again and again
+                raise self._refusal("CG104", f"asks for {safe_text(module)} and more")
             wanted = f"{module}.{attribute}"
         else:
             wanted = str(argument).replace(" ", ".")

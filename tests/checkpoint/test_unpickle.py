@@ -220,6 +220,7 @@ WIDE = b"(" + b"K\1" * 65 + b"t"
         (b"\x80\x02(cos\nsystem\no.", r"os\.system"),
         (b"\x80\x04\x8c\x02osq\x00\x8c\x06systemq\x01h\x00h\x01\x93.", r"os\.system at byte 22"),
         (b"\x80\x04K\x01K\x02\x93.", "computes while loading"),
+        (b"\x80\x04" + text("__torch__.") + text("a" * 503) + b"\x93.", "CG104 .* asks for"),
         (b"\x80\x02\x82\x01.", "CG101 .* EXT1"),
         (b"\x80\x02\x83\x01\x01.", "CG101 .* EXT2"),
         (b"\x80\x05\x97.", "CG101 .* NEXT_BUFFER"),
