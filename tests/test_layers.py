@@ -49,8 +49,9 @@ MAX_FUNCTION = 60
 VOCABULARY = {"record/__init__.py": 540}
 TORCH_FREE = (
     "checkpoint.inspection",
-    "checkpoint.pickle_scan",
+    "checkpoint.layouts",
     "checkpoint.safetensors_header",
+    "checkpoint.unpickle",
     "policy",
     "record",
     "report.blocks",

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from clipguard.checkpoint.architectures import (
@@ -24,7 +21,9 @@ from clipguard.checkpoint.architectures import (
     shape_difference,
     shapes_of,
 )
-from clipguard.checkpoint.inspection import Inspection, inspect_file, sha256_of
+from clipguard.checkpoint.inspection import open_checkpoint
+from clipguard.checkpoint.tensors import read_tensors
+from clipguard.checkpoint.values import ITEM_BYTES, LeftOut, TensorRef
 from clipguard.errors import RefusedError, UsageError
 from clipguard.record import CheckpointRecord
 from clipguard.text_safety import safe_text
@@ -34,15 +33,7 @@ PREFIXES = ("module.", "_orig_mod.")
 OPENAI_SCALARS = frozenset({"input_resolution", "context_length", "vocab_size"})
 MAX_KEY = 512
 MAX_WRAPPERS = 3
-MAX_GROWTH = 8
-"""Bytes in float32 over bytes of the file: four for 8-bit weights, and some stand twice."""
-SCALAR = np.float64(0).__reduce__()[0]  # its module has moved between NumPy versions
-NUMPY_SCALARS: list[Any] = [
-    (SCALAR, "numpy.core.multiarray.scalar"),
-    (SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *{type(np.dtype(kind)) for kind in ("float32", "float64", "int32", "int64", "bool")},
-]
+FLOATS = frozenset(name for name in ITEM_BYTES if "float" in name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,21 +64,17 @@ def load_checkpoint(path: Path, *, arch: str | None = None) -> Checkpoint:
         RefusedError: anything but plain, finite, honestly sized tensors under printable names;
             the message starts with the file's name.
     """
-    inspection = inspect_file(path)
-    weights = inspection.weights_file
-    try:
-        raw, form, notes = _unwrap(_read(inspection))
-        if sha256_of(weights) != inspection.sha256:
-            raise RefusedError("CG103 the file changed while it was being read; try again")
-        needed = sum(4 * t.numel() for t in raw.values() if isinstance(t, Tensor))
-        if needed > MAX_GROWTH * inspection.size_bytes:
-            raise RefusedError(f"CG105 the tensors need {needed} bytes, far more than the file has")
-        for key, tensor in raw.items():
-            _check_tensor(key, tensor)
-        state = _clean(raw)
-        architecture = _architecture(path, arch, shapes_of(state))
-    except (RefusedError, UsageError) as error:
-        raise type(error)(f"{safe_text(weights.name)}: {error}") from error
+    with open_checkpoint(path) as opened:
+        inspection = opened.inspection
+        try:
+            raw, form, notes = _unwrap(opened.layout.content)
+            found = read_tensors(opened.source, opened.layout, _wanted(raw), inspection.sha256)
+            _check_finite(found)
+            state = _clean(found)
+            architecture = _architecture(path, arch, shapes_of(state))
+        except (RefusedError, UsageError) as error:
+            name = safe_text(inspection.weights_file.name)
+            raise type(error)(f"{name}: {error}") from error
     with torch.device("meta"):
         network = network_of(architecture)
     record = CheckpointRecord(
@@ -105,19 +92,7 @@ def load_checkpoint(path: Path, *, arch: str | None = None) -> Checkpoint:
     return Checkpoint(record, {key: state[key] for key in keys if key in state}, architecture)
 
 
-def _read(inspection: Inspection) -> object:
-    try:
-        if "safetensors" in inspection.container:
-            # cloned, because the tensors are views of the file and the file may still change
-            return {k: t.clone() for k, t in load_file(inspection.weights_file).items()}
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
-            return torch.load(inspection.weights_file, map_location="cpu", weights_only=True)
-    except Exception as error:  # hostile bytes: torch raises whatever its parsers raise
-        reason = safe_text(str(error).partition("\n")[0])
-        raise RefusedError(f"CG103 the restricted loader refused it: {reason}") from error
-
-
-def _unwrap(loaded: object) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
+def _unwrap(loaded: object) -> tuple[Mapping[object, object], str, tuple[str, ...]]:
     """The state dict inside `loaded`, what it was found in, and notes on what was left."""
     form = "state dict"
     notes: tuple[str, ...] = ()
@@ -134,10 +109,10 @@ def _unwrap(loaded: object) -> tuple[dict[str, Tensor], str, tuple[str, ...]]:
     if not isinstance(loaded, Mapping) or not loaded:
         raise RefusedError(
             "CG102 expected a mapping of names to tensors, got "
-            f"{'an empty one' if isinstance(loaded, Mapping) else type(loaded).__name__}; "
+            f"{'an empty one' if isinstance(loaded, Mapping) else _kind(loaded)}; "
             "save model.state_dict()"
         )
-    return dict(loaded), form, notes
+    return loaded, form, notes
 
 
 def _wrapped(loaded: object) -> dict[str, Mapping[object, object]]:
@@ -147,57 +122,65 @@ def _wrapped(loaded: object) -> dict[str, Mapping[object, object]]:
     return {key: loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)}
 
 
-def _check_tensor(key: object, tensor: object) -> None:
+def _wanted(raw: Mapping[object, object]) -> dict[str, TensorRef]:
+    """The tensors that the network may need, every one of them dense and of floating point."""
+    return {key: tensor for key, tensor in map(_checked, raw.items()) if not _is_ignored(key)}
+
+
+def _is_ignored(key: str) -> bool:
+    return key.endswith(IGNORED) or key.rpartition(".")[2] in OPENAI_SCALARS
+
+
+def _checked(item: tuple[object, object]) -> tuple[str, TensorRef]:
+    key, tensor = item
     if not isinstance(key, str) or len(key) > MAX_KEY or not key.isprintable():
         raise RefusedError(
             f"CG108 expected printable tensor names of up to {MAX_KEY} characters, "
             f"got {safe_text(repr(key))}"
         )
     shown = safe_text(key)
-    if not isinstance(tensor, Tensor):
-        raise RefusedError(
-            f"CG102 expected tensors only, got {type(tensor).__name__} under {shown!r}; "
-            "save model.state_dict() alone"
-        )
-    if tensor.layout != torch.strided or tensor.is_quantized or _overlaps(tensor):
+    is_odd = isinstance(tensor, LeftOut) and tensor.kind.endswith(" tensor")
+    if is_odd or (isinstance(tensor, TensorRef) and tensor.overlaps):
         raise RefusedError(
             f"CG105 tensor {shown} is sparse, quantised or larger than the bytes behind it; "
             "save plain dense weights"
         )
-    if key.endswith(IGNORED) or key.rpartition(".")[2] in OPENAI_SCALARS:
-        return
-    if not tensor.is_floating_point():
-        raise RefusedError(f"CG105 tensor {shown} has type {tensor.dtype}, expected floating point")
-    if not tensor.detach().float().isfinite().all():
-        raise RefusedError(f"CG109 tensor {shown} holds values that are not finite in float32")
+    if not isinstance(tensor, TensorRef):
+        raise RefusedError(
+            f"CG102 expected tensors only, got {_kind(tensor)} under {shown!r}; "
+            "save model.state_dict() alone"
+        )
+    if tensor.dtype not in FLOATS and not _is_ignored(key):
+        raise RefusedError(
+            f"CG105 tensor {shown} has type torch.{tensor.dtype}, expected floating point"
+        )
+    return key, tensor
 
 
-def _overlaps(tensor: Tensor) -> bool:
-    """Whether two indices of `tensor` share bytes, as in a view that claims more than is there."""
-    extent = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1:
-            if stride < extent:
-                return True
-            extent += stride * (size - 1)
-    return False
+def _kind(value: object) -> str:
+    if isinstance(value, LeftOut):
+        return safe_text(value.kind)
+    return "a tensor" if isinstance(value, TensorRef) else type(value).__name__
 
 
-def _clean(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys as open_clip names them, values detached and in float32."""
-    state = dict(raw)
+def _check_finite(state: Mapping[str, Tensor]) -> None:
+    for key, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise RefusedError(
+                f"CG109 tensor {safe_text(key)} holds values that are not finite in float32"
+            )
+
+
+def _clean(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keys as open_clip names them."""
+    state = dict(found)
     for prefix in PREFIXES * 2:  # either may be the outer one
         if all(key.startswith(prefix) for key in state):
             state = {key[len(prefix) :]: tensor for key, tensor in state.items()}
-    kept = {
-        key: tensor.detach().float()
-        for key, tensor in state.items()
-        if not key.endswith(IGNORED) and key not in OPENAI_SCALARS
-    }
     for key in ("logit_scale", "logit_bias"):
-        if key in kept and kept[key].numel() == 1:
-            kept[key] = kept[key].reshape(())
-    return kept
+        if key in state and state[key].numel() == 1:
+            state[key] = state[key].reshape(())
+    return state
 
 
 def _architecture(path: Path, arch: str | None, shapes: Shapes) -> Architecture:

@@ -7,34 +7,55 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from clipguard.checkpoint.pickle_scan import MAX_DIMENSIONS
+from clipguard.checkpoint.values import ITEM_BYTES, MAX_DIMENSIONS
 from clipguard.errors import RefusedError
 from clipguard.text_safety import safe_text
 
 MAX_HEADER_BYTES = 16 * 2**20
-ITEM_BYTES = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I16": 2,
-    "U16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "I32": 4,
-    "U32": 4,
-    "F32": 4,
-    "I64": 8,
-    "U64": 8,
-    "F64": 8,
+DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "I64": "int64",
+    "U64": "uint64",
+    "F64": "float64",
 }
+"""Types of the format, and what torch calls them."""
 
 
-def check_header(file: BinaryIO, size: int) -> None:
-    """Accept the header if every byte behind it belongs to exactly one tensor.
+@dataclass(frozen=True)
+class HeaderEntry:
+    """One tensor of the file.
+
+    Attributes:
+        name: its key.
+        dtype: torch's name of its type.
+        shape: its sizes.
+        begin: where its bytes begin in the file.
+        end: where they end.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_header(file: BinaryIO, size: int) -> tuple[HeaderEntry, ...]:
+    """The tensors of the file in its own order, if every byte belongs to exactly one of them.
 
     Args:
         file: positioned at its beginning.
@@ -58,17 +79,20 @@ def check_header(file: BinaryIO, size: int) -> None:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise RefusedError("CG103 the metadata of the safetensors header are not text")
-    spans = sorted(_span(name, entry) for name, entry in header.items())
-    position = 0
-    for begin, end, name in spans:
-        if begin != position:
-            raise RefusedError(f"CG105 tensor {name} overlaps another or leaves a hole before it")
-        position = end
-    if position != size - 8 - length:
+    entries = tuple(_entry(name, entry, 8 + length) for name, entry in header.items())
+    position = 8 + length
+    for entry in sorted(entries, key=lambda entry: (entry.begin, entry.end)):
+        if entry.begin != position:
+            raise RefusedError(
+                f"CG105 tensor {safe_text(entry.name)} overlaps another or leaves a hole before it"
+            )
+        position = entry.end
+    if position != size:
         raise RefusedError(
-            f"CG103 truncated or padded safetensors: tensors need {position} bytes, "
+            f"CG103 truncated or padded safetensors: tensors need {position - 8 - length} bytes, "
             f"{size - 8 - length} are there"
         )
+    return entries
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -78,7 +102,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _span(name: str, entry: object) -> tuple[int, int, str]:
+def _entry(name: str, entry: object, data: int) -> HeaderEntry:
     shown = safe_text(name)
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise RefusedError(f"CG103 tensor {shown} is not described as safetensors does")
@@ -86,15 +110,15 @@ def _span(name: str, entry: object) -> tuple[int, int, str]:
     natural = _naturals(shape) and _naturals(offsets) and len(offsets) == 2
     if not natural or len(shape) > MAX_DIMENSIONS:  # a product of more would take for ever
         raise RefusedError(f"CG103 tensor {shown} has an impossible shape or offset")
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise RefusedError(
             f"CG103 tensor {shown} has the unknown type {safe_text(dtype)}; "
-            f"known are {', '.join(ITEM_BYTES)}"
+            f"known are {', '.join(DTYPES)}"
         )
     begin, end = offsets
-    if end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
+    if end - begin != math.prod(shape) * ITEM_BYTES[DTYPES[dtype]]:
         raise RefusedError(f"CG105 tensor {shown} does not fit its {safe_text(end - begin)} bytes")
-    return begin, end, shown
+    return HeaderEntry(name, DTYPES[dtype], tuple(shape), data + begin, data + end)
 
 
 def _naturals(values: object) -> bool:

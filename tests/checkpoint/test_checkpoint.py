@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +23,12 @@ from clipguard.checkpoint.architectures import (
     shapes_of,
 )
 from clipguard.checkpoint.configs import Preprocess
-from clipguard.checkpoint.inspection import sha256_of
-from clipguard.checkpoint.load import load_checkpoint
+from clipguard.checkpoint.inspection import open_checkpoint, sha256_of
+from clipguard.checkpoint.layouts import Layout
+from clipguard.checkpoint.load import FLOATS, load_checkpoint
+from clipguard.checkpoint.source import opened
+from clipguard.checkpoint.tensors import read_tensors
+from clipguard.checkpoint.values import StorageRef, TensorRef
 from clipguard.errors import RefusedError, UsageError
 
 
@@ -71,6 +77,10 @@ CONTAINERS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         "state dict (zip)",
     ),
     "vector scale": (lambda s: {**s, "logit_scale": s["logit_scale"][None]}, "state dict (zip)"),
+    "namespace": (
+        lambda s: {"model": s, "args": argparse.Namespace(lr=0.1), "out": Path("out")},
+        "state dict under 'model' (zip)",
+    ),
     "numpy scalar": (
         lambda s: {"epoch": 1, "name": "x", "state_dict": s, "optimizer": {"lr": np.float64(0.1)}},
         "open_clip checkpoint (zip)",
@@ -96,6 +106,77 @@ def test_every_container_gives_the_same_clean_float32_state(
     weights = (t.numel() for k, t in state.items() if not k.endswith(statistics))
     assert record.parameters == sum(weights)
     network_of(loaded.architecture).load_state_dict(loaded.state)
+
+
+class Scripted(torch.nn.Module):
+    """A module with given tensors and a step of its own, as TorchScript wants it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def scripted(state: dict[str, Tensor]) -> torch.jit.ScriptModule:
+    whole = Scripted()
+    for key, tensor in state.items():
+        *path, last = key.split(".")
+        part: torch.nn.Module = whole
+        for name in path:
+            if name not in dict(part.named_children()):
+                part.add_module(name, Scripted())
+            part = dict(part.named_children())[name]
+        part.register_buffer(last, tensor)
+    return torch.jit.script(whole)
+
+
+def test_a_torchscript_archive_gives_its_tensors_and_a_note(
+    state: dict[str, Tensor], arch: str, tmp_path: Path
+):
+    torch.jit.save(scripted({**state, "input_resolution": torch.tensor(64)}), tmp_path / "m.pt")
+    loaded = load_checkpoint(tmp_path / "m.pt", arch=arch)
+    assert loaded.record.container == "state dict (TorchScript)"
+    assert "CG106" in loaded.record.notes[0]
+    for key, tensor in state.items():
+        torch.testing.assert_close(loaded.state[key], tensor)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_layout_gives_the_tensors_that_torch_gives(
+    protocol: int, zipped: bool, tmp_path: Path
+):
+    grid = torch.arange(12.0).reshape(3, 4)
+    content = {
+        "plain": grid,
+        "turned": grid.T,
+        "part": grid[1:, ::2],
+        "again": grid,
+        "scalar": torch.tensor(3.5),
+        "empty": torch.zeros(0, 3),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        **{name: grid.to(getattr(torch, name)) for name in sorted(FLOATS)},
+    }
+    how = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": zipped}
+    torch.save(content, tmp_path / "model.pt", **how)
+    if protocol == 2 and zipped:  # torch itself cannot read float8 in the old layout
+        content = torch.load(tmp_path / "model.pt", weights_only=True)
+    with open_checkpoint(tmp_path / "model.pt") as file:
+        refs: Any = file.layout.content
+        found = read_tensors(file.source, file.layout, refs, file.inspection.sha256)
+    assert found.keys() == content.keys()
+    for key, tensor in content.items():
+        assert found[key].dtype == torch.float32
+        assert found[key].shape == tensor.shape
+        assert torch.equal(found[key], tensor.detach().float()), key
+
+
+def test_the_old_layout_is_read_as_torch_reads_it(tmp_path: Path):
+    content = {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.ones(2).half()}
+    torch.save(content, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
+    with open_checkpoint(tmp_path / "model.pt") as file:
+        refs: Any = file.layout.content
+        found = read_tensors(file.source, file.layout, refs, file.inspection.sha256)
+    for key, tensor in torch.load(tmp_path / "model.pt", weights_only=True).items():
+        assert torch.equal(found[key], tensor.float())
 
 
 def test_a_folder_config_wins_and_its_preprocessing_is_honoured(
@@ -136,8 +217,10 @@ def test_the_name_in_the_record_is_a_safe_file_name(
         (torch.zeros(1).expand(10**12), "CG105"),
         (torch.zeros(3).as_strided((2, 2), (1, 1)), "CG105"),
         (torch.zeros((), dtype=torch.int8), "torch.int8"),
-        (torch.eye(3).to_sparse(), "CG10"),
+        (torch.zeros((), dtype=torch.complex64), "CG105.*complex64"),
+        (torch.eye(3).to_sparse(), "CG105.*sparse"),
         (0.5, "got float"),
+        (argparse.Namespace(a=1), r"CG102.*got argparse\.Namespace"),
     ],
 )
 def test_a_dishonest_weight_is_refused_by_name(
@@ -146,6 +229,13 @@ def test_a_dishonest_weight_is_refused_by_name(
     path = saved(tmp_path, {**state, "logit_scale": value})
     with one_line(RefusedError, rf"^model\.pt: .*{says}"):
         load_checkpoint(path, arch=arch)
+
+
+def test_sizes_that_overflow_are_refused(tmp_path: Path):
+    huge = (0, 2**62, 2**62)
+    ref = TensorRef(StorageRef("0", "float32", 0), "float32", 0, huge, huge)
+    with opened(saved(tmp_path, [])) as source, pytest.raises(RefusedError, match="CG105"):
+        read_tensors(source, Layout("zip", {}, {"0": (0, 0)}, ()), {"a": ref}, "")
 
 
 def test_one_storage_under_many_names_is_refused_before_it_is_copied(tmp_path: Path):
@@ -175,16 +265,31 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     state: dict[str, Tensor], arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = saved(tmp_path, state)
-    load = torch.load
+    other = saved(tmp_path, {**state, "logit_scale": torch.tensor(0.0)}, "other.pt").read_bytes()
 
-    def swap_afterwards(*args: object, **kwargs: object) -> object:
-        loaded = load(*args, **kwargs)
-        saved(tmp_path, {**state, "logit_scale": torch.tensor(0.0)})
-        return loaded
+    def swap_before(*args: Any) -> dict[str, Tensor]:
+        path.write_bytes(other)
+        return read_tensors(*args)
 
-    monkeypatch.setattr(torch, "load", swap_afterwards)
-    with pytest.raises(RefusedError, match="changed"):
-        load_checkpoint(path, arch=arch)
+    monkeypatch.setattr("clipguard.checkpoint.load.read_tensors", swap_before)
+    for change in (other, other[:-1], other + b"1"):
+        other, path = change, saved(tmp_path, state)
+        with pytest.raises(RefusedError, match="changed"):
+            load_checkpoint(path, arch=arch)
+
+
+def test_what_was_checked_is_what_is_read_though_another_file_takes_its_name(
+    state: dict[str, Tensor], arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = saved(tmp_path, state)
+    other = saved(tmp_path, {**state, "logit_scale": torch.tensor(0.0)}, "other.pt")
+
+    def replace_before(*args: Any) -> dict[str, Tensor]:
+        other.replace(path)
+        return read_tensors(*args)
+
+    monkeypatch.setattr("clipguard.checkpoint.load.read_tensors", replace_before)
+    assert load_checkpoint(path, arch=arch).state["logit_scale"] == state["logit_scale"]
 
 
 @pytest.mark.parametrize(

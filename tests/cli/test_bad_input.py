@@ -127,7 +127,7 @@ MODELS: dict[str, tuple[Callable[[Path, Path], object], int, str]] = {
     "code in a bare pickle": (
         lambda folder, nano: write(folder / "a.pt", pickle.dumps(Marker(folder / "ran"))),
         4,
-        "legacy pickle",
+        "CG101",
     ),
     "impossible shape": (
         lambda folder, nano: saved(folder / "a.pt", {"a": torch.zeros(1).expand(10**12)}),

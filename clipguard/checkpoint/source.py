@@ -1,0 +1,111 @@
+"""A model file, opened once: what is checked and what is read come from one descriptor."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from clipguard.errors import RefusedError
+
+BLOCK = 2**20
+CHANGED = "CG103 the file changed while it was being read; try again"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open model file.
+
+    Attributes:
+        file: the one descriptor.
+        size: bytes in the file when it was opened.
+    """
+
+    file: BinaryIO
+    size: int
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """`count` bytes from `offset`.
+
+        Raises:
+            RefusedError: they are not all in the file.
+        """
+        if not 0 <= offset <= offset + count <= self.size:
+            raise RefusedError("CG103 truncated or damaged: it points outside the file")
+        self.file.seek(offset)
+        data = self.file.read(count)
+        if len(data) != count:
+            raise RefusedError(CHANGED)
+        return data
+
+    def sha256(self) -> str:
+        """Hexadecimal SHA-256 of all bytes."""
+        for _ in (steps := self.spans([])):
+            pass
+        return steps.sha256
+
+    def spans(self, wanted: Sequence[tuple[int, int]]) -> SpanReader:
+        """Read the file once from its beginning to its end, see `SpanReader`."""
+        return SpanReader(self, sorted(wanted))
+
+
+class SpanReader:
+    """Reads a file once, in order: gives the bytes of some spans, and hashes all.
+
+    Iterating gives one buffer for each span, a (begin, end) pair in bytes, in the order of the
+    file. Afterwards `sha256` is the digest of the whole file, over the very bytes it gave.
+    """
+
+    def __init__(self, source: Source, spans: Sequence[tuple[int, int]]) -> None:
+        self._source = source
+        self._spans = spans
+        self._digest = hashlib.sha256()
+        self.sha256 = ""
+
+    def __iter__(self) -> Iterator[bytearray]:
+        """See the class.
+
+        Raises:
+            RefusedError: the file is shorter than it was.
+        """
+        self._source.file.seek(0)
+        position = 0
+        for begin, end in self._spans:
+            self._skip(begin - position)
+            buffer = bytearray(end - begin)
+            if self._source.file.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
+                raise RefusedError(CHANGED)
+            self._digest.update(buffer)
+            yield buffer
+            position = end
+        self._skip(self._source.size - position)
+        if self._source.file.read(1):
+            raise RefusedError(CHANGED)
+        self.sha256 = self._digest.hexdigest()
+
+    def _skip(self, count: int) -> None:
+        while count > 0:
+            block = self._source.file.read(min(BLOCK, count))
+            if not block:
+                raise RefusedError(CHANGED)
+            self._digest.update(block)
+            count -= len(block)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Source]:
+    """Open a model file for the only time.
+
+    Raises:
+        RefusedError: it is no plain file, so that its size says nothing.
+    """
+    with path.open("rb") as file:
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise RefusedError("CG102 not a plain file")
+        yield Source(file, state.st_size)
