@@ -5,6 +5,7 @@ are fractions in [0, 1]; `None` means "not measured", never zero. Fields are onl
 within a major version.
 """
 
+from clipguard.record.against import Against, ApartRecord, CanaryRecord
 from clipguard.record.audit import (
     AuditRecord,
     Check,
@@ -18,10 +19,7 @@ from clipguard.record.audit import (
 )
 from clipguard.record.base import HEAD_SCOPE, SCHEMA_VERSION, Decision, Outcome, Part, Rate, Sha256
 from clipguard.record.findings import (
-    Against,
-    ApartRecord,
     CalibrationRecord,
-    CanaryRecord,
     Candidate,
     CoverageRecord,
     DetectorRecord,

@@ -208,7 +208,7 @@ OPTIONS: dict[str, tuple[Callable[[Path], list[object]], str]] = {
         ],
         "did you mean 'max_score'",
     ),
-    "unknown profile": (lambda folder: ["--profile", "fast"], "--profile"),
+    "unknown profile": (lambda folder: ["--profile", "hasty"], "--profile"),
     "unknown option": (lambda folder: ["--porbe-data", "x"], "--porbe-data"),
     "budget of nothing": (lambda folder: ["--budget", "0"], "--budget"),
     "unknown format": (lambda folder: ["-f", "sarfi"], "did you mean 'sarif'"),
