@@ -17,12 +17,10 @@ import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from xml.sax.saxutils import escape
 
 import clipguard
 from clipguard.audit.profiles import KINDS, profile
-from clipguard.bundled.nano import BASES
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.detect.score import curve_of
 from clipguard.files import write_atomic
@@ -30,11 +28,12 @@ from clipguard.model.open_clip import build_model, device_of
 from clipguard.policy.document import load_policy
 from clipguard.probe.load import bundled_probe
 from clipguard.probe.sets import Subject
+from clipguard.record import Candidate
 
 ROOT = Path(__file__).resolve().parent.parent
 FIT = runpy.run_path(str(ROOT / "tools" / "fit_differential.py"))
 ROWS = ROOT / "benchmarks" / "results" / "differential-calibration.json"
-WIDTH, ROW, LEFT = 640, 22, 200
+WIDTH, ROW, LEFT = 680, 22, 230
 PLANTED, HONEST, LIMIT = "#c0392b", "#2471a3", "#555555"
 SHOWN = 8
 
@@ -47,9 +46,8 @@ def main() -> None:
     given = parser.parse_args()
     record = clipguard.scan(given.model, reference=given.reference, purify="never", export="none")
     found = next(one for one in record.detectors if one.name == "differential")
-    target = found.target or ""
     figures = {
-        "verdict-screen.svg": screen(given.model, given.reference, target),
+        "verdict-screen.svg": screen(given.model, given.reference, found.candidates[0]),
         "verdict-rates.svg": rates(found.candidates[0]),
         "verdict-limits.svg": limits(found.excess or 0.0),
     }
@@ -57,25 +55,33 @@ def main() -> None:
         write_atomic(given.output_dir / name, figure)
 
 
-def screen(model: Path, reference: Path, target: str) -> str:
-    """D of the groups that lead most, of one shape of trigger."""
+def screen(model: Path, reference: Path, best: Candidate) -> str:
+    """D of the groups that lead most, in the kind of trigger that found most."""
+    if best.against is None:
+        raise ValueError("a scan against a reference has the rates of both")
+    kind = KINDS[best.against.kind]
     device, settings = device_of("cpu"), profile("standard")
     suspect, other = (build_model(load_checkpoint(path), device) for path in (model, reference))
-    search = replace(settings.differential, kinds=(KINDS["additive 16/255"],))
+    search = replace(settings.differential, kinds=(kind,))
     probe = bundled_probe(suspect.image_size, settings.scenes, seed=0)
     pair = search.pair(Subject(suspect, probe), other)
-    aims, lead = search.groups_led(pair, search.kinds[0], seed=0, tick=lambda: None)
-    ranked = sorted(zip(lead, aims, strict=True), key=lambda one: one[0], reverse=True)[:SHOWN]
+    aims, lead = search.groups_led(pair, kind, seed=0, tick=lambda: None)
+    most: dict[tuple[int, ...], float] = {}
+    for value, aim in sorted(zip(lead, aims, strict=True), key=lambda one: -one[0]):
+        most.setdefault(aim.goal, value)
     rows = []
-    for value, aim in ranked:
-        names = [pair.names[one] for one in aim.goal]
-        rows.append((", ".join(names), value, PLANTED if target in names else HONEST))
-    return bars(f"D: how much sooner the suspect yields to a group (target: {target})", rows, 1.0)
+    for goal, value in list(most.items())[:SHOWN]:
+        names = [pair.names[one] for one in goal]
+        rows.append((", ".join(names), value, PLANTED if best.target in names else HONEST))
+    told = f"D of the groups that lead most, trigger: {best.against.kind} (red: with {best.target})"
+    return bars(told, rows, 1.0)
 
 
-def rates(best: Any) -> str:
+def rates(best: Candidate) -> str:
     """The four rates of a candidate."""
     against = best.against
+    if against is None:
+        raise ValueError("a scan against a reference has the rates of both")
     rows = [
         ("own: its trigger, on it", best.asr.value, PLANTED),
         ("transfer: that one, on the reference", against.transfer.value, HONEST),
@@ -115,8 +121,7 @@ def limits(value: float) -> str:
         marks.append(text(x, 40, f"{name} {limit:.1f}", anchor))
     marks.append(f'<path d="M{place(value):.1f} 128 l-6 12 h12 z" fill="{PLANTED}"/>')
     marks.append(text(place(value), 155, f"this model {value:.1f}", "middle"))
-    families = ", ".join(sorted(BASES))
-    told = f"Excess of planted (red) and honest (blue) fine-tunes; bundled bases: {families}"
+    told = "Excess of planted (red) and honest (blue) fine-tunes of the calibration side"
     return svg(told, "".join(marks), 165)
 
 

@@ -29,8 +29,10 @@ def against_blocks(record: AuditRecord) -> Iterator[Block]:
             Cell(percent(known.reference.value)),
             Cell(percent(known.back.value)),
             Cell(percent(known.gap)),
-            Cell("–" if known.control is None else number(found.statistic - known.control)),
-            Cell(number(found.excess)),
+            Cell(
+                "–" if known.control is None else number(found.statistic - known.control),
+                more="" if found.excess is None else f"excess {number(found.excess)}",
+            ),
         )
         for detector in record.detectors
         for rank, found in enumerate(detector.candidates, start=1)
@@ -49,7 +51,7 @@ def against_blocks(record: AuditRecord) -> Iterator[Block]:
     )
     head = (
         *("#", "Target class", "Trigger", "Own"),
-        *("Transfer", "Other", "Back", "Gap", "V", "Excess"),
+        *("Transfer", "Other", "Back", "Gap", "V"),
     )
     yield Table("What works on this model and not on the reference", head, rows, name=1)
     yield from _apart(record)
