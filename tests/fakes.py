@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clipguard.detect.four_rates import Kind
 from clipguard.detect.null_band import MIN_MODELS, Band, Calibration, CleanModel
 from clipguard.detect.roles import Finding
 from clipguard.lab.comparators import DETECTORS
@@ -23,6 +24,7 @@ from clipguard.search.inverters.collapse import Collapse
 from clipguard.search.inverters.screen import Screen
 from clipguard.search.inverters.targeted import Targeted
 from clipguard.search.roles import Trigger
+from clipguard.search.starts.place import Place
 
 SIDE = 32
 NAMES = ("ash", "birch", "cedar", "elm", "fir", "hazel", "lime", "maple", "oak", "pine")
@@ -31,6 +33,14 @@ CONTEXT_TOKENS = 4
 WIDTH = len(NAMES) + 2  # one direction per class, the trace of a backdoor, and a background
 CLASS_GAIN = 8.0
 HUM_GAIN = 80.0
+SQUARES = Kind(
+    name="place",
+    family="patch",
+    families=(Place(row=0, column=0), Place()),
+    candidates=2,
+    opaque=True,
+)
+"""Opaque squares at two places only."""
 
 
 @cache

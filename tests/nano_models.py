@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes import SQUARES
 from zoo_samples import Runner
 
 from clipguard.audit import pipeline, profiles
@@ -40,7 +41,6 @@ from clipguard.search.inverters.collapse import Collapse
 from clipguard.search.inverters.screen import Screen
 from clipguard.search.inverters.targeted import Targeted
 from clipguard.search.pair import Effort
-from clipguard.search.starts.place import Place
 from clipguard.search.starts.sinusoid import Sinusoid
 
 FAMILIES = (Patch(), Additive(), Frequency(), Warp())
@@ -55,13 +55,7 @@ SEARCHES = TriggerInversion(
 )
 PAIR_SEARCH = Differential(
     kinds=(
-        Kind(
-            name="place",
-            family="patch",
-            families=(Place(row=0, column=0), Place()),
-            candidates=2,
-            opaque=True,
-        ),
+        SQUARES,
         Kind(name="additive 16/255", family="additive", families=(Additive(),), candidates=1),
         Kind(name="sinusoid", family="frequency", families=(Sinusoid(),), candidates=1),
     ),

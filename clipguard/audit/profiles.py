@@ -127,7 +127,8 @@ _AGAINST = Differential(
     refine=Effort(steps=40, images=4, settle=True),
 )
 
-_FAST = Differential(
+_FAST = replace(
+    _AGAINST,
     kinds=(
         replace(KINDS["additive 16/255"], candidates=2),
         replace(KINDS["patch 10 %"], candidates=2),
@@ -135,7 +136,6 @@ _FAST = Differential(
     ),
     groups=10,
     keep=2,
-    first=Effort(steps=5, images=2, step_size=2),
     screen=Effort(steps=6, images=2, step_size=2),
     refine=Effort(steps=25, images=4, settle=True),
     controls=4,

@@ -128,12 +128,12 @@ def scored(finding: Finding, curve: AgainstReference | None, family: str) -> Fin
         for row, trigger in zip(record.candidates, finding.triggers, strict=True)
     ]
     pairs.sort(key=lambda pair: _rank(pair[0]), reverse=True)
-    known = all(row.excess is not None or lead_of(row) is None for row, _ in pairs)
+    known = all(row.excess is not None or row.lead is None for row, _ in pairs)
     first, triggers = pairs[0][0], tuple(trigger for _, trigger in pairs)
     update = {
         "candidates": tuple(row for row, _ in pairs),
         "excess": first.excess,
-        "statistic": lead_of(first),
+        "statistic": first.lead,
         "target": first.target,
         "evidence": told(first),
         "score": curve.probability(_rank(first)) if known else None,
@@ -146,12 +146,6 @@ def _rank(row: Candidate) -> float:
     return -math.inf if row.excess is None else row.excess
 
 
-def lead_of(row: Candidate) -> float | None:
-    """V of a candidate; none for one that is shown for its gap."""
-    control = row.against.control if row.against else None
-    return None if control is None else row.statistic - control
-
-
 def excess_of(row: Candidate, curve: AgainstReference) -> float | None:
     """How far V lies above that of honest models, in their deviations.
 
@@ -159,7 +153,7 @@ def excess_of(row: Candidate, curve: AgainstReference) -> float | None:
         row: a candidate of a differential search.
         curve: with what is usual; none where it does not know the kind of trigger.
     """
-    lead = lead_of(row)
+    lead = row.lead
     if lead is None or row.against is None or row.against.kind not in curve.usual:
         return None
     mean, deviation = curve.usual[row.against.kind]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from clipguard.policy.document import BackdoorPolicy
 from clipguard.policy.line import INCONCLUSIVE, PASS, Line, finding, line
 from clipguard.record import (
@@ -19,6 +17,7 @@ from clipguard.record.wording import number, percent, percent_beside
 SAME = 1e-3
 """Length of a change, over the reference's, that may be rounding: to float16 it is half of that."""
 MOST = 0.5
+"""Share of a class's clean images that a reference must read rightly to know the class."""
 ROLES = {"base": "the checkpoint that it was made from", "peer": "an unrelated model"}
 
 
@@ -57,20 +56,18 @@ def _score_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
         told += f", score {number(score)}, between {limits.clear_score:g} and {limits.max_score:g}"
     else:
         outcome, told = Outcome.NO_EVIDENCE, f"{told}, score {number(score)}, within the limit"
-    if outcome is not Outcome.NO_EVIDENCE and (
-        unknown := _unknown(limits, detector.candidates[:1])
-    ):
+    first = next(iter(detector.candidates), None)
+    if first and outcome is not Outcome.NO_EVIDENCE and (unknown := _unknown(limits, first)):
         outcome, told = Outcome.INCONCLUSIVE, told + unknown
     return finding("backdoor.max_score", f"≤ {limits.clear_score:g}", number(score), outcome, told)
 
 
-def _unknown(limits: BackdoorPolicy, shown: Sequence[Candidate]) -> str:
+def _unknown(limits: BackdoorPolicy, row: Candidate) -> str:
     """Why the reference is no measure for the class of a candidate; empty if it is one."""
-    for row in shown:
-        if row.against and not _knows(limits, row.against):
-            told = f"; but the reference does not know the class {row.target!r}: the two models' "
-            return told + f"readings of clean images as it correlate by {number(row.against.alike)}"
-    return ""
+    if not row.against or _knows(limits, row.against):
+        return ""
+    told = f"; but the reference does not know the class {row.target!r}: the two models' "
+    return told + f"readings of clean images as it correlate by {number(row.against.alike)}"
 
 
 def _gap_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
@@ -85,7 +82,7 @@ def _gap_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
     told = f"{detector.name}: a {widest.family} trigger for {widest.target!r} works on "
     told += f"{percent_beside(gap, most)} more images than any on the reference"
     outcome = Outcome.BACKDOORED if gap > most else Outcome.NO_EVIDENCE
-    if gap > most and (unknown := _unknown(limits, [widest])):
+    if gap > most and (unknown := _unknown(limits, widest)):
         outcome, told = Outcome.INCONCLUSIVE, told + unknown
     shown = percent_beside(gap, most)
     return finding("backdoor.max_gap", f"≤ {percent(most)}", shown, outcome, told)

@@ -77,6 +77,12 @@ class Candidate(Part):
     settled: bool = False
     against: Against | None = None
 
+    @property
+    def lead(self) -> float | None:
+        """V: M beyond that of the control; none without a reference, or if shown for its gap."""
+        control = self.against.control if self.against else None
+        return None if control is None else self.statistic - control
+
 
 class FamilyRecord(Part):
     """What the search in one trigger family found, against known-clean models.

@@ -30,7 +30,7 @@ def against_blocks(record: AuditRecord) -> Iterator[Block]:
             Cell(percent(known.back.value)),
             Cell(percent(known.gap)),
             Cell(
-                "–" if known.control is None else number(found.statistic - known.control),
+                "–" if found.lead is None else number(found.lead),
                 more="" if found.excess is None else f"excess {number(found.excess)}",
             ),
         )

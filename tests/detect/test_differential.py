@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import NAMES, StripesClip, stripes_probe
+from fakes import NAMES, SQUARES, StripesClip, stripes_probe
 from samples import rate
 
 from clipguard.audit.coverage import coverage
@@ -23,17 +23,10 @@ from clipguard.probe.sets import ProbePart, Subject
 from clipguard.record import ReferenceRecord
 from clipguard.search.families.additive import Additive
 from clipguard.search.pair import Aim, Effort, Reached
-from clipguard.search.starts.place import Place
 
 SEARCH = Differential(
     kinds=(
-        Kind(
-            name="place",
-            family="patch",
-            families=(Place(row=0, column=0), Place()),
-            candidates=2,
-            opaque=True,
-        ),
+        SQUARES,
         Kind(
             name="additive 16/255",
             family="additive",
