@@ -18,11 +18,9 @@ from torch import Tensor, nn
 
 from clipguard.bundled.nano import CONFIGS
 from clipguard.checkpoint.configs import OPENAI, Preprocess, read_config
+from clipguard.checkpoint.unwrap import IGNORED
 from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
-
-IGNORED = ("attn_mask", "num_batches_tracked", "position_ids")
-"""Endings of keys that some versions of torch and open_clip save and others do not."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -25,9 +25,10 @@ from clipguard.checkpoint.architectures import (
 from clipguard.checkpoint.configs import Preprocess
 from clipguard.checkpoint.inspection import open_checkpoint, sha256_of
 from clipguard.checkpoint.layouts import Layout
-from clipguard.checkpoint.load import FLOATS, load_checkpoint
+from clipguard.checkpoint.load import load_checkpoint
 from clipguard.checkpoint.source import opened
 from clipguard.checkpoint.tensors import read_tensors
+from clipguard.checkpoint.unwrap import FLOATS
 from clipguard.checkpoint.values import StorageRef, TensorRef
 from clipguard.errors import RefusedError, UsageError
 
@@ -271,7 +272,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         path.write_bytes(other)
         return read_tensors(*args)
 
-    monkeypatch.setattr("clipguard.checkpoint.load.read_tensors", swap_before)
+    monkeypatch.setattr("clipguard.checkpoint.reading.read_tensors", swap_before)
     for change in (other, other[:-1], other + b"1"):
         other, path = change, saved(tmp_path, state)
         with pytest.raises(RefusedError, match="changed"):
@@ -288,7 +289,7 @@ def test_what_was_checked_is_what_is_read_though_another_file_takes_its_name(
         other.replace(path)
         return read_tensors(*args)
 
-    monkeypatch.setattr("clipguard.checkpoint.load.read_tensors", replace_before)
+    monkeypatch.setattr("clipguard.checkpoint.reading.read_tensors", replace_before)
     assert load_checkpoint(path, arch=arch).state["logit_scale"] == state["logit_scale"]
 
 
