@@ -10,6 +10,7 @@ from clipguard import __version__
 from clipguard.audit.command import command
 from clipguard.audit.options import Options
 from clipguard.audit.profiles import FAMILIES
+from clipguard.audit.watch import Watch
 from clipguard.model.open_clip import device_of
 from clipguard.probe.load import class_list_digest
 from clipguard.probe.rates import classify, clean_accuracy, embed
@@ -99,10 +100,14 @@ def environment() -> dict[str, str]:
     return found
 
 
-def describe(subject: Subject) -> ProbeRecord:
-    """The probe set without its images, and how well the model reads them."""
+def describe(subject: Subject, watch: Watch) -> ProbeRecord:
+    """The probe set without its images, and how well the model reads them.
+
+    Without time left, clean accuracy is that of the first images.
+    """
     probe = subject.probe
-    clean = classify(embed(subject.model, probe.measure), subject.classes)
+    read = embed(subject.model, probe.measure, enough=lambda: watch.is_spent)
+    clean = classify(read, subject.classes)
     return ProbeRecord(
         source=probe.source,
         classes=len(probe.class_names),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from clipguard.audit.architecture import settled
 from clipguard.audit.command import how_to_calibrate, how_to_compare
 from clipguard.audit.coverage import (
     coverage,
@@ -24,7 +25,7 @@ from clipguard.audit.profiles import Profile, profile, profile_alone
 from clipguard.audit.release import Release, export, failure, keep, purify
 from clipguard.audit.watch import Watch
 from clipguard.checkpoint.load import load_checkpoint
-from clipguard.detect.lineage import Reference, described, open_reference
+from clipguard.detect.lineage import Reference, described, load_reference, open_reference
 from clipguard.detect.null_band import choose_band, family_of, scan_key
 from clipguard.detect.power import power_of
 from clipguard.detect.roles import Detector, Finding, NullBand
@@ -77,7 +78,7 @@ def stages(
     """
     settings = (profile if options.reference else profile_alone)(options.profile)
     suspect = load(path, options, settings, watch)
-    record = loaded(record, suspect)
+    record = loaded(record, suspect, watch)
     yield record
     finding: Finding | None = None
     for known in measure(record, suspect, options, settings, watch):
@@ -96,13 +97,13 @@ def stages(
     yield keep(released, work, watch)
 
 
-def loaded(record: AuditRecord, suspect: Suspect) -> AuditRecord:
+def loaded(record: AuditRecord, suspect: Suspect, watch: Watch) -> AuditRecord:
     """The record with what was loaded."""
     return record.model_copy(
         update={
             "checkpoint": suspect.record,
             "reference": suspect.reference.record if suspect.reference else None,
-            "probe": describe(suspect.subject),
+            "probe": describe(suspect.subject, watch),
             "settings": record.settings | {"seed": suspect.seed},
         }
     )
@@ -127,11 +128,16 @@ def load(path: Path, options: Options, settings: Profile, watch: Watch) -> Suspe
     device = device_of(options.device)
     with watch.stage("load"):
         checkpoint = load_checkpoint(path, arch=options.arch)
-        model = build_model(checkpoint, device)
-    seed, reference = seed_of(options, checkpoint.record.sha256), None
+    seed, other, reference = seed_of(options, checkpoint.record.sha256), None, None
     if options.reference is not None:
         with watch.stage("reference"):
-            reference = open_reference(checkpoint, options.reference, options.arch, device)
+            other = load_reference(options.reference, options.arch)
+    with watch.stage("architecture"):
+        checkpoint = settled(checkpoint, other, options, seed, watch)
+        model = build_model(checkpoint, device)
+    if other is not None:
+        with watch.stage("reference"):
+            reference = open_reference(checkpoint, other, device)
     with watch.stage("probe"):
         probe = load_probe(model, options.probe, settings.scenes, seed=seed)
     family = family_of(checkpoint.architecture)

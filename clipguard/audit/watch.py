@@ -31,12 +31,17 @@ class Watch:
         finally:
             self.seconds[name] = round(time.monotonic() - begun, 3)
 
+    @property
+    def is_spent(self) -> bool:
+        """Whether the budget is used up."""
+        return self._budget_s is not None and time.monotonic() - self.started > self._budget_s
+
     def progress(self, stage: str, done: int, total: int) -> None:
         """Pass progress on; stop when the budget is used up.
 
         Raises:
             BudgetSpentError: no time left.
         """
-        if self._budget_s is not None and time.monotonic() - self.started > self._budget_s:
+        if self.is_spent:
             raise BudgetSpentError(f"the budget of {self._budget_s:g} s ran out during {stage}")
         self._progress(stage, done, total)

@@ -27,6 +27,9 @@ HELD_OUT_STYLES = ("openmoji",)
 SIDE = 64
 COLUMNS = 32
 
+AT_ONCE = 32
+"""Scenes that are rendered together."""
+
 
 @dataclass(frozen=True, eq=False)
 class Artwork:
@@ -101,18 +104,30 @@ def compose(sprites: Tensor, *, side: int, generator: torch.Generator) -> Tensor
         ],
         dim=1,
     )
-    grid = functional.affine_grid(theta, [count, 4, side, side], align_corners=False)
-    layer = functional.grid_sample(sprites.float() / 255, grid, align_corners=False)
-    ends = uniform(0, 1, 2, 3)
-    direction = uniform(0, 6.2832)
+    ends, direction = uniform(0, 1, 2, 3), uniform(0, 6.2832)
+    clouds = uniform(-0.15, 0.15, 3, 5, 5)
+    gain = uniform(0.8, 1.2, 1, 1, 1) * uniform(0.93, 1.07, 3, 1, 1)
+    light = uniform(-0.06, 0.06, 1, 1, 1)
+    made = torch.empty(count, 3, side, side)
+    for start in range(0, count, AT_ONCE):  # a few at a time, or large images take gigabytes
+        i = slice(start, start + AT_ONCE)
+        layer = _placed(sprites[i], theta[i], side)
+        scene = layer[:, :3] + (1 - layer[:, 3:]) * _ground(ends[i], direction[i], clouds[i], side)
+        made[i] = ((scene * gain[i] + light[i]).clamp(0, 1) * 255).round() / 255
+    return made
+
+
+def _placed(sprites: Tensor, theta: Tensor, side: int) -> Tensor:
+    """(B, 4, S, S): each drawing at its place."""
+    grid = functional.affine_grid(theta, [len(sprites), 4, side, side], align_corners=False)
+    return functional.grid_sample(sprites.float() / 255, grid, align_corners=False)
+
+
+def _ground(ends: Tensor, direction: Tensor, clouds: Tensor, side: int) -> Tensor:
+    """(B, 3, S, S): a ramp from one colour to another, with clouds."""
     axis = torch.linspace(-1, 1, side)
     ramp = axis.view(1, 1, -1) * direction.cos().view(-1, 1, 1)
     ramp = (ramp + axis.view(1, -1, 1) * direction.sin().view(-1, 1, 1)).clamp(-1, 1) / 2 + 0.5
     near, far = ends[:, 0, :, None, None], ends[:, 1, :, None, None]
     ground = near + (far - near) * ramp[:, None]
-    clouds = uniform(-0.15, 0.15, 3, 5, 5)
-    ground = ground + functional.interpolate(clouds, size=(side, side), mode="bicubic")
-    scene = layer[:, :3] + (1 - layer[:, 3:]) * ground
-    gain = uniform(0.8, 1.2, 1, 1, 1) * uniform(0.93, 1.07, 3, 1, 1)
-    lit = scene * gain + uniform(-0.06, 0.06, 1, 1, 1)
-    return (lit.clamp(0, 1) * 255).round() / 255
+    return ground + functional.interpolate(clouds, size=(side, side), mode="bicubic")

@@ -96,11 +96,13 @@ def shape_difference(architecture: Architecture, shapes: Shapes) -> str | None:
     return None
 
 
-def infer_architecture(shapes: Shapes) -> Architecture:
-    """The one known architecture with exactly these shapes.
+def fitting_architectures(shapes: Shapes) -> tuple[Architecture, ...]:
+    """The known architectures with exactly these shapes, each of which computes differently.
+
+    Mostly one. Shapes cannot tell GELU from QuickGELU; then the first has open_clip's default.
 
     Raises:
-        UsageError: none fits, or several that shapes cannot tell apart.
+        UsageError: none fits.
     """
     fits: dict[str, Architecture] = {}
     for name in known_configs():
@@ -114,13 +116,12 @@ def infer_architecture(shapes: Shapes) -> Architecture:
         raise UsageError(
             "no known architecture has these shapes; pass --arch NAME or a config JSON"
         )
-    if len(fits) > 1:
-        names = ", ".join(architecture.name for architecture in fits.values())
-        raise UsageError(
-            f"these shapes fit several architectures that compute differently: {names}; "
-            "choose the one it was trained as with --arch"
-        )
-    return next(iter(fits.values()))
+    return tuple(sorted(fits.values(), key=lambda one: bool(one.config.get("quick_gelu"))))
+
+
+def computes_alike(one: Architecture, other: Architecture) -> bool:
+    """Whether both are the same network, however images are prepared for it."""
+    return _normal(one.config) == _normal(other.config)
 
 
 @lru_cache(maxsize=1)

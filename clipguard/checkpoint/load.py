@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,8 @@ from clipguard.checkpoint.architectures import (
     Shapes,
     architecture_from_file,
     architecture_named,
-    infer_architecture,
+    computes_alike,
+    fitting_architectures,
     known_configs,
     network_of,
     shape_difference,
@@ -21,7 +22,7 @@ from clipguard.checkpoint.architectures import (
 )
 from clipguard.checkpoint.reading import read_weights
 from clipguard.errors import UsageError
-from clipguard.record import CheckpointRecord
+from clipguard.record import ArchitectureRecord, CheckpointRecord, ToldBy
 from clipguard.text_safety import safe_text
 
 PREFIXES = ("module.", "_orig_mod.")
@@ -36,11 +37,26 @@ class Checkpoint:
         state: key to tensor on the CPU, floating point as float32, keys as open_clip names
             them and in the order of the network's layers, whatever the file's was.
         architecture: the network the weights belong to.
+        rivals: other architectures with the same shapes, which compute differently.
     """
 
     record: CheckpointRecord
     state: dict[str, Tensor]
     architecture: Architecture
+    rivals: tuple[Architecture, ...] = ()
+
+    def chosen(self, architecture: Architecture, choice: ArchitectureRecord) -> Checkpoint:
+        """The same weights as `architecture`, which is this one or a rival."""
+        others = [one for one in (self.architecture, *self.rivals) if one != architecture]
+        notes = [note for note in self.record.notes if note not in self.architecture.notes]
+        update = {
+            "architecture": architecture.name,
+            "image_size": architecture.image_size,
+            "architecture_choice": choice,
+            "notes": (*notes, *architecture.notes),
+        }
+        record = self.record.model_copy(update=update)
+        return replace(self, record=record, architecture=architecture, rivals=tuple(others))
 
 
 def load_checkpoint(path: Path, *, arch: str | None = None) -> Checkpoint:
@@ -58,7 +74,9 @@ def load_checkpoint(path: Path, *, arch: str | None = None) -> Checkpoint:
     read = read_weights(path)
     inspection, state = read.inspection, _clean(read.tensors)
     try:
-        architecture = _architecture(path, arch, shapes_of(state))
+        shapes = shapes_of(state)
+        architecture, by = _architecture(path, arch, shapes)
+        rivals = tuple(one for one in _fitting(shapes) if not computes_alike(one, architecture))
     except UsageError as error:
         raise UsageError(f"{safe_text(inspection.weights_file.name)}: {error}") from error
     with torch.device("meta"):
@@ -72,10 +90,13 @@ def load_checkpoint(path: Path, *, arch: str | None = None) -> Checkpoint:
         image_size=architecture.image_size,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         notes=(*inspection.notes, *read.notes, *architecture.notes),
+        architecture_choice=ArchitectureRecord(by=by, rivals=tuple(one.name for one in rivals)),
     )
     keys = [*network.state_dict()]
     state |= {key: torch.tensor(0) for key in keys if key.endswith("num_batches_tracked")}
-    return Checkpoint(record, {key: state[key] for key in keys if key in state}, architecture)
+    return Checkpoint(
+        record, {key: state[key] for key in keys if key in state}, architecture, rivals
+    )
 
 
 def _clean(found: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -90,7 +111,15 @@ def _clean(found: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _architecture(path: Path, arch: str | None, shapes: Shapes) -> Architecture:
+def _fitting(shapes: Shapes) -> tuple[Architecture, ...]:
+    try:
+        return fitting_architectures(shapes)
+    except UsageError:  # that of a config file, which is none of those known
+        return ()
+
+
+def _architecture(path: Path, arch: str | None, shapes: Shapes) -> tuple[Architecture, ToldBy]:
+    """The architecture, and what told it; where shapes fit several, the usual one."""
     config = path / "open_clip_config.json"
     if arch is not None:
         is_file = arch not in known_configs() and Path(arch).is_file()
@@ -98,8 +127,9 @@ def _architecture(path: Path, arch: str | None, shapes: Shapes) -> Architecture:
     elif config.is_file():
         chosen = architecture_from_file(config)
     else:
-        return infer_architecture(shapes)
+        fits = fitting_architectures(shapes)
+        return fits[0], "default" if fits[1:] else "shapes"
     found = shape_difference(chosen, shapes)
     if found:
         raise UsageError(f"the weights do not fit {chosen.name}: {found}; choose another --arch")
-    return chosen
+    return chosen, "config" if arch is None else "--arch"

@@ -115,7 +115,8 @@ class Canary:
         copy, device = subject.model.copied(), subject.model.device
         weights = _last(list(copy.image_tower().parameters()), self.trained)
         optimizer = torch.optim.Adam(weights, lr=self.learning_rate)
-        part, classes = subject.probe.unlabelled or subject.probe.optimise, subject.classes
+        further, classes = subject.probe.unlabelled, subject.classes
+        part = further() if further else subject.probe.optimise
         for step in range(self.steps):
             progress(STAGE, step, self.steps)
             index = torch.randperm(len(part), generator=draws)[: self.images]

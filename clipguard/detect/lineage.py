@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from clipguard.checkpoint.architectures import computes_alike
 from clipguard.checkpoint.hubs import fetched
 from clipguard.checkpoint.load import Checkpoint, load_checkpoint
 from clipguard.detect.weights_change import weights_compared
@@ -32,17 +33,13 @@ class Reference:
     record: ReferenceRecord
 
 
-def open_reference(
-    checkpoint: Checkpoint, path: Path, arch: str | None, device: torch.device
-) -> Reference:
-    """Load a reference, as warily as any checkpoint, and compare weights.
+def load_reference(path: Path, arch: str | None) -> Checkpoint:
+    """Load a reference, as warily as any checkpoint.
 
     Args:
-        checkpoint: the one under audit.
         path: file or folder of the reference, or a name that `fetched` knows.
         arch: architecture name or config JSON of the audited one; the reference's own is inferred
             where that does not fit.
-        device: where to run it.
 
     Raises:
         UsageError: no such path, or no one architecture fits.
@@ -50,9 +47,25 @@ def open_reference(
     """
     try:
         place = fetched(path)
-        loaded = _loaded(place.path, place.arch or arch)
+        return _loaded(place.path, place.arch or arch)
     except (RefusedError, UsageError) as error:
         raise type(error)(f"reference: {error}") from error
+
+
+def open_reference(checkpoint: Checkpoint, loaded: Checkpoint, device: torch.device) -> Reference:
+    """Compare the weights of a reference, and make its model ready to run.
+
+    Args:
+        checkpoint: the one under audit.
+        loaded: the reference. If its architecture is an assumption, and it could be that of the
+            audited one, then it is taken for that.
+        device: where to run it.
+    """
+    choice, wanted = loaded.record.architecture_choice, checkpoint.architecture
+    if choice is not None and choice.by == "default":
+        same = [one for one in loaded.rivals if computes_alike(one, wanted)]
+        for one in same:
+            loaded = loaded.chosen(one, choice)
     return Reference(build_model(loaded, device), weights_compared(checkpoint, loaded))
 
 

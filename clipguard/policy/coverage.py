@@ -7,11 +7,12 @@ from clipguard.policy.document import Policy
 from clipguard.policy.line import FAIL, INCONCLUSIVE, PASS, Line, line
 from clipguard.record import (
     AuditRecord,
+    CheckpointRecord,
     Decision,
     ErrorRecord,
     ReferenceRecord,
 )
-from clipguard.record.wording import number, percent, percent_beside, triggers_of
+from clipguard.record.wording import TOLD, number, percent, percent_beside, triggers_of
 
 PROFILES = ("fast", "standard", "thorough")
 
@@ -38,7 +39,24 @@ def run_checks(record: AuditRecord) -> list[Line]:
             "the file was read and hashed" if known else "no checkpoint was identified",
         )
     )
-    return lines
+    return [*lines, *_architecture_lines(record.checkpoint)]
+
+
+def _architecture_lines(known: CheckpointRecord | None) -> list[Line]:
+    """Whether the model that was searched is the one that will be run; none if shapes tell it."""
+    choice = known.architecture_choice if known else None
+    if known is None or choice is None or not choice.rivals:
+        return []
+    assumed = choice.by == "default"
+    reason = f"read as {known.architecture}, {TOLD[choice.by]}"
+    if assumed:
+        reason = (
+            f"that it is {known.architecture} is an assumption, since {', '.join(choice.rivals)} "
+            "has the same shapes and computes differently; say with --arch which it is"
+        )
+    result = INCONCLUSIVE if assumed else PASS
+    value = "assumed" if assumed else "known"
+    return [line("audit.architecture", "known", value, result, reason)]
 
 
 def _error_line(error: ErrorRecord) -> Line:

@@ -15,17 +15,29 @@ from clipguard.probe.sets import ProbePart, ProbeSet
 from clipguard.record import Rate, Rates
 
 BATCH = 128
+BATCH_PIXELS = BATCH * 3 * 64 * 64
+"""Values of images in a batch, so that large images do not take long before time is looked at."""
 MIN_MEASURE = 20
 """Images that a search must have to measure on."""
 
 
 @torch.no_grad()
 def embed(
-    model: ClipModel, part: ProbePart, apply: Callable[[Tensor], Tensor] | None = None
+    model: ClipModel,
+    part: ProbePart,
+    apply: Callable[[Tensor], Tensor] | None = None,
+    *,
+    enough: Callable[[], bool] = lambda: False,
 ) -> Tensor:
-    """Embeddings of all images of `part`, with `apply` put on first if given.
+    """Embeddings of the images of `part`, with `apply` put on first if given.
 
     Triggered images are rounded to 8 bits, because an attacker's image is a file.
+
+    Args:
+        model: the model.
+        part: the images.
+        apply: what is done to them first.
+        enough: asked after each batch; where it says so, the rest is left out.
 
     Returns:
         (N, D) of unit norm, on the model's device.
@@ -34,11 +46,14 @@ def embed(
         RefusedError: the image tower overflows.
     """
     rows = []
-    for start in range(0, len(part), BATCH):
-        images = part.pixels(slice(start, start + BATCH))
+    batch = max(16, min(BATCH, BATCH_PIXELS // part.images[:1].numel()))
+    for start in range(0, len(part), batch):
+        images = part.pixels(slice(start, start + batch))
         if apply is not None:
             images = pixels_from_bytes(pixels_to_bytes(apply(images)))
         rows.append(model.encode_image(images.to(model.device)))
+        if enough():
+            break
     return require_unit(torch.cat(rows))
 
 
@@ -74,13 +89,13 @@ def clean_accuracy(read: Tensor, probe: ProbeSet) -> Rate | None:
     """Share of the *measure* images that are read as their true class; None without labels.
 
     Args:
-        read: (N,) classes read from the clean images.
+        read: (N,) classes read from the first N clean images.
         probe: the images.
     """
     if not probe.labelled:
         return None
     part, generator = probe.measure, torch.Generator().manual_seed(0)
-    return rate(read == part.labels, part.drawings, generator)
+    return rate(read == part.labels[: len(read)], part.drawings[: len(read)], generator)
 
 
 def attack_rate(

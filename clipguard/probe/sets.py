@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,6 +33,10 @@ class ProbePart:
         """N."""
         return len(self.images)
 
+    def first(self, count: int) -> ProbePart:
+        """The first `count` images."""
+        return ProbePart(self.images[:count], self.labels[:count], self.drawings[:count])
+
     def pixels(self, index: Tensor | slice = slice(None)) -> Tensor:
         """The images of `index`, (B, 3, S, S) in [0, 1]."""
         return pixels_from_bytes(self.images[index])
@@ -45,7 +50,8 @@ class ProbeSet:
         optimise: gradients of every search and of purification.
         select: best restart, candidate targets; purification tunes on it as well.
         measure: every published rate; nothing is ever tuned on it.
-        unlabelled: further clean images of anything; purification sees them, nothing else does.
+        unlabelled: makes further clean images of anything when they are first asked for, and gives
+            the same again; purification and the canary see them, no search does.
         further: names that are no class and may be the target of a backdoor.
         class_names: C distinct names.
         templates: prompt templates, each with one `{}`.
@@ -62,7 +68,7 @@ class ProbeSet:
     source: str
     skipped: int = 0
     warnings: tuple[str, ...] = ()
-    unlabelled: ProbePart | None = None
+    unlabelled: Callable[[], ProbePart] | None = None
     further: tuple[str, ...] = ()
 
     @property

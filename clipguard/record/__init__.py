@@ -7,6 +7,7 @@ within a major version.
 
 from clipguard.record.against import Against, ApartRecord, CanaryRecord
 from clipguard.record.audit import (
+    ArchitectureRecord,
     AuditRecord,
     Check,
     CheckpointRecord,
@@ -15,6 +16,7 @@ from clipguard.record.audit import (
     GateRecord,
     ProbeRecord,
     TimesRecord,
+    ToldBy,
     ToolRecord,
 )
 from clipguard.record.base import HEAD_SCOPE, SCHEMA_VERSION, Decision, Outcome, Part, Rate, Sha256
@@ -45,6 +47,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Against",
     "ApartRecord",
+    "ArchitectureRecord",
     "AuditRecord",
     "CalibrationRecord",
     "CanaryRecord",
@@ -73,6 +76,7 @@ __all__ = [
     "ReinversionRecord",
     "Sha256",
     "TimesRecord",
+    "ToldBy",
     "ToolRecord",
     "TriggerRecord",
     "TunedTrigger",

@@ -24,6 +24,29 @@ class ToolRecord(Part):
     version: str
 
 
+ToldBy = Literal["--arch", "config", "name", "shapes", "reference", "images", "default"]
+
+
+class ArchitectureRecord(Part):
+    """How the architecture was told, and by how much it reads images better than its rivals.
+
+    Attributes:
+        by: `--arch`, a `config` beside the weights, a `name` inside the file, their `shapes`, the
+            `reference`, the `images` that it reads clearly better than a rival, or open_clip's
+            `default`, which is an assumption.
+        rivals: architectures with the same shapes, which compute differently.
+        images: labelled images that all were tried on, 0 if they were not.
+        only_chosen: images of these that this architecture reads rightly and the best rival not.
+        only_rival: images that the best rival reads rightly and this architecture not.
+    """
+
+    by: ToldBy
+    rivals: tuple[str, ...] = ()
+    images: int = 0
+    only_chosen: int = 0
+    only_rival: int = 0
+
+
 class CheckpointRecord(Part):
     """The file under audit, as identified before anything was run.
 
@@ -36,6 +59,7 @@ class CheckpointRecord(Part):
         image_size: S, in pixels.
         parameters: number of parameters of the model.
         notes: rule id and text of everything odd but not refused.
+        architecture_choice: how the architecture was told.
     """
 
     name: str
@@ -46,6 +70,7 @@ class CheckpointRecord(Part):
     image_size: int
     parameters: int
     notes: tuple[str, ...] = ()
+    architecture_choice: ArchitectureRecord | None = None
 
 
 class ProbeRecord(Part):

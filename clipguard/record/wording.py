@@ -28,6 +28,18 @@ class Verdict(NamedTuple):
     decision: Decision
 
 
+TOLD = {
+    "--arch": "as --arch says",
+    "config": "as its config says",
+    "name": "as the file names it",
+    "shapes": "as its shapes say",
+    "reference": "as its reference is",
+    "images": "as it reads images best",
+    "default": "an assumption",
+}
+"""How an architecture was told, by `ArchitectureRecord.by`."""
+
+
 def verdict(record: AuditRecord) -> Verdict:
     """What the gate decided; a record without a gate cannot tell."""
     gate = record.gate

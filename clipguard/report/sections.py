@@ -9,9 +9,9 @@ import hashlib
 from collections.abc import Iterator
 
 from clipguard.errors import REFUSED
-from clipguard.record import AuditRecord, Decision
+from clipguard.record import AuditRecord, CheckpointRecord, Decision
 from clipguard.record.schema import dumps
-from clipguard.record.wording import WORDS, name_of, verdict
+from clipguard.record.wording import TOLD, WORDS, name_of, verdict
 from clipguard.report.against import reference_blocks
 from clipguard.report.blocks import Block, Cell, Fact, Facts, Items, Notes, Section, Table, measured
 from clipguard.report.findings import (
@@ -221,6 +221,20 @@ def _errors(record: AuditRecord) -> Iterator[Block]:
         )
 
 
+def _told_by(file: CheckpointRecord) -> str:
+    """How the architecture was told, where shapes fit several."""
+    choice = file.architecture_choice
+    if choice is None or not choice.rivals:
+        return ""
+    how = TOLD[choice.by]
+    if not choice.images:
+        return f", {how}"
+    return (
+        f", {how}; of {choice.images} images it reads {choice.only_chosen} rightly that "
+        f"{' and '.join(choice.rivals)} does not, the other way round {choice.only_rival}"
+    )
+
+
 def _checkpoint(record: AuditRecord) -> Iterator[Block]:
     file, probe = record.checkpoint, record.probe
     if file is None:
@@ -229,7 +243,7 @@ def _checkpoint(record: AuditRecord) -> Iterator[Block]:
         yield Facts(
             (
                 Fact("File", file.name),
-                Fact("Architecture", f"{file.architecture}, {file.image_size} px"),
+                Fact("Architecture", f"{file.architecture}, {file.image_size} px{_told_by(file)}"),
                 Fact("Parameters", f"{file.parameters:,}"),
                 Fact("Size", f"{file.size_bytes:,} bytes"),
                 Fact("Format, by content", file.container),

@@ -18,7 +18,7 @@ from torch import Tensor
 from clipguard.bundled.nano import CONFIGS
 from clipguard.checkpoint.architectures import (
     architecture_named,
-    infer_architecture,
+    fitting_architectures,
     network_of,
     shapes_of,
 )
@@ -331,13 +331,13 @@ def meta_shapes(name: str) -> dict[str, tuple[int, ...]]:
         return shapes_of(network_of(architecture_named(name)).state_dict())
 
 
-def test_shapes_that_leave_the_activation_open_list_the_candidates():
-    with pytest.raises(UsageError, match=r"ViT-B-32, ViT-B-32-quickgelu.*--arch"):
-        infer_architecture(meta_shapes("ViT-B-32"))
+def test_shapes_that_leave_the_activation_open_give_the_usual_one_first():
+    found = [one.name for one in fitting_architectures(meta_shapes("ViT-B-32"))]
+    assert found == ["ViT-B-32", "ViT-B-32-quickgelu"]
 
 
 def test_the_preprocessing_of_published_weights_is_used():
-    found = infer_architecture(meta_shapes("ViT-B-16-SigLIP"))
+    (found,) = fitting_architectures(meta_shapes("ViT-B-16-SigLIP"))
     assert (found.name, found.preprocess.resize_mode) == ("ViT-B-16-SigLIP", "squash")
     assert found.preprocess.mean == (0.5, 0.5, 0.5)
     assert "OpenAI" in architecture_named("ViT-L-14").notes[0]

@@ -103,7 +103,7 @@ def test_every_drawing_is_drawn_alike_however_many_images_it_has():
 
 def test_further_images_hold_the_readings_of_the_original_classifier():
     probe = stripes_probe()
-    further = replace(probe, unlabelled=without_labels(probe.select))
+    further = replace(probe, unlabelled=lambda: without_labels(probe.select))
     kept, free = (
         purify(probe=further, consistency_weight=0.0, preservation_weight=weight)
         for weight in (50.0, 0.0)

@@ -177,7 +177,7 @@ def _repair(job: Job, method: str, release: Release, watch: Watch, tower: Tower)
         rates = evaluate_classes(victim, twin, made.head.classes.cpu(), seed=job.task.seed)
     except Exception as raised:  # noqa: BLE001 - a purifier that breaks on a victim is a result
         return _repaired(job, _base(job, method, watch, tower, found, _told(raised)))
-    parts = [part for part in (probe.optimise, probe.select, probe.unlabelled) if part]
+    parts = [probe.optimise, probe.select, *([probe.unlabelled()] if probe.unlabelled else [])]
     return _repaired(job, _base(job, method, watch, tower, found, None)).model_copy(
         update={
             "images": sum(map(len, parts)),
@@ -254,7 +254,7 @@ def _searched(
     suspect = load(job.model, options, settings, watch)
     if suspect.record.sha256 != job.entry.sha256:
         raise RefusedError("model.pt is not the file that the zoo's manifest describes")
-    record = loaded(record, suspect)
+    record = loaded(record, suspect, watch)
     with tower.watching(suspect.subject.model):
         *_, (record, finding) = measure(record, suspect, options, settings, watch)
         if job.task.words(method):

@@ -113,7 +113,7 @@ class Cbpt:
         known = _cache(model, [probe.optimise, probe.select], triggers, original, progress)
         other = None
         if probe.unlabelled is not None:
-            other = _cache(model, [probe.unlabelled], triggers, original, progress)
+            other = _cache(model, [probe.unlabelled()], triggers, original, progress)
         context = model.embed_tokens(START).expand(len(names), -1, -1).clone().requires_grad_()
         optimizer = torch.optim.Adam([context], lr=self.learning_rate)
         losses: dict[str, Tensor] = {}
