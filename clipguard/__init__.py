@@ -90,11 +90,11 @@ def scan(
         options: see `ScanOptions`.
 
     Returns:
-        The record; its `gate` has the decision, every reason and the exit code.
+        The record; its `gate` has the decision, every reason and the exit code. That of a file
+        which could do harm, or is no checkpoint, has a `refused`, and its exit code is 4.
 
     Raises:
         clipguard.errors.UsageError: no such file, wrong option, policy, reference or probe data.
-        clipguard.errors.RefusedError: the file is not a checkpoint, or opening it could do harm.
         TypeError: no option of that name.
     """
     from clipguard.audit.options import Options

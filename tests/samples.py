@@ -30,6 +30,7 @@ from clipguard.record import (
     Rate,
     Rates,
     ReferenceRecord,
+    RefusedRecord,
     ReinversionRecord,
     TimesRecord,
     ToolRecord,
@@ -405,7 +406,7 @@ def inconclusive() -> AuditRecord:
 
 def refused() -> AuditRecord:
     """A file that was never loaded."""
-    message = "expected a checkpoint, got a pickle that would run posix.system; ask for safetensors"
+    reason = "CG101 data.pkl asks for posix.system at byte 12; ask for safetensors"
     return judged(
         unjudged(
             complete=False,
@@ -414,7 +415,14 @@ def refused() -> AuditRecord:
             detectors=(),
             calibration=CalibrationRecord(kind="none"),
             coverage=CoverageRecord(not_tested=(Untested(what="everything", why="refused"),)),
-            errors=(ErrorRecord(stage="load", message=message, exit_code=4),),
+            refused=RefusedRecord(
+                name="model.pt",
+                file="model.pt",
+                sha256="5f" * 32,
+                size_bytes=812,
+                rule="CG101",
+                reason=reason,
+            ),
         )
     )
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from clipguard.audit.coverage import begun_record
 from clipguard.audit.options import Options
 from clipguard.audit.pipeline import judged, stages
+from clipguard.audit.refused import refused
 from clipguard.audit.release import failure
 from clipguard.audit.watch import Watch
 from clipguard.checkpoint.hubs import is_remote
 from clipguard.checkpoint.inspection import require_path
-from clipguard.errors import UsageError
+from clipguard.errors import RefusedError, UsageError
 from clipguard.files import write_atomic
 from clipguard.probe.load import IMAGENET
 from clipguard.record import AuditRecord
@@ -24,7 +25,8 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
     """Audit one checkpoint and fill the report folder, at once and at the end.
 
     An interrupt leaves one file, `audit.json`, marked `complete: false`; so does a fault after
-    something was measured, since an error must not hide a finding.
+    something was measured, since an error must not hide a finding. A file that is refused is a
+    result, too: its record says why.
 
     Args:
         path: checkpoint file or folder.
@@ -37,7 +39,6 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
 
     Raises:
         UsageError: no such path, bad architecture, probe data or reference, unwritable `out`.
-        RefusedError: the file is not a checkpoint, or opening it could do harm.
     """
     probe = options.probe
     if options.reference is None and (probe.vocabulary is not None or options.canary):
@@ -58,9 +59,10 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
             write_atomic(work / "audit.json", dumps(record))
             publish_report(work, out)
         except (KeyboardInterrupt, Exception) as error:
-            if isinstance(error, Exception) and not record.detectors:
+            is_refusal = isinstance(error, RefusedError)
+            if isinstance(error, Exception) and not (record.detectors or is_refusal):
                 raise
-            record = _cut_short(record, options, watch, error)
+            record = _cut_short(record, path, options, watch, error)
             clear_report(out)
             write_atomic(out / "audit.json", dumps(record))
             if isinstance(error, KeyboardInterrupt):
@@ -69,11 +71,15 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
 
 
 def _cut_short(
-    record: AuditRecord, options: Options, watch: Watch, error: BaseException
+    record: AuditRecord, path: Path, options: Options, watch: Watch, error: BaseException
 ) -> AuditRecord:
-    """What was found before an interrupt or a fault, without the files that it named."""
-    if isinstance(error, Exception):
-        errors = (*record.errors, failure("audit", error))
+    """What was found before an interrupt, a fault or a refusal, without the files that it named."""
+    refusal = refused(path, str(error)) if isinstance(error, RefusedError) else None
+    if refusal is not None:
+        record = record.model_copy(update={"refused": refusal})
+    elif isinstance(error, Exception):
+        stage = "load" if record.checkpoint is None else "audit"
+        errors = (*record.errors, failure(stage, error))
         record = record.model_copy(update={"errors": errors})
     if record.export is not None:
         gone = record.export.model_copy(update={"kept": False})

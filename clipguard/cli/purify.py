@@ -29,6 +29,7 @@ from clipguard.errors import (
     PASS,
     PURIFY_MISSED,
     InconclusiveError,
+    RefusedError,
     worst_exit_code,
 )
 from clipguard.text_safety import safe_text
@@ -85,6 +86,8 @@ def purify(
     with progress_bar(quiet) as progress:
         record = audit(model, options, output_dir, progress=progress)
     write_atomic(output_dir / "report.html", RENDERERS.build("html").render(record, output_dir))
+    if record.refused is not None:
+        raise RefusedError(f"{record.refused.file}: {record.refused.reason}")
     if record.purification is None:
         raise InconclusiveError(record.errors[-1].message if record.errors else "nothing to purify")
     _show(record.purification)

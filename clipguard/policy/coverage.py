@@ -11,10 +11,18 @@ from clipguard.record import (
     Decision,
     ErrorRecord,
     ReferenceRecord,
+    RefusedRecord,
 )
 from clipguard.record.wording import TOLD, number, percent, percent_beside, triggers_of
 
 PROFILES = ("fast", "standard", "thorough")
+
+
+def refused_checks(refused: RefusedRecord, record: AuditRecord) -> list[Line]:
+    """That a file was refused, and what else went wrong; no other line says more."""
+    reason = f"{refused.file}: {refused.reason}"
+    made = line("audit.refused", "not refused", refused.rule or "refused", FAIL, reason)
+    return [Line(made.check, errors.REFUSED), *(_error_line(error) for error in record.errors)]
 
 
 def run_checks(record: AuditRecord) -> list[Line]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from clipguard import errors
-from clipguard.policy.coverage import coverage_checks, reference_checks, run_checks
+from clipguard.policy.coverage import coverage_checks, reference_checks, refused_checks, run_checks
 from clipguard.policy.document import (
     Policy,
     load_policy,
@@ -56,8 +56,9 @@ WORST_FIRST = (Decision.FAIL, Decision.INCONCLUSIVE, Decision.PASS)
 def judge(policy: Policy, record: AuditRecord) -> GateRecord:
     """Decide about `record`.
 
-    Any line that fails makes a fail; else any inconclusive line makes an inconclusive; a pass
-    needs every line. A gate that the record already carries is ignored.
+    A file that was refused fails, whatever else is known. Any line that fails makes a fail, any
+    inconclusive line an inconclusive, and a pass needs every line. A gate that the record already
+    carries is ignored.
 
     Args:
         policy: limits and required coverage.
@@ -66,6 +67,8 @@ def judge(policy: Policy, record: AuditRecord) -> GateRecord:
     Returns:
         Decision, every line, every reason that is not a pass, and the exit code.
     """
+    if record.refused is not None:
+        return _gate(policy, refused_checks(record.refused, record), [], ())
     found = detector_checks(policy, record.detectors, record.calibration, record.reference)
     findings = [made for _, lines in found for made in lines]
     purified = purification_checks(policy.purification, record)
@@ -84,15 +87,22 @@ def judge(policy: Policy, record: AuditRecord) -> GateRecord:
         *export_checks(policy.export, record.export, triggered=triggered),
         *(head_checks(record) if repaired else ()),
     ]
+    told = _repaired(record, against) if repaired else []
+    return _gate(policy, lines, told, conclusions(found))
+
+
+def _gate(
+    policy: Policy, lines: list[Line], told: list[str], concluded: tuple[Conclusion, ...]
+) -> GateRecord:
     counted = [made for made in lines if made.check.counts]
     return GateRecord(
         policy=policy.name,
         policy_sha256=policy.sha256,
         decision=min((made.check.result for made in counted), key=WORST_FIRST.index),
-        reasons=(*_reasons(counted), *(_repaired(record, against) if repaired else ())),
+        reasons=(*_reasons(counted), *told),
         checks=tuple(made.check for made in lines),
         exit_code=errors.worst_exit_code([made.code for made in counted]),
-        conclusions=conclusions(found),
+        conclusions=concluded,
     )
 
 

@@ -166,6 +166,26 @@ class ErrorRecord(Part):
     exit_code: int
 
 
+class RefusedRecord(Part):
+    """A file that was not opened because that could do harm, or because it is no checkpoint.
+
+    Attributes:
+        name: of what was given, no directories.
+        file: the file that was refused: this one, or one of the folder.
+        sha256: digest of that file; null if it could not be read.
+        size_bytes: its size.
+        rule: id of the rule that it breaks, for example `CG101`.
+        reason: what was found, and where.
+    """
+
+    name: str
+    file: str
+    sha256: Sha256 | None = None
+    size_bytes: int | None = None
+    rule: str | None = None
+    reason: str
+
+
 class TimesRecord(Part):
     """The only part of a record that may differ between two runs with one seed.
 
@@ -195,6 +215,7 @@ class AuditRecord(Part):
     detectors: tuple[DetectorRecord, ...] = ()
     purification: PurificationRecord | None = None
     export: ExportRecord | None = None
+    refused: RefusedRecord | None = None
     errors: tuple[ErrorRecord, ...] = ()
     gate: GateRecord | None = None
     times: TimesRecord

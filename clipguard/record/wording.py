@@ -51,7 +51,8 @@ def verdict(record: AuditRecord) -> Verdict:
 
 def name_of(record: AuditRecord) -> str:
     """What the audited file is called; it may never have been identified."""
-    return record.checkpoint.name if record.checkpoint else "unidentified file"
+    known = record.checkpoint or record.refused
+    return known.name if known else "unidentified file"
 
 
 TEXT = "text"

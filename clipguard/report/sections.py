@@ -125,7 +125,10 @@ def _verdict(record: AuditRecord) -> Iterator[Block]:
             Fact("Policy", gate.policy if gate else "none applied"),
             *_digests(
                 ("the policy", gate.policy_sha256 if gate else None),
-                ("the file", record.checkpoint.sha256 if record.checkpoint else None),
+                (
+                    "the file",
+                    known.sha256 if (known := record.checkpoint or record.refused) else None,
+                ),
             ),
         )
     )
@@ -140,7 +143,8 @@ def _advice(record: AuditRecord) -> Iterator[str]:
     if record.gate is None:
         yield "Run `clipguard gate` on this record."
     elif said.exit_code == REFUSED:
-        yield "Do not load this file. Ask its maker for safetensors."
+        named = record.refused.file if record.refused else "the file that is named above"
+        yield f"Do not load {named}. Ask its maker for safetensors."
     elif said.decision is Decision.FAIL:
         yield "Do not release this checkpoint."
         yield "Take one from a source that you trust, or train it again from a base that you trust."

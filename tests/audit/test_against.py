@@ -14,7 +14,7 @@ from clipguard.audit.options import Options, seed_of
 from clipguard.bundled.nano import load_state
 from clipguard.detect.differential import Differential
 from clipguard.detect.four_rates import Measured
-from clipguard.errors import BudgetSpentError, RefusedError, UsageError
+from clipguard.errors import REFUSED, BudgetSpentError, UsageError
 from clipguard.policy.judge import judge, load_policy
 from clipguard.probe.load import ProbeSource
 from clipguard.record import CanaryRecord, Decision, Rate
@@ -179,8 +179,10 @@ def test_further_targets_need_a_reference_and_stand_in_the_record(
 
 def test_a_reference_is_opened_as_warily_as_any_checkpoint(nano: Path, tmp_path: Path):
     (tmp_path / "base.pt").write_text("text")
-    with pytest.raises(RefusedError, match=r"^reference: base\.pt: CG102 "):
-        scan(nano, tmp_path, reference=tmp_path / "base.pt")
+    record = scan(nano, tmp_path, reference=tmp_path / "base.pt")
+    assert record.refused is None
+    assert record.errors[0].message.startswith("reference: base.pt: CG102 ")
+    assert record.gate.exit_code == REFUSED
 
 
 def test_the_seed_follows_from_the_weights_and_the_salt_unless_it_is_given(tmp_path: Path):

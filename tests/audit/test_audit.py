@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +15,17 @@ from samples import export
 from clipguard.audit import release
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.errors import (
+    REFUSED,
     ClipguardError,
     ExportError,
     InconclusiveError,
-    RefusedError,
     UsageError,
 )
 from clipguard.export.onnx import ExportJob
 from clipguard.export.session import open_session
 from clipguard.probe import rates
 from clipguard.purify.methods.cbpt import Cbpt
-from clipguard.record import AuditRecord, Decision, ExportRecord, Outcome
+from clipguard.record import AuditRecord, Decision, ExportRecord, Outcome, RefusedRecord
 from clipguard.record.schema import read_record
 
 pytest_plugins = ["nano_models"]
@@ -239,9 +240,18 @@ def test_a_calibration_for_other_scans_is_refused(nano: Path, tmp_path: Path):
 
 def test_a_refused_file_leaves_no_temporary_folder(tmp_path: Path):
     (tmp_path / "model.pt").write_text("text")
-    with pytest.raises(RefusedError, match="a text file"):
-        scan(tmp_path / "model.pt", tmp_path)
-    assert not (tmp_path / "out").exists()
+    record = scan(tmp_path / "model.pt", tmp_path)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["audit.json"]
+    assert record.gate.exit_code == REFUSED
+    assert decision(record) is Decision.FAIL
+    assert record.refused == RefusedRecord(
+        name="model.pt",
+        file="model.pt",
+        sha256=hashlib.sha256(b"text").hexdigest(),
+        size_bytes=4,
+        rule="CG102",
+        reason=record.refused.reason,
+    )
 
 
 @pytest.mark.usefixtures("tiny")

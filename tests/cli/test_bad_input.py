@@ -230,6 +230,9 @@ OPTIONS: dict[str, tuple[Callable[[Path], list[object]], str]] = {
 }
 
 
+REFUSAL = ["audit.json", "report.html"]
+
+
 def audit(nano: Path, folder: Path, *options: object) -> tuple[int, dict[str, Any]]:
     """Exit code and record of a scan into `folder`/out."""
     code = main(["scan", str(nano), "-o", str(folder / "out"), *map(str, options)])
@@ -247,7 +250,7 @@ def test_a_bad_model_is_one_line_an_exit_code_and_no_file(
 ):
     make, code, says = MODELS[kind]
     assert says in refused(code, "scan", make(tmp_path, nano), "-o", tmp_path / "out", "-q")
-    assert left_in(tmp_path / "out") == []
+    assert left_in(tmp_path / "out") == (REFUSAL if code == 4 else [])
     assert not (tmp_path / "ran").exists()
 
 
@@ -284,7 +287,8 @@ def test_every_command_that_loads_a_model_refuses_it_alike(
     quiet = [] if command == "export" else ["-q"]
     models = [make(tmp_path, nano)] * (5 if command == "calibrate" else 1)  # fewer are refused
     assert says in refused(code, command, *models, "-o", tmp_path / "out", *quiet)
-    assert left_in(tmp_path) == ["a.pt"]
+    kept = [f"out/{name}" for name in REFUSAL] if command == "purify" else []
+    assert left_in(tmp_path) == ["a.pt", *kept]
 
 
 @pytest.mark.parametrize(
@@ -318,7 +322,7 @@ def test_of_several_models_the_worst_code_wins_and_each_has_its_own_folder(
     shown = capsys.readouterr()
     assert re.fullmatch("error: notes.pt: .*\n", shown.err)
     assert "nano.pt (exit code 3" in shown.out
-    assert left_in(out / "notes.pt") == []
+    assert left_in(out / "notes.pt") == REFUSAL
     assert {"audit.json", "report.html"} <= set(left_in(out / "nano.pt"))
 
 

@@ -140,7 +140,8 @@ def test_models_of_one_name_get_folders_of_their_own(tmp_path: Path):
         (tmp_path / "out" / folder).mkdir(parents=True)
         (tmp_path / "out" / folder / "report.html").write_text("old")
     assert main(["scan", *models, "-o", str(tmp_path / "out"), "--quiet"]) == 4
-    assert not list((tmp_path / "out").rglob("*.html"))
+    for folder in ("1-model.pt", "2-model.pt"):
+        assert (tmp_path / "out" / folder / "report.html").read_text() != "old"
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,19 @@ if TYPE_CHECKING:
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/schemas/sarif-schema-2.1.0.json"
 LEVELS = {Decision.FAIL: "error", Decision.INCONCLUSIVE: "warning"}
+NO_CHECKPOINT = "CG102"
 RULES = {
+    "CG101": ("UnsafePickle", "The file asks for something that could run code"),
+    "CG102": ("NotACheckpoint", "The content is not that of a checkpoint"),
+    "CG103": ("DamagedFile", "The file is damaged, or two readers would see two different files"),
+    "CG104": ("TooLarge", "The file asks for more than a checkpoint needs"),
+    "CG105": (
+        "ImpossibleTensor",
+        "A tensor does not fit its bytes, or its type is none of weights",
+    ),
+    "CG107": ("DuplicateKey", "A key stands twice in the header"),
+    "CG108": ("UnreadableName", "The name of a tensor is no printable text"),
+    "CG109": ("NotFinite", "Weights or embeddings are not finite"),
     "CG201": ("InvertedTrigger", "A trigger was found that sends images, or prompts, to one class"),
     "CG202": ("AboveNullBand", "A statistic lies outside what known-clean models show"),
     "CG203": ("ConcentratedChange", "The change from the reference is suspicious or unknown"),
@@ -84,7 +96,8 @@ class Sarif:
         used = sorted({result["ruleId"] for result in results})
         for result in results:
             result["ruleIndex"] = used.index(result["ruleId"])
-        digest = record.checkpoint.sha256[:12] if record.checkpoint else "unidentified"
+        known = record.checkpoint or record.refused
+        digest = known.sha256[:12] if known and known.sha256 else "unidentified"
         run = {
             "tool": {
                 "driver": {
@@ -115,7 +128,7 @@ def _results(record: AuditRecord) -> list[dict[str, Any]]:
         if check.result in LEVELS:
             about = f"{check.key}|{_subject(record, check)}"
             seen[about] += 1
-            rule = _rule_of(check.key)
+            rule = _rule_of(check)
             level = LEVELS[check.result] if check.counts else "note"
             results.append(_result(record, rule, level, check.reason, f"{about}|{seen[about]}"))
     if record.purification is not None:
@@ -124,8 +137,11 @@ def _results(record: AuditRecord) -> list[dict[str, Any]]:
     return results
 
 
-def _rule_of(key: str) -> str:
-    return RULE_OF_KEY.get(key) or RULE_OF_SECTION.get(key.partition(".")[0], "CG604")
+def _rule_of(check: Check) -> str:
+    """That of the policy key; a file that was refused is of the rule that it breaks."""
+    if check.key == "audit.refused":
+        return check.value if check.value in RULES else NO_CHECKPOINT
+    return RULE_OF_KEY.get(check.key) or RULE_OF_SECTION.get(check.key.partition(".")[0], "CG604")
 
 
 def _subject(record: AuditRecord, check: Check) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from samples import RECORDS, failing, inconclusive, judged, passing, refused, unjudged
 
-from clipguard.record import AuditRecord, CalibrationRecord, Check, Decision
+from clipguard.record import AuditRecord, CalibrationRecord, Check, Decision, ErrorRecord
 from clipguard.report.formats import RENDERERS
 from clipguard.report.formats.sarif import RULE_OF_KEY, RULES, message
 
@@ -80,9 +80,18 @@ def test_an_inconclusive_line_is_a_warning() -> None:
 
 
 def test_an_error_becomes_a_notification() -> None:
-    (invocation,) = run(refused())["invocations"]
-    assert invocation["exitCode"] == 4
-    assert "posix.system" in invocation["toolExecutionNotifications"][0]["message"]["text"]
+    error = ErrorRecord(stage="load", message="no memory", exit_code=5)
+    (invocation,) = run(judged(unjudged(errors=(error,))))["invocations"]
+    assert invocation["exitCode"] == 5
+    assert "no memory" in invocation["toolExecutionNotifications"][0]["message"]["text"]
+
+
+def test_a_refused_file_is_one_error_of_the_rule_that_it_breaks() -> None:
+    found = run(refused())
+    (result,) = found["results"]
+    assert (result["ruleId"], result["level"]) == ("CG101", "error")
+    assert "posix.system" in result["message"]["text"]
+    assert found["invocations"][0]["exitCode"] == 4
 
 
 def fingerprints(record: AuditRecord) -> list[str]:
@@ -105,7 +114,8 @@ def test_fingerprints_survive_other_numbers() -> None:
 
 
 def test_every_key_has_a_rule_that_exists() -> None:
-    assert set(RULE_OF_KEY.values()) | {"CG301", "CG303", "CG604"} == set(RULES)
+    of_files = {rule for rule in RULES if rule.startswith("CG1")}
+    assert set(RULE_OF_KEY.values()) | of_files | {"CG301", "CG303", "CG604"} == set(RULES)
 
 
 def test_messages_hold_no_links_and_no_placeholders() -> None:

@@ -18,7 +18,7 @@ def test_the_first_line_is_the_verdict() -> None:
         "Pass: model.pt (exit code 0, policy default)",
         "Fail: model.pt (exit code 1, policy default)",
         "Cannot tell: model.pt (exit code 3, policy default)",
-        "Fail: unidentified file (exit code 4, policy default)",
+        "Fail: model.pt (exit code 4, policy default)",
     ]
     assert render(RECORDS["unjudged"]()).startswith("Cannot tell: model.pt (exit code 3)\n")
     assert re.match(r"Fail: .{60,100} \(exit code", render(RECORDS["hostile"]()))
