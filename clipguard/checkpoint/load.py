@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,18 +15,17 @@ from clipguard.checkpoint.architectures import (
     Shapes,
     architecture_from_file,
     architecture_named,
-    infer_architecture,
     known_configs,
     network_of,
-    shape_difference,
     shapes_of,
 )
-from clipguard.checkpoint.reading import read_weights
+from clipguard.checkpoint.fitting import TEXT, fitted, infer_at_any_size, is_image_tower
+from clipguard.checkpoint.gather import Gathered, gather
+from clipguard.checkpoint.told import fitting, told_architecture
 from clipguard.errors import UsageError
 from clipguard.record import CheckpointRecord
-from clipguard.text_safety import safe_text
 
-PREFIXES = ("module.", "_orig_mod.")
+LOGIT_SCALE = math.log(1 / 0.07)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,63 +44,72 @@ class Checkpoint:
     architecture: Architecture
 
 
-def load_checkpoint(path: Path, *, arch: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: Path, *, arch: str | None = None, text_from: Path | None = None
+) -> Checkpoint:
     """Load `path` without running anything in it.
 
     Args:
-        path: weights file, or a folder with one and perhaps an `open_clip_config.json`.
-        arch: architecture name or config JSON; None to use the folder's config or the shapes.
+        path: weights file, an index of several, or a folder with weights and perhaps a config.
+        arch: architecture name or config JSON; None to use what lies beside it, or the shapes.
+        text_from: model whose text tower an image tower gets that was saved alone.
 
     Raises:
-        UsageError: no such path, or no one architecture that fits.
+        UsageError: no such path, or no one architecture that fits; the message starts with the
+            file's name and ends with what was odd about it.
         RefusedError: anything but plain, finite, honestly sized tensors under printable names;
             the message starts with the file's name.
     """
-    read = read_weights(path)
-    inspection, state = read.inspection, _clean(read.tensors)
+    found = gather(path)
     try:
-        architecture = _architecture(path, arch, shapes_of(state))
+        found = _with_text(found, text_from)
+        fit = fitted(partial(_architecture, found, arch), shapes_of(found.tensors))
     except UsageError as error:
-        raise UsageError(f"{safe_text(inspection.weights_file.name)}: {error}") from error
+        odd = f" ({'; '.join(found.notes)})" if found.notes else ""
+        raise UsageError(f"{found.file}: {error}{odd}") from error
+    architecture, state = fit.architecture, found.tensors
     with torch.device("meta"):
         network = network_of(architecture)
     record = CheckpointRecord(
-        name=safe_text(path.name or path.absolute().name),
-        sha256=inspection.sha256,
-        size_bytes=inspection.size_bytes,
-        container=f"{read.form} ({inspection.container})",
+        name=found.shown,
+        sha256=found.sha256,
+        size_bytes=found.size_bytes,
+        container=found.container,
         architecture=architecture.name,
         image_size=architecture.image_size,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        notes=(*inspection.notes, *read.notes, *architecture.notes),
+        notes=(*found.notes, *fit.notes, *architecture.notes),
     )
     keys = [*network.state_dict()]
     state |= {key: torch.tensor(0) for key in keys if key.endswith("num_batches_tracked")}
+    state.setdefault("logit_scale", torch.tensor(LOGIT_SCALE))
     return Checkpoint(record, {key: state[key] for key in keys if key in state}, architecture)
 
 
-def _clean(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keys as open_clip names them."""
-    state = dict(found)
-    for prefix in PREFIXES * 2:  # either may be the outer one
-        if all(key.startswith(prefix) for key in state):
-            state = {key[len(prefix) :]: tensor for key, tensor in state.items()}
-    for key in ("logit_scale", "logit_bias"):
-        if key in state and state[key].numel() == 1:
-            state[key] = state[key].reshape(())
-    return state
+def _with_text(found: Gathered, text_from: Path | None) -> Gathered:
+    """An image tower with the text tower of another model, read as warily."""
+    alone = is_image_tower(found.tensors)
+    if text_from is None and alone:
+        raise UsageError(
+            "an image tower without its text tower; give the CLIP that the text tower comes from "
+            "with --text-from MODEL"
+        )
+    if text_from is None:
+        return found
+    if not alone:
+        raise UsageError("has a text tower of its own; leave out --text-from")
+    other = gather(text_from)
+    towers = TEXT | {"logit_scale", "logit_bias"}
+    text = {key: t for key, t in other.tensors.items() if key.partition(".")[0] in towers}
+    if not text.keys() - {"logit_scale", "logit_bias"}:
+        raise UsageError(f"--text-from {other.shown} has no text tower; give a whole CLIP")
+    told = f"CG110 text tower and logit_scale are those of {other.shown}, sha256 {other.sha256}"
+    return replace(found, tensors={**text, **found.tensors}, notes=(*found.notes, told))
 
 
-def _architecture(path: Path, arch: str | None, shapes: Shapes) -> Architecture:
-    config = path / "open_clip_config.json"
+def _architecture(found: Gathered, arch: str | None, shapes: Shapes) -> Architecture:
     if arch is not None:
         is_file = arch not in known_configs() and Path(arch).is_file()
         chosen = architecture_from_file(Path(arch)) if is_file else architecture_named(arch)
-    elif config.is_file():
-        chosen = architecture_from_file(config)
-    else:
-        return infer_architecture(shapes)
-    found = shape_difference(chosen, shapes)
-    if found:
-        raise UsageError(f"the weights do not fit {chosen.name}: {found}; choose another --arch")
-    return chosen
+        return fitting(chosen, shapes)
+    return told_architecture(found, shapes) or infer_at_any_size(shapes)
