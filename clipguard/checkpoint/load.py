@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from clipguard.checkpoint.architectures import (
 )
 from clipguard.checkpoint.fitting import TEXT, fitted, infer_at_any_size, is_image_tower
 from clipguard.checkpoint.gather import Gathered, gather
+from clipguard.checkpoint.tokenizer_file import TokenizerFile, needs_own, tokenizer_in
 from clipguard.checkpoint.told import fitting, told_architecture
 from clipguard.errors import UsageError
 from clipguard.record import CheckpointRecord
@@ -37,11 +39,13 @@ class Checkpoint:
         state: key to tensor on the CPU, floating point as float32, keys as open_clip names
             them and in the order of the network's layers, whatever the file's was.
         architecture: the network the weights belong to.
+        tokenizer: the one that lies beside them, if their text tower has one of its own.
     """
 
     record: CheckpointRecord
     state: dict[str, Tensor]
     architecture: Architecture
+    tokenizer: TokenizerFile | None = None
 
 
 def load_checkpoint(
@@ -64,6 +68,7 @@ def load_checkpoint(
     try:
         found = _with_text(found, text_from)
         fit = fitted(partial(_architecture, found, arch), shapes_of(found.tensors))
+        tokenizer, told = _tokenizer(fit.architecture, (found.folder, text_from))
     except UsageError as error:
         odd = f" ({'; '.join(found.notes)})" if found.notes else ""
         raise UsageError(f"{found.file}: {error}{odd}") from error
@@ -78,12 +83,28 @@ def load_checkpoint(
         architecture=architecture.name,
         image_size=architecture.image_size,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        notes=(*found.notes, *fit.notes, *architecture.notes),
+        notes=(*found.notes, *fit.notes, *architecture.notes, *told),
     )
     keys = [*network.state_dict()]
     state |= {key: torch.tensor(0) for key in keys if key.endswith("num_batches_tracked")}
     state.setdefault("logit_scale", torch.tensor(LOGIT_SCALE))
-    return Checkpoint(record, {key: state[key] for key in keys if key in state}, architecture)
+    ordered = {key: state[key] for key in keys if key in state}
+    return Checkpoint(record, ordered, architecture, tokenizer)
+
+
+def _tokenizer(
+    architecture: Architecture, places: Sequence[Path | None]
+) -> tuple[TokenizerFile | None, tuple[str, ...]]:
+    """The model's own tokenizer, where it needs one, from the first folder that has it."""
+    text = architecture.config["text_cfg"]
+    if not needs_own(text, architecture.siglip):
+        return None, ()
+    for place in places:
+        folder = place if place is None or place.is_dir() else place.parent
+        found = None if folder is None else tokenizer_in(folder, text)
+        if found is not None:
+            return found, (f"CG110 texts are read by tokenizer.json, sha256 {found.sha256}",)
+    return None, ()
 
 
 def _with_text(found: Gathered, text_from: Path | None) -> Gathered:

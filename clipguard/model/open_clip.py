@@ -20,6 +20,7 @@ from clipguard.checkpoint.architectures import Architecture, network_of
 from clipguard.checkpoint.configs import Preprocess
 from clipguard.checkpoint.load import Checkpoint
 from clipguard.errors import UsageError
+from clipguard.model.own_tokenizer import OwnTokenizer
 from clipguard.text_safety import safe_text
 
 TEXT_BATCH = 256
@@ -232,7 +233,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device) -> OpenClipModel:
         UsageError: its tokenizer is not available here.
     """
     architecture = checkpoint.architecture
-    tokenizer = _tokenizer_of(architecture)
+    tokenizer = _tokenizer_of(checkpoint)
     with torch.random.fork_rng(devices=[]):
         network = network_of(architecture)
     network.load_state_dict(checkpoint.state, strict=True)
@@ -243,8 +244,17 @@ def build_model(checkpoint: Checkpoint, device: torch.device) -> OpenClipModel:
     return OpenClipModel(network, architecture, tokenizer)
 
 
-def _tokenizer_of(architecture: Architecture) -> Any:
+def _tokenizer_of(checkpoint: Checkpoint) -> Any:
+    architecture = checkpoint.architecture
     text = architecture.config["text_cfg"]
+    if checkpoint.tokenizer is not None:
+        length, known = text["context_length"], text["vocab_size"]
+        return OwnTokenizer(checkpoint.tokenizer, length=length, vocabulary=known)
+    if architecture.siglip:
+        raise UsageError(
+            "a SigLIP reads texts with a tokenizer of its own; put the model's tokenizer.json and "
+            "tokenizer_config.json beside its weights"
+        )
     if not text.get("hf_tokenizer_name"):
         tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
         if tokenizer.vocab_size > text["vocab_size"]:
