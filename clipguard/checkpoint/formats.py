@@ -21,7 +21,7 @@ def is_config(path: Path) -> bool:
         raw = read_json(path)
     except UsageError:
         return False
-    known = {form.model_type for form in FORMATS}
+    known = [form.model_type for form in FORMATS]
     return raw.get("model_type") in known or {"embed_dim", "vision_cfg"} <= raw.keys()
 
 

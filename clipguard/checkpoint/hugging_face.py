@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipguard.checkpoint.configs import ConfigFile, Preprocess, preprocess_of, read_json
+from clipguard.checkpoint.configs import (
+    ConfigFile,
+    Preprocess,
+    preprocess_of,
+    read_json,
+    require_count,
+)
 from clipguard.errors import RefusedError, UsageError
 from clipguard.text_safety import safe_text
 
@@ -187,7 +194,7 @@ def preprocessing(
     told = {
         "mean": raw["image_mean"],
         "std": raw.get("image_std"),
-        "interpolation": RESAMPLE.get(raw.get("resample", 3), "another filter"),
+        "interpolation": _filter(raw.get("resample", 3)),
         "resize_mode": "shortest" if shortest else "squash",
     }
     try:
@@ -195,10 +202,14 @@ def preprocessing(
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from error
     given = crop if shortest and raw.get("do_center_crop", True) else size
-    sides = set(given.values()) if isinstance(given, dict) else {given}
+    sides = [*given.values()] if isinstance(given, dict) else [given]
     if all(value in (side, None) for value in sides):
         return steps, ()
     return steps, (f"CG110 {name} says {safe_text(given)} pixels; the network's {side} are used",)
+
+
+def _filter(number: object) -> str:
+    return RESAMPLE.get(number, "another") if isinstance(number, int) else "another"
 
 
 def share(values: Mapping[str, Any], tower: str) -> int:
@@ -221,9 +232,10 @@ def tower_of(values: Mapping[str, Any], tower: str) -> dict[str, Any]:
     """
     share(values, tower)
     width, inner = values["hidden_size"], values["intermediate_size"]
-    if type(inner) is not int or inner < 1 or int(width * (inner / width)) != inner:
-        raise UsageError(f"{tower}_config.intermediate_size: does not fit hidden_size")
+    require_count(inner, f"{tower}_config.intermediate_size")
     eps, ratio = epsilon(values, tower), inner / width
+    if int(width * ratio) < inner:  # open_clip multiplies and cuts; a rounded share may lose one
+        ratio = math.nextafter(ratio, math.inf)
     found: dict[str, Any] = {"width": width, "layers": values["num_hidden_layers"]}
     if ratio != 4:
         found["mlp_ratio"] = ratio

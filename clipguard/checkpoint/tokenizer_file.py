@@ -13,7 +13,7 @@ from clipguard.files import read_given
 
 FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 MAX_BYTES = 64 * 2**20
-CANONICAL = frozenset({"SiglipTokenizer", "SiglipTokenizerFast"})
+CANONICAL = ("SiglipTokenizer", "SiglipTokenizerFast")
 """Classes that lower texts and take punctuation off before their file comes into play."""
 
 
@@ -61,9 +61,8 @@ def tokenizer_in(folder: Path, text: Mapping[str, Any]) -> TokenizerFile | None:
     settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
     pad = settings.get("pad_token")
     pad = pad.get("content") if isinstance(pad, dict) else pad
-    cleaned = text.get("tokenizer_kwargs") or {}
-    canonical = (
-        settings.get("tokenizer_class") in CANONICAL or cleaned.get("clean") == "canonicalize"
-    )
+    how = text.get("tokenizer_kwargs")
+    clean = how.get("clean") if isinstance(how, dict) else None
+    canonical = settings.get("tokenizer_class") in CANONICAL or clean == "canonicalize"
     digest = hashlib.sha256(content.encode()).hexdigest()
     return TokenizerFile(content, digest, pad if isinstance(pad, str) else "", canonical)

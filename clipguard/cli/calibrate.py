@@ -20,6 +20,7 @@ from clipguard.cli.arguments import (
     Quiet,
     Seed,
     Templates,
+    TextFrom,
 )
 
 
@@ -37,6 +38,7 @@ def calibrate(
     classnames: ClassNames = None,
     templates: Templates = None,
     arch: Arch = None,
+    text_from: TextFrom = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -58,6 +60,7 @@ def calibrate(
         policy=load_policy("default"),
         profile=profile.value,
         arch=arch,
+        text_from=text_from,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device=device,
         seed=seed,

@@ -16,6 +16,7 @@ from clipguard.cli.arguments import (
     RequireEp,
     ScanSeed,
     Templates,
+    TextFrom,
 )
 from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
@@ -39,6 +40,7 @@ def export_command(
     classnames: ClassNames = None,
     templates: Templates = None,
     arch: Arch = None,
+    text_from: TextFrom = None,
 ) -> None:
     """Export without a verdict. `scan` exports too, and only what its decision allows.
 
@@ -57,6 +59,7 @@ def export_command(
         seed=seed,
         provider=require_ep.value if require_ep else None,
         arch=arch,
+        text_from=text_from,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device="cpu",
     )

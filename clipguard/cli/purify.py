@@ -22,6 +22,7 @@ from clipguard.cli.arguments import (
     Quiet,
     ScanSeed,
     Templates,
+    TextFrom,
 )
 from clipguard.errors import (
     EXPORT,
@@ -53,6 +54,7 @@ def purify(
     templates: Templates = None,
     calibration: Calibration = None,
     arch: Arch = None,
+    text_from: TextFrom = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -78,6 +80,7 @@ def purify(
         purify="always",
         release="purified",
         arch=arch,
+        text_from=text_from,
         calibration=calibration,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device=device,

@@ -29,6 +29,7 @@ from clipguard.cli.arguments import (
     RequireEp,
     ScanSeed,
     Templates,
+    TextFrom,
     Vocabulary,
 )
 from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
@@ -91,6 +92,7 @@ def scan(
     reference: Reference = None,
     canary: Canary = False,
     arch: Arch = None,
+    text_from: TextFrom = None,
     budget: Annotated[
         float | None,
         typer.Option(min=1, help="Seconds per model. What is left then is not tested."),
@@ -114,6 +116,7 @@ def scan(
         provider=require_ep.value if require_ep else None,
         budget_s=budget,
         arch=arch,
+        text_from=text_from,
         device=device,
         calibration=calibration,
         reference=reference,
