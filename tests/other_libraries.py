@@ -36,12 +36,14 @@ class Written:
         images: (N, D) unit embeddings of `pictures`.
         texts: (T, D) unit embeddings of `TEXTS`.
         arch: for `--arch`, None where the file or what lies beside it tells.
+        base: for `--lora-base`.
     """
 
     path: Path
     images: Tensor
     texts: Tensor
     arch: str | None = None
+    base: Path | None = None
 
 
 Writer = Callable[[Path], Written]

@@ -129,3 +129,34 @@ def _as_pickles(folder: Path) -> Path:
     path = folder / "pytorch_model.bin.index.json"
     path.write_text(json.dumps(index), encoding="utf-8")
     return folder
+
+
+def adapted_by_peft(model: Any, *layers: str, **settings: Any) -> Any:
+    """The model with a LoRA of peft on some layers, which changes what they compute."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, lora_alpha=3, target_modules=[*layers], **settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        adapted = get_peft_model(model, config).eval()
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:  # nothing at first
+                parameter.data += 0.1 * torch.randn_like(parameter)
+    return adapted.requires_grad_(False)
+
+
+def lora_folder(*layers: str, merge: bool = False, **settings: Any) -> Writer:
+    """An adapter for a CLIPModel in a folder of its own, or merged by peft itself."""
+
+    def write(folder: Path) -> Written:
+        model = tiny_clip()
+        base = save(folder / "base", model, "folder")
+        adapted = adapted_by_peft(model, *layers, **settings)
+        wanted = of_transformers(folder, adapted.base_model.model, 32, clip_tokens(), None)
+        if merge:
+            adapted.merge_and_unload().save_pretrained(folder / "merged")
+            return Written(folder / "merged", wanted.images, wanted.texts)
+        adapted.save_pretrained(folder / "adapter")
+        return Written(folder / "adapter", wanted.images, wanted.texts, base=base)
+
+    return write

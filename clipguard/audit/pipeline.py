@@ -126,7 +126,9 @@ def load(path: Path, options: Options, settings: Profile, watch: Watch) -> Suspe
     """
     device = device_of(options.device)
     with watch.stage("load"):
-        checkpoint = load_checkpoint(path, arch=options.arch, text_from=options.text_from)
+        checkpoint = load_checkpoint(
+            path, arch=options.arch, text_from=options.text_from, lora_base=options.lora_base
+        )
         model = build_model(checkpoint, device)
     seed, reference = seed_of(options, checkpoint.record.sha256), None
     if options.reference is not None:

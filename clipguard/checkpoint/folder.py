@@ -29,6 +29,8 @@ PREFERRED = (
     "pytorch_model.bin",
     f"pytorch_model.bin{INDEX}",
     "model.pt",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
 )
 SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt"})
 READ_ELSEWHERE = frozenset(
@@ -39,6 +41,7 @@ READ_ELSEWHERE = frozenset(
         "processor_config.json",
         "tokenizer.json",
         "tokenizer_config.json",
+        "adapter_config.json",
     }
 )
 MAX_FILES = 10_000

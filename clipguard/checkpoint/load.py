@@ -49,7 +49,11 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    path: Path, *, arch: str | None = None, text_from: Path | None = None
+    path: Path,
+    *,
+    arch: str | None = None,
+    text_from: Path | None = None,
+    lora_base: Path | None = None,
 ) -> Checkpoint:
     """Load `path` without running anything in it.
 
@@ -57,6 +61,7 @@ def load_checkpoint(
         path: weights file, an index of several, or a folder with weights and perhaps a config.
         arch: architecture name or config JSON; None to use what lies beside it, or the shapes.
         text_from: model whose text tower an image tower gets that was saved alone.
+        lora_base: model that a LoRA adapter is merged into.
 
     Raises:
         UsageError: no such path, or no one architecture that fits; the message starts with the
@@ -64,11 +69,11 @@ def load_checkpoint(
         RefusedError: anything but plain, finite, honestly sized tensors under printable names;
             the message starts with the file's name.
     """
-    found = gather(path)
+    found = gather(path, lora_base)
     try:
         found = _with_text(found, text_from)
         fit = fitted(partial(_architecture, found, arch), shapes_of(found.tensors))
-        tokenizer, told = _tokenizer(fit.architecture, (found.folder, text_from))
+        tokenizer, told = _tokenizer(fit.architecture, found.places)
     except UsageError as error:
         odd = f" ({'; '.join(found.notes)})" if found.notes else ""
         raise UsageError(f"{found.file}: {error}{odd}") from error
@@ -93,15 +98,14 @@ def load_checkpoint(
 
 
 def _tokenizer(
-    architecture: Architecture, places: Sequence[Path | None]
+    architecture: Architecture, places: Sequence[Path]
 ) -> tuple[TokenizerFile | None, tuple[str, ...]]:
     """The model's own tokenizer, where it needs one, from the first folder that has it."""
     text = architecture.config["text_cfg"]
     if not needs_own(text, architecture.siglip):
         return None, ()
     for place in places:
-        folder = place if place is None or place.is_dir() else place.parent
-        found = None if folder is None else tokenizer_in(folder, text)
+        found = tokenizer_in(place, text)
         if found is not None:
             return found, (f"CG110 texts are read by tokenizer.json, sha256 {found.sha256}",)
     return None, ()
@@ -125,7 +129,12 @@ def _with_text(found: Gathered, text_from: Path | None) -> Gathered:
     if not text.keys() - {"logit_scale", "logit_bias"}:
         raise UsageError(f"--text-from {other.shown} has no text tower; give a whole CLIP")
     told = f"CG110 text tower and logit_scale are those of {other.shown}, sha256 {other.sha256}"
-    return replace(found, tensors={**text, **found.tensors}, notes=(*found.notes, told))
+    return replace(
+        found,
+        tensors={**text, **found.tensors},
+        notes=(*found.notes, told),
+        places=(*found.places, *other.places),
+    )
 
 
 def _architecture(found: Gathered, arch: str | None, shapes: Shapes) -> Architecture:

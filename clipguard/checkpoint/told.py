@@ -58,9 +58,10 @@ def config_beside(found: Gathered) -> Path | None:
     names = [OPEN_CLIP, HUGGING_FACE]
     order = reversed(names) if found.format else names
     for name in order:
-        path = found.folder / name
-        if path.is_file() and (name == OPEN_CLIP or is_config(path)):
-            return path
+        for place in found.places:
+            path = place / name
+            if path.is_file() and (name == OPEN_CLIP or is_config(path)):
+                return path
     return None
 
 
@@ -80,15 +81,14 @@ def _of_openai(found: Gathered, shapes: Shapes) -> Architecture | None:
     """All that OpenAI published as TorchScript archives compute with QuickGELU."""
     if not found.scripted:
         return None
-    for name, config in known_configs().items():
-        if config.get("quick_gelu"):
-            try:
-                chosen = fitting(architecture_named(name), shapes)
-            except UsageError:
-                continue
+    names = [name for name, config in known_configs().items() if config.get("quick_gelu")]
+    known = [architecture_named(name) for name in names]
+    resized = [at_file_size(architecture, shapes) for architecture in known]
+    for chosen in (*known, *resized):  # one of its own size goes first
+        if shape_difference(chosen, shapes) is None:
             told = (
-                f"CG110 a TorchScript archive as OpenAI's, which use QuickGELU: read as {name}; "
-                "--arch changes it"
+                "CG110 a TorchScript archive as OpenAI's, which compute with QuickGELU: read as "
+                f"{chosen.name}; --arch changes it"
             )
             return replace(chosen, notes=(*chosen.notes, told))
     return None

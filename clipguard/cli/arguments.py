@@ -86,6 +86,9 @@ TextFrom = Annotated[
         metavar="MODEL", help="CLIP whose text tower an image tower gets that was saved alone."
     ),
 ]
+LoraBase = Annotated[
+    Path | None, typer.Option(metavar="MODEL", help="CLIP that a LoRA adapter is merged into.")
+]
 Calibration = Annotated[Path | None, typer.Option(help="Null band made by `clipguard calibrate`.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")]
 RequireEp = Annotated[

@@ -15,6 +15,7 @@ from clipguard.cli.arguments import (
     ClassNames,
     Device,
     HowHard,
+    LoraBase,
     ProbeData,
     Profile,
     Quiet,
@@ -39,6 +40,7 @@ def calibrate(
     templates: Templates = None,
     arch: Arch = None,
     text_from: TextFrom = None,
+    lora_base: LoraBase = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -61,6 +63,7 @@ def calibrate(
         profile=profile.value,
         arch=arch,
         text_from=text_from,
+        lora_base=lora_base,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device=device,
         seed=seed,

@@ -12,6 +12,7 @@ from clipguard.cli.arguments import (
     Arch,
     Checkpoint,
     ClassNames,
+    LoraBase,
     ProbeData,
     RequireEp,
     ScanSeed,
@@ -41,6 +42,7 @@ def export_command(
     templates: Templates = None,
     arch: Arch = None,
     text_from: TextFrom = None,
+    lora_base: LoraBase = None,
 ) -> None:
     """Export without a verdict. `scan` exports too, and only what its decision allows.
 
@@ -60,6 +62,7 @@ def export_command(
         provider=require_ep.value if require_ep else None,
         arch=arch,
         text_from=text_from,
+        lora_base=lora_base,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device="cpu",
     )

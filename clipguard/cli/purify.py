@@ -15,6 +15,7 @@ from clipguard.cli.arguments import (
     ClassNames,
     Device,
     HowHard,
+    LoraBase,
     OutputDir,
     PolicyName,
     ProbeData,
@@ -55,6 +56,7 @@ def purify(
     calibration: Calibration = None,
     arch: Arch = None,
     text_from: TextFrom = None,
+    lora_base: LoraBase = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -81,6 +83,7 @@ def purify(
         release="purified",
         arch=arch,
         text_from=text_from,
+        lora_base=lora_base,
         calibration=calibration,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device=device,

@@ -20,6 +20,7 @@ from clipguard.cli.arguments import (
     ClassNames,
     Device,
     HowHard,
+    LoraBase,
     OutputDir,
     PolicyName,
     ProbeData,
@@ -93,6 +94,7 @@ def scan(
     canary: Canary = False,
     arch: Arch = None,
     text_from: TextFrom = None,
+    lora_base: LoraBase = None,
     budget: Annotated[
         float | None,
         typer.Option(min=1, help="Seconds per model. What is left then is not tested."),
@@ -117,6 +119,7 @@ def scan(
         budget_s=budget,
         arch=arch,
         text_from=text_from,
+        lora_base=lora_base,
         device=device,
         calibration=calibration,
         reference=reference,

@@ -29,8 +29,9 @@ class CheckpointRecord(Part):
 
     Attributes:
         name: file or folder name, no directories.
-        sha256: digest of the weights file.
-        size_bytes: its size.
+        sha256: digest of the weights file; of several that of the sorted lines `NAME SHA256`, each
+            with a line end, and of a LoRA adapter that of the two lines `adapter` and `base`.
+        size_bytes: its size, or that of all.
         container: format found by content, for example `open_clip checkpoint (zip)`.
         architecture: open_clip or clipguard configuration that its shapes match.
         image_size: S, in pixels.

@@ -38,6 +38,7 @@ OPTIONS = st.builds(
     budget_s=st.none() | st.floats(1, 1e9),
     arch=ARCHES,
     text_from=MAYBE,
+    lora_base=MAYBE,
     probe=st.builds(
         ProbeSource, images=MAYBE, class_names=MAYBE, templates=MAYBE, vocabulary=MAYBE
     ),

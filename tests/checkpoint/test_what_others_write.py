@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import OrderedDict, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from other_libraries import (
 )
 from tiny_clip import network, write_config
 from torch import nn
-from transformers_models import clip_folder, siglip_folder
+from transformers_models import adapted_by_peft, clip_folder, lora_folder, siglip_folder
 
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.model.open_clip import build_model
@@ -169,6 +170,17 @@ def pushed(folder: Path) -> Written:
     return of_open_clip(folder, model, VIT, clip_tokens(), None)
 
 
+def open_clip_lora(folder: Path) -> Written:
+    """An adapter for a network of open_clip, whose base is a plain state dict."""
+    model = network(VIT)
+    arch = str(write_config(folder / "tiny.json", VIT))
+    base = saved(folder, {"state_dict": before("module.")(model.state_dict())}, "base.pt")
+    adapted = adapted_by_peft(model, "c_fc", "c_proj")
+    adapted.save_pretrained(folder / "adapter")
+    wanted = of_open_clip(folder / "adapter", adapted.base_model.model, VIT, clip_tokens(), arch)
+    return replace(wanted, base=base)
+
+
 OPEN_CLIP: dict[str, Writer] = {
     **{f"protocol {p}": plain(dict, pickle_protocol=p) for p in (2, 3, 4, 5)},
     **{f"legacy, protocol {p}": plain(dict, pickle_protocol=p, **LEGACY) for p in (2, 4)},
@@ -233,14 +245,20 @@ TRANSFORMERS: dict[str, Writer] = {
     "siglip sharded": siglip_folder(form="shards"),
     "siglip with gelu": siglip_folder(hidden_act="gelu", intermediate_size=96),
 }
-ALL = OPEN_CLIP | TRANSFORMERS
+PEFT: dict[str, Writer] = {
+    "peft": lora_folder("q_proj", "v_proj", "fc1", "visual_projection"),
+    "peft, stabilised": lora_folder("k_proj", "out_proj", use_rslora=True),
+    "peft, merged": lora_folder("q_proj", "fc2", merge=True),
+    "peft on open_clip": open_clip_lora,
+}
+ALL = OPEN_CLIP | TRANSFORMERS | PEFT
 
 
 @pytest.mark.filterwarnings("ignore")  # other libraries' own
 @pytest.mark.parametrize("kind", ALL)
 def test_the_embeddings_are_those_of_the_library_that_wrote_it(kind: str, tmp_path: Path):
     wanted = ALL[kind](tmp_path)
-    loaded = load_checkpoint(wanted.path, arch=wanted.arch)
+    loaded = load_checkpoint(wanted.path, arch=wanted.arch, lora_base=wanted.base)
     model = build_model(loaded, torch.device("cpu"))
     side = model.image_size
     mean, std = (
