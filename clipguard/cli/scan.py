@@ -67,6 +67,10 @@ Formats = Annotated[
     ),
 ]
 
+Budget = Annotated[
+    float | None, typer.Option(min=1, help="Seconds per model. What is left then is not tested.")
+]
+
 
 def add_command(app: typer.Typer) -> None:
     """Add `scan`."""
@@ -95,10 +99,7 @@ def scan(
     arch: Arch = None,
     text_from: TextFrom = None,
     lora_base: LoraBase = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(min=1, help="Seconds per model. What is left then is not tested."),
-    ] = None,
+    budget: Budget = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
