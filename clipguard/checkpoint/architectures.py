@@ -170,7 +170,9 @@ def architecture_from_file(path: Path) -> Architecture:
     same = [n for n, other in known_configs().items() if _normal(other) == _normal(file.model)]
     if file.preprocess is None and same:
         return architecture_named(same[0])
-    name = same[0] if same and not file.siglip else safe_text(path.name)
+    shown = safe_text(path.name)
+    own = f"{file.kind} ({shown})" if file.kind else shown
+    name = same[0] if same and not file.siglip else own
     steps = file.preprocess or OPENAI
     return Architecture(name, file.model, steps, file.notes, file.siglip)
 

@@ -52,12 +52,14 @@ class ConfigFile:
         preprocess: its `preprocess_cfg`, None when it has none.
         notes: rule id and text of what was not honoured.
         siglip: whether the image tower is SigLIP's, which open_clip builds for few sizes only.
+        kind: class of transformers that it is a config of, empty for open_clip's.
     """
 
     model: Mapping[str, Any]
     preprocess: Preprocess | None
     notes: tuple[str, ...]
     siglip: bool = False
+    kind: str = ""
 
 
 def read_json(path: Path) -> dict[str, Any]:

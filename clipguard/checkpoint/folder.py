@@ -145,14 +145,6 @@ def _others(model: ModelFiles, found: Sequence[Path]) -> str:
     """Refuse a folder for other weights that a loader may take; a note on what was read."""
     beside = [file for file in found if file not in model.weights]
     looked = [file for file in beside if _is_weights(file)]
-    for file in looked:
-        try:
-            with opened(file) as source:
-                read_layout(source)
-        except RefusedError as error:
-            raise RefusedError(
-                f"{safe_text(file.name)}: {error}; whoever loads this folder may load that file"
-            ) from error
     rest = [f for f in beside if f not in looked and f.name not in READ_ELSEWHERE]
     rest = [file for file in rest if not file.name.endswith(INDEX)]
     told = [f"CG110 read: {_named(model.weights)}"]
@@ -160,7 +152,17 @@ def _others(model: ModelFiles, found: Sequence[Path]) -> str:
         told.append(f"inspected and not read: {_named(looked)}")
     if rest:
         told.append(f"not looked at: {_named(sorted(rest, key=_is_text))}")
-    return "; ".join(told)
+    note = "; ".join(told)
+    for file in looked:
+        try:
+            with opened(file) as source:
+                read_layout(source)
+        except RefusedError as error:
+            raise RefusedError(
+                f"{safe_text(file.name)}: {error}; whoever loads this folder may load that file "
+                f"({note})"
+            ) from error
+    return note
 
 
 def _is_text(file: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -35,14 +35,17 @@ def config_from(path: Path) -> ConfigFile:
     try:
         for form in FORMATS:
             if raw.get("model_type") == form.model_type:
-                return form.read_config(raw, path.parent)
+                return replace(form.read_config(raw, path.parent), kind=form.name)
         return read_config(raw)
     except UsageError as error:
         raise UsageError(f"{safe_text(path.name)}: {error}") from error
 
 
-def open_clip_names(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+def open_clip_names(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Weights under open_clip's names, and the format that they had (empty for open_clip's).
+
+    Args:
+        state: name to tensor; emptied where the names change.
 
     Raises:
         RefusedError: two tensors would get one name (CG107).

@@ -72,7 +72,7 @@ END_OF_TEXT = 49407
 OPEN_CLIP_HEAD = 64
 
 
-def open_clip_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def open_clip_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a CLIPModel under open_clip's names and in its shapes.
 
     Raises:

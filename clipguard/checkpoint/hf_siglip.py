@@ -78,7 +78,7 @@ VISION = {
 USUAL = Preprocess((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", "squash")
 
 
-def open_clip_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def open_clip_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a SiglipModel under the names of open_clip's, and in their shapes.
 
     Raises:

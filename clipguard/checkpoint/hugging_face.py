@@ -41,7 +41,7 @@ class Format:
     name: str
     model_type: str
     mark: str
-    open_clip_names: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    open_clip_names: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     read_config: Callable[[Mapping[str, Any], Path], ConfigFile]
 
 
@@ -71,14 +71,14 @@ OPEN_CLIP_BLOCK = Block(
 
 
 def renamed(
-    state: Mapping[str, Tensor],
+    state: dict[str, Tensor],
     singles: Mapping[str, str],
     layers: Mapping[str, tuple[str, Block]],
 ) -> dict[str, Tensor]:
     """Weights under the names of another library; what is not known keeps its name.
 
     Args:
-        state: name in transformers to tensor.
+        state: name in transformers to tensor; emptied, so that few tensors are there twice.
         singles: name of a tensor to name there.
         layers: what the names of a stack of layers begin with, to what they begin with there.
 
@@ -86,35 +86,36 @@ def renamed(
         RefusedError: two tensors would get one name (CG107).
     """
     done: dict[str, Tensor] = {}
-    taken: set[str] = set()
-    for key, tensor in state.items():
-        if key in taken:
+    for key in list(state):
+        if key not in state:  # a part of what was fused
             continue
-        name = singles.get(key, key)
+        name, tensor = singles.get(key, ""), None
         for start, (new, block) in layers.items():
             if key.startswith(start):
                 index, _, rest = key[len(start) :].partition(".")
-                name, tensor, used = _of_layer(state, f"{start}{index}.", rest, block)
-                name = f"{new}{index}.{name}" if name else key
-                taken |= used
-        if name in done:
+                name, tensor = _of_layer(state, f"{start}{index}.", rest, block)
+                name = f"{new}{index}.{name}" if name else ""
+        if tensor is None:
+            tensor = state.pop(key)
+        if (name := name or key) in done:
             raise RefusedError(f"CG107 two tensors are called {safe_text(name)}")
         done[name] = tensor
     return done
 
 
 def _of_layer(
-    state: Mapping[str, Tensor], layer: str, rest: str, block: Block
-) -> tuple[str, Tensor, set[str]]:
-    """New name without its layer (none if not known), tensor, and all old names it is made of."""
+    state: dict[str, Tensor], layer: str, rest: str, block: Block
+) -> tuple[str, Tensor | None]:
+    """New name without its layer, empty if not known, and the tensor if it is made of several."""
     part, _, kind = rest.rpartition(".")
     if part in {f"self_attn.{letter}_proj" for letter in "qkv"}:
         keys = [f"{layer}self_attn.{letter}_proj.{kind}" for letter in "qkv"]
         parts = [state[key] for key in keys if key in state]
         if len(parts) == 3 and len({tuple(part.shape) for part in parts}) == 1 and parts[0].ndim:
-            return f"{block.fused}{kind}", torch.cat(parts), set(keys)
-    name = f"{block.parts[part]}.{kind}" if part in block.parts else ""
-    return name, state[f"{layer}{rest}"], set()
+            for key in keys:
+                del state[key]
+            return f"{block.fused}{kind}", torch.cat(parts)
+    return (f"{block.parts[part]}.{kind}" if part in block.parts else ""), None
 
 
 def section(raw: Mapping[str, Any], tower: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
