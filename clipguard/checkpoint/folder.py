@@ -40,6 +40,7 @@ READ_ELSEWHERE = frozenset(
         "preprocessor_config.json",
         "processor_config.json",
         "tokenizer.json",
+        "spiece.model",
         "tokenizer_config.json",
         "adapter_config.json",
     }

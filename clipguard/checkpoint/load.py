@@ -107,7 +107,7 @@ def _tokenizer(
     for place in places:
         found = tokenizer_in(place, text)
         if found is not None:
-            return found, (f"CG110 texts are read by tokenizer.json, sha256 {found.sha256}",)
+            return found, (f"CG110 texts are read by {found.name}, sha256 {found.sha256}",)
     return None, ()
 
 

@@ -46,7 +46,11 @@ def told_architecture(found: Gathered, shapes: Shapes) -> Architecture | None:
     config = config_beside(found)
     if config is not None:
         try:
-            return fitting(architecture_from_file(config), shapes)
+            chosen = fitting(architecture_from_file(config), shapes)
+            if found.path.is_dir():
+                return chosen
+            told = f"CG110 architecture and preprocessing are those of {config.name} beside it"
+            return replace(chosen, notes=(*chosen.notes, told))
         except UsageError:
             if found.path.is_dir() or found.format:
                 raise  # a config that only lies beside a file may belong to another

@@ -11,7 +11,7 @@ from open_clip.tokenizer import get_clean_fn
 from torch import Tensor
 
 from clipguard.checkpoint.load import Checkpoint
-from clipguard.checkpoint.tokenizer_file import FILE, TokenizerFile
+from clipguard.checkpoint.tokenizer_file import TokenizerFile
 from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
 
@@ -40,7 +40,7 @@ class OwnTokenizer:
             from tokenizers import Tokenizer
         except ImportError as error:
             raise UsageError(
-                f"the model's own {FILE} needs the package tokenizers; pip install tokenizers"
+                f"the model's own {file.name} needs the package tokenizers; pip install tokenizers"
             ) from error
         try:
             self._tokenizer = Tokenizer.from_str(file.content)
@@ -48,15 +48,15 @@ class OwnTokenizer:
             pad = file.pad or next((pad for pad in USUAL_PADS if pad in known), "")
             if pad not in known or max(known.values()) >= vocabulary:
                 raise UsageError(
-                    f"{FILE} does not fit the text tower: it has no token for padding, or knows "
-                    f"more than {vocabulary} tokens"
+                    f"{file.name} does not fit the text tower: it has no token for padding, or "
+                    f"knows more than {vocabulary} tokens"
                 )
             self._tokenizer.enable_truncation(max_length=length)
             self._tokenizer.enable_padding(length=length, pad_id=known[pad], pad_token=pad)
         except (KeyboardInterrupt, SystemExit, UsageError):
             raise
         except BaseException as error:  # a panic of the library is no Exception
-            raise UsageError(f"{FILE}: not a tokenizer ({safe_text(error)})") from error
+            raise UsageError(f"{file.name}: not a tokenizer ({safe_text(error)})") from error
         self._clean = get_clean_fn("canonicalize") if file.canonical else str
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -78,8 +78,8 @@ def tokenizer_of(checkpoint: Checkpoint) -> Any:
         return OwnTokenizer(checkpoint.tokenizer, length=length, vocabulary=known)
     if architecture.siglip:
         raise UsageError(
-            "a SigLIP reads texts with a tokenizer of its own; put the model's tokenizer.json and "
-            "tokenizer_config.json beside its weights"
+            "a SigLIP reads texts with a tokenizer of its own; put the model's tokenizer.json or "
+            "spiece.model, and its tokenizer_config.json, beside its weights"
         )
     if not text.get("hf_tokenizer_name"):
         tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
