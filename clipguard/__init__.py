@@ -36,6 +36,8 @@ class ScanOptions(TypedDict, total=False):
         provider: execution provider that the export must run on, cuda or cpu.
         budget_s: wall-clock seconds after which what is left is reported as not tested.
         arch: architecture name or config JSON; inferred otherwise.
+        text_from: CLIP whose text tower an image tower gets that was saved alone.
+        lora_base: CLIP that a LoRA adapter is merged into.
         device: auto, cpu, cuda or cuda:N.
         calibration: file with a null band.
         reference: model to hold it against, best the one that it was made from.
@@ -53,6 +55,8 @@ class ScanOptions(TypedDict, total=False):
     provider: Literal["cuda", "cpu"] | None
     budget_s: float | None
     arch: str | None
+    text_from: str | Path | None
+    lora_base: str | Path | None
     device: str
     calibration: str | Path | None
     reference: str | Path | None
@@ -63,7 +67,7 @@ class ScanOptions(TypedDict, total=False):
     vocabulary: str | Path | None
 
 
-_PATHS = ("calibration", "reference")
+_PATHS = ("calibration", "reference", "text_from", "lora_base")
 _PROBE = {
     "probe_data": "images",
     "classnames": "class_names",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -74,3 +75,20 @@ def read_given(path: Path, most: int) -> str:
         raise UsageError(f"cannot read {shown}: {reason}; check the path") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{shown}: not UTF-8 text at byte {error.start}; re-save it") from error
+
+
+def read_json_given(path: Path, most: int) -> object:
+    """What a JSON file that somebody named holds.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Raises:
+        UsageError: as `read_given`, or no JSON.
+    """
+    text = read_given(path, most)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{safe_text(path.name)}: not a JSON file ({safe_text(error)})") from error

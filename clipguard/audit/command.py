@@ -13,7 +13,7 @@ from pathlib import Path
 from clipguard.audit.options import Options
 from clipguard.policy.judge import shipped_policies
 
-SEARCH = ("--profile", "--seed", "--arch", "--device")
+SEARCH = ("--profile", "--seed", "--arch", "--text-from", "--lora-base", "--device")
 PROBE = ("--probe-data", "--classnames", "--templates")
 DECISION = (*SEARCH, *PROBE, "--policy", "--calibration")
 AGAINST = ("--reference", "--vocabulary", "--canary")
@@ -77,6 +77,8 @@ def _values(options: Options) -> Iterator[tuple[str, str]]:
     yield "--device", options.device
     yield "--canary", "yes" if options.canary else ""
     for flag, path in (
+        ("--text-from", options.text_from),
+        ("--lora-base", options.lora_base),
         ("--probe-data", probe.images),
         ("--classnames", probe.class_names),
         ("--templates", probe.templates),

@@ -26,6 +26,8 @@ class Options:
         provider: execution provider that the export must run on, or None.
         budget_s: wall-clock seconds after which what is left is reported as not tested.
         arch: architecture name or config JSON, or None to infer it.
+        text_from: model whose text tower an image tower alone gets, or None.
+        lora_base: model that a LoRA adapter is merged into, or None.
         probe: where images, class names and templates come from.
         calibration: file with a null band, or None for the shipped ones.
         reference: checkpoint that the audited one is said to come from, or None.
@@ -42,6 +44,8 @@ class Options:
     provider: str | None = None
     budget_s: float | None = None
     arch: str | None = None
+    text_from: Path | None = None
+    lora_base: Path | None = None
     probe: ProbeSource = ProbeSource()
     calibration: Path | None = None
     reference: Path | None = None

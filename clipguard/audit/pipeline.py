@@ -127,7 +127,9 @@ def load(path: Path, options: Options, settings: Profile, watch: Watch) -> Suspe
     """
     device = device_of(options.device)
     with watch.stage("load"):
-        checkpoint = load_checkpoint(path, arch=options.arch)
+        checkpoint = load_checkpoint(
+            path, arch=options.arch, text_from=options.text_from, lora_base=options.lora_base
+        )
     seed, other, reference = seed_of(options, checkpoint.record.sha256), None, None
     if options.reference is not None:
         with watch.stage("reference"):

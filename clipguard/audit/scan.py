@@ -45,7 +45,8 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
         raise UsageError("--vocabulary and --canary need a model to compare with; give --reference")
     listed = None if str(probe.vocabulary) == IMAGENET else probe.vocabulary
     files = (probe.images, probe.class_names, probe.templates, listed)
-    for given in (path, *files, options.calibration, options.reference):
+    parts = (options.text_from, options.lora_base)
+    for given in (path, *files, options.calibration, *parts, options.reference):
         if given is not None and not (given is options.reference and is_remote(given)):
             require_path(given)
     watch = Watch(options.budget_s, progress)

@@ -124,6 +124,7 @@ TYPES = frozenset(
         for module in ("builtins", "__builtin__")
         for name in ("bool", "dict", "float", "int", "list", "object", "str", "tuple")
     }
+    | {"__builtin__.long", "__builtin__.unicode"}  # int and str, as protocols 0 to 2 name them
 )
 """What may be named and never called."""
 

@@ -17,12 +17,18 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from torch import Tensor, nn
 
 from clipguard.bundled.nano import CONFIGS
-from clipguard.checkpoint.configs import OPENAI, Preprocess, read_config
+from clipguard.checkpoint.configs import OPENAI, Preprocess, clip_part
+from clipguard.checkpoint.formats import config_from
+from clipguard.checkpoint.siglip import shapes_of_tower, siglip_network
 from clipguard.checkpoint.unwrap import IGNORED
 from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+class NoneFitsError(UsageError):
+    """No known architecture has these shapes."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,14 @@ class Architecture:
         config: open_clip model config; untrusted values have been checked.
         preprocess: how images are prepared.
         notes: rule id and text of what had to be assumed.
+        siglip: see `ConfigFile.siglip`.
     """
 
     name: str
     config: Mapping[str, Any]
     preprocess: Preprocess = OPENAI
     notes: tuple[str, ...] = ()
+    siglip: bool = False
 
     @property
     def image_size(self) -> int:
@@ -67,7 +75,7 @@ def network_of(architecture: Architecture) -> nn.Module:
     if config["vision_cfg"].get("timm_model_name"):
         config["vision_cfg"]["timm_model_pretrained"] = False  # never fetch weights
     try:
-        network: nn.Module = build(**config)
+        network: nn.Module = siglip_network(config) if architecture.siglip else build(**config)
     except Exception as error:  # a config from outside can fail anywhere inside a constructor
         raise UsageError(
             f"architecture {architecture.name}: open_clip cannot build it ({safe_text(error)}); "
@@ -78,11 +86,11 @@ def network_of(architecture: Architecture) -> nn.Module:
 
 def shape_difference(architecture: Architecture, shapes: Shapes) -> str | None:
     """The first tensor in which `shapes` do not fit, or None for an exact fit."""
-    wanted = _cheap_shapes(architecture.config)
+    wanted = _cheap_shapes(architecture)
     for key in sorted(wanted):
         if shapes.get(key) != wanted[key]:
             return _says(key, wanted[key], shapes.get(key))
-    for prefix, layers in _layer_counts(architecture.config).items():
+    for prefix, layers in _layer_counts(architecture).items():
         found = len(
             {key[len(prefix) :].partition(".")[0] for key in shapes if key.startswith(prefix)}
         )
@@ -113,7 +121,7 @@ def fitting_architectures(shapes: Shapes) -> tuple[Architecture, ...]:
             )
             fits.setdefault(twin, candidate)
     if not fits:
-        raise UsageError(
+        raise NoneFitsError(
             "no known architecture has these shapes; pass --arch NAME or a config JSON"
         )
     return tuple(sorted(fits.values(), key=lambda one: bool(one.config.get("quick_gelu"))))
@@ -127,7 +135,7 @@ def computes_alike(one: Architecture, other: Architecture) -> bool:
 @lru_cache(maxsize=1)
 def known_configs() -> dict[str, dict[str, Any]]:
     """Every architecture that open_clip and clipguard ship and clipguard can build."""
-    shipped = {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
+    shipped = {n: clip_part(open_clip.get_model_config(n)) for n in open_clip.list_models()}
     return {n: c for n, c in (CONFIGS | shipped).items() if _unsupported(c) is None}
 
 
@@ -154,17 +162,20 @@ def architecture_named(name: str) -> Architecture:
 
 
 def architecture_from_file(path: Path) -> Architecture:
-    """The architecture in a model config or `open_clip_config.json`.
+    """The architecture in a model config, an `open_clip_config.json` or transformers' config.
 
     Raises:
         UsageError: not a usable config.
     """
-    file = read_config(path)
+    file = config_from(path)
     same = [n for n, other in known_configs().items() if _normal(other) == _normal(file.model)]
     if file.preprocess is None and same:
         return architecture_named(same[0])
-    name = same[0] if same else safe_text(path.name)
-    return Architecture(name, file.model, file.preprocess or OPENAI, file.notes)
+    shown = safe_text(path.name)
+    own = f"{file.kind} ({shown})" if file.kind else shown
+    name = same[0] if same and not file.siglip else own
+    steps = file.preprocess or OPENAI
+    return Architecture(name, file.model, steps, file.notes, file.siglip)
 
 
 def _published(name: str, tag: str) -> Preprocess:
@@ -178,8 +189,6 @@ def _published(name: str, tag: str) -> Preprocess:
 
 
 def _unsupported(config: Mapping[str, Any]) -> str | None:
-    if "multimodal_cfg" in config:
-        return "CoCa models are not supported"
     if config["text_cfg"].get("hf_model_name"):
         return "text towers from Hugging Face transformers are not supported"
     trunk = config["vision_cfg"].get("timm_model_name")
@@ -188,8 +197,9 @@ def _unsupported(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _cheap_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _cheap_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Shapes that can be read off a config without building anything."""
+    config = architecture.config
     vision, text = config["vision_cfg"], config["text_cfg"]
     prefix = "text." if config.get("custom_text") else ""
     positions = text["context_length"] + bool(text.get("embed_cls"))
@@ -197,6 +207,8 @@ def _cheap_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         f"{prefix}token_embedding.weight": (text["vocab_size"], text["width"]),
         f"{prefix}positional_embedding": (positions, text["width"]),
     }
+    if architecture.siglip:
+        return shapes | shapes_of_tower(vision)
     if vision.get("timm_model_name"):
         return shapes
     width, side = vision["width"], vision["image_size"]
@@ -210,11 +222,14 @@ def _cheap_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _layer_counts(config: Mapping[str, Any]) -> dict[str, int]:
+def _layer_counts(architecture: Architecture) -> dict[str, int]:
     """Number of layers under a key prefix: bounds the work of building a config from outside."""
+    config = architecture.config
     vision = config["vision_cfg"]
     prefix = "text." if config.get("custom_text") else ""
     counts = {f"{prefix}transformer.resblocks.": config["text_cfg"]["layers"]}
+    if architecture.siglip:
+        return counts | {"visual.trunk.blocks.": vision["layers"]}
     if vision.get("timm_model_name"):
         return counts
     if isinstance(vision["layers"], list):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import open_clip
 
 from clipguard.errors import UsageError
-from clipguard.files import read_given
+from clipguard.files import read_json_given
 from clipguard.text_safety import safe_text
 
 MAX_CONFIG_BYTES = 2**20
@@ -52,37 +51,48 @@ class ConfigFile:
         model: open_clip model config.
         preprocess: its `preprocess_cfg`, None when it has none.
         notes: rule id and text of what was not honoured.
+        siglip: whether the image tower is SigLIP's, which open_clip builds for few sizes only.
+        kind: class of transformers that it is a config of, empty for open_clip's.
     """
 
     model: Mapping[str, Any]
     preprocess: Preprocess | None
     notes: tuple[str, ...]
+    siglip: bool = False
+    kind: str = ""
 
 
-def read_config(path: Path) -> ConfigFile:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        UsageError: unreadable or no such thing; the message starts with the file's name.
+    """
+    raw = read_json_given(path, MAX_CONFIG_BYTES)
+    if not isinstance(raw, dict):
+        raise UsageError(f"{safe_text(path.name)}: expected a JSON object")
+    return raw
+
+
+def read_config(raw: Mapping[str, Any]) -> ConfigFile:
     """Read a model config, bare or as the `model_cfg` of an `open_clip_config.json`.
 
     Raises:
-        UsageError: unreadable, not such a config, or values that make no sense; one line that
-            starts with the file's name.
+        UsageError: not such a config, or values that make no sense.
     """
-    text = read_given(path, MAX_CONFIG_BYTES)
-    try:
-        raw = json.loads(text)
-        if not isinstance(raw, dict):
-            raise UsageError("expected a JSON object with embed_dim, vision_cfg and text_cfg")
-        model = _model(raw.get("model_cfg", raw))
-        given = raw.get("preprocess_cfg") if "model_cfg" in raw else None
-        preprocess = None if given is None else _preprocess(given)
-        notes = () if given is None else _size_note(given, model)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{safe_text(path.name)}: not a JSON file ({safe_text(error)})") from error
-    except UsageError as error:
-        raise UsageError(f"{safe_text(path.name)}: {error}") from error
-    return ConfigFile(model, preprocess, notes)
+    model = model_of(raw.get("model_cfg", raw))
+    given = raw.get("preprocess_cfg") if "model_cfg" in raw else None
+    if given is None:
+        return ConfigFile(model, None, ())
+    return ConfigFile(model, preprocess_of(given), _size_note(given, model))
 
 
-def _model(raw: object) -> dict[str, Any]:
+def model_of(raw: object) -> dict[str, Any]:
+    """An open_clip model config with its defaults filled in, and its numbers within bounds.
+
+    Raises:
+        UsageError: no such config, or values that make no sense.
+    """
     if not isinstance(raw, dict):
         raise UsageError("model_cfg must be a JSON object")
     vision, text = raw.get("vision_cfg"), raw.get("text_cfg")
@@ -92,28 +102,50 @@ def _model(raw: object) -> dict[str, Any]:
     side = vision["image_size"]
     if isinstance(side, list) and len(side) == 2 and side[0] == side[1]:
         vision["image_size"] = side[0]
-    _require(raw.get("embed_dim"), "embed_dim")
-    _require(vision["image_size"], "vision_cfg.image_size", MAX_IMAGE_SIDE)
+    require_count(raw.get("embed_dim"), "embed_dim")
+    require_count(vision["image_size"], "vision_cfg.image_size", MAX_IMAGE_SIDE)
     for key in TEXT_DEFAULTS:
         most = MAX_TOKENS if key == "context_length" else MAX_NUMBER
-        _require(text[key], f"text_cfg.{key}", most)
+        require_count(text[key], f"text_cfg.{key}", most)
     layers = vision["layers"]
     if isinstance(layers, list) and len(layers) != 4:
         raise UsageError(f"vision_cfg.layers: expected one number or four, got {len(layers)}")
     for count in layers if isinstance(layers, list) else [layers]:
-        _require(count, "vision_cfg.layers")
-    _require(vision["width"], "vision_cfg.width")
+        require_count(count, "vision_cfg.layers")
+    require_count(vision["width"], "vision_cfg.width")
     if not isinstance(layers, list) and not vision.get("timm_model_name"):
-        _require(vision["patch_size"], "vision_cfg.patch_size")
-    return {**raw, "vision_cfg": vision, "text_cfg": text}
+        require_count(vision["patch_size"], "vision_cfg.patch_size")
+    return clip_part({**raw, "vision_cfg": vision, "text_cfg": text})
 
 
-def _require(value: object, key: str, most: int = MAX_NUMBER) -> None:
+def clip_part(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of the CLIP inside a CoCa, which has a decoder for captions behind its towers."""
+    if "multimodal_cfg" not in config:
+        return config
+    towers = {
+        key: {name: value for name, value in config[key].items() if name != "output_tokens"}
+        for key in ("vision_cfg", "text_cfg")
+    }
+    rest = {key: value for key, value in config.items() if key != "multimodal_cfg"}
+    return {**rest, **towers, "custom_text": True}
+
+
+def require_count(value: object, key: str, most: int = MAX_NUMBER) -> None:
+    """Hold a value of a config to its bounds.
+
+    Raises:
+        UsageError: it is no whole number from 1 to `most`.
+    """
     if type(value) is not int or not 1 <= value <= most:
         raise UsageError(f"{key}: expected a whole number from 1 to {most}, got {safe_text(value)}")
 
 
-def _preprocess(raw: object) -> Preprocess:
+def preprocess_of(raw: object) -> Preprocess:
+    """A `preprocess_cfg`, checked.
+
+    Raises:
+        UsageError: steps that clipguard does not make, or values that make no sense.
+    """
     if not isinstance(raw, dict):
         raise UsageError("preprocess_cfg must be a JSON object")
     result = Preprocess(

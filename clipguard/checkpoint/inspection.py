@@ -12,24 +12,13 @@ from clipguard.checkpoint.source import Source, opened
 from clipguard.errors import RefusedError, UsageError
 from clipguard.text_safety import safe_text
 
-PREFERRED = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pth",
-    "model.safetensors",
-    "pytorch_model.bin",
-    "model.pt",
-)
-SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt"})
-
 
 @dataclass(frozen=True)
 class Inspection:
     """What the static pass saw; a file that is refused has none.
 
     Attributes:
-        container: `zip`, `TorchScript`, `legacy`, `safetensors`, or `folder, ...` with one of them.
+        container: `zip`, `TorchScript`, `legacy` or `safetensors`.
         notes: rule id and text of everything odd but not refused.
         sha256: digest of the weights file.
         size_bytes: its size.
@@ -72,10 +61,10 @@ def inspect_file(path: Path) -> Inspection:
     """Find out what `path` is by its content, and refuse it if loading it could do harm.
 
     Args:
-        path: a weights file, or a folder with one.
+        path: a weights file; `files_of` says which of a folder that is.
 
     Raises:
-        UsageError: nothing there, or a folder without one clear weights file.
+        UsageError: nothing there.
         RefusedError: not a checkpoint, damaged, or more than tensors; the message starts with
             the file's name and a rule id.
     """
@@ -91,60 +80,31 @@ def open_checkpoint(path: Path) -> Iterator[OpenCheckpoint]:
         UsageError: as `inspect_file`.
         RefusedError: as `inspect_file`.
     """
-    weights = _weights_in(path) if path.is_dir() else path
-    require_path(weights)
-    with opened(weights) as source:
-        layout = _layout(source, weights)
-        container = layout.container
-        notes = _beside(weights) if path.is_dir() else []
-        if (weights.suffix.lower() == ".safetensors") != (container == "safetensors"):
-            if weights.suffix.lower() == ".safetensors":
-                notes.append(f"CG102 named .safetensors, but the content is {container}")
-            else:
-                shown = safe_text(weights.suffix)
-                notes.append(f"CG102 safetensors content in a file named {shown}")
+    require_path(path)
+    with opened(path) as source:
+        layout = _layout(source, path)
         inspection = Inspection(
-            container=f"folder, {container}" if path.is_dir() else container,
-            notes=(*notes, *layout.notes),
+            container=layout.container,
+            notes=(*_misnamed(path.suffix, layout.container), *layout.notes),
             sha256=source.sha256(),
             size_bytes=source.size,
-            weights_file=weights,
+            weights_file=path,
         )
         yield OpenCheckpoint(inspection, layout, source)
+
+
+def _misnamed(suffix: str, container: str) -> tuple[str, ...]:
+    if (suffix.lower() == ".safetensors") == (container == "safetensors"):
+        return ()
+    if container == "safetensors":
+        return (f"CG102 safetensors content in a file named {safe_text(suffix)}",)
+    return (f"CG102 named .safetensors, but the content is {container}",)
 
 
 def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with opened(path) as source:
         return source.sha256()
-
-
-def _weights_in(folder: Path) -> Path:
-    for name in PREFERRED:
-        if (folder / name).is_file():
-            return folder / name
-    found = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix.lower() in SUFFIXES)
-    if len(found) != 1:
-        names = ", ".join(safe_text(f.name) for f in found[:8]) or "none"
-        raise UsageError(
-            f"expected one weights file in {safe_text(folder)}, found {names}; "
-            "give the path of the weights file itself"
-        )
-    return found[0]
-
-
-def _beside(weights: Path) -> list[str]:
-    """Refuse a folder for other weights that a loader may prefer; a note on what was not read."""
-    others = [f for f in sorted(weights.parent.iterdir()) if f.is_file() and f != weights]
-    loaded = [f for f in others if f.suffix.lower() in SUFFIXES | {".py"}]
-    for file in loaded:
-        if "model" in file.name and file.suffix != ".py":
-            with opened(file) as source:
-                _layout(source, file)
-    names = ", ".join(safe_text(file.name) for file in loaded[:8])
-    if not names:
-        return []
-    return [f"CG110 the folder also holds {names}; only {safe_text(weights.name)} was read"]
 
 
 def _layout(source: Source, path: Path) -> Layout:

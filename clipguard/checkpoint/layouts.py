@@ -24,7 +24,7 @@ from clipguard.text_safety import safe_text
 
 TORCH_ENTRY = re.compile(
     r"data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment"
-    r"|\.data/serialization_id"
+    r"|\.data/(serialization_id|version)"
 )
 SCRIPT_ENTRY = re.compile(r"code/.+|constants\.pkl|constants/\d+|traced_inputs(\.pkl|/\d+)")
 MAGIC = 0x1950A86A20F9469CFC6C

@@ -24,19 +24,21 @@ class ReadWeights:
         tensors: name, as the file has it, to tensor on the CPU, float32 and finite.
         form: what they were found in.
         notes: rule id and text of what was left.
+        name: see `Weights.name`.
     """
 
     inspection: Inspection
     tensors: dict[str, Tensor]
     form: str
     notes: tuple[str, ...]
+    name: str = ""
 
 
 def read_weights(path: Path) -> ReadWeights:
     """Read the weights of `path` without running anything in it.
 
     Args:
-        path: a weights file, or a folder with one.
+        path: a weights file.
 
     Raises:
         UsageError: no such path.
@@ -52,7 +54,7 @@ def read_weights(path: Path) -> ReadWeights:
         except RefusedError as error:
             name = safe_text(inspection.weights_file.name)
             raise RefusedError(f"{name}: {error}") from error
-    return ReadWeights(inspection, tensors, found.form, found.notes)
+    return ReadWeights(inspection, tensors, found.form, found.notes, found.name)
 
 
 def _check_finite(state: Mapping[str, Tensor]) -> None:

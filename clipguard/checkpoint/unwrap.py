@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clipguard.checkpoint.values import ITEM_BYTES, LeftOut, TensorRef
 from clipguard.errors import RefusedError
 from clipguard.text_safety import safe_text
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "ema", "model_ema", "network", "clip")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "network", "net", "clip")
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
+"""Looked for after `WRAPPERS`: a running mean of the weights, kept beside them."""
 OPENAI_SCALARS = frozenset({"input_resolution", "context_length", "vocab_size"})
 IGNORED = ("attn_mask", "num_batches_tracked", "position_ids")
 """Endings of keys that some versions of torch and open_clip save and others do not."""
 MAX_KEY = 512
-MAX_WRAPPERS = 3
+MAX_WRAPPERS = 4
 FLOATS = frozenset(name for name in ITEM_BYTES if "float" in name)
+COUNTERS = frozenset({"bool", "int16", "int32", "int64"})
+"""Types of buffers; eight bits may be a quantised weight."""
+MAX_TOLD = 8
+NO_PART = "CG110 left out tensors that are no part of the CLIP: "
 
 
 @dataclass(frozen=True)
@@ -26,11 +32,13 @@ class Weights:
         tensors: name, as the file has it, to description; all dense, of floating point.
         form: what they were found in.
         notes: rule id and text of what was left.
+        name: what an open_clip checkpoint calls itself, often its architecture; else empty.
     """
 
     tensors: dict[str, TensorRef]
     form: str
     notes: tuple[str, ...]
+    name: str = ""
 
 
 def weights_in(content: object) -> Weights:
@@ -44,8 +52,24 @@ def weights_in(content: object) -> Weights:
             (CG105), or names that no one can read (CG108).
     """
     raw, form, notes = _unwrap(content)
-    checked = map(_checked, raw.items())
-    return Weights({key: ref for key, ref in checked if not _is_ignored(key)}, form, notes)
+    checked = dict(map(_checked, raw.items()))
+    kept = {key: ref for key, ref in checked.items() if not _is_ignored(key)}
+    counters = [key for key, ref in kept.items() if _is_counter(key, ref)]
+    if counters:
+        notes += (f"{NO_PART}{named(counters)} (whole numbers)",)
+    found = {key: ref for key, ref in kept.items() if key not in counters}
+    return Weights(found, form, notes, _name_in(content))
+
+
+def named(keys: Sequence[str]) -> str:
+    """Names of tensors for a person to read, and how many there are beside."""
+    more = f" and {len(keys) - MAX_TOLD} more" if len(keys) > MAX_TOLD else ""
+    return ", ".join(safe_text(key) for key in keys[:MAX_TOLD]) + more
+
+
+def _name_in(content: object) -> str:
+    name = content.get("name") if isinstance(content, Mapping) else ""
+    return name if isinstance(name, str) and len(name) <= MAX_KEY else ""
 
 
 def _unwrap(loaded: object) -> tuple[Mapping[object, object], str, tuple[str, ...]]:
@@ -59,9 +83,10 @@ def _unwrap(loaded: object) -> tuple[Mapping[object, object], str, tuple[str, ..
         is_open_clip = {"epoch", "name", "state_dict"} <= loaded.keys()
         loaded = inner.pop(first := next(iter(inner)))
         form = "open_clip checkpoint" if is_open_clip else f"state dict under {first!r}"
+        if first in AVERAGED:
+            notes += (f"CG110 averaged weights are read, those under {first!r}",)
         if inner:
-            others = ", ".join(inner)
-            notes = (f"CG110 also holds weights under {others}; only {first!r} is looked at",)
+            notes += (f"CG110 also holds weights under {', '.join(inner)}; {first!r} is read",)
     if not isinstance(loaded, Mapping) or not loaded:
         raise RefusedError(
             "CG102 expected a mapping of names to tensors, got "
@@ -75,7 +100,12 @@ def _wrapped(loaded: object) -> dict[str, Mapping[object, object]]:
     """The mappings inside `loaded` that usually are the weights, most usual first."""
     if not isinstance(loaded, Mapping):
         return {}
-    return {key: loaded[key] for key in WRAPPERS if isinstance(loaded.get(key), Mapping)}
+    found = {key: loaded.get(key) for key in (*WRAPPERS, *AVERAGED)}
+    return {key: inner for key, inner in found.items() if isinstance(inner, Mapping) and inner}
+
+
+def _is_counter(key: str, ref: TensorRef) -> bool:
+    return ref.dtype in COUNTERS and not key.endswith("logit_scale")
 
 
 def _is_ignored(key: str) -> bool:
@@ -101,7 +131,7 @@ def _checked(item: tuple[object, object]) -> tuple[str, TensorRef]:
             f"CG102 expected tensors only, got {_kind(tensor)} under {shown!r}; "
             "save model.state_dict() alone"
         )
-    if tensor.dtype not in FLOATS and not _is_ignored(key):
+    if not (tensor.dtype in FLOATS or _is_ignored(key) or _is_counter(key, tensor)):
         raise RefusedError(
             f"CG105 tensor {shown} has type torch.{tensor.dtype}, expected floating point"
         )

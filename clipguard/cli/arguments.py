@@ -25,11 +25,11 @@ class Provider(str, Enum):
 
 
 Checkpoint = Annotated[
-    Path, typer.Argument(help="Checkpoint: a file, or a folder with open_clip_config.json.")
+    Path, typer.Argument(help="Checkpoint: a file, or a folder with its config.")
 ]
 Checkpoints = Annotated[
     list[Path],
-    typer.Argument(help="Checkpoints: files, or folders with open_clip_config.json."),
+    typer.Argument(help="Checkpoints: files, or folders with their config."),
 ]
 OutputDir = Annotated[
     Path,
@@ -78,7 +78,16 @@ Vocabulary = Annotated[
 ]
 Arch = Annotated[
     str | None,
-    typer.Option(help="Architecture name or config JSON. Found from the shapes if left out."),
+    typer.Option(help="Architecture name or config JSON. Found from the files if left out."),
+]
+TextFrom = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="MODEL", help="CLIP whose text tower an image tower gets that was saved alone."
+    ),
+]
+LoraBase = Annotated[
+    Path | None, typer.Option(metavar="MODEL", help="CLIP that a LoRA adapter is merged into.")
 ]
 Calibration = Annotated[Path | None, typer.Option(help="Null band made by `clipguard calibrate`.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")]

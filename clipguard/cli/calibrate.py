@@ -15,11 +15,13 @@ from clipguard.cli.arguments import (
     ClassNames,
     Device,
     HowHard,
+    LoraBase,
     ProbeData,
     Profile,
     Quiet,
     Seed,
     Templates,
+    TextFrom,
 )
 
 
@@ -37,6 +39,8 @@ def calibrate(
     classnames: ClassNames = None,
     templates: Templates = None,
     arch: Arch = None,
+    text_from: TextFrom = None,
+    lora_base: LoraBase = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -58,6 +62,8 @@ def calibrate(
         policy=load_policy("default"),
         profile=profile.value,
         arch=arch,
+        text_from=text_from,
+        lora_base=lora_base,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device=device,
         seed=seed,

@@ -12,10 +12,12 @@ from clipguard.cli.arguments import (
     Arch,
     Checkpoint,
     ClassNames,
+    LoraBase,
     ProbeData,
     RequireEp,
     ScanSeed,
     Templates,
+    TextFrom,
 )
 from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
@@ -39,6 +41,8 @@ def export_command(
     classnames: ClassNames = None,
     templates: Templates = None,
     arch: Arch = None,
+    text_from: TextFrom = None,
+    lora_base: LoraBase = None,
 ) -> None:
     """Export without a verdict. `scan` exports too, and only what its decision allows.
 
@@ -57,6 +61,8 @@ def export_command(
         seed=seed,
         provider=require_ep.value if require_ep else None,
         arch=arch,
+        text_from=text_from,
+        lora_base=lora_base,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device="cpu",
     )

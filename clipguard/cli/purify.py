@@ -15,6 +15,7 @@ from clipguard.cli.arguments import (
     ClassNames,
     Device,
     HowHard,
+    LoraBase,
     OutputDir,
     PolicyName,
     ProbeData,
@@ -22,6 +23,7 @@ from clipguard.cli.arguments import (
     Quiet,
     ScanSeed,
     Templates,
+    TextFrom,
 )
 from clipguard.errors import (
     EXPORT,
@@ -54,6 +56,8 @@ def purify(
     templates: Templates = None,
     calibration: Calibration = None,
     arch: Arch = None,
+    text_from: TextFrom = None,
+    lora_base: LoraBase = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -79,6 +83,8 @@ def purify(
         purify="always",
         release="purified",
         arch=arch,
+        text_from=text_from,
+        lora_base=lora_base,
         calibration=calibration,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device=device,

@@ -20,6 +20,7 @@ from clipguard.cli.arguments import (
     ClassNames,
     Device,
     HowHard,
+    LoraBase,
     OutputDir,
     PolicyName,
     ProbeData,
@@ -29,6 +30,7 @@ from clipguard.cli.arguments import (
     RequireEp,
     ScanSeed,
     Templates,
+    TextFrom,
     Vocabulary,
 )
 from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
@@ -65,6 +67,10 @@ Formats = Annotated[
     ),
 ]
 
+Budget = Annotated[
+    float | None, typer.Option(min=1, help="Seconds per model. What is left then is not tested.")
+]
+
 
 def add_command(app: typer.Typer) -> None:
     """Add `scan`."""
@@ -91,10 +97,9 @@ def scan(
     reference: Reference = None,
     canary: Canary = False,
     arch: Arch = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(min=1, help="Seconds per model. What is left then is not tested."),
-    ] = None,
+    text_from: TextFrom = None,
+    lora_base: LoraBase = None,
+    budget: Budget = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -114,6 +119,8 @@ def scan(
         provider=require_ep.value if require_ep else None,
         budget_s=budget,
         arch=arch,
+        text_from=text_from,
+        lora_base=lora_base,
         device=device,
         calibration=calibration,
         reference=reference,

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
-import open_clip
 import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
@@ -20,11 +19,11 @@ from clipguard.checkpoint.architectures import Architecture, network_of
 from clipguard.checkpoint.configs import Preprocess
 from clipguard.checkpoint.load import Checkpoint
 from clipguard.errors import UsageError
+from clipguard.model.tokenizers import tokenizer_of
 from clipguard.text_safety import safe_text
 
 TEXT_BATCH = 256
 CACHED_NAMES = 2**16
-TOKENIZER_KEYS = ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode", "context_length")
 
 
 class ImageTower(nn.Module):
@@ -232,7 +231,7 @@ def build_model(checkpoint: Checkpoint, device: torch.device) -> OpenClipModel:
         UsageError: its tokenizer is not available here.
     """
     architecture = checkpoint.architecture
-    tokenizer = _tokenizer_of(architecture)
+    tokenizer = tokenizer_of(checkpoint)
     with torch.random.fork_rng(devices=[]):
         network = network_of(architecture)
     network.load_state_dict(checkpoint.state, strict=True)
@@ -241,30 +240,6 @@ def build_model(checkpoint: Checkpoint, device: torch.device) -> OpenClipModel:
         # convolutions are faster this way; only weights change their layout, never values
         network.visual.to(memory_format=torch.channels_last)
     return OpenClipModel(network, architecture, tokenizer)
-
-
-def _tokenizer_of(architecture: Architecture) -> Any:
-    text = architecture.config["text_cfg"]
-    if not text.get("hf_tokenizer_name"):
-        tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
-        if tokenizer.vocab_size > text["vocab_size"]:
-            raise UsageError(
-                f"{architecture.name} knows {text['vocab_size']} tokens, CLIP's tokenizer makes "
-                f"{tokenizer.vocab_size}; no tokenizer is known for it"
-            )
-        return tokenizer
-    # A config from outside must not choose what is fetched, so only shipped ones count.
-    for name in open_clip.list_models():
-        shipped = open_clip.get_model_config(name)["text_cfg"]
-        if all(shipped.get(key) == text.get(key) for key in TOKENIZER_KEYS):
-            try:
-                return open_clip.get_tokenizer(name)
-            except (ImportError, OSError) as error:
-                raise UsageError(
-                    f"{architecture.name} needs the tokenizer {text['hf_tokenizer_name']}: "
-                    f"install transformers and fetch it once ({safe_text(error)})"
-                ) from error
-    raise UsageError(f"no tokenizer named {safe_text(text['hf_tokenizer_name'])} is known")
 
 
 def _end_of_text_pool(network: Any) -> Callable[[Tensor], Tensor] | None:

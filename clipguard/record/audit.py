@@ -24,16 +24,16 @@ class ToolRecord(Part):
     version: str
 
 
-ToldBy = Literal["--arch", "config", "name", "shapes", "reference", "images", "default"]
+ToldBy = Literal["--arch", "config", "name", "layout", "shapes", "reference", "images", "default"]
 
 
 class ArchitectureRecord(Part):
     """How the architecture was told, and by how much it reads images better than its rivals.
 
     Attributes:
-        by: `--arch`, a `config` beside the weights, a `name` inside the file, their `shapes`, the
-            `reference`, the `images` that it reads clearly better than a rival, or open_clip's
-            `default`, which is an assumption.
+        by: `--arch`, a `config` beside the weights, a `name` inside the file, the `layout` (a
+            TorchScript archive, as OpenAI's), the `shapes`, the `reference`, the `images` that it
+            reads clearly better than a rival, or open_clip's `default`, which is an assumption.
         rivals: architectures with the same shapes, which compute differently.
         images: labelled images that all were tried on, 0 if they were not.
         only_chosen: images of these that this architecture reads rightly and the best rival not.
@@ -52,8 +52,9 @@ class CheckpointRecord(Part):
 
     Attributes:
         name: file or folder name, no directories.
-        sha256: digest of the weights file.
-        size_bytes: its size.
+        sha256: digest of the weights file; of several that of the sorted lines `NAME SHA256`, each
+            with a line end, and of a LoRA adapter that of the two lines `adapter` and `base`.
+        size_bytes: its size, or that of all.
         container: format found by content, for example `open_clip checkpoint (zip)`.
         architecture: open_clip or clipguard configuration that its shapes match.
         image_size: S, in pixels.

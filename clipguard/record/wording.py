@@ -32,6 +32,7 @@ TOLD = {
     "--arch": "as --arch says",
     "config": "as its config says",
     "name": "as the file names it",
+    "layout": "as archives of this layout are",
     "shapes": "as its shapes say",
     "reference": "as its reference is",
     "images": "as it reads images best",

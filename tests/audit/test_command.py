@@ -37,6 +37,8 @@ OPTIONS = st.builds(
     provider=st.sampled_from([None, "cuda", "cpu"]),
     budget_s=st.none() | st.floats(1, 1e9),
     arch=ARCHES,
+    text_from=MAYBE,
+    lora_base=MAYBE,
     probe=st.builds(
         ProbeSource, images=MAYBE, class_names=MAYBE, templates=MAYBE, vocabulary=MAYBE
     ),

@@ -1,0 +1,177 @@
+"""Which files of a folder are the model; all others that a loader may take are looked at, too.
+
+Pure Python: torch is never imported here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipguard.checkpoint.inspection import require_path
+from clipguard.checkpoint.layouts import read_layout
+from clipguard.checkpoint.source import opened
+from clipguard.errors import RefusedError, UsageError
+from clipguard.files import read_json_given
+from clipguard.text_safety import safe_text
+
+INDEX = ".index.json"
+PREFERRED = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    f"model.safetensors{INDEX}",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{INDEX}",
+    "model.pt",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+)
+SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt"})
+READ_ELSEWHERE = frozenset(
+    {
+        "open_clip_config.json",
+        "config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "tokenizer.json",
+        "spiece.model",
+        "tokenizer_config.json",
+        "adapter_config.json",
+    }
+)
+MAX_FILES = 10_000
+MAX_INDEX_BYTES = 16 * 2**20
+MAX_SHARDS = 1000
+MAX_NAME = 200
+MAX_TOLD = 8
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files that are one model.
+
+    Attributes:
+        weights: those with its weights.
+        where: name of a tensor to the name of its file, as an index says; else empty.
+        notes: rule id and text: which files were read, which were not.
+    """
+
+    weights: tuple[Path, ...]
+    where: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def files_of(path: Path) -> ModelFiles:
+    """The files of a model, after every other weights file beside them was looked at.
+
+    Args:
+        path: a weights file, an index of several, or a folder.
+
+    Raises:
+        UsageError: nothing there, or a folder without one clear model.
+        RefusedError: an index that lies, or a file beside the model that could do harm; the
+            message starts with its name.
+    """
+    if path.is_dir():
+        found = sorted(path.iterdir())
+        if len(found) > MAX_FILES:
+            raise UsageError(f"{safe_text(path)} holds {len(found)} files; give the weights file")
+        model = _model(_chosen(path, found))
+        return ModelFiles(model.weights, model.where, (_others(model, found),))
+    require_path(path)
+    return _model(path)
+
+
+def digest_of(parts: Sequence[tuple[str, str]]) -> str:
+    """One digest of a model: that of its file, or of the sorted lines `NAME SHA256` of several.
+
+    Args:
+        parts: name and hexadecimal SHA-256 of each file.
+    """
+    if len(parts) == 1:
+        return parts[0][1]
+    lines = "".join(f"{name} {sha256}\n" for name, sha256 in sorted(parts))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _chosen(folder: Path, found: Sequence[Path]) -> Path:
+    for name in PREFERRED:
+        if (folder / name).is_file():
+            return folder / name
+    weights = [file for file in found if _is_weights(file)]
+    indices = [file for file in found if file.name.endswith(INDEX) and file.is_file()]
+    best = indices or weights
+    if len(best) != 1:
+        names = ", ".join(safe_text(file.name) for file in best[:MAX_TOLD]) or "none"
+        raise UsageError(
+            f"expected one weights file in {safe_text(folder)}, found {names}; "
+            "give the path of the weights file itself"
+        )
+    return best[0]
+
+
+def _is_weights(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and file.is_file()
+
+
+def _model(path: Path) -> ModelFiles:
+    if not path.name.endswith(INDEX):
+        return ModelFiles((path,))
+    shown = safe_text(path.name)
+    raw: Any = read_json_given(path, MAX_INDEX_BYTES)
+    where = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(where, dict) or not where:
+        raise RefusedError(f"{shown}: CG103 expected a weight_map of names to files")
+    names = {name for name in where.values() if isinstance(name, str)}
+    if len(names) > MAX_SHARDS or not all(isinstance(name, str) for name in where.values()):
+        raise RefusedError(f"{shown}: CG103 expected names of at most {MAX_SHARDS} files")
+    for name in sorted(names):
+        plain = name == Path(name).name and "\\" not in name and name.isprintable()
+        if not plain or len(name) > MAX_NAME or Path(name).suffix.lower() not in SUFFIXES:
+            raise RefusedError(
+                f"{shown}: CG103 {safe_text(name)} is no name of a weights file beside it"
+            )
+        if not (path.parent / name).is_file():
+            raise RefusedError(f"{shown}: CG103 {safe_text(name)} is missing")
+    return ModelFiles(tuple(path.parent / name for name in sorted(names)), where)
+
+
+def _others(model: ModelFiles, found: Sequence[Path]) -> str:
+    """Refuse a folder for other weights that a loader may take; a note on what was read."""
+    beside = [file for file in found if file not in model.weights]
+    looked = [file for file in beside if _is_weights(file)]
+    rest = [f for f in beside if f not in looked and f.name not in READ_ELSEWHERE]
+    rest = [file for file in rest if not file.name.endswith(INDEX)]
+    told = [f"CG110 read: {_named(model.weights)}"]
+    if looked:
+        told.append(f"inspected and not read: {_named(looked)}")
+    if rest:
+        told.append(f"not looked at: {_named(sorted(rest, key=_is_text))}")
+    note = "; ".join(told)
+    for file in looked:
+        try:
+            with opened(file) as source:
+                read_layout(source)
+        except RefusedError as error:
+            raise RefusedError(
+                f"{safe_text(file.name)}: {error}; whoever loads this folder may load that file "
+                f"({note})"
+            ) from error
+    return note
+
+
+def _is_text(file: Path) -> bool:
+    """What does no harm by itself is named last."""
+    return file.suffix.lower() in (".json", ".md", ".txt") or file.name.startswith(".")
+
+
+def _named(files: Sequence[Path]) -> str:
+    more = f" and {len(files) - MAX_TOLD} more" if len(files) > MAX_TOLD else ""
+    names = (f"{file.name}/" if file.is_dir() else file.name for file in files[:MAX_TOLD])
+    return ", ".join(map(safe_text, names)) + more
