@@ -44,6 +44,8 @@ class ScanOptions(TypedDict, total=False):
         classnames: file with class names.
         templates: file with prompt templates.
         vocabulary: file with names that are no class and may be the target, or imagenet.
+        sandbox: what a checkpoint is read in: auto (the best that this machine has), process (one
+            of its own, with limits) or none.
     """
 
     profile: Literal["fast", "standard", "thorough"]
@@ -61,6 +63,7 @@ class ScanOptions(TypedDict, total=False):
     classnames: str | Path | None
     templates: str | Path | None
     vocabulary: str | Path | None
+    sandbox: Literal["auto", "process", "none"]
 
 
 _PATHS = ("calibration", "reference")

@@ -24,6 +24,7 @@ from clipguard.audit.profiles import Profile, profile, profile_alone
 from clipguard.audit.release import Release, export, failure, keep, purify
 from clipguard.audit.watch import Watch
 from clipguard.checkpoint.load import load_checkpoint
+from clipguard.checkpoint.sandbox import Guard
 from clipguard.detect.lineage import Reference, described, open_reference
 from clipguard.detect.null_band import choose_band, family_of, scan_key
 from clipguard.detect.power import power_of
@@ -76,7 +77,11 @@ def stages(
         watch: time and budget.
     """
     settings = (profile if options.reference else profile_alone)(options.profile)
-    suspect = load(path, options, settings, watch)
+    try:
+        suspect = load(path, options, settings, watch)
+    except BudgetSpentError as error:
+        yield _nothing_tested(record, "load", error)
+        return
     record = loaded(record, suspect)
     yield record
     finding: Finding | None = None
@@ -94,6 +99,12 @@ def stages(
     released = export(repaired, work, watch)
     yield released.record
     yield keep(released, work, watch)
+
+
+def _nothing_tested(record: AuditRecord, stage: str, error: Exception) -> AuditRecord:
+    errors = (*record.errors, failure(stage, error))
+    told = untested_coverage(str(error))
+    return record.model_copy(update={"errors": errors, "coverage": told})
 
 
 def loaded(record: AuditRecord, suspect: Suspect) -> AuditRecord:
@@ -123,15 +134,16 @@ def load(path: Path, options: Options, settings: Profile, watch: Watch) -> Suspe
     Raises:
         UsageError: no such file, wrong architecture, reference or probe data.
         RefusedError: the file is not a checkpoint, or opening it could do harm.
+        BudgetSpentError: there was no time to read it.
     """
-    device = device_of(options.device)
+    device, guard = device_of(options.device), Guard(options.sandbox, watch.deadline)
     with watch.stage("load"):
-        checkpoint = load_checkpoint(path, arch=options.arch)
+        checkpoint = load_checkpoint(path, arch=options.arch, guard=guard)
         model = build_model(checkpoint, device)
     seed, reference = seed_of(options, checkpoint.record.sha256), None
     if options.reference is not None:
         with watch.stage("reference"):
-            reference = open_reference(checkpoint, options.reference, options.arch, device)
+            reference = open_reference(checkpoint, options.reference, options.arch, device, guard)
     with watch.stage("probe"):
         probe = load_probe(model, options.probe, settings.scenes, seed=seed)
     family = family_of(checkpoint.architecture)
@@ -175,9 +187,9 @@ def measure(
             for told, finding in search(record, suspect, options, settings, watch):
                 yield told, finding
         except InconclusiveError as error:
-            errors = (*told.errors, failure("detect", error))
-            seen = told.coverage if finding else untested_coverage(str(error))
-            yield told.model_copy(update={"errors": errors, "coverage": seen}), finding
+            said = _nothing_tested(told, "detect", error)
+            seen = told.coverage if finding else said.coverage
+            yield said.model_copy(update={"coverage": seen}), finding
 
 
 def _alone(

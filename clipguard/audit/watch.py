@@ -21,6 +21,11 @@ class Watch:
         self.seconds: dict[str, float] = {}
         self._budget_s, self._progress = budget_s, progress
 
+    @property
+    def deadline(self) -> float | None:
+        """When the budget is used up, by `time.monotonic`; None without one."""
+        return None if self._budget_s is None else self.started + self._budget_s
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage."""
@@ -37,6 +42,6 @@ class Watch:
         Raises:
             BudgetSpentError: no time left.
         """
-        if self._budget_s is not None and time.monotonic() - self.started > self._budget_s:
+        if self.deadline is not None and time.monotonic() > self.deadline:
             raise BudgetSpentError(f"the budget of {self._budget_s:g} s ran out during {stage}")
         self._progress(stage, done, total)

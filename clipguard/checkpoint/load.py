@@ -20,6 +20,7 @@ from clipguard.checkpoint.architectures import (
     shapes_of,
 )
 from clipguard.checkpoint.reading import read_weights
+from clipguard.checkpoint.sandbox import AUTO, Guard
 from clipguard.errors import UsageError
 from clipguard.record import CheckpointRecord
 from clipguard.text_safety import safe_text
@@ -43,19 +44,21 @@ class Checkpoint:
     architecture: Architecture
 
 
-def load_checkpoint(path: Path, *, arch: str | None = None) -> Checkpoint:
+def load_checkpoint(path: Path, *, arch: str | None = None, guard: Guard = AUTO) -> Checkpoint:
     """Load `path` without running anything in it.
 
     Args:
         path: weights file, or a folder with one and perhaps an `open_clip_config.json`.
         arch: architecture name or config JSON; None to use the folder's config or the shapes.
+        guard: how to open the file.
 
     Raises:
         UsageError: no such path, or no one architecture that fits.
         RefusedError: anything but plain, finite, honestly sized tensors under printable names;
             the message starts with the file's name.
+        BudgetSpentError: it took longer than the guard's deadline allows.
     """
-    read = read_weights(path)
+    read = read_weights(path, guard)
     inspection, state = read.inspection, _clean(read.tensors)
     try:
         architecture = _architecture(path, arch, shapes_of(state))
@@ -72,6 +75,7 @@ def load_checkpoint(path: Path, *, arch: str | None = None) -> Checkpoint:
         image_size=architecture.image_size,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         notes=(*inspection.notes, *read.notes, *architecture.notes),
+        sandbox=read.sandbox,
     )
     keys = [*network.state_dict()]
     state |= {key: torch.tensor(0) for key in keys if key.endswith("num_batches_tracked")}

@@ -18,6 +18,8 @@ from clipguard.cli.arguments import (
     ProbeData,
     Profile,
     Quiet,
+    Sandbox,
+    SandboxMode,
     Seed,
     Templates,
 )
@@ -38,6 +40,7 @@ def calibrate(
     templates: Templates = None,
     arch: Arch = None,
     device: Device = "auto",
+    sandbox: Sandbox = SandboxMode.auto,
     quiet: Quiet = False,
 ) -> None:
     """Make a null band: search known-clean models as a scan does, and keep what was found.
@@ -60,6 +63,7 @@ def calibrate(
         arch=arch,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device=device,
+        sandbox=sandbox.value,
         seed=seed,
     )
     rows = []

@@ -20,6 +20,8 @@ from clipguard.cli.arguments import (
     ProbeData,
     Profile,
     Quiet,
+    Sandbox,
+    SandboxMode,
     ScanSeed,
     Templates,
 )
@@ -54,6 +56,7 @@ def purify(
     calibration: Calibration = None,
     arch: Arch = None,
     device: Device = "auto",
+    sandbox: Sandbox = SandboxMode.auto,
     quiet: Quiet = False,
 ) -> None:
     """Purify the zero-shot classifier, whatever a scan decides.
@@ -81,6 +84,7 @@ def purify(
         calibration=calibration,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device=device,
+        sandbox=sandbox.value,
     )
     with progress_bar(quiet) as progress:
         record = audit(model, options, output_dir, progress=progress)

@@ -27,6 +27,8 @@ from clipguard.cli.arguments import (
     Quiet,
     Reference,
     RequireEp,
+    Sandbox,
+    SandboxMode,
     ScanSeed,
     Templates,
     Vocabulary,
@@ -96,6 +98,7 @@ def scan(
         typer.Option(min=1, help="Seconds per model. What is left then is not tested."),
     ] = None,
     device: Device = "auto",
+    sandbox: Sandbox = SandboxMode.auto,
     quiet: Quiet = False,
 ) -> None:
     """Search checkpoints for a backdoor, decide by a policy, purify, export and report.
@@ -115,6 +118,7 @@ def scan(
         budget_s=budget,
         arch=arch,
         device=device,
+        sandbox=sandbox.value,
         calibration=calibration,
         reference=reference,
         canary=canary,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clipguard.checkpoint.hubs import fetched
 from clipguard.checkpoint.load import Checkpoint, load_checkpoint
+from clipguard.checkpoint.sandbox import AUTO, Guard
 from clipguard.detect.weights_change import weights_compared
 from clipguard.errors import RefusedError, UsageError
 from clipguard.model.open_clip import OpenClipModel, build_model
@@ -33,7 +34,11 @@ class Reference:
 
 
 def open_reference(
-    checkpoint: Checkpoint, path: Path, arch: str | None, device: torch.device
+    checkpoint: Checkpoint,
+    path: Path,
+    arch: str | None,
+    device: torch.device,
+    guard: Guard = AUTO,
 ) -> Reference:
     """Load a reference, as warily as any checkpoint, and compare weights.
 
@@ -43,27 +48,29 @@ def open_reference(
         arch: architecture name or config JSON of the audited one; the reference's own is inferred
             where that does not fit.
         device: where to run it.
+        guard: how to open it.
 
     Raises:
         UsageError: no such path, or no one architecture fits.
         RefusedError: it is no checkpoint, or opening it could do harm.
+        BudgetSpentError: there was no time to read it.
     """
     try:
         place = fetched(path)
-        loaded = _loaded(place.path, place.arch or arch)
+        loaded = _loaded(place.path, place.arch or arch, guard)
     except (RefusedError, UsageError) as error:
         raise type(error)(f"reference: {error}") from error
     return Reference(build_model(loaded, device), weights_compared(checkpoint, loaded))
 
 
-def _loaded(path: Path, arch: str | None) -> Checkpoint:
+def _loaded(path: Path, arch: str | None, guard: Guard) -> Checkpoint:
     """The reference as `arch` if it fits that, else as what its shapes say."""
     try:
-        return load_checkpoint(path, arch=arch)
+        return load_checkpoint(path, arch=arch, guard=guard)
     except UsageError:
         if arch is None:
             raise
-        return load_checkpoint(path)
+        return load_checkpoint(path, guard=guard)
 
 
 def described(known: ReferenceRecord, pair: Pair) -> ReferenceRecord:

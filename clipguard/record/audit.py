@@ -36,6 +36,8 @@ class CheckpointRecord(Part):
         image_size: S, in pixels.
         parameters: number of parameters of the model.
         notes: rule id and text of everything odd but not refused.
+        sandbox: what the file was read in: `bubblewrap`, a `process` with limits, or `none`; null
+            in records from before.
     """
 
     name: str
@@ -46,6 +48,7 @@ class CheckpointRecord(Part):
     image_size: int
     parameters: int
     notes: tuple[str, ...] = ()
+    sandbox: Literal["bubblewrap", "process", "none"] | None = None
 
 
 class ProbeRecord(Part):
