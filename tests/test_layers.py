@@ -49,8 +49,10 @@ MAX_FUNCTION = 60
 VOCABULARY = {"record/__init__.py": 540}
 TORCH_FREE = (
     "checkpoint.child",
+    "checkpoint.contents",
     "checkpoint.guarded",
     "checkpoint.inspection",
+    "checkpoint.known_shapes",
     "checkpoint.layouts",
     "checkpoint.raw",
     "checkpoint.safetensors_header",

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from clipguard.checkpoint.contents import contents
 from clipguard.checkpoint.raw import RawTensor, RawWeights, raw_weights
 from clipguard.checkpoint.safetensors_header import DTYPES
 from clipguard.errors import RefusedError, UsageError
@@ -22,7 +23,7 @@ from clipguard.text_safety import safe_text
 
 SET_PARENT_DEATH_SIGNAL = 1
 """Number of the request to `prctl`."""
-Work = Literal["weights"]
+Work = Literal["weights", "contents"]
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -50,6 +51,9 @@ def main() -> None:
     task = Task(**json.loads(sys.argv[1]))
     _limit(task)
     try:
+        if task.work == "contents":
+            _say(asdict(contents(Path(task.path))))
+            return
         with raw_weights(Path(task.path)) as raw:
             _send(raw)
         _say({"end": "of the file"})

@@ -1,4 +1,4 @@
-"""The weights of a file, opened by another process and by no other. No torch here."""
+"""A file's contents and weights, opened by another process and by no other. No torch here."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clipguard.checkpoint.contents import Contents, contents, from_json
 from clipguard.checkpoint.inspection import Inspection, require_path
 from clipguard.checkpoint.raw import Buffer, RawTensor, RawWeights, raw_weights, require_modest
 from clipguard.checkpoint.safetensors_header import read_header
 from clipguard.checkpoint.sandbox import AUTO, Guard, Reader, reader_of
+from clipguard.errors import RefusedError
 
 
 @contextmanager
@@ -46,6 +48,26 @@ def guarded_weights(path: Path, guard: Guard = AUTO) -> Iterator[RawWeights]:
             data=_numbers(reader, tensors),
             sandbox=guard.kind,
         )
+
+
+def guarded_contents(path: Path, guard: Guard = AUTO) -> Contents:
+    """As `contents`, by a process with limits.
+
+    Args:
+        path: a weights file, or a folder with one.
+        guard: how to open it.
+
+    Raises:
+        UsageError: as `contents`.
+    """
+    require_path(path)
+    if guard.kind == "none":
+        return contents(path)
+    try:
+        with reader_of(path, "contents", guard) as reader:
+            return from_json(reader.told(), guard.kind)
+    except RefusedError as error:  # it died, so nothing more can be told
+        return Contents(path.name, refusal=str(error), sandbox=guard.kind)
 
 
 def _numbers(reader: Reader, tensors: tuple[RawTensor, ...]) -> Iterator[Buffer]:

@@ -40,9 +40,14 @@ class RawTensor:
     shape: tuple[int, ...]
 
     @property
+    def numel(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+    @property
     def size(self) -> int:
         """Bytes of its numbers."""
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return self.numel * ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def require_modest(tensors: Sequence[RawTensor], size: int) -> None:
     Raises:
         RefusedError: they need far more memory than it has bytes (CG105).
     """
-    needed = sum(4 * math.prod(tensor.shape) for tensor in tensors)
+    needed = sum(4 * tensor.numel for tensor in tensors)
     if needed > MAX_GROWTH * size:
         raise RefusedError(f"CG105 the tensors need {needed} bytes, far more than the file has")
 

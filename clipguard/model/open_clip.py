@@ -16,10 +16,11 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipguard.checkpoint.architectures import Architecture, network_of
+from clipguard.checkpoint.architectures import Architecture
 from clipguard.checkpoint.configs import Preprocess
 from clipguard.checkpoint.load import Checkpoint
 from clipguard.errors import UsageError
+from clipguard.model.network import network_with
 from clipguard.text_safety import safe_text
 
 TEXT_BATCH = 256
@@ -226,50 +227,19 @@ class OpenClipModel:
 
 
 def build_model(checkpoint: Checkpoint, device: torch.device) -> OpenClipModel:
-    """The model of `checkpoint` on `device`; the global random state is left alone.
-
-    On the CPU it shares its weights with the checkpoint, so that they are in memory once.
+    """The model of `checkpoint` on `device`; on the CPU it shares weights with the checkpoint.
 
     Raises:
         UsageError: its tokenizer is not available here.
     """
     architecture = checkpoint.architecture
     tokenizer = _tokenizer_of(architecture)
-    network = _with_these_weights(checkpoint) or _with_a_copy(checkpoint)
+    network = network_with(checkpoint)
     network.eval().requires_grad_(False).to(device)
     if device.type == "cpu" and isinstance(network.visual, ModifiedResNet | TimmModel):
         # convolutions are faster this way; only weights change their layout, never values
         network.visual.to(memory_format=torch.channels_last)
     return OpenClipModel(network, architecture, tokenizer)
-
-
-def _with_these_weights(checkpoint: Checkpoint) -> nn.Module | None:
-    """The network around the checkpoint's tensors; None if it holds numbers that no file has."""
-    with torch.device("meta"):
-        network = network_of(checkpoint.architecture)
-    network.load_state_dict(checkpoint.state, strict=True, assign=True)
-    for part in network.modules():
-        if any(isinstance(value, Tensor) and value.is_meta for value in vars(part).values()):
-            return None
-        for name, buffer in part.named_buffers(recurse=False):
-            if not buffer.is_meta:
-                continue
-            if name != "attn_mask" or type(part) not in (open_clip.CLIP, TextTransformer):
-                return None
-            part.register_buffer(name, _causal_mask(len(buffer)), persistent=False)
-    return network
-
-
-def _with_a_copy(checkpoint: Checkpoint) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        network = network_of(checkpoint.architecture)
-    network.load_state_dict(checkpoint.state, strict=True)
-    return network
-
-
-def _causal_mask(length: int) -> Tensor:
-    """(L, L) for a text tower in which no token sees a later one."""
-    return torch.full((length, length), -torch.inf).triu_(1)
 
 
 def _tokenizer_of(architecture: Architecture) -> Any:

@@ -15,7 +15,8 @@ from torch import Tensor
 from clipguard.checkpoint.architectures import Architecture
 from clipguard.checkpoint.load import Checkpoint, load_checkpoint
 from clipguard.errors import UsageError
-from clipguard.model.open_clip import OpenClipModel, _with_a_copy, build_model
+from clipguard.model.network import with_a_copy
+from clipguard.model.open_clip import OpenClipModel, build_model
 from clipguard.model.roles import PromptTunable
 
 CPU = torch.device("cpu")
@@ -54,7 +55,7 @@ def test_a_network_around_the_checkpoints_own_tensors_is_the_one_that_is_built(
     made = network(config)
     state, side = made.state_dict(), config["vision_cfg"]["image_size"]
     checkpoint = Checkpoint(Mock(), dict(state), Architecture("tiny", config))
-    built, copied = build_model(checkpoint, CPU)._network, _with_a_copy(checkpoint)
+    built, copied = build_model(checkpoint, CPU)._network, with_a_copy(checkpoint)
     assert built.state_dict().keys() == copied.state_dict().keys()
     others = dict(copied.named_buffers())
     for name, buffer in built.named_buffers():
