@@ -102,6 +102,7 @@ def scan(
     """
     from clipguard.audit.options import Options
     from clipguard.audit.scan import audit
+    from clipguard.files import mark, sweep
     from clipguard.policy.judge import load_policy
     from clipguard.probe.load import ProbeSource
 
@@ -109,7 +110,8 @@ def scan(
     probe = {_PROBE[key]: Path(given.pop(key)) for key in _PROBE if key in given}
     given |= {key: Path(given[key]) for key in _PATHS if key in given}
     wanted = Options(policy=load_policy(policy), probe=ProbeSource(**probe), **given)
-    with tempfile.TemporaryDirectory(prefix="clipguard-") as scratch:
+    sweep(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=mark()) as scratch:
         out = Path(scratch) / "report" if output_dir is None else Path(output_dir)
         return audit(Path(model), wanted, out, progress=progress or _silent)
 

@@ -29,6 +29,7 @@ ORDER = (  # DESIGN: a package imports only from those below it
     "files",
     "registry",
     "resources",
+    "stopping",
     "text_safety",
     "errors",
 )

@@ -33,6 +33,7 @@ from clipguard.errors import (
     InconclusiveError,
     worst_exit_code,
 )
+from clipguard.stopping import ends_soon
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def purify(
         device=device,
         sandbox=sandbox.value,
     )
-    with progress_bar(quiet) as progress:
+    with ends_soon(), progress_bar(quiet) as progress:
         record = audit(model, options, output_dir, progress=progress)
     write_atomic(output_dir / "report.html", RENDERERS.build("html").render(record, output_dir))
     if record.purification is None:

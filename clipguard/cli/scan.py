@@ -35,6 +35,7 @@ from clipguard.cli.arguments import (
 )
 from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
 from clipguard.report.formats import RENDERERS
+from clipguard.stopping import ends_soon
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def _one(
 
     decided: list[int] = []
     try:
-        with progress_bar(quiet) as progress:
+        with ends_soon(), progress_bar(quiet) as progress:
             record = clipguard.scan(model, folder, policy=policy, progress=progress, **options)
         decided.append(record.gate.exit_code if record.gate else INCONCLUSIVE)
         _show(record, folder, wanted, quiet)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from clipguard.errors import UsageError
-from clipguard.files import umask
+from clipguard.files import mark, sweep, umask, write_atomic
 from clipguard.report.formats import RENDERERS
 from clipguard.report.outputs import default_file
 
@@ -32,7 +32,8 @@ def workspace(out: Path) -> Iterator[Path]:
     fresh = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".clipguard-", dir=out))
+        sweep(out)
+        work = Path(tempfile.mkdtemp(prefix=mark(), dir=out))
     except OSError as error:
         raise UsageError(f"cannot write to {out}: {error.strerror}; choose another -o") from error
     try:
@@ -56,16 +57,23 @@ def clear_report(out: Path) -> None:
         _remove(out / name)
 
 
-def publish_report(work: Path, out: Path) -> None:
+def publish_report(work: Path, out: Path, begun: str) -> None:
     """Move everything from `work` to `out`, in place of what an earlier audit left.
 
     Whatever breaks it, an interrupt too, leaves nothing behind: files without a record would
-    look like somebody else's, and no later audit could use the folder.
+    look like somebody else's, and no later audit could use the folder. Where the process is killed,
+    a record stands there that is marked `complete: false` and names none of them.
+
+    Args:
+        work: holds the new files, among them `audit.json`.
+        out: the report folder.
+        begun: text of a record that is not complete.
     """
     clear_report(out)
     # The record goes last: where it stands, everything it names stands too.
     items = sorted(work.iterdir(), key=lambda path: (path.name == "audit.json", path.name))
     try:
+        write_atomic(out / "audit.json", begun)
         for item in items:
             _readable(item)
             shutil.move(str(item), out / item.name)

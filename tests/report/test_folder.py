@@ -27,7 +27,7 @@ def test_nothing_shows_before_it_is_published(tmp_path: Path):
     with workspace(out) as work:
         (work / "audit.json").write_text("new")
         assert not (out / "audit.json").exists()
-        publish_report(work, out)
+        publish_report(work, out, "begun")
     assert files(tmp_path) == {"deep/out/audit.json": "new"}
 
 
@@ -54,7 +54,8 @@ def test_a_move_that_breaks_leaves_no_file_without_its_record(
     move = shutil.move
 
     def breaks(source: str, target: Path) -> None:
-        if sum(1 for _ in tmp_path.iterdir()) - 1 == moved:  # the workspace stands there too
+        # the workspace and a record that is not complete stand there too
+        if sum(1 for _ in tmp_path.iterdir()) - 2 == moved:
             raise failure
         move(source, target)
 
@@ -64,7 +65,7 @@ def test_a_move_that_breaks_leaves_no_file_without_its_record(
         (work / "triggers").mkdir()
         (work / "audit.json").write_text("new")
         with pytest.raises(failure):
-            publish_report(work, tmp_path)
+            publish_report(work, tmp_path, "begun")
     assert list(tmp_path.iterdir()) == []
     clear_report(tmp_path)
 
@@ -96,7 +97,7 @@ def test_no_artefact_of_an_earlier_audit_stands_beside_a_new_verdict(tmp_path: P
         (work / "audit.json").write_text("new")
         (work / "triggers").mkdir()
         (work / "triggers" / "1.png").write_text("new")
-        publish_report(work, tmp_path)
+        publish_report(work, tmp_path, "begun")
     assert files(tmp_path) == {"audit.json": "new", "triggers/1.png": "new", "notes.txt": "mine"}
 
 
