@@ -51,12 +51,12 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
             require_path(given)
     watch = Watch(options.budget_s, progress)
     with workspace(out) as work:
-        clear_report(out)  # an old pass must not be left where a new audit was refused
         record = begun_record(path, options, watch.created)
+        clear_report(out, dumps(record))  # no old pass must be left where a new audit was refused
 
         def leave(error: BaseException) -> AuditRecord:
             known = _cut_short(record, options, watch, error)
-            clear_report(out)
+            clear_report(out, dumps(known))
             write_atomic(out / "audit.json", dumps(known))
             return known
 

@@ -36,7 +36,7 @@ def guarded_weights(path: Path, guard: Guard = AUTO) -> Iterator[RawWeights]:
     with reader_of(path, "weights", guard) as reader:
         head = reader.told()
         inspection = inspection_from(head["inspection"])
-        entries = read_header(reader.out, int(head["size"]))
+        entries = read_header(reader, int(head["size"]))
         in_order = sorted(entries, key=lambda entry: (entry.begin, entry.end))
         tensors = tuple(RawTensor(entry.name, entry.dtype, entry.shape) for entry in in_order)
         require_modest(tensors, inspection.size_bytes)
@@ -73,8 +73,7 @@ def guarded_contents(path: Path, guard: Guard = AUTO) -> Contents:
 def _numbers(reader: Reader, tensors: tuple[RawTensor, ...]) -> Iterator[Buffer]:
     for tensor in tensors:
         buffer = bytearray(tensor.size)
-        if reader.out.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
-            reader.told()  # raises what went wrong
+        reader.fill(buffer)
         yield buffer
     reader.told()  # that the file did not change
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.util import find_spec
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -73,7 +74,7 @@ class Reader:
     """The process that reads a file, as seen from here. Made by `reader_of`."""
 
     def __init__(self, process: subprocess.Popen[bytes], task: Task) -> None:
-        self.out = cast(BinaryIO, process.stdout)
+        self._out = cast(BufferedReader, process.stdout)
         self.name = safe_text(Path(task.path).name)
         self._process, self._task = process, task
         self.too_late = False
@@ -110,6 +111,22 @@ class Reader:
         if "error" in told:
             raise kinds.get(told["error"], RuntimeError)(told.get("message"))
         return told
+
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes that it sends.
+
+        Raises:
+            RefusedError: as `told`, because it sent fewer.
+        """
+        data = bytearray(count)
+        self.fill(data)
+        return bytes(data)
+
+    def fill(self, buffer: bytearray) -> None:
+        """Fill `buffer` with what it sends next; errors as of `read`."""
+        if self._out.readinto(buffer) != len(buffer):
+            self.told()  # raises what went wrong
+            raise RuntimeError(f"the process that read {self.name} sent too little")
 
     def _failure(self, said: bytes) -> Exception:
         """Why it says nothing that can be understood."""

@@ -32,11 +32,9 @@ def read_tensors(raw: RawWeights) -> dict[str, Tensor]:
 def _tensor(what: RawTensor, data: Buffer) -> Tensor:
     dtype = getattr(torch, what.dtype)
     wanted = torch.float32 if dtype.is_floating_point else dtype
+    if math.prod(what.shape):
+        return torch.frombuffer(data, dtype=dtype).reshape(what.shape).to(wanted, copy=True)
     try:
-        if not math.prod(what.shape):
-            return torch.zeros(what.shape, dtype=wanted)
-        # read-only bytes would make torch warn, though they are only read
-        found = torch.frombuffer(bytearray(data) if isinstance(data, bytes) else data, dtype=dtype)
-        return found.reshape(what.shape).to(wanted, copy=True)
-    except RuntimeError as error:  # sizes that overflow where there is not one number
+        return torch.zeros(what.shape, dtype=wanted)
+    except RuntimeError as error:  # sizes that overflow, though there is not one number
         raise RefusedError(f"CG105 torch cannot make the tensor {safe_text(what.name)}") from error

@@ -16,9 +16,9 @@ from clipguard.report.outputs import default_file
 PRECIOUS = ("head.safetensors", "model.onnx", "purified.onnx", "triggers")
 ARTEFACTS = (
     *PRECIOUS,
-    "audit.json",  # after what it vouches for: an interrupted removal must not orphan that
     "audit.sarif",
     *map(default_file, RENDERERS.names()),
+    "audit.json",  # after what it vouches for: an interrupted removal must not orphan that
 )
 
 
@@ -44,15 +44,23 @@ def workspace(out: Path) -> Iterator[Path]:
             out.rmdir()
 
 
-def clear_report(out: Path) -> None:
+def clear_report(out: Path, begun: str) -> None:
     """Remove what an earlier audit left, so that no stale artefact stands beside a new verdict.
 
+    Args:
+        out: the report folder.
+        begun: text of a record that is not complete; it stands in place of the old one until
+            everything that the old one names is gone.
+
     Raises:
-        UsageError: files of these names stand there that no audit left.
+        UsageError: files of these names stand there that no audit left, or no file can be written.
     """
     found = [name for name in PRECIOUS if (out / name).exists()]
     if found and not (out / "audit.json").exists():
         raise UsageError(f"{out} holds {found[0]} and no audit.json; choose another -o")
+    record = out / "audit.json"
+    if record.is_file() and not record.is_symlink():
+        write_atomic(record, begun)
     for name in ARTEFACTS:
         _remove(out / name)
 
@@ -69,7 +77,7 @@ def publish_report(work: Path, out: Path, begun: str) -> None:
         out: the report folder.
         begun: text of a record that is not complete.
     """
-    clear_report(out)
+    clear_report(out, begun)
     # The record goes last: where it stands, everything it names stands too.
     items = sorted(work.iterdir(), key=lambda path: (path.name == "audit.json", path.name))
     try:
