@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 from clipguard.errors import INTERRUPTED, TERMINATED
 
-GRACE_S = 3.0
+GRACE_S = 2.0
 """Seconds in which a command may end as usual."""
 CODES = {signal.SIGINT: (INTERRUPTED, "interrupted"), signal.SIGTERM: (TERMINATED, "terminated")}
 _last: list[Callable[[], None]] = []

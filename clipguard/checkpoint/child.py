@@ -59,6 +59,9 @@ def main() -> None:
         _say({"end": "of the file"})
     except (RefusedError, UsageError) as error:
         _say({"error": type(error).__name__, "message": str(error)})
+    except (PermissionError, FileNotFoundError) as error:
+        told = f"cannot read {safe_text(task.path, 400)}: {error.strerror}; check the path"
+        _say({"error": "UsageError", "message": told})
     except MemoryError:
         name, most = safe_text(Path(task.path).name), task.memory >> 20
         told = f"{name}: CG104 to read it takes more than the {most} MB that its size allows"

@@ -104,6 +104,7 @@ def test_every_container_gives_the_same_clean_float32_state(
     record, statistics = loaded.record, ("running_mean", "running_var", "num_batches_tracked")
     assert (record.container, record.sha256) == (container, sha256_of(path))
     assert (record.image_size, record.architecture) == (64, "tiny.json")
+    assert record.sandbox == Guard().kind
     weights = (t.numel() for k, t in state.items() if not k.endswith(statistics))
     assert record.parameters == sum(weights)
     network_of(loaded.architecture).load_state_dict(loaded.state)

@@ -164,6 +164,12 @@ def test_errors_of_the_reader_come_through_as_they_are(tmp_path: Path, model: Pa
         read_weights(model)
 
 
+def test_a_file_that_may_not_be_read_is_a_usage_error(model: Path, acting: Acting, one_line):
+    acting("raise PermissionError(13, 'Permission denied')")
+    with one_line(UsageError, r"model\.pt: Permission denied"):
+        read_weights(model)
+
+
 @pytest.mark.parametrize("mode", [pytest.param("auto", marks=shut_in), "process"])
 def test_an_interrupt_ends_it_at_once(mode: str, model: Path, acting: Acting):
     acting("import time; time.sleep(60)")
