@@ -46,6 +46,8 @@ class ScanOptions(TypedDict, total=False):
         classnames: file with class names.
         templates: file with prompt templates.
         vocabulary: file with names that are no class and may be the target, or imagenet.
+        sandbox: what a checkpoint is read in: auto (the best that this machine has), process (one
+            of its own, with limits) or none.
     """
 
     profile: Literal["fast", "standard", "thorough"]
@@ -65,6 +67,7 @@ class ScanOptions(TypedDict, total=False):
     classnames: str | Path | None
     templates: str | Path | None
     vocabulary: str | Path | None
+    sandbox: Literal["auto", "process", "none"]
 
 
 _PATHS = ("calibration", "reference", "text_from", "lora_base")
@@ -103,6 +106,7 @@ def scan(
     """
     from clipguard.audit.options import Options
     from clipguard.audit.scan import audit
+    from clipguard.files import mark, sweep
     from clipguard.policy.judge import load_policy
     from clipguard.probe.load import ProbeSource
 
@@ -110,7 +114,8 @@ def scan(
     probe = {_PROBE[key]: Path(given.pop(key)) for key in _PROBE if key in given}
     given |= {key: Path(given[key]) for key in _PATHS if key in given}
     wanted = Options(policy=load_policy(policy), probe=ProbeSource(**probe), **given)
-    with tempfile.TemporaryDirectory(prefix="clipguard-") as scratch:
+    sweep(Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=mark()) as scratch:
         out = Path(scratch) / "report" if output_dir is None else Path(output_dir)
         return audit(Path(model), wanted, out, progress=progress or _silent)
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import platform
+import re
+import shutil
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 from clipguard.errors import UsageError
@@ -30,7 +35,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".clipguard-", dir=path.parent)
+        sweep(path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=mark(), dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         os.chmod(temporary, 0o666 & ~umask())  # mkstemp makes files only their owner can read
@@ -42,6 +48,51 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             raise
         reason = error.strerror or type(error).__name__
         raise UsageError(f"cannot write {shown}: {reason}; choose another place with -o") from error
+
+
+def mark() -> str:
+    """How the names of things begin that only this process needs, for `sweep`."""
+    return f".clipguard-{_machine()}-{os.getpid()}-"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes left in `folder` that were killed: things of ours with their mark.
+
+    Args:
+        folder: that things with a `mark` are made in.
+    """
+    if os.name != "posix":  # elsewhere one cannot ask for a process without ending it
+        return
+    for entry in os.scandir(folder):
+        found = re.match(rf"\.clipguard-{_machine()}-(\d{{1,10}})-", entry.name)
+        if found is None or _lives(int(found[1])):
+            continue
+        if entry.stat(follow_symlinks=False).st_uid != os.geteuid():
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """Where a number means one process: another machine, or container, has others."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
 
 
 def umask() -> int:

@@ -133,6 +133,7 @@ CASES = (
         "Cannot tell",
         program=NO_TORCH,
     ),
+    Case("inspect", (MODELS[0],), 0, "scan loads it", program=NO_TORCH),
     Case("report", ("audit.json",), 0, "wrote report.html", ("report.html",), NO_TORCH),
     Case(
         "report",

@@ -13,7 +13,7 @@ from pathlib import Path
 from clipguard.audit.options import Options
 from clipguard.policy.judge import shipped_policies
 
-SEARCH = ("--profile", "--seed", "--arch", "--text-from", "--lora-base", "--device")
+SEARCH = ("--profile", "--seed", "--arch", "--text-from", "--lora-base", "--device", "--sandbox")
 PROBE = ("--probe-data", "--classnames", "--templates")
 DECISION = (*SEARCH, *PROBE, "--policy", "--calibration")
 AGAINST = ("--reference", "--vocabulary", "--canary")
@@ -75,6 +75,7 @@ def _values(options: Options) -> Iterator[tuple[str, str]]:
     arch = options.arch or ""
     yield "--arch", _shown(Path(arch)) if arch.endswith(".json") else arch
     yield "--device", options.device
+    yield "--sandbox", options.sandbox
     yield "--canary", "yes" if options.canary else ""
     for flag, path in (
         ("--text-from", options.text_from),

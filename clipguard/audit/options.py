@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from clipguard.checkpoint.sandbox import SandboxMode
 from clipguard.policy.judge import Policy
 from clipguard.probe.load import ProbeSource
 
@@ -33,6 +34,7 @@ class Options:
         reference: checkpoint that the audited one is said to come from, or None.
         canary: whether to plant a backdoor into a copy, to try the search against the reference.
         device: where to compute: auto, cpu, cuda or cuda:N.
+        sandbox: what a checkpoint is read in, see `Guard.mode`.
     """
 
     policy: Policy
@@ -51,6 +53,7 @@ class Options:
     reference: Path | None = None
     canary: bool = False
     device: str = "auto"
+    sandbox: SandboxMode = "auto"
 
 
 def seed_of(options: Options, sha256: str) -> int:

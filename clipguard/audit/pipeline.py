@@ -25,6 +25,7 @@ from clipguard.audit.profiles import Profile, profile, profile_alone
 from clipguard.audit.release import Release, export, failure, keep, purify
 from clipguard.audit.watch import Watch
 from clipguard.checkpoint.load import load_checkpoint
+from clipguard.checkpoint.sandbox import Guard
 from clipguard.detect.lineage import Reference, described, load_reference, open_reference
 from clipguard.detect.null_band import choose_band, family_of, scan_key
 from clipguard.detect.power import power_of
@@ -77,7 +78,11 @@ def stages(
         watch: time and budget.
     """
     settings = (profile if options.reference else profile_alone)(options.profile)
-    suspect = load(path, options, settings, watch)
+    try:
+        suspect = load(path, options, settings, watch)
+    except BudgetSpentError as error:
+        yield _nothing_tested(record, "load", error)
+        return
     record = loaded(record, suspect, watch)
     yield record
     finding: Finding | None = None
@@ -95,6 +100,12 @@ def stages(
     released = export(repaired, work, watch)
     yield released.record
     yield keep(released, work, watch)
+
+
+def _nothing_tested(record: AuditRecord, stage: str, error: Exception) -> AuditRecord:
+    errors = (*record.errors, failure(stage, error))
+    told = untested_coverage(str(error))
+    return record.model_copy(update={"errors": errors, "coverage": told})
 
 
 def loaded(record: AuditRecord, suspect: Suspect, watch: Watch) -> AuditRecord:
@@ -124,16 +135,21 @@ def load(path: Path, options: Options, settings: Profile, watch: Watch) -> Suspe
     Raises:
         UsageError: no such file, wrong architecture, reference or probe data.
         RefusedError: the file is not a checkpoint, or opening it could do harm.
+        BudgetSpentError: there was no time to read it.
     """
-    device = device_of(options.device)
+    device, guard = device_of(options.device), Guard(options.sandbox, watch.deadline)
     with watch.stage("load"):
         checkpoint = load_checkpoint(
-            path, arch=options.arch, text_from=options.text_from, lora_base=options.lora_base
+            path,
+            arch=options.arch,
+            text_from=options.text_from,
+            lora_base=options.lora_base,
+            guard=guard,
         )
     seed, other, reference = seed_of(options, checkpoint.record.sha256), None, None
     if options.reference is not None:
         with watch.stage("reference"):
-            other = load_reference(options.reference, options.arch)
+            other = load_reference(options.reference, options.arch, guard)
     with watch.stage("architecture"):
         checkpoint = settled(checkpoint, other, options, seed, watch)
         model = build_model(checkpoint, device)
@@ -183,9 +199,9 @@ def measure(
             for told, finding in search(record, suspect, options, settings, watch):
                 yield told, finding
         except InconclusiveError as error:
-            errors = (*told.errors, failure("detect", error))
-            seen = told.coverage if finding else untested_coverage(str(error))
-            yield told.model_copy(update={"errors": errors, "coverage": seen}), finding
+            said = _nothing_tested(told, "detect", error)
+            seen = told.coverage if finding else said.coverage
+            yield said.model_copy(update={"coverage": seen}), finding
 
 
 def _alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from clipguard.audit.coverage import begun_record
@@ -19,6 +20,7 @@ from clipguard.record import AuditRecord
 from clipguard.record.schema import dumps
 from clipguard.report.folder import clear_report, publish_report, workspace
 from clipguard.search.roles import Progress
+from clipguard.stopping import before_the_end
 
 
 def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> AuditRecord:
@@ -51,21 +53,32 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
             require_path(given)
     watch = Watch(options.budget_s, progress)
     with workspace(out) as work:
-        clear_report(out)  # an old pass must not be left where a new audit was refused
         record = begun_record(path, options, watch.created)
+        clear_report(out, dumps(record))  # no old pass must be left where a new audit was refused
+
+        def leave(error: BaseException) -> AuditRecord:
+            known = _cut_short(record, path, options, watch, error)
+            clear_report(out, dumps(known))
+            write_atomic(out / "audit.json", dumps(known))
+            return known
+
+        def leave_at_once() -> None:
+            leave(KeyboardInterrupt())
+            shutil.rmtree(work, ignore_errors=True)
+
         try:
-            for latest in stages(path, record, options, work, watch):
-                record = latest  # an interrupt keeps what the last stage found
+            with before_the_end(leave_at_once):
+                for latest in stages(path, record, options, work, watch):
+                    record = latest  # an interrupt keeps what the last stage found
             record = judged(record, options, watch)
             write_atomic(work / "audit.json", dumps(record))
-            publish_report(work, out)
+            begun = _cut_short(record, path, options, watch, KeyboardInterrupt())
+            publish_report(work, out, dumps(begun))
         except (KeyboardInterrupt, Exception) as error:
             is_refusal = isinstance(error, RefusedError)
             if isinstance(error, Exception) and not (record.detectors or is_refusal):
                 raise
-            record = _cut_short(record, path, options, watch, error)
-            clear_report(out)
-            write_atomic(out / "audit.json", dumps(record))
+            record = leave(error)
             if isinstance(error, KeyboardInterrupt):
                 raise
     return record

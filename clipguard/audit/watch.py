@@ -21,6 +21,11 @@ class Watch:
         self.seconds: dict[str, float] = {}
         self._budget_s, self._progress = budget_s, progress
 
+    @property
+    def deadline(self) -> float | None:
+        """When the budget is used up, by `time.monotonic`; None without one."""
+        return None if self._budget_s is None else self.started + self._budget_s
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time a stage."""
@@ -34,7 +39,7 @@ class Watch:
     @property
     def is_spent(self) -> bool:
         """Whether the budget is used up."""
-        return self._budget_s is not None and time.monotonic() - self.started > self._budget_s
+        return self.deadline is not None and time.monotonic() > self.deadline
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Pass progress on; stop when the budget is used up.

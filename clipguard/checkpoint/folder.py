@@ -6,7 +6,7 @@ Pure Python: torch is never imported here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,22 @@ class ModelFiles:
     notes: tuple[str, ...] = ()
 
 
-def files_of(path: Path) -> ModelFiles:
+def refusal_of(file: Path) -> str | None:
+    """Why a weights file is refused, by this very process; None if it is not."""
+    try:
+        with opened(file) as source:
+            read_layout(source)
+    except RefusedError as error:
+        return str(error)
+    return None
+
+
+def files_of(path: Path, refusal: Callable[[Path], str | None] = refusal_of) -> ModelFiles:
     """The files of a model, after every other weights file beside them was looked at.
 
     Args:
         path: a weights file, an index of several, or a folder.
+        refusal: looks at one file, and says why it is refused.
 
     Raises:
         UsageError: nothing there, or a folder without one clear model.
@@ -83,7 +94,7 @@ def files_of(path: Path) -> ModelFiles:
         if len(found) > MAX_FILES:
             raise UsageError(f"{safe_text(path)} holds {len(found)} files; give the weights file")
         model = _model(_chosen(path, found))
-        return ModelFiles(model.weights, model.where, (_others(model, found),))
+        return ModelFiles(model.weights, model.where, (_others(model, found, refusal),))
     require_path(path)
     return _model(path)
 
@@ -142,7 +153,7 @@ def _model(path: Path) -> ModelFiles:
     return ModelFiles(tuple(path.parent / name for name in sorted(names)), where)
 
 
-def _others(model: ModelFiles, found: Sequence[Path]) -> str:
+def _others(model: ModelFiles, found: Sequence[Path], refusal: Callable[[Path], str | None]) -> str:
     """Refuse a folder for other weights that a loader may take; a note on what was read."""
     beside = [file for file in found if file not in model.weights]
     looked = [file for file in beside if _is_weights(file)]
@@ -155,14 +166,13 @@ def _others(model: ModelFiles, found: Sequence[Path]) -> str:
         told.append(f"not looked at: {_named(sorted(rest, key=_is_text))}")
     note = "; ".join(told)
     for file in looked:
-        try:
-            with opened(file) as source:
-                read_layout(source)
-        except RefusedError as error:
+        why = refusal(file)
+        if why is not None:
+            name = f"{safe_text(file.name)}: "
             raise RefusedError(
-                f"{safe_text(file.name)}: {error}; whoever loads this folder may load that file "
+                f"{name}{why.removeprefix(name)}; whoever loads this folder may load that file "
                 f"({note})"
-            ) from error
+            )
     return note
 
 

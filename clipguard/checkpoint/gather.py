@@ -11,9 +11,12 @@ from torch import Tensor
 from clipguard.checkpoint.configs import read_json
 from clipguard.checkpoint.folder import ModelFiles, digest_of, files_of
 from clipguard.checkpoint.formats import open_clip_names
+from clipguard.checkpoint.guarded import guarded_contents
 from clipguard.checkpoint.lora import CONFIG, is_adapter, merged
 from clipguard.checkpoint.names import plain_names
+from clipguard.checkpoint.raw import SandboxKind
 from clipguard.checkpoint.reading import ReadWeights, read_weights
+from clipguard.checkpoint.sandbox import AUTO, Guard
 from clipguard.errors import RefusedError, UsageError
 from clipguard.text_safety import safe_text
 
@@ -34,6 +37,7 @@ class Gathered:
         size_bytes: of all files.
         notes: rule id and text of everything odd but not refused.
         places: folders in which a config or a tokenizer of the model may lie.
+        sandbox: see `RawWeights`.
     """
 
     path: Path
@@ -47,6 +51,7 @@ class Gathered:
     size_bytes: int
     notes: tuple[str, ...]
     places: tuple[Path, ...]
+    sandbox: SandboxKind
 
     @property
     def shown(self) -> str:
@@ -54,22 +59,23 @@ class Gathered:
         return safe_text(self.path.name or self.path.absolute().name)
 
 
-def gather(path: Path, lora_base: Path | None = None) -> Gathered:
+def gather(path: Path, lora_base: Path | None = None, guard: Guard = AUTO) -> Gathered:
     """Read the weights of `path` without running anything in it.
 
     Args:
         path: a weights file, an index of several, or a folder.
         lora_base: the model that a LoRA adapter was trained on.
+        guard: how to open the files.
 
     Raises:
         UsageError: no such path, a folder without one clear model, or an adapter without its base.
         RefusedError: anything but plain, finite, honestly sized tensors under printable names, in
             this or any other weights file of the folder; the message starts with its name.
     """
-    found = _read(path)
+    found = _read(path, guard)
     try:
         if is_adapter(found.tensors):
-            found = _with_base(found, lora_base)
+            found = _with_base(found, lora_base, guard)
         elif lora_base is not None:
             raise UsageError("is no LoRA adapter; leave out --lora-base")
         tensors, kind = open_clip_names(found.tensors)
@@ -82,10 +88,10 @@ def gather(path: Path, lora_base: Path | None = None) -> Gathered:
     return replace(found, tensors=tensors, container=container, format=kind)
 
 
-def _read(path: Path) -> Gathered:
+def _read(path: Path, guard: Guard) -> Gathered:
     """The weights as the file names them, without a prefix."""
-    files = files_of(path)
-    parts = [read_weights(file) for file in files.weights]
+    files = files_of(path, lambda file: guarded_contents(file, guard).refusal)
+    parts = [read_weights(file, guard) for file in files.weights]
     first = parts[0].inspection
     file = safe_text(first.weights_file.name)
     try:
@@ -106,16 +112,17 @@ def _read(path: Path) -> Gathered:
         size_bytes=sum(part.inspection.size_bytes for part in parts),
         notes=(*files.notes, *dict.fromkeys(notes), *naming.notes),
         places=(path if path.is_dir() else path.parent,),
+        sandbox=parts[0].sandbox,
     )
 
 
-def _with_base(adapter: Gathered, path: Path | None) -> Gathered:
+def _with_base(adapter: Gathered, path: Path | None, guard: Guard) -> Gathered:
     """The base with the adapter merged into it; its digest is that of both."""
     if path is None:
         raise UsageError(
             "a LoRA adapter without the model that it changes; give that with --lora-base MODEL"
         )
-    base, config = _read(path), read_json(adapter.places[0] / CONFIG)
+    base, config = _read(path, guard), read_json(adapter.places[0] / CONFIG)
     if is_adapter(base.tensors):
         raise UsageError(f"--lora-base {base.shown} is an adapter, too; give a whole CLIP")
     told = f"CG110 LoRA {adapter.shown}, sha256 {adapter.sha256}, merged into {base.shown}, "

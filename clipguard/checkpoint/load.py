@@ -30,6 +30,7 @@ from clipguard.checkpoint.fitting import (
     is_image_tower,
 )
 from clipguard.checkpoint.gather import Gathered, gather
+from clipguard.checkpoint.sandbox import AUTO, Guard
 from clipguard.checkpoint.tokenizer_file import TokenizerFile, needs_own, tokenizer_in
 from clipguard.checkpoint.told import fitting, told_architecture
 from clipguard.errors import UsageError
@@ -77,6 +78,7 @@ def load_checkpoint(
     arch: str | None = None,
     text_from: Path | None = None,
     lora_base: Path | None = None,
+    guard: Guard = AUTO,
 ) -> Checkpoint:
     """Load `path` without running anything in it.
 
@@ -85,16 +87,18 @@ def load_checkpoint(
         arch: architecture name or config JSON; None to use what lies beside it, or the shapes.
         text_from: model whose text tower an image tower gets that was saved alone.
         lora_base: model that a LoRA adapter is merged into.
+        guard: how to open the files.
 
     Raises:
         UsageError: no such path, or no one architecture that fits; the message starts with the
             file's name and ends with what was odd about it.
         RefusedError: anything but plain, finite, honestly sized tensors under printable names;
             the message starts with the file's name.
+        BudgetSpentError: it took longer than the guard's deadline allows.
     """
-    found = gather(path, lora_base)
+    found = gather(path, lora_base, guard)
     try:
-        found = _with_text(found, text_from)
+        found = _with_text(found, text_from, guard)
         fit = fitted(partial(_told, found, arch), shapes_of(found.tensors))
         tokenizer, told = _tokenizer(fit.architecture, found.places)
     except UsageError as error:
@@ -113,6 +117,7 @@ def load_checkpoint(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         notes=(*found.notes, *fit.notes, *architecture.notes, *told),
         architecture_choice=ArchitectureRecord(by=fit.by, rivals=tuple(one.name for one in rivals)),
+        sandbox=found.sandbox,
     )
     keys = [*network.state_dict()]
     state |= {key: torch.tensor(0) for key in keys if key.endswith("num_batches_tracked")}
@@ -135,7 +140,7 @@ def _tokenizer(
     return None, ()
 
 
-def _with_text(found: Gathered, text_from: Path | None) -> Gathered:
+def _with_text(found: Gathered, text_from: Path | None, guard: Guard) -> Gathered:
     """An image tower with the text tower of another model, read as warily."""
     alone = is_image_tower(found.tensors)
     if text_from is None and alone:
@@ -147,7 +152,7 @@ def _with_text(found: Gathered, text_from: Path | None) -> Gathered:
         return found
     if not alone:
         raise UsageError("has a text tower of its own; leave out --text-from")
-    other = gather(text_from)
+    other = gather(text_from, guard=guard)
     towers = TEXT | {"logit_scale", "logit_bias"}
     text = {key: t for key, t in other.tensors.items() if key.partition(".")[0] in towers}
     if not text.keys() - {"logit_scale", "logit_bias"}:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from clipguard.checkpoint.inspection import Inspection, open_checkpoint
+from clipguard.checkpoint.guarded import guarded_weights
+from clipguard.checkpoint.inspection import Inspection
+from clipguard.checkpoint.raw import SandboxKind, naming
+from clipguard.checkpoint.sandbox import AUTO, Guard
 from clipguard.checkpoint.tensors import read_tensors
-from clipguard.checkpoint.unwrap import weights_in
 from clipguard.errors import RefusedError
 from clipguard.text_safety import safe_text
 
@@ -24,6 +26,7 @@ class ReadWeights:
         tensors: name, as the file has it, to tensor on the CPU, float32 and finite.
         form: what they were found in.
         notes: rule id and text of what was left.
+        sandbox: what the file was read in: `bubblewrap`, `process` or `none`.
         name: see `Weights.name`.
     """
 
@@ -31,30 +34,27 @@ class ReadWeights:
     tensors: dict[str, Tensor]
     form: str
     notes: tuple[str, ...]
+    sandbox: SandboxKind
     name: str = ""
 
 
-def read_weights(path: Path) -> ReadWeights:
+def read_weights(path: Path, guard: Guard = AUTO) -> ReadWeights:
     """Read the weights of `path` without running anything in it.
 
     Args:
         path: a weights file.
+        guard: how to open it.
 
     Raises:
         UsageError: no such path.
-        RefusedError: anything but plain, finite, honestly sized tensors under printable names;
-            the message starts with the file's name.
+        RefusedError: anything but plain, finite, honestly sized tensors under printable names, or
+            whoever read it came to a limit; the message starts with the file's name.
+        BudgetSpentError: it took longer than the guard's deadline allows.
     """
-    with open_checkpoint(path) as opened:
-        inspection = opened.inspection
-        try:
-            found = weights_in(opened.layout.content)
-            tensors = read_tensors(opened.source, opened.layout, found.tensors, inspection.sha256)
-            _check_finite(tensors)
-        except RefusedError as error:
-            name = safe_text(inspection.weights_file.name)
-            raise RefusedError(f"{name}: {error}") from error
-    return ReadWeights(inspection, tensors, found.form, found.notes, found.name)
+    with guarded_weights(path, guard) as raw, naming(raw.inspection.weights_file):
+        tensors = read_tensors(raw)
+        _check_finite(tensors)
+    return ReadWeights(raw.inspection, tensors, raw.form, raw.notes, raw.sandbox, raw.name)
 
 
 def _check_finite(state: Mapping[str, Tensor]) -> None:

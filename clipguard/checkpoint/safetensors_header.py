@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 from clipguard.checkpoint.values import ITEM_BYTES, MAX_DIMENSIONS
 from clipguard.errors import RefusedError
@@ -54,7 +54,14 @@ class HeaderEntry:
     end: int
 
 
-def read_header(file: BinaryIO, size: int) -> tuple[HeaderEntry, ...]:
+class Readable(Protocol):
+    """What bytes come from."""
+
+    def read(self, count: int, /) -> bytes:
+        """The next `count` of them."""
+
+
+def read_header(file: Readable, size: int) -> tuple[HeaderEntry, ...]:
     """The tensors of the file in its own order, if every byte belongs to exactly one of them.
 
     Args:

@@ -17,6 +17,14 @@ class Profile(str, Enum):
     thorough = "thorough"
 
 
+class SandboxMode(str, Enum):
+    """What a checkpoint is opened by."""
+
+    auto = "auto"
+    process = "process"
+    none = "none"
+
+
 class Provider(str, Enum):
     """Execution provider that an export must run on."""
 
@@ -93,5 +101,12 @@ Calibration = Annotated[Path | None, typer.Option(help="Null band made by `clipg
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")]
 RequireEp = Annotated[
     Provider | None, typer.Option(help="Fail if onnxruntime runs on another execution provider.")
+]
+Sandbox = Annotated[
+    SandboxMode,
+    typer.Option(
+        help="What opens a checkpoint: a process without network and with limits (auto), one with "
+        "limits alone (process), or this one (none)."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]

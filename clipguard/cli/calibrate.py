@@ -19,6 +19,8 @@ from clipguard.cli.arguments import (
     ProbeData,
     Profile,
     Quiet,
+    Sandbox,
+    SandboxMode,
     Seed,
     Templates,
     TextFrom,
@@ -42,6 +44,7 @@ def calibrate(
     text_from: TextFrom = None,
     lora_base: LoraBase = None,
     device: Device = "auto",
+    sandbox: Sandbox = SandboxMode.auto,
     quiet: Quiet = False,
 ) -> None:
     """Make a null band: search known-clean models as a scan does, and keep what was found.
@@ -66,6 +69,7 @@ def calibrate(
         lora_base=lora_base,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device=device,
+        sandbox=sandbox.value,
         seed=seed,
     )
     rows = []

@@ -95,6 +95,7 @@ def examine(folder: Path, assets: Path) -> Iterator[Examined]:
         yield examine_onnxruntime()
     if {"torch", "open_clip"} <= works:
         yield examine_lab()
+    yield examine_sandbox()
     yield examine_folder(folder)
     yield examine_disk(folder)
     yield examine_assets(assets)
@@ -202,6 +203,20 @@ def examine_lab() -> Examined:
     return Examined(
         "lab base effnet", "note", "not installed", "pip install '.[lab]' in a checkout"
     )
+
+
+def examine_sandbox() -> Examined:
+    """What a checkpoint is opened by on this machine."""
+    from clipguard.checkpoint.sandbox import Guard
+
+    kind = Guard().kind
+    if kind == "bubblewrap":
+        return Examined("sandbox", "ok", "bubblewrap: no network, nothing to write to, limits")
+    if kind == "process":
+        advice = "install bubblewrap, or allow it user namespaces"
+        return Examined("sandbox", "note", "a process with limits; no bubblewrap", advice)
+    advice = "scan strangers' files on Linux"
+    return Examined("sandbox", "note", "none: this system has no limits", advice)
 
 
 def examine_folder(folder: Path) -> Examined:

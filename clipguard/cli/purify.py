@@ -21,6 +21,8 @@ from clipguard.cli.arguments import (
     ProbeData,
     Profile,
     Quiet,
+    Sandbox,
+    SandboxMode,
     ScanSeed,
     Templates,
     TextFrom,
@@ -34,6 +36,7 @@ from clipguard.errors import (
     RefusedError,
     worst_exit_code,
 )
+from clipguard.stopping import ends_soon
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
@@ -59,6 +62,7 @@ def purify(
     text_from: TextFrom = None,
     lora_base: LoraBase = None,
     device: Device = "auto",
+    sandbox: Sandbox = SandboxMode.auto,
     quiet: Quiet = False,
 ) -> None:
     """Purify the zero-shot classifier, whatever a scan decides.
@@ -88,8 +92,9 @@ def purify(
         calibration=calibration,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device=device,
+        sandbox=sandbox.value,
     )
-    with progress_bar(quiet) as progress:
+    with ends_soon(), progress_bar(quiet) as progress:
         record = audit(model, options, output_dir, progress=progress)
     write_atomic(output_dir / "report.html", RENDERERS.build("html").render(record, output_dir))
     if record.refused is not None:

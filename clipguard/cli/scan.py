@@ -28,6 +28,8 @@ from clipguard.cli.arguments import (
     Quiet,
     Reference,
     RequireEp,
+    Sandbox,
+    SandboxMode,
     ScanSeed,
     Templates,
     TextFrom,
@@ -35,6 +37,7 @@ from clipguard.cli.arguments import (
 )
 from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
 from clipguard.report.formats import RENDERERS
+from clipguard.stopping import ends_soon
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
@@ -72,6 +75,11 @@ Budget = Annotated[
 ]
 
 
+Budget = Annotated[
+    float | None, typer.Option(min=1, help="Seconds per model. What is left then is not tested.")
+]
+
+
 def add_command(app: typer.Typer) -> None:
     """Add `scan`."""
     app.command("scan")(scan)
@@ -101,6 +109,7 @@ def scan(
     lora_base: LoraBase = None,
     budget: Budget = None,
     device: Device = "auto",
+    sandbox: Sandbox = SandboxMode.auto,
     quiet: Quiet = False,
 ) -> None:
     """Search checkpoints for a backdoor, decide by a policy, purify, export and report.
@@ -122,6 +131,7 @@ def scan(
         text_from=text_from,
         lora_base=lora_base,
         device=device,
+        sandbox=sandbox.value,
         calibration=calibration,
         reference=reference,
         canary=canary,
@@ -174,7 +184,7 @@ def _one(
 
     decided: list[int] = []
     try:
-        with progress_bar(quiet) as progress:
+        with ends_soon(), progress_bar(quiet) as progress:
             record = clipguard.scan(model, folder, policy=policy, progress=progress, **options)
         decided.append(record.gate.exit_code if record.gate else INCONCLUSIVE)
         if record.refused is not None:

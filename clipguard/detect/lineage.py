@@ -11,6 +11,7 @@ from torch import Tensor
 from clipguard.checkpoint.architectures import computes_alike
 from clipguard.checkpoint.hubs import fetched
 from clipguard.checkpoint.load import Checkpoint, load_checkpoint
+from clipguard.checkpoint.sandbox import AUTO, Guard
 from clipguard.detect.weights_change import weights_compared
 from clipguard.errors import RefusedError, UsageError
 from clipguard.model.open_clip import OpenClipModel, build_model
@@ -33,21 +34,23 @@ class Reference:
     record: ReferenceRecord
 
 
-def load_reference(path: Path, arch: str | None) -> Checkpoint:
+def load_reference(path: Path, arch: str | None, guard: Guard = AUTO) -> Checkpoint:
     """Load a reference, as warily as any checkpoint.
 
     Args:
         path: file or folder of the reference, or a name that `fetched` knows.
         arch: architecture name or config JSON of the audited one; the reference's own is inferred
             where that does not fit.
+        guard: how to open it.
 
     Raises:
         UsageError: no such path, or no one architecture fits.
         RefusedError: it is no checkpoint, or opening it could do harm.
+        BudgetSpentError: there was no time to read it.
     """
     try:
         place = fetched(path)
-        return _loaded(place.path, place.arch or arch)
+        return _loaded(place.path, place.arch or arch, guard)
     except (RefusedError, UsageError) as error:
         raise type(error)(f"reference: {error}") from error
 
@@ -69,14 +72,14 @@ def open_reference(checkpoint: Checkpoint, loaded: Checkpoint, device: torch.dev
     return Reference(build_model(loaded, device), weights_compared(checkpoint, loaded))
 
 
-def _loaded(path: Path, arch: str | None) -> Checkpoint:
+def _loaded(path: Path, arch: str | None, guard: Guard) -> Checkpoint:
     """The reference as `arch` if it fits that, else as what its shapes say."""
     try:
-        return load_checkpoint(path, arch=arch)
+        return load_checkpoint(path, arch=arch, guard=guard)
     except UsageError:
         if arch is None:
             raise
-        return load_checkpoint(path)
+        return load_checkpoint(path, guard=guard)
 
 
 def described(known: ReferenceRecord, pair: Pair) -> ReferenceRecord:

@@ -15,10 +15,11 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipguard.checkpoint.architectures import Architecture, network_of
+from clipguard.checkpoint.architectures import Architecture
 from clipguard.checkpoint.configs import Preprocess
 from clipguard.checkpoint.load import Checkpoint
 from clipguard.errors import UsageError
+from clipguard.model.network import network_with
 from clipguard.model.tokenizers import tokenizer_of
 from clipguard.text_safety import safe_text
 
@@ -225,16 +226,14 @@ class OpenClipModel:
 
 
 def build_model(checkpoint: Checkpoint, device: torch.device) -> OpenClipModel:
-    """The model of `checkpoint` on `device`; the global random state is left alone.
+    """The model of `checkpoint` on `device`; on the CPU it shares weights with the checkpoint.
 
     Raises:
         UsageError: its tokenizer is not available here.
     """
     architecture = checkpoint.architecture
     tokenizer = tokenizer_of(checkpoint)
-    with torch.random.fork_rng(devices=[]):
-        network = network_of(architecture)
-    network.load_state_dict(checkpoint.state, strict=True)
+    network = network_with(checkpoint)
     network.eval().requires_grad_(False).to(device)
     if device.type == "cpu" and isinstance(network.visual, ModifiedResNet | TimmModel):
         # convolutions are faster this way; only weights change their layout, never values

@@ -61,6 +61,8 @@ class CheckpointRecord(Part):
         parameters: number of parameters of the model.
         notes: rule id and text of everything odd but not refused.
         architecture_choice: how the architecture was told.
+        sandbox: what the file was read in: `bubblewrap`, a `process` with limits, or `none`; null
+            in records from before.
     """
 
     name: str
@@ -72,6 +74,7 @@ class CheckpointRecord(Part):
     parameters: int
     notes: tuple[str, ...] = ()
     architecture_choice: ArchitectureRecord | None = None
+    sandbox: Literal["bubblewrap", "process", "none"] | None = None
 
 
 class ProbeRecord(Part):

@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from clipguard.errors import UsageError
-from clipguard.files import umask
+from clipguard.files import mark, sweep, umask, write_atomic
 from clipguard.report.formats import RENDERERS
 from clipguard.report.outputs import default_file
 
 PRECIOUS = ("head.safetensors", "model.onnx", "purified.onnx", "triggers")
 ARTEFACTS = (
     *PRECIOUS,
-    "audit.json",  # after what it vouches for: an interrupted removal must not orphan that
     "audit.sarif",
     *map(default_file, RENDERERS.names()),
+    "audit.json",  # after what it vouches for: an interrupted removal must not orphan that
 )
 
 
@@ -32,7 +32,8 @@ def workspace(out: Path) -> Iterator[Path]:
     fresh = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".clipguard-", dir=out))
+        sweep(out)
+        work = Path(tempfile.mkdtemp(prefix=mark(), dir=out))
     except OSError as error:
         raise UsageError(f"cannot write to {out}: {error.strerror}; choose another -o") from error
     try:
@@ -43,29 +44,44 @@ def workspace(out: Path) -> Iterator[Path]:
             out.rmdir()
 
 
-def clear_report(out: Path) -> None:
+def clear_report(out: Path, begun: str) -> None:
     """Remove what an earlier audit left, so that no stale artefact stands beside a new verdict.
 
+    Args:
+        out: the report folder.
+        begun: text of a record that is not complete; it stands in place of the old one until
+            everything that the old one names is gone.
+
     Raises:
-        UsageError: files of these names stand there that no audit left.
+        UsageError: files of these names stand there that no audit left, or no file can be written.
     """
     found = [name for name in PRECIOUS if (out / name).exists()]
     if found and not (out / "audit.json").exists():
         raise UsageError(f"{out} holds {found[0]} and no audit.json; choose another -o")
+    record = out / "audit.json"
+    if record.is_file() and not record.is_symlink():
+        write_atomic(record, begun)
     for name in ARTEFACTS:
         _remove(out / name)
 
 
-def publish_report(work: Path, out: Path) -> None:
+def publish_report(work: Path, out: Path, begun: str) -> None:
     """Move everything from `work` to `out`, in place of what an earlier audit left.
 
     Whatever breaks it, an interrupt too, leaves nothing behind: files without a record would
-    look like somebody else's, and no later audit could use the folder.
+    look like somebody else's, and no later audit could use the folder. Where the process is killed,
+    a record stands there that is marked `complete: false` and names none of them.
+
+    Args:
+        work: holds the new files, among them `audit.json`.
+        out: the report folder.
+        begun: text of a record that is not complete.
     """
-    clear_report(out)
+    clear_report(out, begun)
     # The record goes last: where it stands, everything it names stands too.
     items = sorted(work.iterdir(), key=lambda path: (path.name == "audit.json", path.name))
     try:
+        write_atomic(out / "audit.json", begun)
         for item in items:
             _readable(item)
             shutil.move(str(item), out / item.name)

@@ -46,6 +46,7 @@ OPTIONS = st.builds(
     reference=MAYBE,
     canary=st.booleans(),
     device=st.sampled_from(["auto", "cpu", "cuda:1"]),
+    sandbox=st.sampled_from(["auto", "process", "none"]),
 )
 
 

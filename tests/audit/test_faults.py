@@ -1,11 +1,13 @@
 """A fault, a spent budget or a repair that is owed hides no finding and is no pass."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import torch
 from samples import guilty_detector, judged, purification, unjudged
 
 from clipguard.audit import pipeline
@@ -18,6 +20,7 @@ from clipguard.policy.judge import load_policy
 from clipguard.policy.release import stands_alone
 from clipguard.record import AuditRecord
 from clipguard.record.schema import read_record
+from clipguard.report.formats import RENDERERS
 
 OPTIONS = Options(policy=load_policy("default"))
 
@@ -53,6 +56,18 @@ def test_a_fault_before_anything_was_measured_is_raised(
     with pytest.raises(OSError, match="No space"):
         audit(tmp_path, monkeypatch, unjudged(detectors=()))
     assert not (tmp_path / "out" / "audit.json").exists()
+
+
+def test_a_budget_that_ends_while_the_file_is_read_is_inconclusive(tmp_path: Path):
+    model = tmp_path / "model.pt"
+    torch.save({"a": torch.zeros(1)}, model)
+    options = replace(OPTIONS, budget_s=1e-6)
+    record = scan_module.audit(model, options, tmp_path / "out", progress=quiet)
+    assert (record.gate.exit_code, record.checkpoint) == (3, None)
+    assert [(error.stage, error.exit_code) for error in record.errors] == [("load", 3)]
+    assert read_record(tmp_path / "out" / "audit.json") == record
+    for name in RENDERERS.names():
+        assert "budget" in RENDERERS.build(name).render(record, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

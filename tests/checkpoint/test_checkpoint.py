@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from clipguard.checkpoint.architectures import (
     shapes_of,
 )
 from clipguard.checkpoint.configs import Preprocess
-from clipguard.checkpoint.inspection import open_checkpoint, sha256_of
-from clipguard.checkpoint.layouts import Layout
+from clipguard.checkpoint.inspection import inspect_file, sha256_of
 from clipguard.checkpoint.load import load_checkpoint
-from clipguard.checkpoint.source import opened
+from clipguard.checkpoint.raw import Buffer, RawTensor, RawWeights, read_numbers
+from clipguard.checkpoint.reading import read_weights
+from clipguard.checkpoint.sandbox import Guard
 from clipguard.checkpoint.tensors import read_tensors
 from clipguard.checkpoint.unwrap import FLOATS
-from clipguard.checkpoint.values import StorageRef, TensorRef
 from clipguard.errors import RefusedError, UsageError
 
 
@@ -104,6 +104,7 @@ def test_every_container_gives_the_same_clean_float32_state(
     record, statistics = loaded.record, ("running_mean", "running_var", "num_batches_tracked")
     assert (record.container, record.sha256) == (container, sha256_of(path))
     assert (record.image_size, record.architecture) == (64, "tiny.json")
+    assert record.sandbox == Guard().kind
     weights = (t.numel() for k, t in state.items() if not k.endswith(statistics))
     assert record.parameters == sum(weights)
     network_of(loaded.architecture).load_state_dict(loaded.state)
@@ -160,9 +161,7 @@ def test_every_layout_gives_the_tensors_that_torch_gives(
     torch.save(content, tmp_path / "model.pt", **how)
     if protocol == 2 and zipped:  # torch itself cannot read float8 in the old layout
         content = torch.load(tmp_path / "model.pt", weights_only=True)
-    with open_checkpoint(tmp_path / "model.pt") as file:
-        refs: Any = file.layout.content
-        found = read_tensors(file.source, file.layout, refs, file.inspection.sha256)
+    found = read_weights(tmp_path / "model.pt").tensors
     assert found.keys() == content.keys()
     for key, tensor in content.items():
         assert found[key].dtype == torch.float32
@@ -173,9 +172,7 @@ def test_every_layout_gives_the_tensors_that_torch_gives(
 def test_the_old_layout_is_read_as_torch_reads_it(tmp_path: Path):
     content = {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.ones(2).half()}
     torch.save(content, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
-    with open_checkpoint(tmp_path / "model.pt") as file:
-        refs: Any = file.layout.content
-        found = read_tensors(file.source, file.layout, refs, file.inspection.sha256)
+    found = read_weights(tmp_path / "model.pt").tensors
     for key, tensor in torch.load(tmp_path / "model.pt", weights_only=True).items():
         assert torch.equal(found[key], tensor.float())
 
@@ -226,10 +223,10 @@ def test_a_dishonest_weight_is_refused_by_name(
 
 
 def test_sizes_that_overflow_are_refused(tmp_path: Path):
-    huge = (0, 2**62, 2**62)
-    ref = TensorRef(StorageRef("0", "float32", 0), "float32", 0, huge, huge)
-    with opened(saved(tmp_path, [])) as source, pytest.raises(RefusedError, match="CG105"):
-        read_tensors(source, Layout("zip", {}, {"0": (0, 0)}, ()), {"a": ref}, "")
+    inspection = inspect_file(saved(tmp_path, {}))
+    huge = RawTensor("a", "float32", (0, 2**62, 2**62))
+    with pytest.raises(RefusedError, match="CG105"):
+        read_tensors(RawWeights(inspection, "", (), (huge,), iter([b""])))
 
 
 def test_one_storage_under_many_names_is_refused_before_it_is_copied(tmp_path: Path):
@@ -261,15 +258,15 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     path = saved(tmp_path, state)
     other = saved(tmp_path, {**state, "logit_scale": torch.tensor(0.0)}, "other.pt").read_bytes()
 
-    def swap_before(*args: Any) -> dict[str, Tensor]:
+    def swap_before(*args: Any) -> Iterator[Buffer]:
         path.write_bytes(other)
-        return read_tensors(*args)
+        return read_numbers(*args)
 
-    monkeypatch.setattr("clipguard.checkpoint.reading.read_tensors", swap_before)
+    monkeypatch.setattr("clipguard.checkpoint.raw.read_numbers", swap_before)
     for change in (other, other[:-1], other + b"1"):
         other, path = change, saved(tmp_path, state)
         with pytest.raises(RefusedError, match="changed"):
-            load_checkpoint(path, arch=arch)
+            load_checkpoint(path, arch=arch, guard=Guard("none"))
 
 
 def test_what_was_checked_is_what_is_read_though_another_file_takes_its_name(
@@ -278,12 +275,13 @@ def test_what_was_checked_is_what_is_read_though_another_file_takes_its_name(
     path = saved(tmp_path, state)
     other = saved(tmp_path, {**state, "logit_scale": torch.tensor(0.0)}, "other.pt")
 
-    def replace_before(*args: Any) -> dict[str, Tensor]:
+    def replace_before(*args: Any) -> Iterator[Buffer]:
         other.replace(path)
-        return read_tensors(*args)
+        return read_numbers(*args)
 
-    monkeypatch.setattr("clipguard.checkpoint.reading.read_tensors", replace_before)
-    assert load_checkpoint(path, arch=arch).state["logit_scale"] == state["logit_scale"]
+    monkeypatch.setattr("clipguard.checkpoint.raw.read_numbers", replace_before)
+    loaded = load_checkpoint(path, arch=arch, guard=Guard("none"))
+    assert loaded.state["logit_scale"] == state["logit_scale"]
 
 
 @pytest.mark.parametrize(

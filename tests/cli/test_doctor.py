@@ -22,6 +22,7 @@ from clipguard.cli.doctor import (
     examine_folder,
     examine_library,
     examine_onnxruntime,
+    examine_sandbox,
     examine_torch_cuda,
     examine_torchvision,
     read_digests,
@@ -128,6 +129,15 @@ def test_a_cuda_build_that_silently_runs_on_the_cpu_is_noted(monkeypatch, driver
     monkeypatch.setattr("clipguard.export.gpu.cuda_driver", lambda: driver)
     found = examine_onnxruntime()
     assert (found.status, says in found.detail) == ("note", True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("bubblewrap", "ok"), ("process", "note"), ("none", "note")]
+)
+def test_what_opens_a_checkpoint_is_told(monkeypatch, kind, status):
+    monkeypatch.setattr("clipguard.checkpoint.sandbox.Guard.kind", kind)
+    line = examine_sandbox()
+    assert (line.status, kind in line.detail, bool(line.advice)) == (status, True, status != "ok")
 
 
 def test_an_unwritable_folder_and_a_full_disk_are_broken(tmp_path, monkeypatch):

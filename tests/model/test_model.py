@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import open_clip
 import pytest
@@ -10,14 +12,17 @@ import torch
 from tiny_clip import TINY, network, tiny_config, write_config
 from torch import Tensor
 
-from clipguard.checkpoint.load import load_checkpoint
+from clipguard.checkpoint.architectures import Architecture
+from clipguard.checkpoint.load import Checkpoint, load_checkpoint
 from clipguard.errors import UsageError
+from clipguard.model.network import with_a_copy
 from clipguard.model.open_clip import OpenClipModel, build_model
 from clipguard.model.roles import PromptTunable
 
 CPU = torch.device("cpu")
 CONFIG = tiny_config(vocab_size=49408)
 EOS = {"vocab_size": 49408, "pool_type": "eos", "eos_id": 49407}
+ROPE = "eva02_tiny_patch14_224"
 NAMES = ["dog", "St. Bernard", "hot air balloon!", "café au lait", "snow\u2009leopard"]
 
 
@@ -30,6 +35,35 @@ def wrapped(folder: Path, config: dict[str, object], **preprocess: object) -> Op
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> OpenClipModel:
     return wrapped(tmp_path_factory.mktemp("tiny"), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("config", "shared"),
+    [
+        (CONFIG, True),
+        (tiny_config(**EOS), True),
+        ({**CONFIG, "custom_text": True}, True),
+        ({**tiny_config(vocab_size=49408, no_causal_mask=True), "custom_text": True}, True),
+        ({**CONFIG, "vision_cfg": {"timm_model_name": "test_vit", "image_size": 160}}, True),
+        ({**CONFIG, "vision_cfg": {"timm_model_name": ROPE, "image_size": 224}}, False),
+    ],
+    ids=["clip", "eos", "custom", "not causal", "timm", "rope"],
+)
+def test_a_network_around_the_checkpoints_own_tensors_is_the_one_that_is_built(
+    config: dict[str, Any], shared: bool, tmp_path: Path
+):
+    made = network(config)
+    state, side = made.state_dict(), config["vision_cfg"]["image_size"]
+    checkpoint = Checkpoint(Mock(), dict(state), Architecture("tiny", config))
+    built, copied = build_model(checkpoint, CPU)._network, with_a_copy(checkpoint)
+    assert built.state_dict().keys() == copied.state_dict().keys()
+    others = dict(copied.named_buffers())
+    for name, buffer in built.named_buffers():
+        assert torch.equal(buffer, others[name]), name
+    assert (built.logit_scale.data_ptr() == state["logit_scale"].data_ptr()) is shared
+    pixels, texts = torch.rand(2, 3, side, side), tokens(NAMES)
+    for one, other in zip(built(pixels, texts), made(pixels, texts), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 @pytest.fixture

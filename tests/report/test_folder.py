@@ -27,7 +27,7 @@ def test_nothing_shows_before_it_is_published(tmp_path: Path):
     with workspace(out) as work:
         (work / "audit.json").write_text("new")
         assert not (out / "audit.json").exists()
-        publish_report(work, out)
+        publish_report(work, out, "begun")
     assert files(tmp_path) == {"deep/out/audit.json": "new"}
 
 
@@ -54,7 +54,8 @@ def test_a_move_that_breaks_leaves_no_file_without_its_record(
     move = shutil.move
 
     def breaks(source: str, target: Path) -> None:
-        if sum(1 for _ in tmp_path.iterdir()) - 1 == moved:  # the workspace stands there too
+        # the workspace and a record that is not complete stand there too
+        if sum(1 for _ in tmp_path.iterdir()) - 2 == moved:
             raise failure
         move(source, target)
 
@@ -64,9 +65,9 @@ def test_a_move_that_breaks_leaves_no_file_without_its_record(
         (work / "triggers").mkdir()
         (work / "audit.json").write_text("new")
         with pytest.raises(failure):
-            publish_report(work, tmp_path)
+            publish_report(work, tmp_path, "begun")
     assert list(tmp_path.iterdir()) == []
-    clear_report(tmp_path)
+    clear_report(tmp_path, "begun")
 
 
 @pytest.mark.parametrize("name", [name for name in ARTEFACTS if "." in name])
@@ -84,8 +85,8 @@ def test_a_removal_that_is_interrupted_can_be_done_again(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", stops)
         with pytest.raises(KeyboardInterrupt):
-            clear_report(tmp_path)
-    clear_report(tmp_path)
+            clear_report(tmp_path, "begun")
+    clear_report(tmp_path, "begun")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -96,7 +97,7 @@ def test_no_artefact_of_an_earlier_audit_stands_beside_a_new_verdict(tmp_path: P
         (work / "audit.json").write_text("new")
         (work / "triggers").mkdir()
         (work / "triggers" / "1.png").write_text("new")
-        publish_report(work, tmp_path)
+        publish_report(work, tmp_path, "begun")
     assert files(tmp_path) == {"audit.json": "new", "triggers/1.png": "new", "notes.txt": "mine"}
 
 
@@ -107,14 +108,14 @@ def test_clearing_never_follows_a_link_out_of_the_folder(tmp_path: Path):
     (mine / "keep.txt").write_text("mine")
     (out / "triggers").symlink_to(mine)
     (out / "audit.json").symlink_to(mine / "keep.txt")
-    clear_report(out)
+    clear_report(out, "begun")
     assert list(out.iterdir()) == []
     assert files(mine) == {"keep.txt": "mine"}
 
 
 def test_clearing_an_empty_or_missing_folder_is_nothing_to_do(tmp_path: Path):
-    clear_report(tmp_path)
-    clear_report(tmp_path / "none")
+    clear_report(tmp_path, "begun")
+    clear_report(tmp_path / "none", "begun")
 
 
 @pytest.mark.parametrize("inner", ["", "deeper"])
@@ -138,5 +139,5 @@ def test_a_folder_that_may_not_be_written_is_explained(tmp_path: Path, monkeypat
 def test_files_that_no_audit_left_are_not_removed(tmp_path: Path):
     (tmp_path / "model.onnx").write_text("mine")
     with pytest.raises(UsageError, match=r"holds model.onnx and no audit.json"):
-        clear_report(tmp_path)
+        clear_report(tmp_path, "begun")
     assert files(tmp_path) == {"model.onnx": "mine"}

@@ -1,0 +1,132 @@
+"""The process that opens a model file, so that no other has to. It imports neither torch nor NumPy.
+
+It limits itself, checks the file, and writes the weights as safetensors to standard output, and
+what it has to say in lines of JSON to standard error. It writes to nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from clipguard.checkpoint.contents import contents
+from clipguard.checkpoint.raw import RawTensor, RawWeights, raw_weights
+from clipguard.checkpoint.safetensors_header import DTYPES
+from clipguard.errors import RefusedError, UsageError
+from clipguard.text_safety import safe_text
+
+SET_PARENT_DEATH_SIGNAL = 1
+"""Number of the request to `prctl`."""
+Work = Literal["weights", "contents"]
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the process shall do.
+
+    Attributes:
+        work: what to tell of the file.
+        path: of the file or folder.
+        memory: bytes of address space that it may take.
+        cpu_s: seconds of processor time that it may take.
+        parent: process without which it shall not live, 0 for none.
+    """
+
+    work: Work
+    path: str
+    memory: int
+    cpu_s: int
+    parent: int
+
+
+def main() -> None:
+    """Do the task that the command line describes, a `Task` as JSON."""
+    task = Task(**json.loads(sys.argv[1]))
+    _limit(task)
+    try:
+        if task.work == "contents":
+            _say(asdict(contents(Path(task.path))))
+            return
+        with raw_weights(Path(task.path)) as raw:
+            _send(raw)
+        _say({"end": "of the file"})
+    except (RefusedError, UsageError) as error:
+        _say({"error": type(error).__name__, "message": str(error)})
+    except (PermissionError, FileNotFoundError) as error:
+        told = f"cannot read {safe_text(task.path, 400)}: {error.strerror}; check the path"
+        _say({"error": "UsageError", "message": told})
+    except MemoryError:
+        name, most = safe_text(Path(task.path).name), task.memory >> 20
+        told = f"{name}: CG104 to read it takes more than the {most} MB that its size allows"
+        _say({"error": "RefusedError", "message": told})
+    except Exception:  # noqa: BLE001 - the parent tells it
+        _say({"error": "bug", "message": traceback.format_exc()})
+
+
+def _limit(task: Task) -> None:
+    """Take away from this process what reading a file does not need.
+
+    The superuser is not bound by the number of processes; whatever it starts dies with its group.
+    """
+    if task.parent and sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != task.parent:  # it died before the line above
+            os._exit(1)
+    import resource
+
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_CPU: task.cpu_s,
+        resource.RLIMIT_AS: task.memory,
+    }
+    for kind, most in limits.items():
+        try:
+            # the second ends it without saying why, a second later where it is of time
+            resource.setrlimit(kind, (most, most + (kind == resource.RLIMIT_CPU)))
+        except (OSError, ValueError):  # a system that knows no such limit, or has a lower one
+            continue
+
+
+def _send(raw: RawWeights) -> None:
+    header = safetensors_header(raw.tensors)
+    size = len(header) + sum(tensor.size for tensor in raw.tensors)
+    inspection = asdict(raw.inspection) | {"weights_file": str(raw.inspection.weights_file)}
+    told = {"form": raw.form, "notes": raw.notes, "name": raw.name}
+    _say({"inspection": inspection, "size": size, **told})
+    out = sys.stdout.buffer
+    out.write(header)
+    for data in raw.data:
+        out.write(data)
+    out.flush()
+
+
+def safetensors_header(tensors: tuple[RawTensor, ...]) -> bytes:
+    """How a safetensors file begins whose tensors follow in this order."""
+    entries: dict[str, object] = {}
+    position = 0
+    for tensor in tensors:
+        offsets = [position, position := position + tensor.size]
+        shape = [*tensor.shape]
+        entries[tensor.name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": shape,
+            "data_offsets": offsets,
+        }
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+def _say(told: dict[str, Any]) -> None:
+    sys.stderr.write(f"{json.dumps(told)}\n")
+    sys.stderr.flush()

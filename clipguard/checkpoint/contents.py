@@ -1,0 +1,157 @@
+"""What is in a model file, without loading it: for `clipguard inspect`. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from clipguard.checkpoint.folder import digest_of, files_of
+from clipguard.checkpoint.inspection import open_checkpoint, sha256_of
+from clipguard.checkpoint.raw import RawTensor, naming, require_modest
+from clipguard.checkpoint.unwrap import weights_in
+from clipguard.checkpoint.values import LeftOut, Name, TensorRef, survey
+from clipguard.errors import RefusedError
+from clipguard.text_safety import safe_text
+
+MAX_METADATA = 32
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is in a model file.
+
+    Attributes:
+        weights_file: name of the file that holds the weights.
+        container: as in `Inspection`; empty where the file is refused for what it is.
+        form: what the weights were found in; empty where they were not.
+        size_bytes: of the weights file; None where it is refused and cannot be told.
+        sha256: digest of that file; empty where it cannot be told.
+        tensors: the weights, in the order of the file.
+        other_tensors: how many tensors it has beside them.
+        metadata: name and value of what stands beside the weights.
+        notes: rule id and text of everything odd but not refused.
+        refusal: why a scan would not load it, None if it would.
+        sandbox: as in `RawWeights`.
+    """
+
+    weights_file: str
+    container: str = ""
+    form: str = ""
+    size_bytes: int | None = None
+    sha256: str = ""
+    tensors: tuple[RawTensor, ...] = ()
+    other_tensors: int = 0
+    metadata: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    refusal: str | None = None
+    sandbox: str = "none"
+
+
+def contents(path: Path) -> Contents:
+    """What is in `path`; all files are opened here.
+
+    Args:
+        path: a weights file, an index of several, or a folder.
+
+    Raises:
+        UsageError: nothing there, or a folder without one clear model.
+    """
+    try:
+        files = files_of(path)
+    except RefusedError as error:
+        return Contents(path.name, refusal=str(error))
+    parts = [_of_file(file) for file in files.weights]
+    first = replace(parts[0], notes=(*files.notes, *parts[0].notes))
+    if len(parts) == 1:
+        return first
+    refused = (part.refusal for part in parts if part.refusal is not None)
+    return replace(
+        first,
+        weights_file=path.name,
+        container=f"{first.container}, {len(parts)} files",
+        size_bytes=sum(part.size_bytes or 0 for part in parts),
+        sha256=digest_of([(part.weights_file, part.sha256) for part in parts]),
+        tensors=tuple(tensor for part in parts for tensor in part.tensors),
+        other_tensors=sum(part.other_tensors for part in parts),
+        notes=tuple(dict.fromkeys(note for part in (first, *parts[1:]) for note in part.notes)),
+        refusal=next(refused, None),
+    )
+
+
+def _of_file(path: Path) -> Contents:
+    try:
+        with open_checkpoint(path) as opened:
+            known, content = opened.inspection, opened.layout.content
+    except RefusedError as error:
+        size, sha256 = _identity(path)
+        name = safe_text(path.name)
+        return Contents(name, size_bytes=size, sha256=sha256, refusal=str(error))
+    whole = len(survey(content).tensors)
+    parts: dict[str, Any] = {"notes": known.notes, "other_tensors": whole}
+    try:
+        with naming(known.weights_file):
+            found = weights_in(content)
+            tensors = tuple(RawTensor(n, ref.dtype, ref.shape) for n, ref in found.tensors.items())
+            parts |= {"tensors": tensors, "form": found.form}
+            parts |= {"notes": (*known.notes, *found.notes), "other_tensors": whole - len(tensors)}
+            require_modest(tensors, known.size_bytes)
+    except RefusedError as error:
+        parts["refusal"] = str(error)
+    return Contents(
+        weights_file=known.weights_file.name,
+        container=known.container,
+        size_bytes=known.size_bytes,
+        sha256=known.sha256,
+        metadata=_metadata(content),
+        **parts,
+    )
+
+
+def _identity(path: Path) -> tuple[int | None, str]:
+    """Size and digest of a file that is refused, as far as they can be told."""
+    try:
+        return path.stat().st_size if path.is_file() else None, sha256_of(path)
+    except (OSError, RefusedError):
+        return None, ""
+
+
+def _metadata(content: object) -> tuple[tuple[str, str], ...]:
+    """What stands at the top beside tensors and what holds them."""
+    pairs = content.items() if isinstance(content, Mapping) else ()
+    plain = [(str(key), _shown(value)) for key, value in pairs if not _holds_tensors(value)]
+    return tuple(plain[:MAX_METADATA])
+
+
+def _holds_tensors(value: object) -> bool:
+    return isinstance(value, TensorRef) or bool(survey(value).tensors)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, LeftOut):
+        return f"left out: {value.kind}"
+    if isinstance(value, Name):
+        return value.text
+    if isinstance(value, (Mapping, list, tuple)):
+        return f"{len(value)} values"
+    return safe_text(value)
+
+
+def from_json(told: Mapping[str, Any], sandbox: str) -> Contents:
+    """Contents that came as JSON from a process of the kind `sandbox`."""
+    tensors = (RawTensor(t["name"], t["dtype"], tuple(t["shape"])) for t in told["tensors"])
+    pairs = ((str(key), str(value)) for key, value in told["metadata"])
+    return Contents(
+        **{
+            **told,
+            "tensors": tuple(tensors),
+            "metadata": tuple(pairs),
+            "notes": _texts(told["notes"]),
+            "sandbox": sandbox,
+        }
+    )
+
+
+def _texts(values: Sequence[object]) -> tuple[str, ...]:
+    return tuple(map(str, values))

@@ -1,0 +1,226 @@
+"""A process of its own for whatever opens a model file, with limits, and without a way out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+from clipguard.checkpoint.child import Task, Work
+from clipguard.checkpoint.raw import SandboxKind
+from clipguard.errors import BudgetSpentError, RefusedError, UsageError
+from clipguard.text_safety import safe_text
+
+SandboxMode = Literal["auto", "process", "none"]
+MEMORY = 512 * 2**20
+"""Bytes beside twice the size of the file, which is held once as it is and once in order."""
+CPU_S, CPU_RATE = 8, 10 * 2**20
+"""Seconds of processor time, and bytes of the file for which there is one more."""
+WALL_S, WALL_RATE = 30, 5 * 2**20
+"""The same of the clock on the wall, for a slow disk and a busy machine."""
+START_S = 10
+MAX_LINE = 64 * 2**20
+BUBBLEWRAP = (
+    *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"),
+    *("--die-with-parent", "--cap-drop", "ALL"),
+    *("--ro-bind", "/", "/", "--dev", "/dev", "--tmpfs", "/proc", "--remount-ro", "/proc"),
+)
+"""No network, no other process in sight, nothing to write to."""
+READ_ANY = ("--cap-add", "CAP_DAC_READ_SEARCH")
+"""The superuser may read what belongs to others, in there too."""
+INHERITED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
+"""Variables that some Pythons need to start."""
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Guard:
+    """How a file from outside is opened.
+
+    Attributes:
+        mode: `auto` takes the best that this machine has, `process` a process with limits, `none`
+            the process that asks.
+        deadline: by `time.monotonic`, when whoever reads has to be done; None for no such time.
+    """
+
+    mode: SandboxMode = "auto"
+    deadline: float | None = None
+
+    @property
+    def kind(self) -> SandboxKind:
+        """What is used here: `bubblewrap` where it works, `process` where limits do."""
+        if self.mode == "none" or os.name != "posix" or not sys.executable:
+            return "none"
+        return "bubblewrap" if self.mode == "auto" and bubblewrap() else "process"
+
+
+AUTO = Guard()
+
+
+class Reader:
+    """The process that reads a file, as seen from here. Made by `reader_of`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], task: Task) -> None:
+        self._out = cast(BufferedReader, process.stdout)
+        self.name = safe_text(Path(task.path).name)
+        self._process, self._task = process, task
+        self.too_late = False
+
+    def stop(self) -> None:
+        """End it, and whatever it started."""
+        if self._process.returncode is None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):  # it has gone; so says macOS of a zombie
+                return
+
+    def expire(self) -> None:
+        """End it, for its time is over."""
+        self.too_late = True
+        self.stop()
+
+    def told(self) -> dict[str, Any]:
+        """What it says next.
+
+        Raises:
+            RefusedError: the file is refused, or the process came to a limit or died (CG104).
+            UsageError: the file is not what was meant.
+            RuntimeError: the process has a bug.
+        """
+        line = cast(BinaryIO, self._process.stderr).readline(MAX_LINE)
+        try:
+            told = json.loads(line)
+        except (ValueError, RecursionError):
+            raise self._failure(line) from None
+        if not isinstance(told, dict):
+            raise self._failure(line)
+        kinds = {"RefusedError": RefusedError, "UsageError": UsageError}
+        if "error" in told:
+            raise kinds.get(told["error"], RuntimeError)(told.get("message"))
+        return told
+
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes that it sends.
+
+        Raises:
+            RefusedError: as `told`, because it sent fewer.
+        """
+        data = bytearray(count)
+        self.fill(data)
+        return bytes(data)
+
+    def fill(self, buffer: bytearray) -> None:
+        """Fill `buffer` with what it sends next; errors as of `read`."""
+        if self._out.readinto(buffer) != len(buffer):
+            self.told()  # raises what went wrong
+            raise RuntimeError(f"the process that read {self.name} sent too little")
+
+    def _failure(self, said: bytes) -> Exception:
+        """Why it says nothing that can be understood."""
+        try:
+            code = self._process.wait(START_S)
+        except subprocess.TimeoutExpired:
+            code = 0
+        number = -code if code < 0 else code - 128  # bubblewrap tells of a signal as a shell does
+        if self.too_late:
+            return RefusedError(f"{self.name}: CG104 to read it takes longer than its size allows")
+        if number == signal.SIGXCPU:
+            most = f"{self._task.cpu_s} s of the processor"
+            return RefusedError(f"{self.name}: CG104 to read it takes more than {most}")
+        if number > 0:
+            what = signal.Signals(number).name if number in {*signal.Signals} else str(number)
+            return RefusedError(f"{self.name}: CG104 the process that read it was ended by {what}")
+        text = safe_text(said.decode("utf-8", "replace"), 400)
+        return RuntimeError(f"the process that read {self.name} ended with code {code} {text}")
+
+
+@contextmanager
+def reader_of(path: Path, work: Work, guard: Guard) -> Iterator[Reader]:
+    """Start a process that reads `path`; it is gone afterwards, however that comes.
+
+    Args:
+        path: of a file, or of a folder.
+        work: what to tell of it.
+        guard: anything but of the kind `none`.
+
+    Raises:
+        BudgetSpentError: the guard's deadline came first.
+    """
+    size, kind = _size(path), guard.kind
+    seconds = WALL_S + size / WALL_RATE
+    left = seconds if guard.deadline is None else guard.deadline - time.monotonic()
+    parent = 0 if kind == "bubblewrap" else os.getpid()
+    task = Task(work, str(path), MEMORY + 2 * size, CPU_S + size // CPU_RATE, parent)
+    reader = _started(task, bubblewrap() if kind == "bubblewrap" else ())
+    timer = threading.Timer(max(0.0, min(seconds, left)), reader.expire)
+    timer.daemon = True
+    with reader._process:  # closes its pipes and waits for it
+        try:
+            timer.start()
+            yield reader
+        except RefusedError as error:
+            if not reader.too_late or left >= seconds:
+                raise
+            raise BudgetSpentError(f"the budget ran out while {reader.name} was read") from error
+        finally:
+            timer.cancel()
+            reader.stop()
+
+
+def _started(task: Task, shut_in: tuple[str, ...]) -> Reader:
+    process = subprocess.Popen(
+        [*shut_in, *_python(), json.dumps(asdict(task))],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={key: os.environ[key] for key in INHERITED if key in os.environ} | ONE_THREAD,
+        start_new_session=True,  # a group that can be ended as one; Ctrl-C is ours to pass on
+    )
+    return Reader(process, task)
+
+
+def _python() -> list[str]:
+    """Start Python without its site, which runs what others put there, and find us and NumPy."""
+    specs = [find_spec(name) for name in ("clipguard", "numpy")]
+    roots = [str(Path(spec.origin).parents[1]) for spec in specs if spec and spec.origin]
+    line = f"import sys; sys.path += {roots!r}; from clipguard.checkpoint.child import main; main()"
+    return [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", line]
+
+
+@lru_cache(maxsize=1)
+def bubblewrap() -> tuple[str, ...]:
+    """How a command line begins that shuts its process in; empty where that does not work."""
+    found = shutil.which("bwrap")
+    if found is None:
+        return ()
+    start = (found, *BUBBLEWRAP, *(READ_ANY if os.geteuid() == 0 else ("--unshare-user",)))
+    try:
+        done = subprocess.run(
+            [*start, sys.executable, "-I", "-S", "-c", ""],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=START_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return start if done.returncode == 0 else ()
+
+
+def _size(path: Path) -> int:
+    """Bytes of all files that may be opened for `path`."""
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,53 @@
+"""A command that was told to end does so within seconds, whatever it computes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ONE_LONG_CALL = """
+import hashlib, sys
+from pathlib import Path
+from clipguard import stopping
+from clipguard.cli import app
+
+def say():
+    Path("said").write_text("last words")
+
+def work(args, standalone_mode):
+    with stopping.ends_soon(), stopping.before_the_end(say):
+        print("begun", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)  # minutes, within one call
+
+app.build_app = lambda: work
+sys.exit(app.main([]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_signal_ends_even_one_long_call_of_a_library(
+    number: signal.Signals, code: int, word: str, tmp_path: Path
+):
+    with subprocess.Popen(
+        [sys.executable, "-c", ONE_LONG_CALL],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(0.2)
+        process.send_signal(number)
+        begun = time.monotonic()
+        told = process.communicate(timeout=60)[1]
+        assert time.monotonic() - begun < 5
+    assert (process.returncode, told) == (code, f"{word}\n")
+    assert (tmp_path / "said").read_text() == "last words"
