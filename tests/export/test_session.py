@@ -96,7 +96,6 @@ HOSTILE = {
     "few names": (few_names, "one per class, got [0, 5]"),
     "resize mode": (lambda m: set_property(m, "resize_mode", "stretch\x1b"), "resize_mode"),
     "interpolation": (lambda m: set_property(m, "interpolation", "lanczos"), "interpolation"),
-    "constant of shape": (grown("ConstantOfShape"), "operators of an image tower"),
     "random": (grown("RandomNormal", shape=[10**9]), "operators of an image tower"),
     "unknown operator": (
         lambda m: setattr(m.graph.node[0], "op_type", "NoSuchOperator"),
