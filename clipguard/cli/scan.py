@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,6 +30,7 @@ from clipguard.cli.arguments import (
     Templates,
     Vocabulary,
 )
+from clipguard.cli.crash import crash_line
 from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
 from clipguard.report.formats import RENDERERS
 from clipguard.text_safety import safe_text
@@ -177,8 +177,9 @@ def _one(
         sys.stderr.write(f"error: {name}{told.removeprefix(name)}\n")
         # After a verdict only the writing failed, which must not outrank a finding.
         decided.append(ENVIRONMENT if decided else error.exit_code)
-    except Exception:  # noqa: BLE001 - one model's bug must not hide another model's finding
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001 - one model's bug must not hide another's finding
+        if not isinstance(error, BrokenPipeError):  # whoever reads the output has read enough
+            sys.stderr.write(f"{crash_line(error, model.name)}\n")
         decided.append(ENVIRONMENT)
     return worst_exit_code(decided)
 
