@@ -20,6 +20,8 @@ from clipguard.errors import ENVIRONMENT, INTERRUPTED, TERMINATED, USAGE, Clipgu
 from clipguard.text_safety import safe_text
 
 NOT_COMMANDS = {"app", "arguments", "crash", "lab_bench", "lab_zoo", "show"}
+LONGEST_NAME = 255
+"""Bytes. No file system takes more, and asking for such a file is an error of its own kind."""
 # typer carries its own click and re-exports only some of it; this is its ClickException.
 CommandLineError = cast(type[Exception], typer.BadParameter.__mro__[2])
 
@@ -107,6 +109,10 @@ def _require_words(given: list[str]) -> None:
         raise UsageError(
             f"argument {empty[0]} is empty, as from a variable that is not set; give it a value"
         )
+    for i, word in enumerate(given, 1):
+        name = max(re.split(r"[/=]", word), key=len)
+        if len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+            raise UsageError(f"argument {i} is longer than a file may be called: {safe_text(name)}")
 
 
 def _say(message: str) -> None:

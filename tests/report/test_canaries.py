@@ -10,6 +10,7 @@ import subprocess
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def test_no_canary_runs_in_a_browser(kind: str, tmp_path: Path):
         )
         body = seen(page, tmp_path)
         assert "<title>pwned" not in body
-        tags.append([tag for tag, _ in Page(body).tags])
+        tags.append(elements(body))
     assert all(found == tags[0] for found in tags)
 
 
@@ -170,6 +171,15 @@ def test_the_browser_would_run_a_canary(tmp_path: Path):
     body = seen(tmp_path / "a.html", tmp_path)
     assert "<title>pwned</title>" in body
     assert '<b id="pwned">' in body
+
+
+def elements(body: str) -> list[str]:
+    """The elements of a page that a browser wrote, which closes what needs no end."""
+    found: list[str] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: found.append(tag)  # type: ignore[method-assign]
+    parser.feed(body)
+    return found
 
 
 def seen(page: Path, folder: Path) -> str:
