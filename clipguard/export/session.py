@@ -77,30 +77,39 @@ def open_session(path: Path, provider: str | None = None) -> Session:
         ExportError: `cuda` was wanted and onnxruntime would run on something else.
     """
     name = safe_text(path.name)
-    model, data = _parse(path, name)
-    if (problem := next(_problems(model), None)) is not None:
-        raise _refused(name, problem)
-    metadata = _metadata(model)
-    side, opset = _dimensions(model.graph.input[0])[2], model.opset_import[0].version
-    names = tuple(json.loads(metadata["class_names"]))
+    data = _bytes_of(path, name)
     try:
-        graph = read_graph(model.graph, (3, side, side))
-        del model  # its weights are in memory twice
+        graph, metadata, opset = _checked(data)
+        names = tuple(json.loads(metadata["class_names"]))
         batch = _batch(graph, len(names))
     except ValueError as error:
         raise _refused(name, safe_text(error, 300)) from error
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:  # hostile parts
+        raise _refused(name, "expected a well-formed graph") from error
     runtime = _start(data, name, provider)
     return Session(
         runtime=runtime,
         name=name,
         class_names=names,
-        image_size=side,
+        image_size=graph.image[-1],
         provider=runtime.get_providers()[0],
         metadata=metadata,
         opset=opset,
         graph=graph,
         batch=batch,
     )
+
+
+def _checked(data: bytes) -> tuple[Graph, dict[str, str], int]:
+    """The graph, the properties and the operator set of a file that keeps the contract."""
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # hostile bytes
+        raise ValueError("expected an ONNX graph, got other bytes") from error
+    if (problem := next(_problems(model), None)) is not None:
+        raise ValueError(problem)
+    side = _dimensions(model.graph.input[0])[2]
+    return read_graph(model.graph, (3, side, side)), _metadata(model), model.opset_import[0].version
 
 
 def _batch(graph: Graph, classes: int) -> int:
@@ -157,16 +166,12 @@ def _run(session: Session, images: NDArray[np.float32]) -> NDArray[np.float32]:
     return logits
 
 
-def _parse(path: Path, name: str) -> tuple[Any, bytes]:
+def _bytes_of(path: Path, name: str) -> bytes:
     if not path.is_file():
         raise UsageError(f"expected an ONNX file, found none at {safe_text(path)}; check the path")
     if path.stat().st_size > MAX_BYTES:
         raise _refused(name, f"expected at most {MAX_BYTES} bytes, got {path.stat().st_size}")
-    data = path.read_bytes()
-    try:
-        return onnx.load_model_from_string(data), data
-    except Exception as error:  # hostile bytes
-        raise _refused(name, "expected an ONNX graph, got other bytes") from error
+    return path.read_bytes()
 
 
 def _refused(name: str, problem: str) -> RefusedError:

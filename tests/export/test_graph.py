@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
@@ -18,6 +19,8 @@ import onnxruntime
 import open_clip
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx_samples import classifier_bytes, export_job, paint, write_classifier
 from torch import nn
@@ -27,6 +30,7 @@ from clipguard.errors import RefusedError
 from clipguard.export.graph import MAX_LIVE, MAX_WORK, Graph, cost_of, read_graph
 from clipguard.export.onnx import _Fused, _to_onnx
 from clipguard.export.roles import Known
+from clipguard.export.session import _checked as checked
 from clipguard.export.session import classify, open_session
 from clipguard.export.values import step
 
@@ -208,6 +212,10 @@ def nested(model: Any) -> None:
     model.graph.node[0].attribute.append(helper.make_attribute("then", branch))
 
 
+def no_output(model: Any) -> None:
+    model.graph.node.append(helper.make_node("Constant", [], [], value_int=1))
+
+
 def old_operators(model: Any) -> None:
     model.opset_import[0].version = 9
 
@@ -257,6 +265,7 @@ HOSTILE = {
     "not in order": backwards,
     "nested graph": nested,
     "old operators": old_operators,
+    "constant without a name": no_output,
 }
 
 
@@ -270,6 +279,26 @@ def test_what_no_image_tower_is_does_not_reach_onnxruntime(
     with one_line(RefusedError, "is not a classifier that clipguard exported"):
         open_session(path, "cpu")
     assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("text", [b"clipguard.scope", b"images", b"MatMul"])
+def test_text_that_is_no_text_is_refused(tmp_path: Path, text: bytes, one_line: Any):
+    data = classifier_bytes()
+    assert text in data
+    (tmp_path / "a.onnx").write_bytes(data.replace(text, b"\xff" * len(text)))
+    with one_line(RefusedError, "is not a classifier"):
+        open_session(tmp_path / "a.onnx", "cpu")
+
+
+@settings(deadline=None, max_examples=200)
+@given(changes=st.dictionaries(st.integers(0, len(classifier_bytes()) - 1), st.integers(0, 255)))
+def test_no_byte_breaks_the_check(changes: dict[int, int]):
+    data = bytearray(classifier_bytes())
+    for place, value in changes.items():
+        data[place] = value
+    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+        graph, _, _ = checked(bytes(data))
+        cost_of(graph, 3)
 
 
 def test_a_graph_that_grows_for_one_number_of_images_is_refused_for_that_number(tmp_path: Path):
