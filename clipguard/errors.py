@@ -1,4 +1,4 @@
-"""Every failure clipguard can explain. Anything else is a bug and keeps its traceback."""
+"""Every failure clipguard can explain. Anything else is a bug; a file keeps its traceback."""
 
 from __future__ import annotations
 

@@ -6,6 +6,10 @@ import re
 import unicodedata
 
 LIMIT = 120
+UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u2028\u2029\u2800\u3164\ufe00-\ufe0d\uffa0\U000e0100-\U000e01ef]"
+)
+"""Line ends of Unicode, and letters and marks without a shape, which hide text in text."""
 COMMAND = re.compile(r":(?=:)|##(?=\w*\[)")
 """What begins a command to a CI runner: `::` at the start of a line, `##[` or `##vso[` anywhere."""
 
@@ -13,9 +17,9 @@ COMMAND = re.compile(r":(?=:)|##(?=\w*\[)")
 def safe_text(text: object, limit: int = LIMIT) -> str:
     r"""`text` without anything that could steer a terminal or a reader.
 
-    Control characters (C0, C1), bidirectional and zero-width marks, surrogates, private-use
-    and unassigned code points become `\u{...}`; what a CI runner takes for a command gets a
-    blank; long text is cut and the cut is visible.
+    Control characters (C0, C1), bidirectional and zero-width marks, letters without a shape,
+    surrogates, private-use and unassigned code points become `\u{...}`; what a CI runner takes for
+    a command gets a blank; long text is cut and the cut is visible.
     Markup of a particular medium (HTML, Markdown, rich) is still the renderer's job.
 
     Args:
@@ -24,9 +28,7 @@ def safe_text(text: object, limit: int = LIMIT) -> str:
     """
     raw = str(text)
     shown = "".join(
-        char
-        if unicodedata.category(char)[0] not in "C" and char not in "\u2028\u2029"
-        else _hex(char)
+        _hex(char) if unicodedata.category(char)[0] == "C" or UNSEEN.match(char) else char
         for char in raw[:limit]
     )
     shown = COMMAND.sub(r"\g<0> ", shown)

@@ -47,3 +47,8 @@ def test_a_cut_is_visible():
     assert safe_text("x" * LIMIT) == "x" * LIMIT
     assert safe_text("x" * (LIMIT + 5)) == "x" * LIMIT + "… (+5 characters)"
     assert safe_text("abcdef", limit=2) == "ab… (+4 characters)"
+
+
+@pytest.mark.parametrize("char", ["\u3164", "\u115f", "\u2800", "\ufe00", "\U000e0100", "\u034f"])
+def test_a_mark_without_a_shape_is_shown(char: str):
+    assert safe_text(f"a{char}b") == f"a\\u{{{ord(char):x}}}b"

@@ -18,6 +18,9 @@ MAX_IMAGE_SIDE = 1024
 MAX_NUMBER = 10**6
 MAX_TOKENS = 1024
 """What a text tower may read at once: its mask, which no weight holds, grows with the square."""
+MAX_LAYERS = 256
+MAX_SCORES = 2**28
+"""Attention scores of one image or text in one layer, which no weight holds: 1 GB of float32."""
 TEXT_DEFAULTS = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}
 VISION_DEFAULTS = {"image_size": 224, "layers": 12, "width": 768, "patch_size": 16}
 """What open_clip assumes where a config says nothing."""
@@ -105,16 +108,21 @@ def model_of(raw: object) -> dict[str, Any]:
     require_count(raw.get("embed_dim"), "embed_dim")
     require_count(vision["image_size"], "vision_cfg.image_size", MAX_IMAGE_SIDE)
     for key in TEXT_DEFAULTS:
-        most = MAX_TOKENS if key == "context_length" else MAX_NUMBER
+        most = {"context_length": MAX_TOKENS, "layers": MAX_LAYERS}.get(key, MAX_NUMBER)
         require_count(text[key], f"text_cfg.{key}", most)
+    _require_scores("text_cfg", text["heads"], text["context_length"])
     layers = vision["layers"]
     if isinstance(layers, list) and len(layers) != 4:
         raise UsageError(f"vision_cfg.layers: expected one number or four, got {len(layers)}")
     for count in layers if isinstance(layers, list) else [layers]:
-        require_count(count, "vision_cfg.layers")
+        require_count(count, "vision_cfg.layers", MAX_LAYERS)
     require_count(vision["width"], "vision_cfg.width")
     if not isinstance(layers, list) and not vision.get("timm_model_name"):
         require_count(vision["patch_size"], "vision_cfg.patch_size")
+        head = vision.get("head_width", 64)
+        require_count(head, "vision_cfg.head_width")
+        patches = (vision["image_size"] // vision["patch_size"]) ** 2
+        _require_scores("vision_cfg", max(1, vision["width"] // head), patches)
     return clip_part({**raw, "vision_cfg": vision, "text_cfg": text})
 
 
@@ -138,6 +146,14 @@ def require_count(value: object, key: str, most: int = MAX_NUMBER) -> None:
     """
     if type(value) is not int or not 1 <= value <= most:
         raise UsageError(f"{key}: expected a whole number from 1 to {most}, got {safe_text(value)}")
+
+
+def _require_scores(key: str, heads: int, places: int) -> None:
+    if heads * places**2 > MAX_SCORES:
+        raise UsageError(
+            f"{key}: {heads} heads and {places} places make {heads * places**2:.1e} attention "
+            f"scores, at most {MAX_SCORES:.1e} are computed"
+        )
 
 
 def preprocess_of(raw: object) -> Preprocess:

@@ -8,7 +8,6 @@ import pkgutil
 import re
 import signal
 import sys
-import traceback
 from types import FrameType
 from typing import Any, cast
 
@@ -16,10 +15,13 @@ import typer
 
 import clipguard.cli
 from clipguard import __version__
+from clipguard.cli.crash import crash_line
 from clipguard.errors import ENVIRONMENT, INTERRUPTED, TERMINATED, USAGE, ClipguardError, UsageError
 from clipguard.text_safety import safe_text
 
-NOT_COMMANDS = {"app", "arguments", "lab_bench", "lab_zoo", "show"}
+NOT_COMMANDS = {"app", "arguments", "crash", "lab_bench", "lab_zoo", "show"}
+LONGEST_NAME = 255
+"""Bytes. No file system takes more, and asking for such a file is an error of its own kind."""
 # typer carries its own click and re-exports only some of it; this is its ClickException.
 CommandLineError = cast(type[Exception], typer.BadParameter.__mro__[2])
 
@@ -78,22 +80,26 @@ def main(arguments: list[str] | None = None) -> int:
         _say(f"error: {error}")
         return error.exit_code
     except CommandLineError as error:
-        message = cast(Any, error).format_message()
-        if "\n" in message:  # nothing was given, so the message is the help itself
-            cast(Any, error).show()
-        else:
-            _say(f"error: {message.rstrip('.')}; see --help")
+        _misused(cast(Any, error))
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except Exception:  # noqa: BLE001 - an uncaught exception would exit 1, which means "failed gate"
-        traceback.print_exc()
-        _say("error: this is a bug in clipguard or in what it runs on, not a verdict")
+    except SystemExit:  # typer's answer to a closed pipe is 1, which means "failed gate"
+        return ENVIRONMENT
+    except Exception as error:  # noqa: BLE001 - uncaught it would exit 1, too
+        _say(crash_line(error))
         return ENVIRONMENT
     if code == INTERRUPTED:
         _say("terminated" if terminated else "interrupted")
         return TERMINATED if terminated else INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def _misused(error: Any) -> None:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        _say(f"error: {error.format_message().rstrip('.')}; see --help")
 
 
 def _require_words(given: list[str]) -> None:
@@ -103,6 +109,10 @@ def _require_words(given: list[str]) -> None:
         raise UsageError(
             f"argument {empty[0]} is empty, as from a variable that is not set; give it a value"
         )
+    for i, word in enumerate(given, 1):
+        name = max(re.split(r"[/=]", word), key=len)
+        if len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+            raise UsageError(f"argument {i} is longer than a file may be called: {safe_text(name)}")
 
 
 def _say(message: str) -> None:

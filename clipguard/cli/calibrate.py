@@ -25,6 +25,7 @@ from clipguard.cli.arguments import (
     Templates,
     TextFrom,
 )
+from clipguard.text_safety import safe_text
 
 
 def add_command(app: typer.Typer) -> None:
@@ -79,4 +80,4 @@ def calibrate(
             rows.append(measure_clean(model, one, progress=progress))
     band = assemble(rows, command("calibrate", models, options))
     write_atomic(output, dump_null_band(band))
-    sys.stderr.write(f"{len(rows)} models, {band.key}\n")
+    sys.stderr.write(f"{len(rows)} models, {safe_text(band.key, 400)}\n")

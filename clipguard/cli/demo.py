@@ -10,6 +10,7 @@ import typer
 
 from clipguard.cli.arguments import Quiet, Seed
 from clipguard.errors import ENVIRONMENT, PASS
+from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
     from clipguard.audit.options import Options
@@ -61,7 +62,7 @@ def demo(
         ("poisoned", "clean twin"), found, (poisoned, clean), strict=True
     ):
         typer.echo(_line(name, record))
-        typer.echo(f"           {folder / 'report' / 'report.html'}")
+        typer.echo(f"           {safe_text(folder / 'report' / 'report.html', 400)}")
     right = [record.gate.decision.value if record.gate else "" for record in found]
     expected = right == ["fail", "pass"]
     if not expected:

@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import typer
 
 from clipguard.errors import ENVIRONMENT
+from clipguard.export import gpu
 from clipguard.resources import asset
 from clipguard.text_safety import safe_text
 
@@ -159,8 +160,6 @@ def examine_onnxruntime() -> Examined:
     import onnx
     import onnxruntime
 
-    from clipguard.export.gpu import cuda_driver
-
     name = "onnxruntime on CUDA"
     builds = sorted(
         d.name
@@ -174,7 +173,7 @@ def examine_onnxruntime() -> Examined:
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         advice = "nothing to do on a machine without a GPU, else replace it by onnxruntime-gpu"
         return Examined(name, "note", f"{found} has no CUDA, runs on the CPU", advice)
-    if not cuda_driver():
+    if not gpu.cuda_driver():
         advice = "nothing to do on a machine without a GPU, else install the NVIDIA driver"
         return Examined(name, "note", f"{found} finds no NVIDIA driver, runs on the CPU", advice)
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])

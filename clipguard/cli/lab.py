@@ -13,6 +13,7 @@ from clipguard.cli.arguments import Quiet, Seed
 from clipguard.errors import UsageError
 from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.negatives import NEGATIVES
+from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:  # it needs torch
     from clipguard.lab.order import Order
@@ -54,7 +55,7 @@ def lab_base(
     from clipguard.lab.victim_folder import write_base
 
     write_base(name, output)
-    typer.echo(str(output))
+    typer.echo(safe_text(output, 400))
 
 
 @lab.command("plant")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +34,7 @@ from clipguard.cli.arguments import (
     TextFrom,
     Vocabulary,
 )
+from clipguard.cli.crash import crash_line
 from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
 from clipguard.report.formats import RENDERERS
 from clipguard.stopping import ends_soon
@@ -70,11 +70,9 @@ Formats = Annotated[
     ),
 ]
 
-Budget = Annotated[
-    float | None, typer.Option(min=1, help="Seconds per model. What is left then is not tested.")
+WhenToPurify = Annotated[
+    Purify | None, typer.Option(help="When to purify. As the policy says if left out.")
 ]
-
-
 Budget = Annotated[
     float | None, typer.Option(min=1, help="Seconds per model. What is left then is not tested.")
 ]
@@ -91,9 +89,7 @@ def scan(
     policy: PolicyName = "default",
     profile: HowHard = Profile.standard,
     seed: ScanSeed = None,
-    purify: Annotated[
-        Purify | None, typer.Option(help="When to purify. As the policy says if left out.")
-    ] = None,
+    purify: WhenToPurify = None,
     export: Annotated[Export, typer.Option(help="What to export.")] = Export.onnx,
     require_ep: RequireEp = None,
     formats: Formats = None,
@@ -197,8 +193,9 @@ def _one(
         sys.stderr.write(f"error: {name}{told.removeprefix(name)}\n")
         # After a verdict only the writing failed, which must not outrank a finding.
         decided.append(ENVIRONMENT if decided else error.exit_code)
-    except Exception:  # noqa: BLE001 - one model's bug must not hide another model's finding
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001 - one model's bug must not hide another's finding
+        if not isinstance(error, BrokenPipeError):  # whoever reads the output has read enough
+            sys.stderr.write(f"{crash_line(error, model.name)}\n")
         decided.append(ENVIRONMENT)
     return worst_exit_code(decided)
 

@@ -1,7 +1,7 @@
 """Classifiers that clipguard exported, run by onnxruntime alone. No torch here.
 
-A file is parsed and checked before onnxruntime sees it, and onnxruntime gets the very bytes that
-were checked.
+A file is parsed and checked before onnxruntime sees it, what it would compute and hold is counted,
+and onnxruntime gets the very bytes that were checked.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 
 from clipguard.errors import ClipguardError, ExportError, RefusedError, UsageError
 from clipguard.export import gpu
-from clipguard.probe.images import MAX_SIDE, RULE, class_names_digest
+from clipguard.export.graph import Graph, cost_of, read_graph
+from clipguard.probe.images import RULE, class_names_digest
 from clipguard.text_safety import safe_text
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 PROVIDERS = {"cuda": CUDA, "cpu": CPU}
 INPUT, OUTPUTS = "images", ("logits", "embeddings")
 METADATA = ("checkpoint_sha256", "class_names", "class_names_sha256", "resize", "scope", "head")
-OPERATORS = """
-Abs Add AveragePool BatchNormalization Cast Clip Concat Constant Conv Div Equal Erf Expand Flatten
-Gather Gelu Gemm GlobalAveragePool HardSigmoid HardSwish Identity LayerNormalization MatMul Max
-MaxPool Min Mul Neg Pad Pow Range ReduceL2 ReduceMax ReduceMean ReduceSum Relu Reshape Shape Sigmoid
-Slice Softmax Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where
-"""
 MAX_BYTES = 1_900_000_000
+MAX_SIDE = 1024
+OPSETS = (13, 25)
+BATCHES = (32, 16, 8, 4, 2, 1)
+SILENT = 4
+"""Severity from which onnxruntime logs: what it says of a file is the file's text, unescaped."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +49,8 @@ class Session:
         provider: execution provider that runs it, as onnxruntime names it.
         metadata: the `clipguard.*` properties of the file, without that prefix.
         opset: version of the ONNX operator set in the file.
+        graph: what it computes, to be counted for other numbers of images.
+        batch: most images at once.
     """
 
     runtime: Any
@@ -58,6 +60,8 @@ class Session:
     provider: str
     metadata: Mapping[str, str]
     opset: int
+    graph: Graph
+    batch: int
 
 
 def open_session(path: Path, provider: str | None = None) -> Session:
@@ -73,24 +77,61 @@ def open_session(path: Path, provider: str | None = None) -> Session:
         ExportError: `cuda` was wanted and onnxruntime would run on something else.
     """
     name = safe_text(path.name)
-    model, data = _parse(path, name)
-    if (problem := next(_problems(model), None)) is not None:
-        raise _refused(name, problem)
-    metadata = _metadata(model)
+    data = _bytes_of(path, name)
+    try:
+        graph, metadata, opset = _checked(data)
+        names = tuple(json.loads(metadata["class_names"]))
+        batch = _batch(graph, len(names))
+    except ValueError as error:
+        raise _refused(name, safe_text(error, 300)) from error
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:  # hostile parts
+        raise _refused(name, "expected a well-formed graph") from error
     runtime = _start(data, name, provider)
     return Session(
         runtime=runtime,
         name=name,
-        class_names=tuple(json.loads(metadata["class_names"])),
-        image_size=_dimensions(model.graph.input[0])[2],
+        class_names=names,
+        image_size=graph.image[-1],
         provider=runtime.get_providers()[0],
         metadata=metadata,
-        opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        opset=opset,
+        graph=graph,
+        batch=batch,
     )
 
 
+def _checked(data: bytes) -> tuple[Graph, dict[str, str], int]:
+    """The graph, the properties and the operator set of a file that keeps the contract."""
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # hostile bytes
+        raise ValueError("expected an ONNX graph, got other bytes") from error
+    if (problem := next(_problems(model), None)) is not None:
+        raise ValueError(problem)
+    side = _dimensions(model.graph.input[0])[2]
+    return read_graph(model.graph, (3, side, side)), _metadata(model), model.opset_import[0].version
+
+
+def _batch(graph: Graph, classes: int) -> int:
+    """The most images that are run at once; a single one must be within bounds."""
+    _require_logits(graph, 1, classes)
+    for images in BATCHES:
+        try:
+            _require_logits(graph, images, classes)
+        except ValueError:
+            continue
+        return images
+    return 1
+
+
+def _require_logits(graph: Graph, images: int, classes: int) -> None:
+    logits, embeddings = cost_of(graph, images).outputs
+    if logits.shape != (images, classes) or embeddings.shape[:1] != (images,):
+        raise ValueError(f"expected logits of shape {(images, classes)}, got {logits.shape}")
+
+
 def classify(session: Session, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits of one batch.
+    """Logits of images, computed for as many at once as memory allows.
 
     Args:
         session: from `open_session`.
@@ -103,6 +144,15 @@ def classify(session: Session, images: NDArray[np.float32]) -> NDArray[np.float3
         ClipguardError: onnxruntime failed.
         RefusedError: the file computes something else than it declares.
     """
+    starts = range(0, len(images), session.batch)
+    return np.concatenate([_run(session, images[i : i + session.batch]) for i in starts])
+
+
+def _run(session: Session, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    try:  # sizes may depend on the number of images in any way, so each number is counted
+        _require_logits(session.graph, len(images), len(session.class_names))
+    except ValueError as error:
+        raise _refused(session.name, safe_text(error, 300)) from error
     try:
         logits: NDArray[np.float32] = session.runtime.run([OUTPUTS[0]], {INPUT: images})[0]
     except Exception as error:  # onnxruntime's errors share no base class
@@ -116,16 +166,12 @@ def classify(session: Session, images: NDArray[np.float32]) -> NDArray[np.float3
     return logits
 
 
-def _parse(path: Path, name: str) -> tuple[Any, bytes]:
+def _bytes_of(path: Path, name: str) -> bytes:
     if not path.is_file():
         raise UsageError(f"expected an ONNX file, found none at {safe_text(path)}; check the path")
     if path.stat().st_size > MAX_BYTES:
         raise _refused(name, f"expected at most {MAX_BYTES} bytes, got {path.stat().st_size}")
-    data = path.read_bytes()
-    try:
-        return onnx.load_model_from_string(data), data
-    except Exception as error:  # hostile bytes
-        raise _refused(name, "expected an ONNX graph, got other bytes") from error
+    return path.read_bytes()
 
 
 def _refused(name: str, problem: str) -> RefusedError:
@@ -159,18 +205,17 @@ def _problems(model: Any) -> Iterator[str]:
 
 
 def _unexpected_parts(model: Any) -> Iterator[str]:
-    graph = model.graph
-    domains = {o.domain for o in model.opset_import} | {n.domain for n in graph.node}
-    if not domains <= {"", "ai.onnx"} or not model.opset_import:
+    graph, [*opsets] = model.graph, model.opset_import
+    versions = [opset.version for opset in opsets if opset.domain in ("", "ai.onnx")]
+    domains = {node.domain for node in graph.node}
+    if not (domains <= {"", "ai.onnx"} and len(versions) == len(opsets) == 1):
         yield "expected standard operators only"
-    if odd := {n.op_type for n in graph.node} - {*OPERATORS.split()}:
-        yield f"expected the operators of an image tower, got {safe_text(min(odd))}"
+    elif not OPSETS[0] <= versions[0] <= OPSETS[1]:
+        yield f"expected an operator set from {OPSETS[0]} to {OPSETS[1]}, got {versions[0]}"
     if model.functions or model.training_info or graph.sparse_initializer:
         yield "expected a plain graph without functions, training or sparse tensors"
-    attributes = (a for n in graph.node for a in n.attribute)
-    tensors = [*graph.initializer, *(t for a in attributes for t in (a.t, *a.tensors))]
-    if any(t.external_data or t.data_location for t in tensors):
-        yield "expected all weights in the file, got external data"
+    if graph.quantization_annotation:
+        yield "expected a plain graph, got a quantised one"
 
 
 def _class_list_problems(metadata: Mapping[str, str], logits: list[int]) -> Iterator[str]:
@@ -200,7 +245,8 @@ def _start(data: bytes, name: str, provider: str | None) -> Any:
         raise UsageError(f"no execution provider named {safe_text(provider)!r} (known: cuda, cpu)")
     there, wanted = onnxruntime.get_available_providers(), list[Any]([CPU])
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
+    onnxruntime.set_default_logger_severity(SILENT)
     with contextlib.redirect_stdout(io.StringIO()):  # onnxruntime prints its fallbacks to stdout
         if provider != "cpu" and CUDA in there and gpu.cuda_driver():
             onnxruntime.preload_dlls()

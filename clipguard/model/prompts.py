@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,6 +20,11 @@ from clipguard.text_safety import safe_text
 
 MAX_BYTES = 8 * 2**20
 SHOWN_DUPLICATES = 5
+NOT_NAMES = (
+    (r"(class|label|category|cls|id)?[ _-]*[0-9]+", "indices"),
+    (r"n[0-9]{8}", "WordNet ids"),
+)
+"""What data sets call folders that a person has named elsewhere, and what that is."""
 
 
 def class_embeddings(
@@ -50,7 +55,9 @@ def class_embeddings(
 
 
 def read_class_names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read a class list: UTF-8 text with one name a line, or a JSON list in a `.json` file.
+    """Read a class list: UTF-8 text with one name a line, or JSON in a `.json` file.
+
+    JSON is a list of names, or an object with the name of each folder of images.
 
     Returns:
         Distinct names in order of first appearance, and warnings about merged duplicates.
@@ -69,15 +76,49 @@ def read_class_names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return merge_duplicates(names)
 
 
+def spoken(name: str) -> str:
+    """`name` as a tokenizer reads it: without regard to case, blanks and ways to write accents."""
+    return " ".join(unicodedata.normalize("NFC", name).lower().split())
+
+
 def merge_duplicates(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Keep the first of equal names, and say which were merged: (names, warnings)."""
-    counts = Counter(names)
-    distinct, twice = tuple(counts), [name for name, count in counts.items() if count > 1]
+    """Keep the first of names that a tokenizer reads alike, and say which were merged.
+
+    Returns:
+        Distinct names in order of first appearance, and warnings.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(spoken(name), []).append(name)
+    distinct = tuple(group[0] for group in groups.values())
+    twice = [group for group in groups.values() if len(group) > 1]
     if not twice:
         return distinct, ()
-    shown = ", ".join(repr(safe_text(name)) for name in twice[:SHOWN_DUPLICATES])
+    shown = ", ".join(repr(safe_text(group[0])) for group in twice[:SHOWN_DUPLICATES])
     more = f" and {len(twice) - SHOWN_DUPLICATES} more" if len(twice) > SHOWN_DUPLICATES else ""
-    return distinct, (f"merged {len(names) - len(distinct)} duplicate class names: {shown}{more}",)
+    told = f"merged {len(names) - len(distinct)} duplicate class names: {shown}{more}"
+    if any(len(set(group)) > 1 for group in twice):
+        told += "; names that differ in case or blanks alone are one to a tokenizer"
+    return distinct, (told,)
+
+
+def not_names(names: Sequence[str]) -> tuple[str, ...]:
+    """A warning where most class names are numbers or WordNet ids, which mean nothing in a prompt.
+
+    Args:
+        names: C names.
+    """
+    for pattern, what in NOT_NAMES:
+        odd = [name for name in names if re.fullmatch(pattern, name, re.IGNORECASE)]
+        if len(odd) * 2 > len(names):
+            shown = ", ".join(repr(safe_text(name)) for name in odd[:SHOWN_DUPLICATES])
+            return (
+                f"{len(odd)} of {len(names)} classes have {what} for names ({shown}): these are "
+                "not class names, so prompts with them mean little and rates are worth little; "
+                "rename the folders, or give --classnames FILE.json with a mapping such as "
+                f'{{"{safe_text(odd[0])}": "tench"}}',
+            )
+    return ()
 
 
 def read_templates(path: Path) -> tuple[str, ...]:
@@ -117,13 +158,34 @@ def _lines(text: str) -> Iterable[tuple[int, str]]:
             yield number, stripped
 
 
-def _json_entries(path: Path, text: str) -> Iterable[tuple[int, str]]:
+def read_folder_names(path: Path) -> dict[str, str]:
+    """Class name of each folder of images, where a class list is a JSON object; else nothing.
+
+    Raises:
+        UsageError: unreadable, or not JSON.
+    """
+    if path.suffix.lower() != ".json":
+        return {}
+    data = _json(path, read_given(path, MAX_BYTES).removeprefix("\ufeff"))
+    names = data.items() if isinstance(data, dict) else ()
+    return {folder: name.strip(" ") for folder, name in names if isinstance(name, str)}
+
+
+def _json(path: Path, text: str) -> object:
     try:
-        entries = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{safe_text(path.name)}: not JSON ({safe_text(error)})") from error
+
+
+def _json_entries(path: Path, text: str) -> Iterable[tuple[int, str]]:
+    data = _json(path, text)
+    entries = [*data.values()] if isinstance(data, dict) else data
     if not isinstance(entries, list):
-        raise UsageError(f"{safe_text(path.name)}: expected a JSON list of names")
+        raise UsageError(
+            f"{safe_text(path.name)}: expected a JSON list of names, or an object with the name "
+            "of each folder"
+        )
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, str):
             raise UsageError(

@@ -23,6 +23,9 @@ MAX_SIDE = 4096
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
+BITS_PER_SAMPLE = 258
+"""The TIFF tag."""
+
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
@@ -36,8 +39,9 @@ def load_image(
 ) -> NDArray[np.float32]:
     """Read an image by the resize rule of a model.
 
-    Turned upright by its EXIF mark, transparency on white, then resized as open_clip does. Only
-    formats whose decoders start no other program are read.
+    Turned upright by its EXIF mark, grey of 16 bits or of numbers from 0 to 1 scaled to 8 bits,
+    transparency on white, then resized as open_clip does. Only formats whose decoders start no
+    other program are read.
 
     Args:
         path: the image file.
@@ -62,7 +66,8 @@ def load_image(
             warnings.simplefilter("ignore")  # sizes are checked below; text of the file is not ours
             with Image.open(path, formats=IMAGE_FORMATS) as image:
                 _check_pixels(image.size)
-                upright = _on_white(ImageOps.exif_transpose(image))
+                white = _white(image)
+                upright = _on_white(_eight_bits(ImageOps.exif_transpose(image), white))
                 square = _square(upright, side, resize_mode, INTERPOLATIONS[interpolation])
     except Exception as error:  # decoders raise anything on hostile bytes
         raise UsageError(
@@ -70,6 +75,29 @@ def load_image(
         ) from error
     pixels = np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
     return np.ascontiguousarray(pixels)
+
+
+def _white(image: Image.Image) -> float:
+    """The value that is white in an image of one deep channel; 0 for every other image."""
+    if image.mode.startswith("I;16"):
+        tags = getattr(image, "tag_v2", {})
+        bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
+        return float(2 ** min(bits, 16) - 1)
+    if image.mode == "I":
+        if image.format != "PPM":
+            raise ValueError("32-bit whole numbers, of which nothing says what is white")
+        return 65535.0
+    return float(image.mode == "F")
+
+
+def _eight_bits(image: Image.Image, white: float) -> Image.Image:
+    """Grey of 8 bits where there was more; Pillow would cut values off instead of scaling them."""
+    if not white:
+        return image
+    values = np.asarray(image, dtype=np.float32)
+    if not (values.min() >= 0 and values.max() <= white):  # false for NaN, too
+        raise ValueError(f"values outside 0 to {white:g}, of which nothing says what is white")
+    return Image.fromarray((values * np.float32(255 / white) + np.float32(0.5)).astype(np.uint8))
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -339,6 +339,10 @@ def test_the_preprocessing_of_published_weights_is_used():
     [
         ({"vision_cfg": {"image_size": 10**9}}, "from 1 to 1024"),
         ({"text_cfg": {"context_length": 30_000}}, "context_length"),
+        ({"text_cfg": {"layers": 10**5}}, "layers"),
+        ({"text_cfg": {"context_length": 1024, "heads": 10**5}}, "attention scores"),
+        ({"vision_cfg": {"image_size": 1024, "patch_size": 1, "layers": 1}}, "attention scores"),
+        ({"vision_cfg": {"head_width": 0, "layers": 1}}, "head_width"),
         ({"vision_cfg": {"image_size": [64, 32]}}, "image_size"),
         ({"vision_cfg": {"layers": [1, 1]}}, "one number or four"),
         ({"text_cfg": {"layers": "many"}}, "whole number"),

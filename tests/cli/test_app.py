@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,14 +110,42 @@ def test_an_explained_failure_is_one_line_and_its_own_code(
     assert capsys.readouterr().err == "error: why\n"
 
 
-def test_a_bug_keeps_its_traceback_and_never_exits_like_a_failed_gate(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def named_file(line: str) -> Path:
+    """The file that a line about a bug asks to attach."""
+    return Path(re.search(r"attach (.*) to a bug report\n$", line)[1])
+
+
+def test_a_bug_is_one_line_and_a_file_and_never_exits_like_a_failed_gate(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refused: Callable[..., str]
 ):
-    raising(monkeypatch, RuntimeError("broken"))
-    assert main(["fail"]) == 5
-    err = capsys.readouterr().err
-    assert "RuntimeError: broken" in err
-    assert err.endswith("this is a bug in clipguard or in what it runs on, not a verdict\n")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    raising(monkeypatch, RuntimeError("broken\x1b[2J\n::error::pwned"))
+    file = named_file(refused(5, "fail"))
+    assert file.parent == tmp_path
+    told = file.read_text(encoding="utf-8")
+    assert "Traceback" in told
+    assert "RuntimeError: broken" in told
+    assert clipguard.__version__ in told
+    assert not re.search(r"\x1b|(?m:^\s*::)", told)
+
+
+def test_a_bug_is_told_where_no_file_can_be_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refused: Callable[..., str]
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    raising(monkeypatch, RecursionError("deep"))
+    assert "RecursionError" in refused(5, "fail")
+
+
+def test_output_that_nobody_reads_is_not_a_failed_gate():
+    shell = f"{shlex.quote(sys.executable)} -m clipguard schema | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 5)  # 0 where all of it went into the pipe before it was closed
+    assert "Traceback" not in done.stderr
+
+
+def test_a_newline_in_a_wrong_option_starts_no_line(refused: Callable[..., str]):
+    assert "see --help" in refused(2, "scan", "--x\n::error::pwned")
 
 
 def test_an_interrupt_and_an_end_from_outside_are_told_apart(

@@ -96,6 +96,15 @@ def test_an_empty_argument_is_a_usage_error_and_writes_nothing(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["scan"], ["scan", "a.pt", "-o"], ["gate"], ["predict", "a.onnx"], ["policy", "show"]],
+)
+def test_a_name_of_10_000_characters_is_one_line(words: list[str], refused: Callable[..., str]):
+    assert len(refused(2, *words, "x" * 10_000)) < 400
+    assert len(refused(2, *words, f"a/{'ä' * 200}.pt")) < 600
+
+
 def saved(path: Path, content: object) -> Path:
     torch.save(content, path)
     return path

@@ -96,7 +96,6 @@ HOSTILE = {
     "few names": (few_names, "one per class, got [0, 5]"),
     "resize mode": (lambda m: set_property(m, "resize_mode", "stretch\x1b"), "resize_mode"),
     "interpolation": (lambda m: set_property(m, "interpolation", "lanczos"), "interpolation"),
-    "constant of shape": (grown("ConstantOfShape"), "operators of an image tower"),
     "random": (grown("RandomNormal", shape=[10**9]), "operators of an image tower"),
     "unknown operator": (
         lambda m: setattr(m.graph.node[0], "op_type", "NoSuchOperator"),
@@ -190,6 +189,37 @@ def test_transparent_pixels_are_white_and_grey_images_have_three_channels(
     Image.new(mode, (20, 20), colour).save(tmp_path / "image.png")
     found = load_image(tmp_path / "image.png", SIDE)
     assert found == pytest.approx(np.full((3, SIDE, SIDE), wanted))
+
+
+DEEP = {
+    "16-bit grey": (np.full((20, 20), 13107, np.uint16), "PNG"),
+    "16-bit grey TIFF": (np.full((20, 20), 13107, np.uint16), "TIFF"),
+    "big-endian TIFF": (np.full((20, 20), 13107, ">u2"), "TIFF"),
+    "16-bit PGM": (np.full((20, 20), 13107, np.int32), "PPM"),
+    "numbers from 0 to 1": (np.full((20, 20), 0.2, np.float32), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_deep_images_are_scaled_to_8_bits(tmp_path, kind):
+    values, form = DEEP[kind]
+    Image.fromarray(values).save(tmp_path / "deep.img", form)
+    assert load_image(tmp_path / "deep.img", SIDE) == pytest.approx(0.2, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full((9, 9), 200, np.float32),
+        np.full((9, 9), -0.1, np.float32),
+        np.full((9, 9), np.nan, np.float32),
+        np.full((9, 9), 70_000, np.int32),
+    ],
+)
+def test_numbers_of_an_unknown_scale_are_no_image(tmp_path, values, one_line):
+    Image.fromarray(values).save(tmp_path / "deep.tif")
+    with one_line(UsageError, "what is white"):
+        load_image(tmp_path / "deep.tif", SIDE)
 
 
 def test_the_exif_mark_turns_the_image_upright(tmp_path):

@@ -1,5 +1,6 @@
 """Probe sets: three disjoint parts, every class in each."""
 
+import json
 import re
 import shutil
 from collections import Counter
@@ -14,7 +15,7 @@ from clipguard.bundled.nano import class_names
 from clipguard.checkpoint.configs import OPENAI, Preprocess
 from clipguard.errors import UsageError
 from clipguard.model.pixels import pixels_to_bytes
-from clipguard.probe import load as probe_module
+from clipguard.probe import folders as probe_module
 from clipguard.probe.images import load_image
 from clipguard.probe.load import (
     TEMPLATE,
@@ -196,6 +197,58 @@ def test_folders_that_give_no_probe_set_are_refused(folder: Path, tmp_path: Path
             load(given, **source)
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["0", "1", "2"], True),
+        (["class_0", "Class-1", "label 2"], True),
+        (["n01440764", "n01443537", "n01484850"], True),
+        (["cat", "dog", "747"], False),
+    ],
+)
+def test_folders_that_are_called_by_a_number_are_told_and_a_mapping_names_them(
+    tmp_path: Path, names: list[str], told: bool
+):
+    for i, name in enumerate(names):
+        for j in range(4):
+            picture(tmp_path / "photos" / name / f"{j}.png", 10 * i + j)
+    assert any(repr(names[0]) in warning for warning in load(tmp_path / "photos").warnings) is told
+    (tmp_path / "map.json").write_text(json.dumps(dict(zip(names, "abc", strict=True))))
+    named = load(tmp_path / "photos", class_names=tmp_path / "map.json")
+    assert (named.class_names, named.labelled, named.warnings) == (("a", "b", "c"), True, ())
+    for part in parts(named):
+        assert (part.images[:, 0, 0, 0] // 10).tolist() == part.labels.tolist()
+
+
+def test_hidden_and_system_folders_are_no_classes(folder: Path):
+    for stray in (".ipynb_checkpoints/a.png", "__MACOSX/b.png", "cat/._0.png", "@eaDir/c.png"):
+        picture(folder / stray, 250)
+    probe = load(folder)
+    assert probe.class_names == ("cat", "dog", "owl")
+    assert sum(len(part) for part in parts(probe)) == 22
+    assert "__MACOSX" in probe.warnings[0]
+
+
+@pytest.mark.parametrize("twin", ["Cat", "CAT", " cat", "cat "])
+def test_folders_that_a_tokenizer_cannot_tell_apart_are_one_class(folder: Path, twin: str):
+    picture(folder / twin / "x.png", 50)
+    probe = load(folder)
+    assert len(probe.class_names) == 3
+    assert Counter(torch.cat([part.labels for part in parts(probe)]).tolist())[0] == 13
+    assert any("merged" in warning for warning in probe.warnings)
+
+
+def test_no_image_is_in_two_parts_or_in_two_classes(folder: Path):
+    for i in range(5):
+        shutil.copy(folder / "cat" / "0.png", folder / "cat" / f"copy-{i}.png")
+    for name in ("dog", "owl"):  # of two classes at once
+        picture(folder / name / "both.bmp", 250)
+    probe = load(folder)
+    reds = torch.cat([part.images[:, 0, 0, 0] for part in parts(probe)])
+    assert len(reds) == len(reds.unique()) == 22
+    assert [re.findall(r"\d+", warning)[0] for warning in probe.warnings] == ["5", "2"]
+
+
 @pytest.mark.parametrize(("limit", "told"), [(10, 1), (22, 0)])
 def test_a_huge_folder_is_sampled(folder: Path, monkeypatch, limit: int, told: int):
     monkeypatch.setattr(probe_module, "MAX_IMAGES", limit)
@@ -228,19 +281,21 @@ def test_a_folder_name_that_no_class_list_may_hold_is_refused(folder: Path, name
 
 
 def test_a_folder_is_resized_by_the_rule_of_the_model(tmp_path: Path):
-    for name in ("cat", "dog"):
+    for name, gradient in (("cat", Image.radial_gradient), ("dog", Image.linear_gradient)):
         (tmp_path / name).mkdir()
-        Image.radial_gradient("L").resize((40, 20)).save(tmp_path / name / "x.png")
+        gradient("L").resize((40, 20)).save(tmp_path / name / "x.png")
     rule = {"interpolation": "bilinear", "resize_mode": "squash"}
     model = Reader(knows=True, preprocess=Preprocess(**rule))
     probe = load_probe(model, ProbeSource(images=tmp_path), SMALL, seed=0)
-    photo = tmp_path / "cat" / "x.png"
-    wanted, usual = (
-        pixels_to_bytes(torch.from_numpy(load_image(photo, 16, **how))) for how in (rule, {})
-    )
-    assert not torch.equal(wanted, usual)
-    for pixels in torch.cat([part.images for part in parts(probe)]):
-        assert torch.equal(pixels, wanted)
+    found = torch.cat([part.images for part in parts(probe)])
+    labels = torch.cat([part.labels for part in parts(probe)])
+    for label, name in enumerate(("cat", "dog")):
+        wanted, usual = (
+            pixels_to_bytes(torch.from_numpy(load_image(tmp_path / name / "x.png", 16, **how)))
+            for how in (rule, {})
+        )
+        assert not torch.equal(wanted, usual)
+        assert torch.equal(found[labels == label][0], wanted)
 
 
 def test_the_digest_of_a_class_list_depends_on_names_and_order():

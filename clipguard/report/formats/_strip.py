@@ -10,6 +10,8 @@ from clipguard.record import FamilyRecord
 WIDTH, LEFT, RIGHT = 640, 16, 624
 DOT = 11.0
 LEVELS = 5
+FARTHEST, NEAREST = 1e100, 1e-100
+"""Values beyond these are none that a search finds; arithmetic with them would overflow."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,10 @@ class Strip:
 
 
 def strip(row: FamilyRecord) -> Strip | None:
-    """The strip of one trigger family; None without a statistic or a null band."""
+    """The strip of one trigger family; None without a statistic or a null band to draw."""
     if row.statistic is None or not row.null:
+        return None
+    if max(map(abs, (*row.null, row.statistic))) > FARTHEST:
         return None
     values = (*row.null, row.statistic)
     step = _step(max(*values, 0.0) - min(*values, 0.0))
@@ -57,7 +61,7 @@ def strip(row: FamilyRecord) -> Strip | None:
 
 def _step(span: float) -> float:
     """Distance of ticks: 1, 2 or 5 times a power of ten, four to nine ticks."""
-    if span <= 0:
+    if span <= NEAREST:
         return 1.0
     rough = span / 5
     power = 10.0 ** math.floor(math.log10(rough))

@@ -62,9 +62,11 @@ def escape(text: object, limit: int = 80) -> str:
     """Text from outside as Markdown that shows it and does nothing else.
 
     Every ASCII punctuation mark is escaped, which CommonMark allows, so that no mark can start
-    markup, HTML, a table cell, a link or an automatic link.
+    markup, HTML, a table cell, a link or an automatic link. Blanks are single and stand inside, so
+    that none can make a block of code or break a line.
     """
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", safe_text(text, limit))
+    shown = " ".join(safe_text(text, limit).split())
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", shown)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -166,7 +166,7 @@ def test_a_strip_places_values_on_its_axis() -> None:
     assert (chart.mark, chart.anchor) == (624, "end")
 
 
-@pytest.mark.parametrize("value", [0.0, -3.0, 1e-12, 1e12, 0.3])
+@pytest.mark.parametrize("value", [0.0, -3.0, 5e-324, 1e-12, 1e12, 1e99, 0.3])
 def test_a_strip_stays_inside_its_drawing(value: float) -> None:
     chart = strip(row(value, value, value))
     assert all(0 <= x <= 640 for x in (chart.mark, *(x for x, _ in chart.ticks)))
@@ -179,3 +179,4 @@ def test_there_is_no_strip_without_a_null_band() -> None:
     crowded = strip(row(0.5, *[0.1] * 100_000, *[0.2] * 100_000))
     assert len(crowded.dots) == 10
     assert strip(row(None, 0.1)) is None
+    assert strip(row(1e308, -1e308)) is None  # arithmetic would overflow
