@@ -42,23 +42,16 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
     Raises:
         UsageError: no such path, bad architecture, probe data or reference, unwritable `out`.
     """
-    probe = options.probe
-    if options.reference is None and (probe.vocabulary is not None or options.canary):
-        raise UsageError("--vocabulary and --canary need a model to compare with; give --reference")
-    listed = None if str(probe.vocabulary) == IMAGENET else probe.vocabulary
-    files = (probe.images, probe.class_names, probe.templates, listed)
-    parts = (options.text_from, options.lora_base)
-    for given in (path, *files, options.calibration, *parts, options.reference):
-        if given is not None and not (given is options.reference and is_remote(given)):
-            require_path(given)
+    _require_inputs(path, options)
     watch = Watch(options.budget_s, progress)
     with workspace(out) as work:
         record = begun_record(path, options, watch.created)
-        clear_report(out, dumps(record))  # no old pass must be left where a new audit was refused
+        begun = dumps(record)
+        clear_report(out, begun)  # no old pass must be left where a new audit was refused
 
         def leave(error: BaseException) -> AuditRecord:
             known = _cut_short(record, path, options, watch, error)
-            clear_report(out, dumps(known))
+            clear_report(out, begun)
             write_atomic(out / "audit.json", dumps(known))
             return known
 
@@ -72,8 +65,7 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
                     record = latest  # an interrupt keeps what the last stage found
             record = judged(record, options, watch)
             write_atomic(work / "audit.json", dumps(record))
-            begun = _cut_short(record, path, options, watch, KeyboardInterrupt())
-            publish_report(work, out, dumps(begun))
+            publish_report(work, out, begun)
         except (KeyboardInterrupt, Exception) as error:
             is_refusal = isinstance(error, RefusedError)
             if isinstance(error, Exception) and not (record.detectors or is_refusal):
@@ -82,6 +74,18 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
             if isinstance(error, KeyboardInterrupt):
                 raise
     return record
+
+
+def _require_inputs(path: Path, options: Options) -> None:
+    probe = options.probe
+    if options.reference is None and (probe.vocabulary is not None or options.canary):
+        raise UsageError("--vocabulary and --canary need a model to compare with; give --reference")
+    listed = None if str(probe.vocabulary) == IMAGENET else probe.vocabulary
+    files = (probe.images, probe.class_names, probe.templates, listed)
+    parts = (options.text_from, options.lora_base)
+    for given in (path, *files, options.calibration, *parts, options.reference):
+        if given is not None and not (given is options.reference and is_remote(given)):
+            require_path(given)
 
 
 def _cut_short(

@@ -54,7 +54,8 @@ def inspect(
 ) -> None:
     """Say what is in a checkpoint and whether `scan` loads it, without loading it.
 
-    Exit code 0: it does. 4: it is refused.
+    Exit code 0: it does, unless no architecture fits or a number is not finite, which only
+    loading tells. 4: it is refused.
     """
     from clipguard.checkpoint.guarded import guarded_contents
     from clipguard.checkpoint.known_shapes import guess
