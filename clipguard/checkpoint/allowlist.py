@@ -23,7 +23,7 @@ _RARE_TENSORS = {
     "torch._utils._rebuild_sparse_csr_tensor": "sparse tensor",
     "torch._utils._rebuild_qtensor": "quantised tensor",
     "torch._utils._rebuild_nested_tensor": "nested tensor",
-    "torch._utils._rebuild_meta_tensor_no_storage": "tensor without numbers",
+    "torch._utils._rebuild_meta_tensor_no_storage": "meta tensor",
 }
 _NUMPY_RANDOM = {
     f"numpy.random._pickle.{name}": calls.left_out("numpy.random state")

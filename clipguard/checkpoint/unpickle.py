@@ -6,21 +6,20 @@ numbers; see `calls.py` for what a call gives. Pure Python, no torch.
 
 from __future__ import annotations
 
-import pickletools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 
 from clipguard.checkpoint.allowlist import ALLOWED, CALLS, STORAGES
 from clipguard.checkpoint.calls import WrongCallError, is_natural
 from clipguard.checkpoint.numpy_calls import Array, DType
+from clipguard.checkpoint.opcodes import MAX_OPCODES, instructions
 from clipguard.checkpoint.values import LeftOut, Name, StorageRef
 from clipguard.errors import RefusedError
 from clipguard.text_safety import safe_text
 
 MAX_BYTES = 64 * 2**20
-MAX_OPCODES = 2_000_000
 MAX_BITS = 2048
 """Of a whole number; the state of a random generator needs 128."""
 MAX_KEY = 2**60
@@ -56,13 +55,16 @@ class Unpickled:
     storages: dict[str, StorageRef]
 
 
-def unpickle(file: BytesIO, *, name: str = "data.pkl", scripted: bool = False) -> Unpickled:
+def unpickle(
+    file: BytesIO, *, name: str = "data.pkl", scripted: bool = False, most: int = MAX_OPCODES
+) -> Unpickled:
     """Follow the pickle that begins where `file` stands; afterwards `file` stands behind it.
 
     Args:
         file: the bytes of one or more pickles.
         name: what messages call it.
         scripted: whether it is from a TorchScript archive, which names classes of its own.
+        most: how many instructions it may have.
 
     Raises:
         RefusedError: a name, call or instruction outside the allowlist (CG101), damaged bytes
@@ -70,9 +72,7 @@ def unpickle(file: BytesIO, *, name: str = "data.pkl", scripted: bool = False) -
     """
     machine = _Machine(name, scripted, file.getbuffer().nbytes)
     start = file.tell()
-    for count, (opcode, argument, where) in enumerate(_opcodes(file, name)):
-        if count >= MAX_OPCODES:
-            raise RefusedError(f"CG104 {name} has more than {MAX_OPCODES} instructions")
+    for opcode, argument, where in instructions(file, name, most):
         machine.where = where - start
         try:
             machine.step(opcode, argument)
@@ -81,14 +81,6 @@ def unpickle(file: BytesIO, *, name: str = "data.pkl", scripted: bool = False) -
     if len(machine.stack) != 1 or machine.below:
         raise RefusedError(f"CG103 {name} is damaged: it ends with more or less than one object")
     return Unpickled(machine.stack[0], machine.storages)
-
-
-def _opcodes(file: BytesIO, name: str) -> Iterator[tuple[str, object, int]]:
-    try:
-        for opcode, argument, position in pickletools.genops(file):
-            yield opcode.name, argument, position or 0
-    except Exception as error:  # hostile bytes: genops raises whatever its decoders raise
-        raise RefusedError(f"CG103 {name} is truncated or damaged") from error
 
 
 class _Machine:
@@ -151,7 +143,9 @@ class _Machine:
                 raise self._refusal("CG104", f"asks for {safe_text(module)} and more")
             wanted = f"{module}.{attribute}"
         else:
-            wanted = str(argument).replace(" ", ".")
+            # a blank of the name's own would turn into a dot, and the name into another
+            module, _, attribute = str(argument).partition(" ")
+            wanted = f"{module}.{attribute}"
         if wanted not in ALLOWED and not (self.scripted and wanted.startswith(SCRIPTED)):
             raise self._refusal("CG101", f"asks for {safe_text(wanted)}")
         self.stack.append(Name(wanted))
@@ -217,7 +211,8 @@ class _Machine:
 
     def storage(self) -> None:
         """BINPERSID: the name of the bytes of a tensor; text and a number, nothing else."""
-        match self.stack.pop():
+        named = self.stack.pop()
+        match named if isinstance(named, tuple) else None:
             # the None stands for a view into another storage, which the old layout knew
             case ("storage", Name(kind), str() as key, str(), int() as count, *view) if (
                 kind in STORAGES and len(key) <= MAX_NAME and is_natural(count) and view in _NO_VIEW
