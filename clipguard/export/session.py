@@ -164,7 +164,7 @@ def _unexpected_parts(model: Any) -> Iterator[str]:
     if not domains <= {"", "ai.onnx"} or not model.opset_import:
         yield "expected standard operators only"
     if odd := {n.op_type for n in graph.node} - {*OPERATORS.split()}:
-        yield f"expected the operators of an image tower, got {safe_text(min(odd))}"
+        yield f"expected the operators of an image tower, got {safe_text(min(odd, key=str))}"
     if model.functions or model.training_info or graph.sparse_initializer:
         yield "expected a plain graph without functions, training or sparse tensors"
     attributes = (a for n in graph.node for a in n.attribute)
@@ -187,7 +187,9 @@ def _class_list_problems(metadata: Mapping[str, str], logits: list[int]) -> Iter
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    return {p.key[10:]: p.value for p in model.metadata_props if p.key.startswith("clipguard.")}
+    pairs = [(p.key, p.value) for p in model.metadata_props]
+    text = [pair for pair in pairs if all(isinstance(part, str) for part in pair)]  # or bytes
+    return {key[10:]: value for key, value in text if key.startswith("clipguard.")}
 
 
 def _dimensions(value: Any) -> list[int]:
