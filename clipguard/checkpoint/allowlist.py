@@ -118,6 +118,7 @@ STORAGES: Mapping[str, str] = MappingProxyType(
 TYPES = frozenset(
     {"numpy.ndarray", "numpy.random.bit_generator.SeedSequence", "typing.Any"}
     | {f"torch.{name}" for name in ALL_BYTES}
+    | {f"{module}.{name}Tensor" for name in _STORAGE_TYPES for module in ("torch", "torch.cuda")}
     | {f"numpy.random._{name.lower()}.{name}" for name in ("MT19937", "PCG64", "Philox", "SFC64")}
     | {
         f"{module}.{name}"

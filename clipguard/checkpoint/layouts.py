@@ -1,4 +1,4 @@
-"""What a model file holds, by its layout: zip archive, TorchScript, the old layout, safetensors.
+"""What a model file holds, by its layout: zip archive, TorchScript, the old ones, safetensors.
 
 Each layout ends in the same thing: plain values that describe tensors, and where in the file the
 bytes of each storage lie. Pure Python: torch is never imported here.
@@ -17,7 +17,8 @@ from io import BytesIO
 from clipguard.checkpoint.archive import Entry, read_archive
 from clipguard.checkpoint.opcodes import MAX_OPCODES
 from clipguard.checkpoint.safetensors_header import read_header
-from clipguard.checkpoint.source import Source
+from clipguard.checkpoint.source import RESAVE, Source
+from clipguard.checkpoint.tar import read_tar
 from clipguard.checkpoint.unpickle import MAX_BYTES, Unpickled, unpickle
 from clipguard.checkpoint.values import LeftOut, StorageRef, TensorRef, survey
 from clipguard.errors import RefusedError
@@ -31,7 +32,6 @@ SCRIPT_ENTRY = re.compile(r"code/.+|constants\.pkl|constants/[0-9]+|traced_input
 MAGIC = 0x1950A86A20F9469CFC6C
 PICKLE_STARTS = (b"\x80", f"L{MAGIC}L\n.".encode())
 """Of any pickle from protocol 2 on, and of the first of the old layout in protocols 0 and 1."""
-RESAVE = "re-save it with a current torch.save or as safetensors"
 MAX_HEAD = 1000
 """Instructions in a pickle of a few numbers, such as the version of a layout."""
 MAX_SIDE = 100_000
@@ -51,7 +51,7 @@ class Layout:
     """What a model file holds.
 
     Attributes:
-        container: `zip`, `TorchScript`, `legacy` or `safetensors`.
+        container: `zip`, `TorchScript`, `legacy`, `tar` or `safetensors`.
         content: plain values, and descriptions of tensors.
         spans: where the bytes of each storage begin and end in the file, by its key.
         notes: rule id and text of everything odd but not refused.
@@ -74,7 +74,8 @@ def read_layout(source: Source) -> Layout:
         raise RefusedError("CG102 the file is empty")
     head = source.read_at(0, min(source.size, 4096))
     if _is_tar(head):  # whatever else it is: torch.load tries this before the old layout
-        raise RefusedError(f"CG102 a tar file, perhaps of torch before 2018: {RESAVE}")
+        content, spans = read_tar(source)
+        return Layout("tar", content, spans, _notes(content))
     # A real header length leaves the upper bytes empty; eight letters of text do not.
     if head[8:9] == b"{" and not any(head[5:8]):
         return _safetensors(source)

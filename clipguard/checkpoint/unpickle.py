@@ -7,7 +7,7 @@ numbers; see `calls.py` for what a call gives. Pure Python, no torch.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -56,7 +56,12 @@ class Unpickled:
 
 
 def unpickle(
-    file: BytesIO, *, name: str = "data.pkl", scripted: bool = False, most: int = MAX_OPCODES
+    file: BytesIO,
+    *,
+    name: str = "data.pkl",
+    scripted: bool = False,
+    most: int = MAX_OPCODES,
+    known: Mapping[str, object] | None = None,
 ) -> Unpickled:
     """Follow the pickle that begins where `file` stands; afterwards `file` stands behind it.
 
@@ -65,12 +70,13 @@ def unpickle(
         name: what messages call it.
         scripted: whether it is from a TorchScript archive, which names classes of its own.
         most: how many instructions it may have.
+        known: what a persistent id that is a text stands for, in tar files.
 
     Raises:
         RefusedError: a name, call or instruction outside the allowlist (CG101), damaged bytes
             (CG103), or more work than a checkpoint needs (CG104).
     """
-    machine = _Machine(name, scripted, file.getbuffer().nbytes)
+    machine = _Machine(name, scripted, file.getbuffer().nbytes, known or {})
     start = file.tell()
     for opcode, argument, where in instructions(file, name, most):
         machine.where = where - start
@@ -86,9 +92,10 @@ def unpickle(
 class _Machine:
     """The stack, the memo, and the instructions that move values between them."""
 
-    def __init__(self, name: str, scripted: bool, size: int) -> None:
+    def __init__(self, name: str, scripted: bool, size: int, known: Mapping[str, object]) -> None:
         self.name = name
         self.scripted = scripted
+        self.known = known
         self.bytes_left = size
         self.where = 0
         self.stack: list[object] = []
@@ -197,8 +204,7 @@ class _Machine:
 
     def build(self) -> None:
         """BUILD: the state of an object of ours is noted or held to what is honest."""
-        target, state = self.stack[-2], self.stack[-1]
-        self.stack.pop()
+        target, state = self.stack[-2], self.stack.pop()
         try:
             if isinstance(target, (DType, Array)):
                 target.check_state(state)
@@ -212,6 +218,8 @@ class _Machine:
     def storage(self) -> None:
         """BINPERSID: the name of the bytes of a tensor; text and a number, nothing else."""
         named = self.stack.pop()
+        if isinstance(named, str) and named in self.known:
+            return self.stack.append(self.known[named])
         match named if isinstance(named, tuple) else None:
             # the None stands for a view into another storage, which the old layout knew
             case ("storage", Name(kind), str() as key, str(), int() as count, *view) if (

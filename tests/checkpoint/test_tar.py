@@ -1,0 +1,160 @@
+"""The tar layout of torch before 0.1.10, which no torch writes any more: written by hand here."""
+
+from __future__ import annotations
+
+import collections
+import io
+import pickle
+import struct
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipguard.checkpoint.inspection import inspect_file
+from clipguard.checkpoint.layouts import read_layout
+from clipguard.checkpoint.source import Source
+from clipguard.checkpoint.tensors import read_tensors
+from clipguard.checkpoint.unwrap import weights_in
+from clipguard.errors import RefusedError
+
+SYSTEM = {"protocol_version": 1000, "little_endian": True, "type_sizes": {"int": 4}}
+FLOATS = struct.pack("<6f", *range(6))
+WEIGHTS = {
+    "a": torch.arange(6.0).view(2, 3),
+    "b": torch.arange(2.0, 5.0),
+    "c": torch.ones(2).half(),
+}
+
+
+class _Id(str):
+    """A tensor in the pickle, by its number."""
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, value: object) -> str | None:
+        return str(value) if type(value) is _Id else None
+
+
+def pickled(*values: object) -> bytes:
+    buffer = io.BytesIO()
+    for value in values:
+        _Pickler(buffer, 2).dump(value)
+    return buffer.getvalue()
+
+
+def storage(key: int, kind: type, data: bytes, count: int) -> bytes:
+    return pickled((key, "cpu", kind)) + struct.pack("<q", count) + data
+
+
+def tensor(key: int, where: object, *numbers: int, dimensions: int | None = None) -> bytes:
+    known = (len(numbers) - 1) // 2 if dimensions is None else dimensions
+    return pickled((key, where, torch.FloatStorage)) + struct.pack(
+        f"<iI{len(numbers)}q", known, 0, *numbers
+    )
+
+
+CONTENT = collections.OrderedDict((name, _Id(10 + i)) for i, name in enumerate("abc"))
+HALVES = storage(2, torch.HalfStorage, struct.pack("<2e", 1, 1), 2)
+STORAGES = storage(1, torch.FloatStorage, FLOATS, 6) + HALVES
+TENSORS = [tensor(10, 1, 2, 3, 3, 1, 0), tensor(11, 1, 3, 1, 2), tensor(12, 2, 2, 1, 0)]
+PARTS = {
+    "sys_info": pickled(SYSTEM),
+    "pickle": pickled(CONTENT),
+    "tensors": pickled(3) + b"".join(TENSORS),
+    "storages": pickled(2) + STORAGES + pickled([]),
+}
+
+
+def tar(parts: dict[str, bytes] = PARTS, form: int = tarfile.PAX_FORMAT, **fields: object) -> bytes:
+    """The archive as old torch made it: with the times of the files in a second header."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:", format=form) as file:
+        for name, data in parts.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(data), 1488326400.25
+            for field, value in fields.items():
+                setattr(member, field, value)
+            file.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def read(data: bytes) -> dict[str, torch.Tensor]:
+    source = Source(io.BytesIO(data), len(data))
+    layout = read_layout(source)
+    return read_tensors(source, layout, weights_in(layout.content).tensors, source.sha256())
+
+
+def test_it_is_read_as_torch_reads_it(tmp_path: Path):
+    (tmp_path / "old.pth").write_bytes(tar())
+    theirs = torch.load(tmp_path / "old.pth", weights_only=False)
+    found = read(tar())
+    assert [*found] == [*theirs] == [*WEIGHTS]
+    for name, expected in WEIGHTS.items():
+        assert torch.equal(found[name], theirs[name].float())
+        assert torch.equal(found[name], expected)
+    assert inspect_file(tmp_path / "old.pth").container == "tar"
+    whole = {"mtime": 1488326400}
+    assert found.keys() == read(tar(**whole)).keys()  # without second headers
+
+
+def changed(**parts: bytes) -> bytes:
+    return tar(PARTS | parts)
+
+
+EVIL = b"\x80\2cposix\nmkdir\nX\x0c\0\0\0code-was-run\x85R."
+LINK = tar(type=tarfile.SYMTYPE, linkname="/etc/passwd")
+MANY = pickled(1) + pickled((1, "cpu", torch.FloatStorage)) + struct.pack("<q", 2**60)
+
+
+@pytest.mark.parametrize(
+    ("data", "rule"),
+    [
+        (changed(pickle=EVIL), "CG101"),
+        (changed(tensors=EVIL), "CG101"),
+        (changed(storages=EVIL), "CG101"),
+        (changed(sys_info=EVIL), "CG101"),
+        (changed(pickle=pickled(CONTENT) + b"."), "CG103"),
+        (changed(pickle=pickled({"a": _Id(99)})), "CG104"),
+        (changed(sys_info=pickled(SYSTEM | {"little_endian": False})), "CG103"),
+        (changed(sys_info=pickled(SYSTEM | {"protocol_version": 1001})), "CG103"),
+        (changed(tensors=PARTS["tensors"] + b"\0"), "CG103"),
+        (changed(tensors=PARTS["tensors"][:-1]), "CG103"),
+        (changed(tensors=pickled(2) + TENSORS[0] * 2), "CG103"),
+        (changed(tensors=pickled(-1)), "CG103"),
+        (changed(tensors=pickled(10**9)), "CG103"),
+        (changed(tensors=pickled(1) + tensor(10, None, 0)), "CG103"),
+        (changed(tensors=pickled(1) + tensor(10, 1, 7, 1, 0)), "CG105"),
+        (changed(tensors=pickled(1) + tensor(10, 1, -2, -3, 3, 1, 0)), "CG105"),
+        (changed(tensors=pickled(1) + tensor(10, 1, 0, dimensions=65)), "CG105"),
+        (changed(tensors=pickled(1) + tensor(1, 1, 6, 1, 0)), "CG103"),
+        (changed(storages=PARTS["storages"] + b"\0"), "CG103"),
+        (changed(storages=pickled(2) + STORAGES + pickled([(3, 1, 0, 1)])), "CG103"),
+        (changed(storages=pickled(2) + HALVES * 2 + pickled([])), "CG103"),
+        (changed(storages=MANY), "CG105"),
+        (changed(storages=pickled(1) + pickled((1, "cpu", torch.Tensor))), "CG103"),
+        (changed(more=b""), "CG103"),
+        (tar({"pickle": PARTS["pickle"]}), "CG103"),
+        (tar({f"./{name}": data for name, data in PARTS.items()}), "CG103"),
+        (tar() + b"x", "CG103"),
+        (tar() + bytes(30_000), "CG103"),
+        (tar()[:3000], "CG103"),
+        (LINK, "CG103"),
+        (tar(form=tarfile.GNU_FORMAT), "CG103"),
+        (tar(pax_headers={"size": "1"}), "CG103"),
+        (tar(pax_headers={"path": "pickle"}), "CG103"),
+        (tar(pax_headers={"GNU.sparse.size": "9"}), "CG103"),
+        (tar().replace(b"ustar\x0000", b"ustar\x0000", 1).replace(FLOATS, b"x" + FLOATS), "CG103"),
+    ],
+)
+def test_anything_else_in_it_is_refused(data: bytes, rule: str, one_line):
+    with one_line(RefusedError, f"^{rule} "):
+        read(data)
+
+
+def test_an_entry_twice_is_refused():
+    first, second = tar(), tar({"pickle": EVIL})
+    end = len(first.rstrip(b"\0")) // 512 * 512 + 512
+    with pytest.raises(RefusedError, match=r"^CG103 .*twice"):
+        read(first[:end] + second)
