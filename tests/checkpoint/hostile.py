@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,15 +33,25 @@ class Case:
 
     Attributes:
         name: what was done to it.
-        data: its bytes.
+        make: makes its bytes.
         rule: id of the rule that refuses it, or `HARMLESS`: it still holds `WEIGHTS`.
         is_heavy: whether it goes for memory or time.
     """
 
     name: str
-    data: bytes = field(repr=False)
+    make: Callable[[], bytes]
     rule: str
     is_heavy: bool = False
+
+    @property
+    def data(self) -> bytes:
+        """The file; made when it is asked for, because some are large."""
+        return self.make()
+
+
+def light(name: str, data: bytes, rule: str) -> Case:
+    """A case of a small file."""
+    return Case(name, lambda: data, rule)
 
 
 def text(value: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+from collections.abc import Callable
 
 from hostile import (
     HARMLESS,
@@ -16,6 +17,7 @@ from hostile import (
     Part,
     archive,
     checkpoint,
+    light,
     named,
     number,
     parts,
@@ -180,19 +182,19 @@ def _neither() -> Told:
     return cases
 
 
-def _heavy() -> Told:
+def _heavy() -> dict[str, tuple[Callable[[], bytes], str]]:
     full = b"\x80\2(" + b"]" * 950_000 + b"l."
     three = dict.fromkeys(("system", "data", "keys"), full)
     return {
-        "legacy-three-full-pickles": (legacy(**three), "CG104"),
-        "legacy-two-full-pickles": (legacy(data=full, keys=full), "CG104"),
-        "script-full-pickle": (script(full), "CG102"),
-        "script-full-pickle-of-constants": (script(full, constants=full), "CG104"),
+        "legacy-three-full-pickles": (lambda: legacy(**three), "CG104"),
+        "legacy-two-full-pickles": (lambda: legacy(data=full, keys=full), "CG104"),
+        "script-full-pickle": (lambda: script(full), "CG102"),
+        "script-full-pickle-of-constants": (lambda: script(full, constants=full), "CG104"),
     }
 
 
 def cases() -> list[Case]:
     """Every hostile file that is no archive of torch.save."""
-    light = {**_legacy(), **_scripts(), **_neither()}
-    found = [Case(name, *told) for name, told in light.items()]
+    small = {**_legacy(), **_scripts(), **_neither()}
+    found = [light(name, *told) for name, told in small.items()]
     return found + [Case(name, *told, is_heavy=True) for name, told in _heavy().items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from hostile import (
     HARMLESS,
@@ -13,6 +14,7 @@ from hostile import (
     Case,
     call,
     checkpoint,
+    light,
     named,
     number,
     pickled,
@@ -189,58 +191,46 @@ def _states() -> Told:
     return cases
 
 
-def _heavy() -> Told:
+def _heavy() -> dict[str, tuple[Callable[[], bytes], str]]:
     """What asks for time or memory by a few bytes."""
-    many, deep = 950_000, 250_000
-    bags = b"(" + named("argparse.Namespace") + b"q\1" + b"h\1)R" * (many // 3) + b"l"
-    storages = b"(" + b"".join(storage(str(i), 0) for i in range(2, 100_000)) + b"l"
-    keys = b"}(" + b"".join(b"K\1N" for _ in range(many // 2)) + b"u"
+    many, deep = 950_000, 200_000
+    bag, first = BAG[:-2] + b"q\1", b"](" + text("a" * 2**20) + b"q\1" + text("latin1") + b"q\2"
+    view = tensor(storage(), (2, 2), (1, 2))
     return {
-        "more-instructions-than-a-checkpoint-has": (pickled(b"N0" * 2**20 + b"N"), "CG104"),
-        "many-lists": (pickled(b"(" + b"]" * many + b"l"), HARMLESS),
-        "many-marks": (pickled(b"(" * many + b"N"), "CG103"),
-        "many-objects": (pickled(bags), HARMLESS),
-        "many-remembered": (pickled(b"(" + b"]\x94" * (many // 2) + b"l", protocol=4), HARMLESS),
-        "one-key-many-times": (pickled(keys), HARMLESS),
-        "many-storages": (pickled(storages), "CG105"),
-        "deep-lists": (pickled(b"]" * deep + b"a" * (deep - 1)), "CG104"),
-        "deep-tuples": (pickled(b")" + b"\x85" * deep), "CG104"),
-        "deep-states": (
-            pickled(b"(" + BAG[:-2] + b"q\1" + b"h\1)R" * deep + b"b" * (deep - 1) + b"l"),
-            "CG104",
+        "more-instructions-than-a-checkpoint-has": (lambda: b"N0" * 2**20 + b"N", "CG104"),
+        "many-lists": (lambda: b"(" + b"]" * many + b"l", HARMLESS),
+        "many-marks": (lambda: b"(" * many + b"N", "CG103"),
+        "many-objects": (lambda: b"(" + bag + b"h\1)R" * (many // 3) + b"l", HARMLESS),
+        "many-remembered": (lambda: b"(" + b"]\x94" * (many // 2) + b"l", HARMLESS),
+        "one-key-many-times": (lambda: b"}(" + b"K\1N" * (many // 2) + b"u", HARMLESS),
+        "many-storages": (
+            lambda: b"(" + b"".join(storage(str(i), 0) for i in range(2, 100_000)) + b"l",
+            "CG105",
         ),
-        "lists-that-double": (
-            pickled(b"]q\0" + b"".join(b"0](h\0h\0eq\0" for _ in range(200_000))),
-            "CG104",
-        ),
-        "text-of-60-megabytes": (
-            pickled(text("\U0001f600" + "a" * (60 * 2**20))),
-            HARMLESS,
-        ),
+        "deep-lists": (lambda: b"]" * deep + b"a" * (deep - 1), "CG104"),
+        "deep-tuples": (lambda: b")" + b"\x85" * deep, "CG104"),
+        "deep-states": (lambda: b"(" + bag + b"h\1)R" * deep + b"b" * (deep - 1) + b"l", "CG104"),
+        "lists-that-double": (lambda: b"]q\0" + b"0](h\0h\0eq\0" * 110_000, "CG104"),
+        "text-of-60-megabytes": (lambda: text("\U0001f600" + "a" * (60 * 2**20)), HARMLESS),
         "number-of-16-megabytes": (
-            pickled(b"\x8b" + struct.pack("<L", 2**24) + b"\1" * 2**24),
+            lambda: b"\x8b" + struct.pack("<L", 2**24) + b"\1" * 2**24,
             "CG104",
         ),
         "bytes-multiplied": (
-            pickled(
-                b"](" + text("a" * 2**20) + b"q\x01" + text("latin1") + b"q\2"
-                + (named("_codecs.encode") + b"h\1h\2\x86R") * 2000 + b"e"
-            ),
+            lambda: first + (named("_codecs.encode") + b"h\1h\2\x86R") * 2000 + b"e",
             "CG104",
         ),
-        "pickle-of-65-megabytes": (pickled(text("a" * (65 * 2**20))), "CG104"),
-        "tensors-by-the-thousand": (
-            pickled(b"](" + tensor(storage(), (2,) * 2, (1, 2)) * 25_000 + b"e"),
-            HARMLESS,
-        ),
-    }  # fmt: skip
+        "pickle-of-65-megabytes": (lambda: text("a" * (65 * 2**20)), "CG104"),
+        "tensors-by-the-thousand": (lambda: b"](" + view * 25_000 + b"e", HARMLESS),
+    }
+
+
+def _heavy_case(name: str, make: Callable[[], bytes], rule: str) -> Case:
+    return Case(f"pickle-{name}", lambda: checkpoint(pickled(make(), protocol=4)), rule, True)
 
 
 def cases() -> list[Case]:
     """Every hostile pickle, each in an archive that is as it should be."""
-    light = {**_names(), **_instructions(), **_states()}
-    found = [Case(f"pickle-{name}", checkpoint(data), rule) for name, (data, rule) in light.items()]
-    return found + [
-        Case(f"pickle-{name}", checkpoint(data), rule, is_heavy=True)
-        for name, (data, rule) in _heavy().items()
-    ]
+    told = {**_names(), **_instructions(), **_states()}
+    found = [light(f"pickle-{name}", checkpoint(data), rule) for name, (data, rule) in told.items()]
+    return found + [_heavy_case(name, *case) for name, case in _heavy().items()]

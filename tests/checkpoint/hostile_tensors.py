@@ -12,6 +12,7 @@ from hostile import (
     archive,
     call,
     checkpoint,
+    light,
     named,
     number,
     parts,
@@ -220,15 +221,15 @@ def _contents() -> Told:
     return cases
 
 
-def _memory() -> Told:
+def _memory() -> bytes:
     view = tensor(storage("2", 2**20, "torch.HalfStorage"), (2**20,), (1,))
     many = STATE[:-1] + b"".join(text(f"n{i}") + view for i in range(300)) + b"u"
     entries = [*parts(pickled(state=many)).values(), Part(b"m/data/2", bytes(2**21))]
-    return {"one-storage-under-300-names": (archive(*entries), "CG105")}
+    return archive(*entries)
 
 
 def cases() -> list[Case]:
     """Every hostile tensor, in an archive and a pickle that are as they should be."""
-    light = {**_places(), **_storages(), **_types(), **_contents()}
-    found = [Case(f"tensor-{name}", *told) for name, told in light.items()]
-    return found + [Case(f"tensor-{n}", *told, is_heavy=True) for n, told in _memory().items()]
+    told = {**_places(), **_storages(), **_types(), **_contents()}
+    found = [light(f"tensor-{name}", *case) for name, case in told.items()]
+    return [*found, Case("tensor-one-storage-under-300-names", _memory, "CG105", is_heavy=True)]
