@@ -21,6 +21,7 @@ import torch
 from hostile import BENIGN, Case, checkpoint
 from onnx_samples import classifier_bytes
 from safetensors.torch import load as load_safetensors
+from tar_samples import tar
 from torch import Tensor
 
 from clipguard.checkpoint.archive import read_archive
@@ -200,6 +201,7 @@ def _record(data: bytes) -> None:
 
 TARGETS: Mapping[str, Target] = {
     "file": Target(read_file, lambda: [case.data for case in _files()], ZIP_TOKENS),
+    "tar": Target(read_file, lambda: [tar(), tar(mtime=1)], (b"ustar\x0000", *OPCODES)),
     "pickle": Target(lambda data: read_file(checkpoint(data)), _pickles, OPCODES),
     "safetensors": Target(read_file, _headers, JSON_TOKENS),
     "policy": Target(_as_file(load_policy, "policy.yaml"), _small_policies, YAML_TOKENS),
