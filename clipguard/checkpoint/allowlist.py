@@ -23,7 +23,7 @@ _RARE_TENSORS = {
     "torch._utils._rebuild_sparse_csr_tensor": "sparse tensor",
     "torch._utils._rebuild_qtensor": "quantised tensor",
     "torch._utils._rebuild_nested_tensor": "nested tensor",
-    "torch._utils._rebuild_meta_tensor_no_storage": "tensor without numbers",
+    "torch._utils._rebuild_meta_tensor_no_storage": "meta tensor",
 }
 _NUMPY_RANDOM = {
     f"numpy.random._pickle.{name}": calls.left_out("numpy.random state")
@@ -118,6 +118,7 @@ STORAGES: Mapping[str, str] = MappingProxyType(
 TYPES = frozenset(
     {"numpy.ndarray", "numpy.random.bit_generator.SeedSequence", "typing.Any"}
     | {f"torch.{name}" for name in ALL_BYTES}
+    | {f"{module}.{name}Tensor" for name in _STORAGE_TYPES for module in ("torch", "torch.cuda")}
     | {f"numpy.random._{name.lower()}.{name}" for name in ("MT19937", "PCG64", "Philox", "SFC64")}
     | {
         f"{module}.{name}"

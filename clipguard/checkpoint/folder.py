@@ -6,6 +6,7 @@ Pure Python: torch is never imported here.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,10 @@ READ_ELSEWHERE = frozenset(
         "adapter_config.json",
     }
 )
+OF_A_TRAINER = re.compile(
+    r"(training_args|optimizer|scheduler|scaler)\.(bin|pt)|rng_state(_\d+)?\.pth"
+)
+"""Names of what trainers save beside a model, which nobody who loads the model opens."""
 MAX_FILES = 10_000
 MAX_INDEX_BYTES = 16 * 2**20
 MAX_SHARDS = 1000
@@ -167,8 +172,10 @@ def _others(model: ModelFiles, found: Sequence[Path], refusal: Callable[[Path], 
     note = "; ".join(told)
     for file in looked:
         why = refusal(file)
-        if why is not None:
-            name = f"{safe_text(file.name)}: "
+        name = f"{safe_text(file.name)}: "
+        if why is not None and OF_A_TRAINER.fullmatch(file.name):
+            note += f"; never load {name}{why.removeprefix(name)}"
+        elif why is not None:
             raise RefusedError(
                 f"{name}{why.removeprefix(name)}; whoever loads this folder may load that file "
                 f"({note})"

@@ -1,4 +1,4 @@
-"""What a model file holds, by its layout: zip archive, TorchScript, the old layout, safetensors.
+"""What a model file holds, by its layout: zip archive, TorchScript, the old ones, safetensors.
 
 Each layout ends in the same thing: plain values that describe tensors, and where in the file the
 bytes of each storage lie. Pure Python: torch is never imported here.
@@ -15,22 +15,27 @@ from dataclasses import dataclass
 from io import BytesIO
 
 from clipguard.checkpoint.archive import Entry, read_archive
+from clipguard.checkpoint.opcodes import MAX_OPCODES
 from clipguard.checkpoint.safetensors_header import read_header
-from clipguard.checkpoint.source import Source
+from clipguard.checkpoint.source import RESAVE, Source
+from clipguard.checkpoint.tar import read_tar
 from clipguard.checkpoint.unpickle import MAX_BYTES, Unpickled, unpickle
 from clipguard.checkpoint.values import LeftOut, StorageRef, TensorRef, survey
 from clipguard.errors import RefusedError
 from clipguard.text_safety import safe_text
 
 TORCH_ENTRY = re.compile(
-    r"data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment"
+    r"data\.pkl|data/[0-9]+|version|byteorder|\.format_version|\.storage_alignment"
     r"|\.data/(serialization_id|version)"
 )
-SCRIPT_ENTRY = re.compile(r"code/.+|constants\.pkl|constants/\d+|traced_inputs(\.pkl|/\d+)")
+SCRIPT_ENTRY = re.compile(r"code/.+|constants\.pkl|constants/[0-9]+|traced_inputs(\.pkl|/[0-9]+)")
 MAGIC = 0x1950A86A20F9469CFC6C
 PICKLE_STARTS = (b"\x80", f"L{MAGIC}L\n.".encode())
 """Of any pickle from protocol 2 on, and of the first of the old layout in protocols 0 and 1."""
-RESAVE = "re-save it with a current torch.save or as safetensors"
+MAX_HEAD = 1000
+"""Instructions in a pickle of a few numbers, such as the version of a layout."""
+MAX_SIDE = 100_000
+"""Instructions in a pickle beside the weights, such as the constants of a TorchScript archive."""
 MAX_PARTS = 100_000
 MAX_NAME = 512
 LEFT_OUT = "CG110 left out what is no weight: "
@@ -46,7 +51,7 @@ class Layout:
     """What a model file holds.
 
     Attributes:
-        container: `zip`, `TorchScript`, `legacy` or `safetensors`.
+        container: `zip`, `TorchScript`, `legacy`, `tar` or `safetensors`.
         content: plain values, and descriptions of tensors.
         spans: where the bytes of each storage begin and end in the file, by its key.
         notes: rule id and text of everything odd but not refused.
@@ -69,7 +74,8 @@ def read_layout(source: Source) -> Layout:
         raise RefusedError("CG102 the file is empty")
     head = source.read_at(0, min(source.size, 4096))
     if _is_tar(head):  # whatever else it is: torch.load tries this before the old layout
-        raise RefusedError(f"CG102 a tar file, perhaps of torch before 2018: {RESAVE}")
+        content, spans = read_tar(source)
+        return Layout("tar", content, spans, _notes(content))
     # A real header length leaves the upper bytes empty; eight letters of text do not.
     if head[8:9] == b"{" and not any(head[5:8]):
         return _safetensors(source)
@@ -132,8 +138,8 @@ def _zip(source: Source) -> Layout:
         raise RefusedError(f"CG103 the numbers are in {safe_text(order)} byte order; {RESAVE}")
     for name in ("constants.pkl", "traced_inputs.pkl"):
         if name in entries:
-            _one_pickle(_bytes(source, entries, name), name, scripted)
-    found = _one_pickle(_bytes(source, entries, "data.pkl"), "data.pkl", scripted)
+            _one_pickle(_bytes(source, entries, name), name, scripted, MAX_SIDE)
+    found = _one_pickle(_bytes(source, entries, "data.pkl"), "data.pkl", scripted, MAX_OPCODES)
     spans: dict[str, Span] = {}
     for key, storage in found.storages.items():
         at = entries.get(f"data/{key}")
@@ -172,9 +178,9 @@ def _bytes(source: Source, entries: Mapping[str, Entry], name: str) -> bytes:
     return b"" if entry is None else source.read_at(entry.begin, entry.size)
 
 
-def _one_pickle(data: bytes, name: str, scripted: bool) -> Unpickled:
+def _one_pickle(data: bytes, name: str, scripted: bool, most: int) -> Unpickled:
     file = BytesIO(data)
-    found = unpickle(file, name=name, scripted=scripted)
+    found = unpickle(file, name=name, scripted=scripted, most=most)
     if file.tell() != len(data):
         raise RefusedError(f"CG103 {name} goes on after its end; something is hidden behind it")
     return found
@@ -190,18 +196,18 @@ def _wrong_storage(storage: StorageRef, size: int) -> RefusedError:
 def _legacy(source: Source) -> Layout:
     """The layout of torch before 1.6: five pickles, then for each storage its length and bytes."""
     file = BytesIO(source.read_at(0, min(source.size, MAX_BYTES)))
-    if unpickle(file, name="its magic number").value != MAGIC:
+    if unpickle(file, name="its magic number", most=MAX_HEAD).value != MAGIC:
         raise RefusedError(f"CG102 a pickle that torch.save did not write: {RESAVE}")
-    names = ("its version", "its system", "its pickle", "the list of its storages")
-    version, system, found, listed = (unpickle(file, name=name) for name in names)
+    version = unpickle(file, name="its version", most=MAX_HEAD)
+    system = unpickle(file, name="its system", most=MAX_HEAD)
+    found = unpickle(file, name="its pickle")
+    most = MAX_HEAD + 4 * len(found.storages)  # a key takes two instructions
+    listed = unpickle(file, name="the list of its storages", most=most)
     if version.value != 1001 or not isinstance(system.value, dict):
         raise RefusedError(f"CG103 an unknown version of the old layout; {RESAVE}")
     if system.value.get("little_endian") is not True:
         raise RefusedError(f"CG103 the numbers are not in little byte order; {RESAVE}")
-    listing = listed.value if isinstance(listed.value, list) else []
-    keys = [key for key in listing if isinstance(key, str)]
-    if len(keys) != len(found.storages) or set(keys) != found.storages.keys():
-        raise RefusedError("CG103 the storages of the file are not those that its tensors need")
+    keys = _listed(listed.value, found.storages)
     position = file.tell()
     spans: dict[str, Span] = {}
     for key in keys:
@@ -214,6 +220,15 @@ def _legacy(source: Source) -> Layout:
     if position != source.size:
         raise RefusedError("CG103 truncated, or the file goes on after its end")
     return Layout("legacy", found.value, spans, _notes(found.value))
+
+
+def _listed(listed: object, storages: Mapping[str, StorageRef]) -> list[str]:
+    """The keys of the storages, in the order of the file."""
+    listing = listed if isinstance(listed, list) else []
+    keys = [key for key in listing if isinstance(key, str)]
+    if not len(listing) == len(keys) == len(storages) or set(keys) != storages.keys():
+        raise RefusedError("CG103 the storages of the file are not those that its tensors need")
+    return keys
 
 
 def _notes(content: object) -> tuple[str, ...]:

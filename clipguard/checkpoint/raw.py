@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from clipguard.checkpoint.inspection import Inspection, open_checkpoint
+from clipguard.checkpoint.inspection import Inspection, OpenCheckpoint, open_checkpoint
 from clipguard.checkpoint.layouts import Layout
 from clipguard.checkpoint.source import CHANGED, Source
 from clipguard.checkpoint.unwrap import weights_in
@@ -91,24 +91,30 @@ def raw_weights(path: Path) -> Iterator[RawWeights]:
     """Open `path`, check everything but its weights, and read those on demand.
 
     Args:
-        path: a weights file, or a folder with one.
+        path: a weights file.
 
     Raises:
         UsageError: no such path.
         RefusedError: anything but plain, honestly sized tensors under printable names; the
             message starts with the file's name.
     """
-    with open_checkpoint(path) as opened:
-        inspection = opened.inspection
-        with naming(inspection.weights_file):
-            found = weights_in(opened.layout.content)
-            wanted = in_file_order(opened.layout, found.tensors)
-            tensors = [RawTensor(name, ref.dtype, ref.shape) for name, ref in wanted.items()]
-            require_modest(tensors, inspection.size_bytes)
-            data = read_numbers(opened.source, opened.layout, wanted, inspection.sha256)
-            yield RawWeights(
-                inspection, found.form, found.notes, tuple(tensors), data, name=found.name
-            )
+    with open_checkpoint(path) as opened, naming(path):
+        yield raw_of(opened)
+
+
+def raw_of(opened: OpenCheckpoint) -> RawWeights:
+    """The weights of a file that is open.
+
+    Raises:
+        RefusedError: see `raw_weights`.
+    """
+    inspection, layout = opened.inspection, opened.layout
+    found = weights_in(layout.content)
+    wanted = in_file_order(layout, found.tensors)
+    tensors = tuple(RawTensor(name, ref.dtype, ref.shape) for name, ref in wanted.items())
+    require_modest(tensors, inspection.size_bytes)
+    data = read_numbers(opened.source, layout, wanted, inspection.sha256)
+    return RawWeights(inspection, found.form, found.notes, tensors, data, name=found.name)
 
 
 def require_modest(tensors: Sequence[RawTensor], size: int) -> None:

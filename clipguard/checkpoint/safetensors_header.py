@@ -14,7 +14,7 @@ from clipguard.checkpoint.values import ITEM_BYTES, MAX_DIMENSIONS
 from clipguard.errors import RefusedError
 from clipguard.text_safety import safe_text
 
-MAX_HEADER_BYTES = 16 * 2**20
+MAX_HEADER_BYTES = 4 * 2**20
 DTYPES = {
     "BOOL": "bool",
     "U8": "uint8",

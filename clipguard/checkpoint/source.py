@@ -14,6 +14,8 @@ from typing import BinaryIO
 from clipguard.errors import RefusedError
 
 BLOCK = 2**20
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+RESAVE = "re-save it with a current torch.save or as safetensors"
 CHANGED = "CG103 the file changed while it was being read; try again"
 
 
@@ -104,7 +106,8 @@ def opened(path: Path) -> Iterator[Source]:
     Raises:
         RefusedError: it is no plain file, so that its size says nothing.
     """
-    with path.open("rb") as file:
+    # without waiting: a pipe that nobody writes to would never open
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | NO_WAIT)) as file:
         state = os.fstat(file.fileno())
         if not stat.S_ISREG(state.st_mode):
             raise RefusedError("CG102 not a plain file")

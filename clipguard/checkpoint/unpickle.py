@@ -6,21 +6,20 @@ numbers; see `calls.py` for what a call gives. Pure Python, no torch.
 
 from __future__ import annotations
 
-import pickletools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 
 from clipguard.checkpoint.allowlist import ALLOWED, CALLS, STORAGES
 from clipguard.checkpoint.calls import WrongCallError, is_natural
 from clipguard.checkpoint.numpy_calls import Array, DType
+from clipguard.checkpoint.opcodes import MAX_OPCODES, instructions
 from clipguard.checkpoint.values import LeftOut, Name, StorageRef
 from clipguard.errors import RefusedError
 from clipguard.text_safety import safe_text
 
 MAX_BYTES = 64 * 2**20
-MAX_OPCODES = 2_000_000
 MAX_BITS = 2048
 """Of a whole number; the state of a random generator needs 128."""
 MAX_KEY = 2**60
@@ -56,23 +55,30 @@ class Unpickled:
     storages: dict[str, StorageRef]
 
 
-def unpickle(file: BytesIO, *, name: str = "data.pkl", scripted: bool = False) -> Unpickled:
+def unpickle(
+    file: BytesIO,
+    *,
+    name: str = "data.pkl",
+    scripted: bool = False,
+    most: int = MAX_OPCODES,
+    known: Mapping[str, object] | None = None,
+) -> Unpickled:
     """Follow the pickle that begins where `file` stands; afterwards `file` stands behind it.
 
     Args:
         file: the bytes of one or more pickles.
         name: what messages call it.
         scripted: whether it is from a TorchScript archive, which names classes of its own.
+        most: how many instructions it may have.
+        known: what a persistent id that is a text stands for, in tar files.
 
     Raises:
         RefusedError: a name, call or instruction outside the allowlist (CG101), damaged bytes
             (CG103), or more work than a checkpoint needs (CG104).
     """
-    machine = _Machine(name, scripted, file.getbuffer().nbytes)
+    machine = _Machine(name, scripted, file.getbuffer().nbytes, known or {})
     start = file.tell()
-    for count, (opcode, argument, where) in enumerate(_opcodes(file, name)):
-        if count >= MAX_OPCODES:
-            raise RefusedError(f"CG104 {name} has more than {MAX_OPCODES} instructions")
+    for opcode, argument, where in instructions(file, name, most):
         machine.where = where - start
         try:
             machine.step(opcode, argument)
@@ -83,20 +89,13 @@ def unpickle(file: BytesIO, *, name: str = "data.pkl", scripted: bool = False) -
     return Unpickled(machine.stack[0], machine.storages)
 
 
-def _opcodes(file: BytesIO, name: str) -> Iterator[tuple[str, object, int]]:
-    try:
-        for opcode, argument, position in pickletools.genops(file):
-            yield opcode.name, argument, position or 0
-    except Exception as error:  # hostile bytes: genops raises whatever its decoders raise
-        raise RefusedError(f"CG103 {name} is truncated or damaged") from error
-
-
 class _Machine:
     """The stack, the memo, and the instructions that move values between them."""
 
-    def __init__(self, name: str, scripted: bool, size: int) -> None:
+    def __init__(self, name: str, scripted: bool, size: int, known: Mapping[str, object]) -> None:
         self.name = name
         self.scripted = scripted
+        self.known = known
         self.bytes_left = size
         self.where = 0
         self.stack: list[object] = []
@@ -151,7 +150,9 @@ class _Machine:
                 raise self._refusal("CG104", f"asks for {safe_text(module)} and more")
             wanted = f"{module}.{attribute}"
         else:
-            wanted = str(argument).replace(" ", ".")
+            # a blank of the name's own would turn into a dot, and the name into another
+            module, _, attribute = str(argument).partition(" ")
+            wanted = f"{module}.{attribute}"
         if wanted not in ALLOWED and not (self.scripted and wanted.startswith(SCRIPTED)):
             raise self._refusal("CG101", f"asks for {safe_text(wanted)}")
         self.stack.append(Name(wanted))
@@ -203,8 +204,7 @@ class _Machine:
 
     def build(self) -> None:
         """BUILD: the state of an object of ours is noted or held to what is honest."""
-        target, state = self.stack[-2], self.stack[-1]
-        self.stack.pop()
+        target, state = self.stack[-2], self.stack.pop()
         try:
             if isinstance(target, (DType, Array)):
                 target.check_state(state)
@@ -217,7 +217,10 @@ class _Machine:
 
     def storage(self) -> None:
         """BINPERSID: the name of the bytes of a tensor; text and a number, nothing else."""
-        match self.stack.pop():
+        named = self.stack.pop()
+        if isinstance(named, str) and named in self.known:
+            return self.stack.append(self.known[named])
+        match named if isinstance(named, tuple) else None:
             # the None stands for a view into another storage, which the old layout knew
             case ("storage", Name(kind), str() as key, str(), int() as count, *view) if (
                 kind in STORAGES and len(key) <= MAX_NAME and is_natural(count) and view in _NO_VIEW

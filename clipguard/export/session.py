@@ -232,7 +232,9 @@ def _class_list_problems(metadata: Mapping[str, str], logits: list[int]) -> Iter
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    return {p.key[10:]: p.value for p in model.metadata_props if p.key.startswith("clipguard.")}
+    pairs = [(p.key, p.value) for p in model.metadata_props]
+    text = [pair for pair in pairs if all(isinstance(part, str) for part in pair)]  # or bytes
+    return {key[10:]: value for key, value in text if key.startswith("clipguard.")}
 
 
 def _dimensions(value: Any) -> list[int]:

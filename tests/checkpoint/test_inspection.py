@@ -27,7 +27,7 @@ from clipguard.checkpoint.archive import read_archive
 from clipguard.checkpoint.inspection import inspect_file, sha256_of
 from clipguard.checkpoint.layouts import read_layout
 from clipguard.checkpoint.safetensors_header import read_header
-from clipguard.checkpoint.source import Source
+from clipguard.checkpoint.source import Source, opened
 from clipguard.errors import RefusedError, UsageError
 
 
@@ -341,3 +341,13 @@ def test_nothing_escapes_the_header_check(content: bytes):
 def test_inspection_works_where_torch_cannot_be_imported():
     code = "import sys; sys.modules['torch'] = None; import clipguard.checkpoint.inspection"
     run_python("-c", code, code=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "model.pt")
+    with (
+        pytest.raises(RefusedError, match=r"CG102 not a plain file"),
+        opened(tmp_path / "model.pt"),
+    ):
+        pass

@@ -51,7 +51,7 @@ def test_a_note_names_what_was_read_and_what_was_not(tmp_path: Path):
     assert rest.endswith(": modeling.py, onnx/, README.md")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "optimizer.pt", "weird.CKPT"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "critic.pt", "weird.CKPT"])
 def test_a_folder_is_refused_for_any_weights_file_that_runs_code(name: str, tmp_path: Path):
     put(tmp_path / "model.safetensors")
     with (tmp_path / name).open("wb") as file:
@@ -123,3 +123,13 @@ def test_the_digest_of_several_files_is_that_of_their_sorted_lines():
     wanted = hashlib.sha256(b"1.bin aa\n2.bin bb\n").hexdigest()
     assert digest_of([("2.bin", "bb"), ("1.bin", "aa")]) == wanted
     assert files_of(Path(__file__)) == ModelFiles((Path(__file__),))
+
+
+def test_what_a_trainer_saved_beside_the_model_is_no_reason_to_refuse_it(tmp_path: Path):
+    put(tmp_path / "model.safetensors")
+    torch.save({"a": eval}, tmp_path / "training_args.bin")
+    (note,) = files_of(tmp_path).notes
+    assert "training_args.bin: CG101" in note
+    (tmp_path / "training_args.bin").rename(tmp_path / "args.bin")
+    with pytest.raises(RefusedError, match=r"^args\.bin: CG101"):
+        files_of(tmp_path)

@@ -303,10 +303,16 @@ def test_hostile_pickles_are_refused_in_one_line(code: bytes, says: str, one_lin
         read(whole(code))
 
 
-def test_the_number_of_instructions_is_bounded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("clipguard.checkpoint.unpickle.MAX_OPCODES", 100)
+def test_the_number_of_instructions_is_bounded():
     with pytest.raises(RefusedError, match=r"CG104 .* more than 100 instructions"):
-        read(whole(b"N0" * 100))
+        unpickle(BytesIO(whole(b"N0" * 100)), most=100)
+
+
+@pytest.mark.parametrize(
+    ("code", "value"), [(b"U\1a.", "a"), (b"U\2\xc3\xa4.", b"\xc3\xa4"), (b"S'\\x41'\n.", "A")]
+)
+def test_a_string_of_python_2_is_text_only_if_all_readers_agree(code: bytes, value: object):
+    assert read(code).value == value
 
 
 def test_a_tree_is_walked_once_whatever_it_shares():
