@@ -91,9 +91,9 @@ def test_an_export_that_failed_is_not_hidden_by_limits_that_are_met(
 def test_too_few_images_are_inconclusive(
     nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    for name in ("cat", "dog"):
+    for name, colour in (("cat", "red"), ("dog", "blue")):
         (tmp_path / "probe" / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(tmp_path / "probe" / name / "1.png")
+        Image.new("RGB", (8, 8), colour).save(tmp_path / "probe" / name / "1.png")
     command = ["purify", str(nano), "-o", str(tmp_path / "out"), "-q"]
     assert main([*command, "--probe-data", str(tmp_path / "probe")]) == 3
     assert "at least 20 are needed" in capsys.readouterr().err
