@@ -42,6 +42,7 @@ from clipguard.lab import order, plant, recipes
 from clipguard.lab.zoo import build as zoo, presets
 from clipguard.probe.load import Scenes
 from clipguard.purify.methods.cbpt import Cbpt
+from clipguard.purify.realign import Realign
 from clipguard.registry import name_of
 from clipguard.search.inverters.collapse import Collapse
 from clipguard.search.inverters.screen import Screen
@@ -60,6 +61,7 @@ for name, whole in list(profiles.PROFILES.items()):
     )
     repair = replace(
         whole.repair,
+        realign=Realign(steps=2),
         purifier=Cbpt(steps=4),
         against={{name_of(family): (family,) for family in whole.repair.families}},
         targeted=Targeted(steps=2, batch=4),

@@ -1,4 +1,4 @@
-"""`clipguard purify`: a repaired zero-shot classifier, with proof, whatever the verdict."""
+"""`clipguard purify`: a repaired model, with proof, whatever the verdict."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from clipguard.cli.arguments import (
     ClassNames,
     Device,
     HowHard,
+    HowToRepair,
     OutputDir,
     PolicyName,
     ProbeData,
     Profile,
+    Purifier,
     Quiet,
     ScanSeed,
     Templates,
@@ -48,6 +50,7 @@ def purify(
     output_dir: OutputDir = Path("clipguard-report"),
     policy: PolicyName = "default",
     profile: HowHard = Profile.standard,
+    purifier: HowToRepair = Purifier.both,
     seed: ScanSeed = None,
     probe_data: ProbeData = None,
     classnames: ClassNames = None,
@@ -57,12 +60,12 @@ def purify(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Purify the zero-shot classifier, whatever a scan decides.
+    """Repair the model, whatever a scan decides.
 
     Exit code 7: a limit of the policy was missed. Exit code 3: a limit could not be measured, for
     example without labels or null band.
 
-    It repairs the classifier of this class list only; the image tower stays poisoned.
+    `--purifier cbpt` repairs the classifier of this class list only; the tower stays poisoned.
     """
     from clipguard.audit.options import Options
     from clipguard.audit.scan import audit
@@ -77,6 +80,7 @@ def purify(
         profile=profile.value,
         seed=seed,
         purify="always",
+        purifier=purifier.value,
         release="purified",
         arch=arch,
         calibration=calibration,

@@ -20,10 +20,12 @@ from clipguard.cli.arguments import (
     ClassNames,
     Device,
     HowHard,
+    HowToRepair,
     OutputDir,
     PolicyName,
     ProbeData,
     Profile,
+    Purifier,
     Quiet,
     Reference,
     RequireEp,
@@ -80,6 +82,7 @@ def scan(
     purify: Annotated[
         Purify | None, typer.Option(help="When to purify. As the policy says if left out.")
     ] = None,
+    purifier: HowToRepair = Purifier.both,
     export: Annotated[Export, typer.Option(help="What to export.")] = Export.onnx,
     require_ep: RequireEp = None,
     formats: Formats = None,
@@ -110,6 +113,7 @@ def scan(
         profile=profile.value,
         seed=seed,
         purify=purify.value if purify else None,
+        purifier=purifier.value,
         export=export.value,
         provider=require_ep.value if require_ep else None,
         budget_s=budget,

@@ -37,7 +37,8 @@ def named_in(record: AuditRecord) -> set[str]:
     triggers = [c.trigger for d in record.detectors for c in d.candidates]
     names = [name for t in triggers for name in (t.file, t.picture)]
     names += [name for t in triggers for e in t.examples for name in (e.clean, e.triggered)]
-    names += [record.purification.head] if record.purification else []
+    made = record.purification
+    names += [made.head, made.repaired] if made else []
     names += [record.export.file] if record.export and record.export.kept else []
     return {name for name in names if name}
 
@@ -45,7 +46,8 @@ def named_in(record: AuditRecord) -> set[str]:
 def test_the_report_folder_holds_what_the_record_names_and_nothing_else(scanned: Path):
     record = read_record(scanned / "audit.json")
     assert record.complete
-    assert {"head.safetensors", "purified.onnx", "triggers/1.png"} < named_in(record)
+    repaired = {"head.safetensors", "repaired.safetensors", "purified.onnx"}
+    assert repaired | {"triggers/1.png"} < named_in(record)
     assert set(files_in(scanned)) == named_in(record)
     page = (scanned / "report.html").read_text(encoding="utf-8")
     assert record.checkpoint.sha256 in page
