@@ -6,7 +6,8 @@ Each VICTIM is a folder of `clipguard lab plant ... -o VICTIM --twin VICTIM-twin
 taken from `victim.json` (a scan has to find it), and so is the family that triggers are inverted
 in, as `scan` inverts them. Prints a Markdown row for every victim and way, then the summary of each
 way over all victims. `--twins` repairs the clean twins instead, by mistake. `--reference` holds
-every victim against the bundled model that it was made from. For development: what is chosen here
+every victim against the bundled model that it was made from. `--true-trigger` tunes against the
+planted trigger, which is the most that a method can do. For development: what is chosen here
 must be reported elsewhere.
 """
 
@@ -176,7 +177,9 @@ def repaired(
     generator, begun = torch.Generator().manual_seed(given.seed), time.monotonic()
     search = Search(suspect, probe, subject.classes, case.target)
     family = FAMILY.get(case.truth["attack"], "additive")
-    triggers = fresh_triggers(search, [family], settings, generator, quiet)
+    triggers = [case.trigger]
+    if not given.true_trigger:
+        triggers = fresh_triggers(search, [family], settings, generator, quiet)
     inverting = time.monotonic() - begun
     reference = base_named(case.truth["base"]) if given.reference else None
     backdoor = Backdoor(triggers, case.target, settings.again[family], reference)
@@ -233,6 +236,7 @@ def main() -> None:
     parser.add_argument("--way", action="append", default=[])
     parser.add_argument("--vary", action="append", default=[], metavar="NAME=JSON")
     parser.add_argument("--twins", action="store_true")
+    parser.add_argument("--true-trigger", action="store_true")
     parser.add_argument("--reference", action="store_true")
     parser.add_argument("--profile", default="standard")
     parser.add_argument("--seed", type=int, default=0)

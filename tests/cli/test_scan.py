@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from clipguard.bundled.nano import nano_network
 from clipguard.cli.app import main
+from clipguard.lab.evaluate import evaluate_head
 from clipguard.record import AuditRecord
 from clipguard.record.schema import read_record
 
@@ -162,8 +165,14 @@ def test_a_planted_backdoor_fails_and_its_target_is_named(planted: Path, tmp_pat
     assert main(["scan", str(planted / "victim" / "model.pt"), "-o", str(tmp_path), "-q"]) == 1
     record = read_record(tmp_path / "audit.json")
     assert record.detectors[0].target == "hammer"
-    assert record.purification.after.asr.value < record.purification.before.asr.value
-    assert (record.export.file, record.export.head) == ("purified.onnx", "purified")
+    made = record.purification
+    assert (made.method, made.scope) == ("realign+cbpt", "tower")
+    assert made.after.asr.value < 0.1 < made.before.asr.value
+    assert (record.export.file, record.export.tower) == ("purified.onnx", "repaired")
+    repaired = tmp_path / made.repaired
+    rows = evaluate_head(planted / "victim", planted / "twin", tmp_path / made.head)
+    assert rows["seen"]["asr"] < 0.1 < 0.8 < rows["seen"]["pa_ratio"]
+    nano_network("nano-rn").load_state_dict(load_file(repaired), strict=True)
 
 
 @pytest.mark.slow
