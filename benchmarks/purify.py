@@ -8,7 +8,8 @@ in, as `scan` inverts them. Prints a Markdown row for every victim and way, then
 way over all victims. `--twins` repairs the clean twins instead, by mistake. `--reference` holds
 every victim against the bundled model that it was made from. `--true-trigger` tunes against the
 planted trigger, which is the most that a method can do. For development: what is chosen here
-must be reported elsewhere.
+must be reported elsewhere. `--second` holds what was repaired against the bundled model, as the
+second scan does, and says what the default policy concludes from it.
 """
 
 from __future__ import annotations
@@ -26,23 +27,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipguard.audit.pipeline import NO_BAND
 from clipguard.audit.profiles import profile
+from clipguard.audit.release import ANOTHER
 from clipguard.bundled.artwork import compose, load_artwork
 from clipguard.bundled.nano import BASES, class_names, nano_network, nano_tokenizer
 from clipguard.checkpoint.architectures import architecture_named
 from clipguard.checkpoint.load import load_checkpoint
+from clipguard.detect.score import curve_of, scored
 from clipguard.lab.evaluate import OFFSET
 from clipguard.lab.truth import lab_images, look, truth_rates, zero_shot
 from clipguard.lab.victim_folder import trigger_of
 from clipguard.model.open_clip import OpenClipModel, build_model
 from clipguard.model.pixels import pixels_to_bytes
 from clipguard.model.roles import ClipModel
+from clipguard.policy.judge import conclude, load_policy
 from clipguard.probe.load import bundled_probe
 from clipguard.probe.rates import classify, embed
-from clipguard.probe.sets import ProbePart, Subject
+from clipguard.probe.sets import ProbePart, ProbeSet, Subject
 from clipguard.purify.methods import PURIFIERS
 from clipguard.purify.realign import Backdoor, Realign
 from clipguard.purify.repair import RepairSettings, fresh_triggers, tuned
+from clipguard.record import Outcome
 from clipguard.search.roles import Search, Trigger
 
 FAMILY = {"sig": "frequency", "badnets": "patch", "badclip": "patch", "maba": "patch"}
@@ -58,7 +64,9 @@ COLUMNS = (
     "PA",
     "PA of the twin's, seen / held out",
     "seconds",
+    "second scan",
 )
+OUTCOMES = tuple(Outcome)
 Row = dict[str, float]
 
 
@@ -151,6 +159,16 @@ class Case:
         return row
 
 
+def second(suspect: ClipModel, base: ClipModel, probe: ProbeSet, given: argparse.Namespace) -> int:
+    """What the default policy concludes from a second scan, as the place in `OUTCOMES`."""
+    detector = profile(given.profile).differential
+    pair = detector.pair(Subject(suspect, probe), base)
+    *_, found = detector.compare(pair, seed=given.seed + ANOTHER, progress=quiet)
+    found = scored(found, curve_of(detector, "base"), "")
+    (concluded,) = conclude(load_policy("default"), [found.record], NO_BAND)
+    return OUTCOMES.index(concluded.outcome)
+
+
 def ways(given: argparse.Namespace) -> Iterator[tuple[str, RepairSettings]]:
     standard = profile(given.profile).repair
     for way in given.way:
@@ -181,7 +199,8 @@ def repaired(
     if not given.true_trigger:
         triggers = fresh_triggers(search, [family], settings, generator, quiet)
     inverting = time.monotonic() - begun
-    reference = base_named(case.truth["base"]) if given.reference else None
+    base = base_named(case.truth["base"])
+    reference = base if given.reference else None
     backdoor = Backdoor(triggers, case.target, settings.again[family], reference)
     yield "nothing", case.against_twin(case.rated(suspect, subject.classes)) | {"s": inverting}
     towers: dict[str, tuple[OpenClipModel, float]] = {}
@@ -199,7 +218,10 @@ def repaired(
         draws = torch.Generator().manual_seed(given.seed)
         made = tuned(start, backdoor, replace(way, realign=None), generator=draws, progress=quiet)
         spent += time.monotonic() - begun
-        yield name, case.against_twin(case.rated(made.model, made.classes)) | {"s": spent}
+        row = case.against_twin(case.rated(made.model, made.classes)) | {"s": spent}
+        if given.second and way.realign is not None and way.purifier is None:
+            row["second"] = second(made.model, base, probe, given)
+        yield name, row
 
 
 def cells(name: str, row: Row) -> str:
@@ -212,6 +234,7 @@ def cells(name: str, row: Row) -> str:
         f"{row['pa seen']:.1%}",
         f"{row['ratio seen']:.0%} / {row['ratio held_out']:.0%}",
         f"{row['s']:.0f}",
+        OUTCOMES[int(row["second"])].value if "second" in row else "–",
     )
     return f"| {name} | {' | '.join(shown)} |"
 
@@ -237,6 +260,7 @@ def main() -> None:
     parser.add_argument("--vary", action="append", default=[], metavar="NAME=JSON")
     parser.add_argument("--twins", action="store_true")
     parser.add_argument("--true-trigger", action="store_true")
+    parser.add_argument("--second", action="store_true")
     parser.add_argument("--reference", action="store_true")
     parser.add_argument("--profile", default="standard")
     parser.add_argument("--seed", type=int, default=0)

@@ -113,7 +113,16 @@ class Case:
 
 
 MODELS = tuple(f"clean-{number}.pt" for number in range(5))
-SCANNED = ("scan/audit.json", "scan/report.html", "scan/head.safetensors", "scan/purified.onnx")
+SCANNED = tuple(
+    f"scan/{name}"
+    for name in (
+        "audit.json",
+        "report.html",
+        "head.safetensors",
+        "repaired.safetensors",
+        "purified.onnx",
+    )
+)
 PLANTED = ("lab/model.pt", "lab/victim.json", "lab/trigger.safetensors", "twin/model.pt")
 ALONE = ("--purify", "never", "--export", "none")
 CASES = (
@@ -149,7 +158,7 @@ CASES = (
         "scan",
         (MODELS[0], "-o", "scan", "--purify", "always"),
         INCONCLUSIVE,
-        "Scope of the purified head",
+        "Scope of the repair",
         SCANNED,
         SHORT,
     ),
@@ -158,7 +167,7 @@ CASES = (
         "predict",
         ("scan/purified.onnx", "scan/triggers"),
         0,
-        "the zero-shot classifier of this class list only",
+        "repaired image tower",
         program=NO_TORCH,
     ),
     Case(
@@ -172,7 +181,7 @@ CASES = (
     Case("export", (MODELS[0],), 0, "model.onnx", ("model.onnx",)),
     Case(
         "export",
-        (MODELS[0], "-o", "fused.onnx", "--head", "scan/head.safetensors"),
+        ("scan/repaired.safetensors", "-o", "fused.onnx", "--head", "scan/head.safetensors"),
         0,
         "fused.onnx",
         ("fused.onnx",),
