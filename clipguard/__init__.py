@@ -32,6 +32,7 @@ class ScanOptions(TypedDict, total=False):
         profile: fast (only with a reference), standard or thorough.
         seed: drives every draw; made from the digest of the model otherwise.
         purify: when to make a purified head; the policy says it otherwise.
+        purifier: realign+cbpt (the image tower, then its prompts), cbpt or realign.
         export: whether to write ONNX.
         provider: execution provider that the export must run on, cuda or cpu.
         budget_s: wall-clock seconds after which what is left is reported as not tested.
@@ -53,6 +54,7 @@ class ScanOptions(TypedDict, total=False):
     profile: Literal["fast", "standard", "thorough"]
     seed: int | None
     purify: Literal["never", "on-fail", "always"] | None
+    purifier: Literal["realign+cbpt", "cbpt", "realign"]
     export: Literal["none", "onnx"]
     provider: Literal["cuda", "cpu"] | None
     budget_s: float | None

@@ -86,6 +86,12 @@ class StripesClip:
     def __init__(self, planted: int | None = None) -> None:
         self.tower = StripesTower(planted)
 
+    def copied(self) -> StripesClip:
+        return copy.deepcopy(self)
+
+    def state(self) -> dict[str, Tensor]:
+        return dict(self.tower.state_dict())
+
     def encode_image(self, images: Tensor) -> Tensor:
         return self.tower(images)
 

@@ -14,7 +14,7 @@ import torch
 from fakes import SQUARES
 from zoo_samples import Runner
 
-from clipguard.audit import pipeline, profiles
+from clipguard.audit import pipeline, profiles, release
 from clipguard.bundled.nano import load_state
 from clipguard.cli.app import main
 from clipguard.detect import null_band as calibration
@@ -31,6 +31,7 @@ from clipguard.lab.truth import lab_images
 from clipguard.probe import load
 from clipguard.probe.load import Scenes
 from clipguard.purify.methods.cbpt import Cbpt
+from clipguard.purify.realign import Realign
 from clipguard.purify.repair import RepairSettings
 from clipguard.registry import name_of
 from clipguard.search.families.additive import Additive
@@ -74,8 +75,11 @@ TINY = profiles.Profile(
     detector=SEARCHES,
     differential=PAIR_SEARCH,
     repair=RepairSettings(
+        realign=Realign(steps=3, every=2, images=4, search=SEARCH),
         purifier=Cbpt(steps=4, images=20),
+        alone=Cbpt(steps=4, images=20),
         against={name_of(family): (family,) for family in FAMILIES},
+        again={name_of(family): (family,) for family in FAMILIES},
         families=FAMILIES,
         targeted=SEARCH,
     ),
@@ -194,7 +198,8 @@ def curve(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
             role="base",
             families=("nano-rn",),
         )
-        monkeypatch.setattr(pipeline, "curve_of", lambda *_: made)
+        for module in (pipeline, release):
+            monkeypatch.setattr(module, "curve_of", lambda *_: made)
 
     return ship
 

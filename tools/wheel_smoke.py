@@ -42,6 +42,7 @@ from clipguard.lab import order, plant, recipes
 from clipguard.lab.zoo import build as zoo, presets
 from clipguard.probe.load import Scenes
 from clipguard.purify.methods.cbpt import Cbpt
+from clipguard.purify.realign import Realign
 from clipguard.registry import name_of
 from clipguard.search.inverters.collapse import Collapse
 from clipguard.search.inverters.screen import Screen
@@ -60,6 +61,7 @@ for name, whole in list(profiles.PROFILES.items()):
     )
     repair = replace(
         whole.repair,
+        realign=Realign(steps=2),
         purifier=Cbpt(steps=4),
         against={{name_of(family): (family,) for family in whole.repair.families}},
         targeted=Targeted(steps=2, batch=4),
@@ -111,7 +113,16 @@ class Case:
 
 
 MODELS = tuple(f"clean-{number}.pt" for number in range(5))
-SCANNED = ("scan/audit.json", "scan/report.html", "scan/head.safetensors", "scan/purified.onnx")
+SCANNED = tuple(
+    f"scan/{name}"
+    for name in (
+        "audit.json",
+        "report.html",
+        "head.safetensors",
+        "repaired.safetensors",
+        "purified.onnx",
+    )
+)
 PLANTED = ("lab/model.pt", "lab/victim.json", "lab/trigger.safetensors", "twin/model.pt")
 ALONE = ("--purify", "never", "--export", "none")
 CASES = (
@@ -148,7 +159,7 @@ CASES = (
         "scan",
         (MODELS[0], "-o", "scan", "--purify", "always"),
         INCONCLUSIVE,
-        "Scope of the purified head",
+        "Scope of the repair",
         SCANNED,
         SHORT,
     ),
@@ -157,7 +168,7 @@ CASES = (
         "predict",
         ("scan/purified.onnx", "scan/triggers"),
         0,
-        "the zero-shot classifier of this class list only",
+        "repaired image tower",
         program=NO_TORCH,
     ),
     Case(
@@ -171,7 +182,7 @@ CASES = (
     Case("export", (MODELS[0],), 0, "model.onnx", ("model.onnx",)),
     Case(
         "export",
-        (MODELS[0], "-o", "fused.onnx", "--head", "scan/head.safetensors"),
+        ("scan/repaired.safetensors", "-o", "fused.onnx", "--head", "scan/head.safetensors"),
         0,
         "fused.onnx",
         ("fused.onnx",),

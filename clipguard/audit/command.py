@@ -17,8 +17,8 @@ SEARCH = ("--profile", "--seed", "--arch", "--text-from", "--lora-base", "--devi
 PROBE = ("--probe-data", "--classnames", "--templates")
 DECISION = (*SEARCH, *PROBE, "--policy", "--calibration")
 AGAINST = ("--reference", "--vocabulary", "--canary")
-SCAN = (*DECISION, *AGAINST, "--purify", "--export", "--require-ep", "--budget")
-TAKES = {"scan": SCAN, "purify": DECISION, "calibrate": (*SEARCH, *PROBE)}
+SCAN = (*DECISION, *AGAINST, "--purify", "--purifier", "--export", "--require-ep", "--budget")
+TAKES = {"scan": SCAN, "purify": (*DECISION, "--purifier"), "calibrate": (*SEARCH, *PROBE)}
 """Options that each command takes."""
 ALWAYS = ("--profile", "--seed")
 SWITCHES = ("--canary",)
@@ -69,6 +69,7 @@ def _values(options: Options) -> Iterator[tuple[str, str]]:
     yield "--profile", options.profile
     yield "--seed", "" if options.seed is None else str(options.seed)
     yield "--purify", options.purify or ""
+    yield "--purifier", options.purifier
     yield "--export", options.export
     yield "--require-ep", options.provider or ""
     yield "--budget", "" if budget is None else repr(budget)

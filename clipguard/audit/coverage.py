@@ -76,6 +76,7 @@ def begun_record(path: Path, options: Options, created: str) -> AuditRecord:
             "profile": options.profile,
             "seed": options.seed,
             "purify": options.purify or options.policy.purification.run,
+            "purifier": options.purifier,
             "export": options.export,
             "budget_s": options.budget_s,
             "device": str(device_of(options.device)),

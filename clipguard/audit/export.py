@@ -13,7 +13,7 @@ from clipguard.audit.watch import Watch
 from clipguard.errors import ExportError
 from clipguard.export.onnx import ExportJob, write_onnx
 from clipguard.policy.release import export_checks
-from clipguard.purify.head_file import LoadedHead, load_head
+from clipguard.purify.files import LoadedHead, load_head
 from clipguard.record import ExportRecord
 from clipguard.record.wording import missed_told
 from clipguard.search.roles import Progress
@@ -49,6 +49,7 @@ def export_unjudged(
         class_names=chosen.names,
         head="zero-shot" if head is None else "purified",
         checkpoint_sha256=digest,
+        repaired_from=chosen.repaired_from,
         probe=subject.probe,
         provider=options.provider,
         caveat=chosen.caveat,

@@ -11,6 +11,8 @@ from clipguard.checkpoint.sandbox import SandboxMode
 from clipguard.policy.judge import Policy
 from clipguard.probe.load import ProbeSource
 
+Way = Literal["realign+cbpt", "cbpt", "realign"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -21,9 +23,10 @@ class Options:
         profile: fast (only with a reference), standard or thorough.
         seed: drives every draw; None makes it from the model's digest and the policy's salt.
         purify: never, on-fail or always; None leaves it to the policy.
+        purifier: how: the image tower and then its prompts, only these, or only the tower.
         export: none or onnx.
-        release: `decision` exports the model itself on a pass and else the purified head;
-            `purified` always exports the purified head.
+        release: `decision` exports the model itself on a pass and else what was repaired;
+            `purified` always exports what was repaired.
         provider: execution provider that the export must run on, or None.
         budget_s: wall-clock seconds after which what is left is reported as not tested.
         arch: architecture name or config JSON, or None to infer it.
@@ -41,6 +44,7 @@ class Options:
     profile: str = "standard"
     seed: int | None = None
     purify: Literal["never", "on-fail", "always"] | None = None
+    purifier: Way = "realign+cbpt"
     export: Literal["none", "onnx"] = "onnx"
     release: Literal["decision", "purified"] = "decision"
     provider: str | None = None

@@ -22,7 +22,7 @@ from clipguard.audit.coverage import (
 )
 from clipguard.audit.options import Options, seed_of
 from clipguard.audit.profiles import Profile, profile, profile_alone
-from clipguard.audit.release import Release, export, failure, keep, purify
+from clipguard.audit.release import Release, export, failure, keep, purify, rescan
 from clipguard.audit.watch import Watch
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.checkpoint.sandbox import Guard
@@ -94,8 +94,18 @@ def stages(
     if finding is None:
         return
     judgement = judged(record, options, watch)
-    found = Release(options, suspect.subject, suspect.seed, finding, judgement)
-    repaired = purify(found, settings.repair, watch)
+    found = Release(
+        options,
+        suspect.subject,
+        suspect.seed,
+        finding,
+        judgement,
+        suspect.family,
+        suspect.reference.model if suspect.reference else None,
+    )
+    repaired = purify(found, settings.repair.by(options.purifier), watch, work)
+    yield repaired.record
+    repaired = rescan(repaired, settings, watch)
     yield repaired.record
     released = export(repaired, work, watch)
     yield released.record

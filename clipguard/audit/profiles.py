@@ -41,7 +41,7 @@ class Profile:
         differential: the search on a model and its reference. `thorough` has that of `standard`,
             because limits hold only for the search that they were fitted on.
         canary: how that search is tried.
-        repair: how a purified head is made and checked.
+        repair: how a model is repaired, and how that is checked.
         text: the search for token triggers.
     """
 
@@ -71,6 +71,13 @@ AGAINST: Mapping[str, tuple[TriggerFamily, ...]] = {
     "additive": (Additive(budget=8.0), Additive(budget=16.0)) * 2,
     "frequency": (Frequency(budget=20.0), Additive(budget=16.0)) * 2,
     "warp": (Warp(reach=0.03), Warp(reach=0.06)) * 2,
+}
+
+AGAIN: Mapping[str, tuple[TriggerFamily, ...]] = {
+    "patch": (Patch(area=0.02), MovingPatch(area=0.03)),
+    "additive": (Additive(budget=16.0),),
+    "frequency": (Frequency(budget=20.0), Additive(budget=16.0)),
+    "warp": (Warp(reach=0.06),),
 }
 
 _STANDARD = TriggerInversion(
@@ -143,7 +150,9 @@ _FAST = replace(
     measure=200,
 )
 
-_REPAIR = RepairSettings(against=AGAINST, families=FAMILIES, targeted=_STANDARD.targeted)
+_REPAIR = RepairSettings(
+    against=AGAINST, again=AGAIN, families=FAMILIES, targeted=_STANDARD.targeted
+)
 
 PROFILES = {
     "fast": Profile(detector=_STANDARD, differential=_FAST, repair=_REPAIR, alone=False),

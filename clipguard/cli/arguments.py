@@ -32,6 +32,14 @@ class Provider(str, Enum):
     cpu = "cpu"
 
 
+class Purifier(str, Enum):
+    """How to repair."""
+
+    both = "realign+cbpt"
+    prompts = "cbpt"
+    tower = "realign"
+
+
 Checkpoint = Annotated[
     Path, typer.Argument(help="Checkpoint: a file, or a folder with its config.")
 ]
@@ -99,6 +107,13 @@ LoraBase = Annotated[
 ]
 Calibration = Annotated[Path | None, typer.Option(help="Null band made by `clipguard calibrate`.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or cuda:N.")]
+HowToRepair = Annotated[
+    Purifier,
+    typer.Option(
+        help="Repair the image tower and then its prompts (realign+cbpt), only the prompts of this "
+        "class list (cbpt), or only the tower, for every class list (realign)."
+    ),
+]
 RequireEp = Annotated[
     Provider | None, typer.Option(help="Fail if onnxruntime runs on another execution provider.")
 ]

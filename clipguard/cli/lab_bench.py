@@ -80,7 +80,11 @@ def bench_purify(
     zoo: ZooFolder,
     output_dir: Out,
     methods: Annotated[
-        str, typer.Option(help=f"Purifiers, with commas between: {', '.join(PURIFIERS.names())}.")
+        str,
+        typer.Option(
+            help="Ways of a repair, with commas between: realign, realign+cbpt, "
+            f"{', '.join(PURIFIERS.names())}."
+        ),
     ] = "cbpt",
     split: WhichSplit = Which.calibration,
     part: Part = "0/1",

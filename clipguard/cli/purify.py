@@ -1,4 +1,4 @@
-"""`clipguard purify`: a repaired zero-shot classifier, with proof, whatever the verdict."""
+"""`clipguard purify`: a repaired model, with proof, whatever the verdict."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from clipguard.cli.arguments import (
     ClassNames,
     Device,
     HowHard,
+    HowToRepair,
     LoraBase,
     OutputDir,
     PolicyName,
     ProbeData,
     Profile,
+    Purifier,
     Quiet,
     Sandbox,
     SandboxMode,
@@ -53,6 +55,7 @@ def purify(
     output_dir: OutputDir = Path("clipguard-report"),
     policy: PolicyName = "default",
     profile: HowHard = Profile.standard,
+    purifier: HowToRepair = Purifier.both,
     seed: ScanSeed = None,
     probe_data: ProbeData = None,
     classnames: ClassNames = None,
@@ -65,12 +68,12 @@ def purify(
     sandbox: Sandbox = SandboxMode.auto,
     quiet: Quiet = False,
 ) -> None:
-    """Purify the zero-shot classifier, whatever a scan decides.
+    """Repair the model, whatever a scan decides.
 
     Exit code 7: a limit of the policy was missed. Exit code 3: a limit could not be measured, for
     example without labels or null band.
 
-    It repairs the classifier of this class list only; the image tower stays poisoned.
+    `--purifier cbpt` repairs the classifier of this class list only; the tower stays poisoned.
     """
     from clipguard.audit.options import Options
     from clipguard.audit.scan import audit
@@ -85,6 +88,7 @@ def purify(
         profile=profile.value,
         seed=seed,
         purify="always",
+        purifier=purifier.value,
         release="purified",
         arch=arch,
         text_from=text_from,

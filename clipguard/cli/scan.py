@@ -19,11 +19,13 @@ from clipguard.cli.arguments import (
     ClassNames,
     Device,
     HowHard,
+    HowToRepair,
     LoraBase,
     OutputDir,
     PolicyName,
     ProbeData,
     Profile,
+    Purifier,
     Quiet,
     Reference,
     RequireEp,
@@ -90,6 +92,7 @@ def scan(
     profile: HowHard = Profile.standard,
     seed: ScanSeed = None,
     purify: WhenToPurify = None,
+    purifier: HowToRepair = Purifier.both,
     export: Annotated[Export, typer.Option(help="What to export.")] = Export.onnx,
     require_ep: RequireEp = None,
     formats: Formats = None,
@@ -120,6 +123,7 @@ def scan(
         profile=profile.value,
         seed=seed,
         purify=purify.value if purify else None,
+        purifier=purifier.value,
         export=export.value,
         provider=require_ep.value if require_ep else None,
         budget_s=budget,
@@ -136,11 +140,8 @@ def scan(
         templates=templates,
         vocabulary=vocabulary,
     )
-    folders = _folders(models, output_dir)
-    codes = [
-        _one(model, folder, policy, options, wanted, quiet)
-        for model, folder in zip(models, folders, strict=True)
-    ]
+    pairs = zip(models, _folders(models, output_dir), strict=True)
+    codes = [_one(model, folder, policy, options, wanted, quiet) for model, folder in pairs]
     raise typer.Exit(worst_exit_code(codes))
 
 

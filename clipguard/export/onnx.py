@@ -51,6 +51,10 @@ SCOPE = {
     ),
     "zero-shot": "zero-shot classifier of this class list; nothing was purified",
 }
+REPAIRED = (
+    "repaired image tower, and with it `embeddings`, against triggers that were found and their "
+    "like; a new search may still find weaker ones"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +66,9 @@ class ExportJob:
         classes: (C, D) unit class embeddings to fuse.
         class_names: C names.
         head: `purified` or `zero-shot`.
-        checkpoint_sha256: digest of the checkpoint, kept in the file's metadata.
+        checkpoint_sha256: digest of the checkpoint whose weights these are, kept in the file's
+            metadata.
+        repaired_from: digest of the one whose image tower was repaired; empty if none was.
         probe: images that agreement is measured on (*measure* part).
         trigger: worst inverted trigger and its target, for the ASR on the exported file.
         provider: `cuda`, `cpu`, or None for whatever is there.
@@ -75,6 +81,7 @@ class ExportJob:
     head: str
     checkpoint_sha256: str
     probe: ProbeSet
+    repaired_from: str = ""
     trigger: tuple[Trigger, int] | None = None
     provider: str | None = None
     caveat: str = ""
@@ -213,6 +220,7 @@ def _strip(message: Any) -> None:
 def _properties(job: ExportJob) -> dict[str, str]:
     rule: Preprocess = getattr(job.model, "preprocess", OPENAI)
     text = RESIZE[rule.resize_mode]
+    scope = REPAIRED if job.repaired_from else SCOPE[job.head]
     values = {
         "checkpoint_sha256": job.checkpoint_sha256,
         "class_names": json.dumps(job.class_names),
@@ -220,9 +228,12 @@ def _properties(job: ExportJob) -> dict[str, str]:
         "resize": text.format(side=job.model.image_size, interpolation=rule.interpolation),
         "resize_mode": rule.resize_mode,
         "interpolation": rule.interpolation,
-        "scope": "; ".join(filter(None, (SCOPE[job.head], job.caveat))),
+        "scope": "; ".join(filter(None, (scope, job.caveat))),
         "head": job.head,
+        "tower": "repaired" if job.repaired_from else "original",
     }
+    if job.repaired_from:
+        values["repaired_from_sha256"] = job.repaired_from
     return {f"clipguard.{key}": value for key, value in values.items()}
 
 
@@ -249,6 +260,7 @@ def _prove(session: Session, job: ExportJob, generator: torch.Generator) -> Expo
         file="",
         sha256="",
         head="purified" if job.head == "purified" else "zero-shot",
+        tower="repaired" if job.repaired_from else "original",
         opset=session.opset,
         provider=session.provider,
         parity=parity,

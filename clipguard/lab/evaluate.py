@@ -1,4 +1,4 @@
-"""How well a purified head withstands the true trigger, which no scan has seen."""
+"""How well a repair withstands the true trigger, which no scan has seen."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from clipguard.errors import UsageError
 from clipguard.lab.truth import Loss, Views, lab_images, look, paired_loss, truth_rates, zero_shot
 from clipguard.lab.victim_folder import trigger_of
 from clipguard.model.open_clip import build_model
+from clipguard.model.roles import ClipModel
 from clipguard.probe.intervals import paired_bootstrap
 from clipguard.probe.load import Scenes, bundled_probe
 from clipguard.probe.rates import classify
 from clipguard.probe.sets import ProbePart
-from clipguard.purify.head_file import load_head
+from clipguard.purify.files import TOWER_FILE, load_head
 from clipguard.record import Rate
 
 OFFSET = 7
@@ -43,23 +44,33 @@ def evaluate_head(
         UsageError: no victim there, a clean one, or a head of another checkpoint.
     """
     names = class_names()
-    checkpoint = load_checkpoint(victim / "model.pt")
+    tower = head.with_name(TOWER_FILE)
+    checkpoint = load_checkpoint(tower if tower.exists() else victim / "model.pt")
     loaded = load_head(head, checkpoint.record.sha256)
     if loaded.names != names:
         raise UsageError(f"{head.name} was tuned for another class list than the bundled one")
-    return evaluate_classes(victim, twin, loaded.classes, seed=seed)
+    model = build_model(checkpoint, torch.device("cpu"))
+    return evaluate_classes(victim, twin, loaded.classes, repaired=model, seed=seed)
 
 
 def evaluate_classes(
-    victim: Path, twin: Path, classes: Tensor, *, seed: int = 0
+    victim: Path,
+    twin: Path,
+    classes: Tensor,
+    *,
+    repaired: ClipModel | None = None,
+    seed: int = 0,
+    scenes: int = 4,
 ) -> dict[str, dict[str, float]]:
-    """As `evaluate_head`, for class embeddings that are in no file.
+    """As `evaluate_head`, for a repair that is in no file.
 
     Args:
         victim: folder that `lab plant` wrote.
         twin: folder of its clean twin.
         classes: (100, D) unit embeddings of the bundled classes.
+        repaired: the victim with a repaired image tower; None where it is as it was.
         seed: of the scan, which says what drawings it tuned on.
+        scenes: scenes per drawing.
 
     Returns:
         For fresh scenes of all drawings in the `seen` styles, of those among them that
@@ -82,23 +93,32 @@ def evaluate_classes(
         build_model(load_checkpoint(folder / "model.pt"), torch.device("cpu"))
         for folder in (victim, twin)
     )
-    heads = Heads(zero_shot(model), classes, zero_shot(other))
+    readers = (model, repaired or model, other)
+    heads = Heads(zero_shot(model), classes.cpu(), zero_shot(other))
     rows = {}
     for held_out in (False, True):
         drawn = truth["seed"] + OFFSET
-        images = lab_images(held_out=held_out, seed=drawn, scenes=4, side=model.image_size)
-        views = [look(each, images, trigger) for each in (model, other)]
+        images = lab_images(held_out=held_out, seed=drawn, scenes=scenes, side=model.image_size)
+        views = [look(each, images, trigger) for each in readers]
         kept = (
             {"held_out": images.labels >= 0} if held_out else _seen(images, model.image_size, seed)
         )
         for name, chosen in kept.items():
-            mine, twins = (_only(view, chosen) for view in views)
-            rows[name] = _row(mine, twins, heads, class_names().index(truth["target"]))
+            chosen_views = Three(*(_only(view, chosen) for view in views))
+            rows[name] = _row(chosen_views, heads, class_names().index(truth["target"]))
     return rows
 
 
+class Three(NamedTuple):
+    """The same images seen by the victim, by what was made of it, and by the twin."""
+
+    before: Views
+    after: Views
+    twin: Views
+
+
 class Heads(NamedTuple):
-    """Class embeddings (C, D): the victim's before and after purification, and the twin's."""
+    """Class embeddings (C, D) of these three."""
 
     before: Tensor
     after: Tensor
@@ -118,9 +138,11 @@ def _only(views: Views, rows: Tensor) -> Views:
     return Views(chosen, views.clean[rows], views.triggered[rows])
 
 
-def _row(mine: Views, twins: Views, heads: Heads, target: int) -> dict[str, float]:
-    before, after = (truth_rates(mine, head, target) for head in (heads.before, heads.after))
-    base = truth_rates(twins, heads.twin, target)
+def _row(views: Three, heads: Heads, target: int) -> dict[str, float]:
+    before, after, base = (
+        truth_rates(view, head, target) for view, head in zip(views, heads, strict=True)
+    )
+    mine, twins = views.after, views.twin
     loss = paired_loss(mine, heads.after, twins, heads.twin)
     gap = _asr_gap(mine, twins, heads, target)
     pa = _known(after.poisoned_accuracy)

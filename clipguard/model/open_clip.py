@@ -51,6 +51,7 @@ class OpenClipModel:
 
     def __init__(self, network: nn.Module, architecture: Architecture, tokenizer: Any) -> None:
         self._network = cast(Any, network)
+        self.state = self._network.state_dict  # see `Repairable.state`
         self._architecture = architecture
         self._tokenizer = tokenizer
         preprocess = architecture.preprocess
@@ -176,9 +177,8 @@ class OpenClipModel:
         if ids.shape[1] + 2 > self._text.context_length:
             room = self._text.context_length - 2
             raise UsageError(f"got {ids.shape[1]} tokens; the text tower reads at most {room}")
-        start = torch.full((len(ids), 1), self._tokenizer.sot_token_id)
-        tokens = torch.cat([start, ids.cpu(), start], dim=1)
-        tokens[:, -1] = self._tokenizer.eot_token_id
+        tokens = functional.pad(ids.cpu(), (1, 1), value=self._tokenizer.eot_token_id)
+        tokens[:, 0] = self._tokenizer.sot_token_id
         ends = torch.full((len(ids),), tokens.shape[1] - 1, device=self.device)
         return torch.cat(
             [

@@ -5,8 +5,8 @@ Letters: B batch, N images, C classes, D embedding, S image side, K context toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,17 @@ class PromptTunable(ClipModel, Protocol):
             (C, D) of unit norm. Prompts are cut at the last end-of-text, which is exact for a
             causal tower.
         """
+
+
+@runtime_checkable
+class Repairable(PromptTunable, Protocol):
+    """A `PromptTunable` whose weights can be changed in a copy and written to a file."""
+
+    def copied(self) -> Repairable:
+        """The same model with weights of its own."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """All its weights, under the names that its library loads them by."""
 
 
 class TokenReader(PromptTunable, Protocol):

@@ -71,7 +71,7 @@ def judge(policy: Policy, record: AuditRecord) -> GateRecord:
         return _gate(policy, refused_checks(record.refused, record), [], ())
     found = detector_checks(policy, record.detectors, record.calibration, record.reference)
     findings = [made for _, lines in found for made in lines]
-    purified = purification_checks(policy.purification, record)
+    purified = purification_checks(policy, record)
     against = [made for made in findings if made.repairable and not made.passes]
     relied_on = bool(against) and policy.purification.purified_head_may_pass
     repaired = relied_on and bool(purified) and all(made.passes for made in purified)

@@ -6,25 +6,34 @@ from dataclasses import replace
 from statistics import fmean
 
 from clipguard import errors
+from clipguard.policy.against import pair_lines
 from clipguard.policy.document import ExportPolicy, Policy, PurificationPolicy
 from clipguard.policy.line import FAIL, INCONCLUSIVE, PASS, Line, line
 from clipguard.record import (
     AuditRecord,
     ExportRecord,
     GateRecord,
+    Outcome,
     PurificationRecord,
     ReinversionRecord,
 )
 from clipguard.record.wording import TEXT, interval, number, percent, percent_beside
 
 REINVERSION = "purification.reinversion"
+ORDER = tuple(Outcome)
 
 
-def purification_checks(limits: PurificationPolicy, record: AuditRecord) -> list[Line]:
-    """Whether the purified head meets every limit; empty without one."""
-    purified = record.purification
+def purification_checks(policy: Policy, record: AuditRecord) -> list[Line]:
+    """Whether what was repaired meets every limit; empty without one."""
+    purified, limits = record.purification, policy.purification
     if purified is None:
         return []
+    searched = purified.rescan
+    again = (
+        _reinversion_lines(record, purified)
+        if searched is None
+        else [_second_line(pair_lines(policy.backdoor, searched, record.reference))]
+    )
     asr = max(purified.after.asr.value, purified.after.asr.high)
     left = interval(purified.after.asr)
     return [
@@ -38,9 +47,19 @@ def purification_checks(limits: PurificationPolicy, record: AuditRecord) -> list
         _loss_line(limits.max_clean_accuracy_loss, purified),
         _own_images_line(record, purified),
         _ratio_line(limits.min_poisoned_accuracy_ratio, purified),
-        *_reinversion_lines(record, purified),
+        *again,
         _targets_line(record),
     ]
+
+
+def _second_line(found: list[Line]) -> Line:
+    """The second search against the reference, on the repaired tower: it must find nothing."""
+    about = [made for made in found if made.outcome is not None]
+    worst = max(about, key=lambda made: ORDER.index(made.outcome or Outcome.NO_EVIDENCE))
+    result = FAIL if worst.repairable else PASS
+    result = INCONCLUSIVE if worst.outcome is Outcome.INCONCLUSIVE else result
+    shown, reason = worst.check.value, f"on the repaired tower: {worst.check.reason}"
+    return line("purification.second_scan", worst.check.limit, shown, result, reason)
 
 
 def _targets_line(record: AuditRecord) -> Line:
@@ -211,12 +230,19 @@ def _asr_line(most: float, export: ExportRecord, triggered: bool) -> Line:
 
 
 def head_checks(record: AuditRecord) -> list[Line]:
-    """Where a pass rests on the purified head, the exported file must carry that head."""
+    """Where a pass rests on a repair, the exported file must carry it."""
     if record.export is None:
         return []
-    good = record.export.head == "purified"
-    reason = f"{record.export.file} carries the {record.export.head} head"
-    return [line("export.head", "purified", record.export.head, PASS if good else FAIL, reason)]
+    made = record.purification
+    scope = made.scope if made else "head"
+    head = "purified" if made is None or made.head else "zero-shot"
+    tower = "repaired" if scope == "tower" else "original"
+    good = (record.export.head, record.export.tower) == (head, tower)
+    reason = (
+        f"{record.export.file} carries the {record.export.head} head and the "
+        f"{record.export.tower} image tower"
+    )
+    return [line("export.head", head, record.export.head, PASS if good else FAIL, reason)]
 
 
 def missed_limits(policy: Policy, record: AuditRecord) -> str:
@@ -225,11 +251,7 @@ def missed_limits(policy: Policy, record: AuditRecord) -> str:
     Returns:
         One clause, or nothing if every line about the head passes.
     """
-    missed = [
-        made.check.key
-        for made in purification_checks(policy.purification, record)
-        if not made.passes
-    ]
+    missed = [made.check.key for made in purification_checks(policy, record) if not made.passes]
     told = ", ".join(dict.fromkeys(missed))
     return f"NOT shown to meet these limits of policy {policy.name}: {told}" if told else ""
 

@@ -1,21 +1,29 @@
-"""Purify a zero-shot classifier and say honestly what that changed."""
+"""Repair an image tower, its zero-shot classifier, or both, and say honestly what that changed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
-from clipguard.detect.null_band import log_odds
 from clipguard.detect.roles import Finding
 from clipguard.errors import InconclusiveError
-from clipguard.probe.rates import attack_rate, classify, embed, rates
+from clipguard.model.roles import ClipModel, PromptTunable
+from clipguard.probe.rates import embed, rates
 from clipguard.probe.sets import Subject
 from clipguard.purify.methods.cbpt import Cbpt
+from clipguard.purify.realign import Backdoor, Realign, Realigned
+from clipguard.purify.reinversion import reinvert
 from clipguard.purify.roles import PurifiedHead, Purifier
-from clipguard.record import HEAD_SCOPE, PurificationRecord, ReinversionRecord, TunedTrigger
-from clipguard.registry import name_of
+from clipguard.record import (
+    HEAD_SCOPE,
+    TOWER_SCOPE,
+    PurificationRecord,
+    TunedTrigger,
+)
+from clipguard.registry import name_of, require_known
 from clipguard.search.roles import Inverter, Progress, Search, Trigger, TriggerFamily
 
 HOLDS = 0.5
@@ -28,24 +36,76 @@ A weaker one is an ordinary perturbation; tuning against it costs accuracy and r
 """
 
 
+WAYS = ("realign+cbpt", "cbpt", "realign")
+"""How to repair: the image tower and then its prompts, only the prompts, or only the tower."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RepairSettings:
-    """How to purify and how to check it.
+    """How to repair and how to check it.
 
     Attributes:
-        purifier: what makes the head.
-        against: per family that works, a family for every fresh inversion to purify against.
+        realign: what repairs the image tower; None leaves it as it is.
+        purifier: what tunes prompts for it; None leaves the zero-shot classifier.
+        alone: what tunes prompts where the tower stays as it is.
+        against: per family that works, a family for every fresh inversion to repair against.
             Unlike the detector's, they need not separate clean models: small patches spare what
             the image shows, moving ones cover triggers planted at random places, large
             perturbations cover more of what the true trigger does.
+        again: per family that works, those that are searched while the tower is repaired.
         families: those of the re-inversion, as in the detector, so that the null band applies.
         targeted: the targeted inversion, as in the detector.
     """
 
-    purifier: Purifier = Cbpt()
+    realign: Realign | None = Realign()
+    purifier: Purifier | None = Cbpt(steps=100, margin=2.0)
+    alone: Purifier = Cbpt()
     against: Mapping[str, Sequence[TriggerFamily]]
+    again: Mapping[str, Sequence[TriggerFamily]]
     families: Sequence[TriggerFamily]
     targeted: Inverter
+
+    def by(self, way: str) -> RepairSettings:
+        """The same for one of `WAYS`.
+
+        Raises:
+            UsageError: no such way.
+        """
+        require_known(way, WAYS, "purifier")
+        if way == "cbpt":
+            return replace(self, realign=None, purifier=self.alone)
+        return replace(self, purifier=None) if way == "realign" else self
+
+
+@dataclass(frozen=True, eq=False)
+class Repaired:
+    """What a repair made.
+
+    Attributes:
+        model: the suspect, or a copy of it with a repaired image tower.
+        classes: (C, D) unit class embeddings to read its images with.
+        head: the prompts behind them; None where they are those of the zero-shot classifier.
+        tower: how the image tower was repaired; None where it is the suspect's.
+        against: every trigger that it was tuned against.
+    """
+
+    model: PromptTunable
+    classes: Tensor
+    head: PurifiedHead | None
+    tower: Realigned | None
+    against: tuple[Trigger, ...]
+
+    @property
+    def method(self) -> str:
+        """What was done, in this order."""
+        tower = [] if self.tower is None else ["realign"]
+        return "+".join([*tower, *([] if self.head is None else [self.head.method])])
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Final value of each named loss."""
+        parts = (part.losses for part in (self.tower, self.head) if part is not None)
+        return {name: loss for losses in parts for name, loss in losses.items()}
 
 
 def repair(
@@ -53,59 +113,106 @@ def repair(
     finding: Finding,
     settings: RepairSettings,
     *,
+    reference: ClipModel | None = None,
     seed: int,
     progress: Progress,
-) -> tuple[PurificationRecord, PurifiedHead]:
-    """Purify against the inverted triggers of the worst target, then attack the result.
+) -> tuple[PurificationRecord, Repaired]:
+    """Repair against the inverted triggers of the worst target, then attack the result.
 
     Args:
         subject: the suspect, which is not changed; the *measure* part of its probe set gives the
             rates before and after.
         finding: what the detector found, worst candidate first, at least one.
-        settings: purifier and searches.
+        settings: what to tune, and searches.
+        reference: a model that the suspect is said to come from.
         seed: of the tuning; the re-inversion uses another stream.
         progress: told about each stage.
 
     Returns:
-        The record, without the head's file name, and the head.
+        The record, without names of files, and what was made.
 
     Raises:
         ValueError: the finding has no trigger.
-        InconclusiveError: the worst target is no class of the list.
+        InconclusiveError: the worst target is no class of the list, or this kind of model has no
+            tower that can be repaired.
     """
     if not finding.triggers:
         raise ValueError("there is no inverted trigger to purify against")
-    worst = finding.record.candidates[0]
-    if worst.target not in subject.probe.class_names:
+    worst, names = finding.record.candidates[0].target, _working(finding)
+    if worst not in subject.probe.class_names:
         raise InconclusiveError(
-            f"the target {worst.target!r} is no class of the list, so no prompt can be tuned for it"
+            f"the target {worst!r} is no class of the list, so nothing can be tuned for it"
         )
-    model, probe, original = subject.model, subject.probe, subject.classes
-    target = probe.class_names.index(worst.target)
+    target = subject.probe.class_names.index(worst)
     generator = torch.Generator().manual_seed(seed)
-    search = Search(model, probe, original, target)
-    triggers = fresh_triggers(search, _working(finding), settings, generator, progress)
-    head = settings.purifier.purify(
-        subject, triggers, target, generator=generator, progress=progress
+    search = Search(subject.model, subject.probe, subject.classes, target)
+    triggers = fresh_triggers(search, names, settings, generator, progress)
+    again = [family for name in names for family in settings.again[name]]
+    backdoor = Backdoor(triggers, target, again, reference)
+    made = tuned(subject, backdoor, settings, generator=generator, progress=progress)
+    return _record(subject, finding, settings, made, seed + 1_000_003, progress), made
+
+
+def tuned(
+    subject: Subject,
+    backdoor: Backdoor,
+    settings: RepairSettings,
+    *,
+    generator: torch.Generator,
+    progress: Progress,
+) -> Repaired:
+    """Tune the image tower, its prompts, or first the one and then the other.
+
+    Args:
+        subject: the suspect, which is not changed.
+        backdoor: what to tune against.
+        settings: what to tune.
+        generator: of every draw.
+        progress: told about each stage.
+    """
+    tower, head, known = None, None, tuple(backdoor.triggers)
+    if settings.realign is not None:
+        tower = settings.realign.realign(subject, backdoor, generator=generator, progress=progress)
+        subject, known = Subject(tower.model, subject.probe), tower.triggers
+    if settings.purifier is not None:
+        head = settings.purifier.purify(
+            subject, backdoor.triggers, backdoor.target, generator=generator, progress=progress
+        )
+    classes = subject.classes if head is None else head.classes
+    return Repaired(subject.model, classes, head, tower, known)
+
+
+def _record(
+    subject: Subject,
+    finding: Finding,
+    settings: RepairSettings,
+    made: Repaired,
+    seed: int,
+    progress: Progress,
+) -> PurificationRecord:
+    """What is known of a repair: the rates before and after it, and a new search through it."""
+    part, apply = subject.probe.measure, finding.triggers[0].apply
+    target = subject.probe.class_names.index(finding.record.candidates[0].target)
+    fresh = torch.Generator().manual_seed(seed)
+    before, after = (
+        rates((embed(model, part), embed(model, part, apply)), head, part, target, generator=fresh)
+        for model, head in ((subject.model, subject.classes), (made.model, made.classes))
     )
-    features = (
-        embed(model, probe.measure),
-        embed(model, probe.measure, finding.triggers[0].apply),
-    )
-    fresh = torch.Generator().manual_seed(seed + 1_000_003)
-    record = PurificationRecord(
-        method=head.method,
-        scope="head",
-        statement=HEAD_SCOPE,
-        losses=dict(head.losses),
-        before=rates(features, original, probe.measure, target, generator=fresh),
-        after=rates(features, head.classes, probe.measure, target, generator=fresh),
-        reinversion=_reinvert(
-            Search(model, probe, head.classes, target), target, finding, settings, fresh, progress
+    attacked = Search(made.model, subject.probe, made.classes, target)
+    new = reinvert(attacked, finding, settings.families, settings.targeted, fresh, progress)
+    return PurificationRecord(
+        method=made.method,
+        scope="head" if made.tower is None else "tower",
+        statement=HEAD_SCOPE if made.tower is None else TOWER_SCOPE,
+        losses=made.losses,
+        before=before,
+        after=after,
+        reinversion=new,
+        against=tuple(
+            TunedTrigger(family=t.family, size=t.size, unit=t.unit) for t in made.against
         ),
-        against=tuple(TunedTrigger(family=t.family, size=t.size, unit=t.unit) for t in triggers),
+        halfway=made.tower is not None and made.tower.halfway,
     )
-    return record, head
 
 
 def _working(finding: Finding) -> list[str]:
@@ -145,38 +252,3 @@ def fresh_triggers(
         found.append(settings.targeted.invert(job, family, generator=generator))
     holding = [one.trigger for one in found if one.share >= HOLDS]
     return holding or [one.trigger for one in found]
-
-
-def _reinvert(
-    search: Search,
-    target: int,
-    finding: Finding,
-    settings: RepairSettings,
-    generator: torch.Generator,
-    progress: Progress,
-) -> tuple[ReinversionRecord, ...]:
-    """Search for a new trigger through the purified head, towards the same target."""
-    part = search.probe.measure
-    clean = classify(embed(search.model, part), search.classes)
-    first = {row.family: row.statistic for row in finding.record.families}
-    records = []
-    for done, family in enumerate(settings.families):
-        name = name_of(family)
-        job = search.during(progress, f"re-inversion ({name})", done, len(settings.families))
-        inversion = settings.targeted.invert(job, family, generator=generator)
-        read = classify(embed(search.model, part, inversion.trigger.apply), search.classes)
-        asr = attack_rate(read, part, clean, target, generator)
-        before = first.get(name)
-        if asr is not None and before is not None:
-            records.append(
-                ReinversionRecord(
-                    family=name,
-                    target=search.probe.class_names[target],
-                    asr=asr,
-                    statistic=log_odds(asr.value, asr.n),
-                    original_statistic=before,
-                    searched=inversion.searched,
-                    settled=inversion.converged,
-                )
-            )
-    return tuple(records)

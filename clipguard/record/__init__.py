@@ -20,7 +20,16 @@ from clipguard.record.audit import (
     ToldBy,
     ToolRecord,
 )
-from clipguard.record.base import HEAD_SCOPE, SCHEMA_VERSION, Decision, Outcome, Part, Rate, Sha256
+from clipguard.record.base import (
+    HEAD_SCOPE,
+    SCHEMA_VERSION,
+    TOWER_SCOPE,
+    Decision,
+    Outcome,
+    Part,
+    Rate,
+    Sha256,
+)
 from clipguard.record.findings import (
     CalibrationRecord,
     Candidate,
@@ -46,6 +55,7 @@ from clipguard.record.repairs import (
 __all__ = [
     "HEAD_SCOPE",
     "SCHEMA_VERSION",
+    "TOWER_SCOPE",
     "Against",
     "ApartRecord",
     "ArchitectureRecord",

@@ -11,6 +11,10 @@ HEAD_SCOPE: Final = (
     "Repairs the zero-shot classifier of this class list only. The image tower stays poisoned: "
     "other class lists, prompts, retrieval and fine-tuning are as exposed as before."
 )
+TOWER_SCOPE: Final = (
+    "Repairs the image tower, for every class list, against the triggers that were found and those "
+    "that are like them. A new search may still find weaker ones. The text tower is unchanged."
+)
 SCHEMA_VERSION: Final = "clipguard.audit/2"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]

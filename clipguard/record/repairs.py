@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from clipguard.record.base import Part, Rate
+from clipguard.record.findings import DetectorRecord
 
 
 class Rates(Part):
@@ -54,18 +55,24 @@ class ReinversionRecord(Part):
 
 
 class PurificationRecord(Part):
-    """The purified head and what it repairs.
+    """What was repaired, and how far it reaches.
 
     Attributes:
-        method: registered name of the purifier.
-        scope: `head`: only the zero-shot classifier of this class list is repaired.
+        method: what was done, in this order, such as `realign+cbpt`.
+        scope: `head`: only the zero-shot classifier of this class list is repaired. `tower`: the
+            image tower is; its prompts, if there are any, are for this class list.
         statement: the scope in a sentence.
         losses: final value of each named loss.
         before: rates of the zero-shot classifier, with the worst inverted trigger.
-        after: rates of the purified head, same images, same trigger.
-        reinversion: strongest new trigger found against the purified head, per family.
+        after: rates of what was repaired, same images, same trigger.
+        reinversion: strongest new trigger found against what was repaired, per family.
         head: safetensors file with prompts and class embeddings, relative to the report.
-        against: every trigger that the head was tuned against; empty where not recorded.
+        against: every trigger that was tuned against; empty where not recorded.
+        repaired: safetensors file of the checkpoint with the repaired tower, relative to the
+            report; null where the tower is unchanged.
+        halfway: whether the repair of the tower started half-way to the reference.
+        rescan: what the search against the reference found on the repaired tower, with other
+            draws; null where there was none. Its candidates name no files.
     """
 
     method: str
@@ -77,6 +84,9 @@ class PurificationRecord(Part):
     reinversion: tuple[ReinversionRecord, ...] = ()
     head: str | None = None
     against: tuple[TunedTrigger, ...] = ()
+    repaired: str | None = None
+    halfway: bool = False
+    rescan: DetectorRecord | None = None
 
 
 class ParityRecord(Part):
@@ -94,6 +104,7 @@ class ExportRecord(Part):
         file: ONNX file, relative to the report.
         sha256: its digest.
         head: `purified` or `zero-shot`.
+        tower: `repaired`, or `original` where it is that of the checkpoint.
         opset: opset in the file.
         provider: execution provider that really ran.
         parity: per batch size; relative error is max |difference| / max |logit| per row, worst.
@@ -113,3 +124,4 @@ class ExportRecord(Part):
     asr_torch: Rate | None = None
     clean_accuracy_onnx: Rate | None = None
     kept: bool = True
+    tower: Literal["original", "repaired"] = "original"

@@ -177,7 +177,8 @@ def purification_blocks(record: AuditRecord) -> Iterator[Block]:
     made = record.purification
     if made is None:
         return
-    yield Notes((f"Scope: {made.scope} only. {made.statement}",), loud=True)
+    only = " only" if made.scope == "head" else ""
+    yield Notes((f"Scope: {made.scope}{only}. {made.statement}",), loud=True)
     before, after = made.before, made.after
     rates = (
         ("Clean accuracy (CA)", before.clean_accuracy, after.clean_accuracy),
@@ -192,9 +193,10 @@ def purification_blocks(record: AuditRecord) -> Iterator[Block]:
         Fact("Method", made.method),
         *(Fact(f"Final loss, {name}", number(loss)) for name, loss in made.losses.items()),
         Fact("Tuned against", _tuned_against(made)),
+        *([Fact("Started", "half-way to the reference")] if made.halfway else []),
     ]
-    if made.head is not None:
-        facts.append(Fact("Head", made.head, code=True))
+    files = (("Head", made.head), ("Checkpoint with the repaired image tower", made.repaired))
+    facts += [Fact(name, file, code=True) for name, file in files if file]
     yield Facts(tuple(facts))
 
 
@@ -217,7 +219,7 @@ def _tuned_against(made: PurificationRecord) -> str:
 
 
 def reinversion_blocks(record: AuditRecord) -> Iterator[Block]:
-    """The strongest new trigger of each family against the purified head."""
+    """The strongest new trigger of each family against what was repaired."""
     if record.purification is None:
         return
     rows = tuple(
@@ -232,10 +234,15 @@ def reinversion_blocks(record: AuditRecord) -> Iterator[Block]:
         for new in record.purification.reinversion
     )
     if not rows:
-        yield Notes(("Not tested: no new trigger was searched through the head.",), loud=True)
+        yield Notes(("Not tested: no new trigger was searched through the repair.",), loud=True)
         return
     head = ("Target class", "Family", "ASR", "Statistic", "Worst target before", "Search")
     yield Table("The strongest new trigger, searched with a fresh seed", head, rows)
+    if (second := record.purification.rescan) is not None:
+        yield Facts(
+            (Fact("Evidence", second.evidence), Fact("V", number(second.statistic))),
+            "The search against the reference once more, on the repaired tower",
+        )
 
 
 def export_blocks(record: AuditRecord) -> Iterator[Block]:
@@ -255,6 +262,7 @@ def export_blocks(record: AuditRecord) -> Iterator[Block]:
         (
             Fact("File", file.file if file.kept else f"{file.file}, not kept"),
             Fact("Head", file.head),
+            Fact("Image tower", file.tower),
             Fact("Opset", str(file.opset)),
             Fact("Ran on", file.provider),
             Fact("sha256 of the file", file.sha256, code=True),

@@ -13,7 +13,13 @@ from clipguard.files import mark, sweep, umask, write_atomic
 from clipguard.report.formats import RENDERERS
 from clipguard.report.outputs import default_file
 
-PRECIOUS = ("head.safetensors", "model.onnx", "purified.onnx", "triggers")
+PRECIOUS = (
+    "head.safetensors",
+    "repaired.safetensors",
+    "model.onnx",
+    "purified.onnx",
+    "triggers",
+)
 ARTEFACTS = (
     *PRECIOUS,
     "audit.sarif",

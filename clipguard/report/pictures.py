@@ -11,11 +11,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
+from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import classify
 from clipguard.probe.sets import Subject
 from clipguard.record import Candidate, Example, TriggerRecord
 from clipguard.search.roles import Trigger
 
+Reader = tuple[ClipModel, Tensor]
+"""A model, and the (C, D) unit class embeddings that its images are read with."""
 PICTURE_SIDE = 192
 FOLDER = "triggers"
 
@@ -74,16 +77,16 @@ def save_trigger(
 class Gallery:
     """Draws a few probe images with and without a trigger, and how each is read."""
 
-    def __init__(self, subject: Subject, purified: Tensor | None, *, count: int = 4) -> None:
+    def __init__(self, subject: Subject, repaired: Reader | None, *, count: int = 4) -> None:
         """Choose `count` images spread over the *measure* part.
 
         Args:
             subject: the suspect, for images and names.
-            purified: (C, D) embeddings of the purified head, if there is one.
+            repaired: what reads images after a repair, if there was one.
             count: images per trigger.
         """
         self.model, self.probe, self.classes = subject.model, subject.probe, subject.classes
-        self.purified = purified
+        self.repaired = repaired
         probe = subject.probe
         images = len(probe.measure)
         steps = torch.arange(min(count, images), dtype=torch.float64)
@@ -96,9 +99,8 @@ class Gallery:
         """Write the images and say how each is read."""
         clean = self.probe.measure.pixels(self.index)
         triggered = pixels_from_bytes(pixels_to_bytes(trigger.apply(clean)))
-        before = self._read(clean, self.classes)
-        after = self._read(triggered, self.classes)
-        fixed = self._read(triggered, self.purified) if self.purified is not None else None
+        before, after = (_read((self.model, self.classes), shown) for shown in (clean, triggered))
+        fixed = _read(self.repaired, triggered) if self.repaired else None
         names, rows = self.probe.class_names, []
         for i, label in enumerate(self.probe.measure.labels[self.index].tolist()):
             files = f"{stem}-{i + 1}-clean.png", f"{stem}-{i + 1}-triggered.png"
@@ -116,8 +118,8 @@ class Gallery:
             )
         return tuple(rows)
 
-    def _read(self, images: Tensor, classes: Tensor) -> list[int]:
-        found: list[int] = classify(
-            self.model.encode_image(images.to(self.model.device)), classes
-        ).tolist()
-        return found
+
+def _read(reader: Reader, images: Tensor) -> list[int]:
+    model, classes = reader
+    found: list[int] = classify(model.encode_image(images.to(model.device)), classes).tolist()
+    return found

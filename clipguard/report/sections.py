@@ -94,7 +94,7 @@ def sections(record: AuditRecord) -> tuple[Section, ...]:
         Section("triggers", "Triggers", tuple(triggers_blocks(record))),
         Section("reference", "The reference", tuple(reference_blocks(record))),
         Section("purification", "Purification", tuple(purification_blocks(record))),
-        Section("reinversion", "New search through the head", tuple(reinversion_blocks(record))),
+        Section("reinversion", "New search through the repair", tuple(reinversion_blocks(record))),
         Section("export", "Exported file", tuple(export_blocks(record))),
         Section("coverage", "What was tested, and what was not", tuple(_coverage(record))),
         Section("power", "What a pass is worth", tuple(_power(record))),
@@ -116,7 +116,7 @@ def _verdict(record: AuditRecord) -> Iterator[Block]:
             ("This audit was cut short. What follows was known when it stopped.",), loud=True
         )
     if record.purification is not None:
-        scope = f"Scope of the purified head: {record.purification.statement}"
+        scope = f"Scope of the repair: {record.purification.statement}"
         yield Notes((scope,), loud=True)
     yield Facts(
         (
@@ -261,7 +261,7 @@ def _checkpoint(record: AuditRecord) -> Iterator[Block]:
                 Fact("Labels", "true classes" if probe.labelled else "pseudo-labels"),
                 Fact("Triggers searched on", f"{probe.optimise} images"),
                 Fact("Triggers chosen on", f"{probe.select} images"),
-                Fact("A head is tuned on", "both, and unlabelled images where there are any"),
+                Fact("A repair is tuned on", "both, and unlabelled images where there are any"),
                 Fact("Rates measured on", f"{probe.measure} images, never tuned on"),
                 Fact("Could not be read", f"{probe.skipped} images"),
             )

@@ -14,11 +14,13 @@ from clipguard.audit.options import Options, seed_of
 from clipguard.bundled.nano import load_state
 from clipguard.detect.differential import Differential
 from clipguard.detect.four_rates import Measured
+from clipguard.detect.roles import Finding
 from clipguard.errors import REFUSED, BudgetSpentError, UsageError
 from clipguard.policy.judge import judge, load_policy
 from clipguard.probe.load import ProbeSource
 from clipguard.record import CanaryRecord, Decision, Rate
 from clipguard.record.schema import read_record
+from clipguard.search.sides import Pair
 
 pytest_plugins = ["nano_models"]
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -55,10 +57,40 @@ def test_a_model_that_shows_more_fails_and_is_purified(
     record = scan(changed, tmp_path, reference=nano)
     assert decision(record) is Decision.FAIL
     assert record.purification is not None
-    assert {"purified.onnx", "head.safetensors", "triggers"} <= {
+    assert record.purification.rescan is None  # it is as long as the first, and decides nothing
+    assert {"purified.onnx", "head.safetensors", "repaired.safetensors", "triggers"} <= {
         path.name for path in (tmp_path / "out").iterdir()
     }
     assert record.detectors[0].candidates[0].trigger.picture is not None
+
+
+@pytest.mark.parametrize(("purifier", "searches"), [("realign", 2), ("cbpt", 1)])
+def test_a_repaired_tower_that_may_pass_is_searched_again_with_other_draws(
+    purifier: str,
+    searches: int,
+    nano: Path,
+    changed: Path,
+    tmp_path: Path,
+    curve: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    curve(LOW)
+    calls, compare = [], Differential.compare
+
+    def spied(self: Differential, pair: Pair, *, seed: int, progress: Any) -> Iterator[Finding]:
+        calls.append((seed, pair.suspect.model))
+        return compare(self, pair, seed=seed, progress=progress)
+
+    monkeypatch.setattr(Differential, "compare", spied)
+    allowed = policy(tmp_path, purified_head_may_pass="true")
+    options = {"reference": nano, "policy": allowed, "purifier": purifier, "export": "none"}
+    record = scan(changed, tmp_path, **options)
+    assert len(set(calls)) == len(calls) == searches
+    second = record.purification.rescan
+    assert (second is None) is (purifier == "cbpt")
+    assert second is None or second.score is not None  # by the curve of the first
+    lines = {line.key for line in record.gate.checks}
+    assert ("purification.second_scan" in lines) is (second is not None)
 
 
 def test_the_fast_profile_needs_a_reference_and_a_policy_that_lets_it_pass(

@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 from samples import export
 
 from clipguard.bundled.artwork import compose, load_artwork
+from clipguard.checkpoint.inspection import sha256_of
 from clipguard.cli.app import main
 from clipguard.export.onnx import ExportJob
+from clipguard.export.session import open_session
 from clipguard.model.pixels import pixels_to_bytes
 from clipguard.record import ExportRecord
 
@@ -74,13 +76,17 @@ def test_the_purified_classifier_of_a_scan_is_used_in_one_line(
     assert len(document["images"][0]["top"]) == 5
 
 
-def test_a_purified_head_gives_the_file_that_the_scan_gave(
-    nano: Path, scanned: Path, tmp_path: Path
+def test_a_head_and_its_repaired_tower_give_the_file_that_the_scan_gave(
+    nano: Path, scanned: Path, tmp_path: Path, refused: Callable[..., str]
 ):
-    onnx = tmp_path / "purified.onnx"
-    head = scanned / "head.safetensors"
-    assert main(["export", str(nano), "-o", str(onnx), "--head", str(head)]) == 0
+    onnx, head = tmp_path / "purified.onnx", str(scanned / "head.safetensors")
+    command = ["-o", str(onnx), "--head", head]
+    assert "give the repaired.safetensors" in refused(2, "export", nano, *command)
+    assert not onnx.exists()
+    assert main(["export", str(scanned / "repaired.safetensors"), *command]) == 0
     assert onnx.read_bytes() == (scanned / "purified.onnx").read_bytes()
+    told = open_session(onnx, "cpu").metadata
+    assert (told["tower"], told["repaired_from_sha256"]) == ("repaired", sha256_of(nano))
 
 
 def test_a_head_of_another_checkpoint_is_refused_and_nothing_is_written(

@@ -15,7 +15,7 @@ from clipguard.audit import release
 from clipguard.checkpoint.inspection import sha256_of
 from clipguard.cli.app import main
 from clipguard.errors import ExportError
-from clipguard.purify.head_file import load_head
+from clipguard.purify.files import load_head
 from clipguard.purify.repair import repair
 from clipguard.record.schema import read_record
 
@@ -59,7 +59,9 @@ def test_limits_that_are_met_exit_0_and_leave_head_classifier_and_report(
         assert all(name in line for name in ("ASR", "CA", "PA"))
     assert "image tower" in statement
     assert shown.err == f"report: {out / 'report.html'}\n"
-    classes, names, _ = load_head(out / "head.safetensors", sha256_of(nano))
+    classes, names, *_ = load_head(
+        out / "head.safetensors", sha256_of(out / "repaired.safetensors")
+    )
     assert classes.shape == (100, 256)
     assert len(names) == 100
     record = read_record(out / "audit.json")

@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from clipguard.bundled.nano import nano_network
 from clipguard.cli.app import main
+from clipguard.lab.evaluate import evaluate_head
 from clipguard.record import AuditRecord
 from clipguard.record.schema import read_record
 
@@ -37,7 +40,8 @@ def named_in(record: AuditRecord) -> set[str]:
     triggers = [c.trigger for d in record.detectors for c in d.candidates]
     names = [name for t in triggers for name in (t.file, t.picture)]
     names += [name for t in triggers for e in t.examples for name in (e.clean, e.triggered)]
-    names += [record.purification.head] if record.purification else []
+    made = record.purification
+    names += [made.head, made.repaired] if made else []
     names += [record.export.file] if record.export and record.export.kept else []
     return {name for name in names if name}
 
@@ -45,7 +49,8 @@ def named_in(record: AuditRecord) -> set[str]:
 def test_the_report_folder_holds_what_the_record_names_and_nothing_else(scanned: Path):
     record = read_record(scanned / "audit.json")
     assert record.complete
-    assert {"head.safetensors", "purified.onnx", "triggers/1.png"} < named_in(record)
+    repaired = {"head.safetensors", "repaired.safetensors", "purified.onnx"}
+    assert repaired | {"triggers/1.png"} < named_in(record)
     assert set(files_in(scanned)) == named_in(record)
     page = (scanned / "report.html").read_text(encoding="utf-8")
     assert record.checkpoint.sha256 in page
@@ -160,8 +165,14 @@ def test_a_planted_backdoor_fails_and_its_target_is_named(planted: Path, tmp_pat
     assert main(["scan", str(planted / "victim" / "model.pt"), "-o", str(tmp_path), "-q"]) == 1
     record = read_record(tmp_path / "audit.json")
     assert record.detectors[0].target == "hammer"
-    assert record.purification.after.asr.value < record.purification.before.asr.value
-    assert (record.export.file, record.export.head) == ("purified.onnx", "purified")
+    made = record.purification
+    assert (made.method, made.scope) == ("realign+cbpt", "tower")
+    assert made.after.asr.value < 0.1 < made.before.asr.value
+    assert (record.export.file, record.export.tower) == ("purified.onnx", "repaired")
+    repaired = tmp_path / made.repaired
+    rows = evaluate_head(planted / "victim", planted / "twin", tmp_path / made.head)
+    assert rows["seen"]["asr"] < 0.1 < 0.8 < rows["seen"]["pa_ratio"]
+    nano_network("nano-rn").load_state_dict(load_file(repaired), strict=True)
 
 
 @pytest.mark.slow

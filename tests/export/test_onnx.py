@@ -117,6 +117,7 @@ def test_the_file_keeps_the_contract_and_names_no_path_of_this_machine():
         "resize_mode": "shortest",
         "interpolation": "bicubic",
         "head": "purified",
+        "tower": "original",
     }
 
 

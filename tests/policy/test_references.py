@@ -10,7 +10,9 @@ from samples import (
     against_reference,
     changed_policy,
     clean_detector,
+    export,
     held_against,
+    purification,
     rate,
     reference,
     unjudged,
@@ -160,3 +162,49 @@ def test_a_class_list_that_the_model_does_not_read_passes_nothing():
         probe = record.probe.model_copy(update={"clean_accuracy": low})
         found = judge(load_policy("default"), record.model_copy(update={"probe": probe}))
         assert found.decision is CANNOT_TELL
+
+
+@pytest.mark.parametrize(
+    ("second", "result", "decision"),
+    [
+        ({}, PASS, PASS),
+        ({"score": 0.4}, FAIL, FAIL),
+        ({"gap": 0.31}, FAIL, FAIL),
+        ({"score": None}, CANNOT_TELL, FAIL),
+        (None, CANNOT_TELL, FAIL),  # no second search, and no null band for the first
+    ],
+)
+def test_a_repair_passes_where_the_second_search_on_it_finds_nothing(
+    second: dict[str, Any] | None, result: Decision, decision: Decision, tmp_path: Path
+):
+    found = None if second is None else against_reference(**second)
+    repaired = purification().model_copy(update={"rescan": found, "scope": "tower"})
+    record = held_against(against_reference(score=0.9)).model_copy(
+        update={"purification": repaired, "export": None}
+    )
+    gate = judge(policy(tmp_path, purified_head_may_pass="true"), record)
+    key = "reinversion" if second is None else "second_scan"
+    shown = next(one for one in gate.checks if one.key == f"purification.{key}")
+    assert (shown.result, gate.decision) == (result, decision)
+
+
+@pytest.mark.parametrize(
+    ("head", "tower", "decision"),
+    [
+        ("purified", "repaired", PASS),
+        ("purified", "original", FAIL),
+        ("zero-shot", "repaired", FAIL),
+    ],
+)
+def test_a_pass_on_a_repair_needs_a_file_that_carries_all_of_it(
+    head: str, tower: str, decision: Decision, tmp_path: Path
+):
+    repaired = purification().model_copy(update={"rescan": against_reference(), "scope": "tower"})
+    record = held_against(against_reference(score=0.9)).model_copy(
+        update={
+            "purification": repaired,
+            "export": export(head).model_copy(update={"tower": tower}),
+        }
+    )
+    gate = judge(policy(tmp_path, purified_head_may_pass="true"), record)
+    assert gate.decision is decision

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import NAMES, StripesClip, hum, no_progress, stripes_probe
+from fakes import NAMES, StripesClip, Untouched, hum, no_progress, stripes_probe
 
 from clipguard.detect.roles import Finding
+from clipguard.errors import UsageError
 from clipguard.probe.sets import Subject
 from clipguard.purify.methods.cbpt import Cbpt
-from clipguard.purify.repair import RepairSettings, repair
-from clipguard.purify.roles import PurifiedHead
+from clipguard.purify.realign import Realign
+from clipguard.purify.repair import Repaired, RepairSettings, repair
 from clipguard.record import (
     HEAD_SCOPE,
+    TOWER_SCOPE,
     Candidate,
     DetectorRecord,
     FamilyRecord,
@@ -32,8 +34,11 @@ PLANTED, OTHER = 3, 5
 STRONG = Additive(budget=20.0)
 CBPT = Cbpt(steps=300, learning_rate=0.05, consistency_weight=1.0, triggered_weight=2.0, margin=4.0)
 SETTINGS = RepairSettings(
+    realign=None,
     purifier=CBPT,
+    alone=CBPT,
     against={"additive": (STRONG, STRONG), "patch": (Patch(area=0.05),)},
+    again={"additive": (STRONG,), "patch": (Patch(area=0.05),)},
     families=(Additive(),),
     targeted=Targeted(steps=100, batch=16),
 )
@@ -68,7 +73,7 @@ def finding(*rows: tuple[int, Trigger]) -> Finding:
 
 def run(
     found: Finding, *, seed: int = 0, settings: RepairSettings = SETTINGS
-) -> tuple[PurificationRecord, PurifiedHead]:
+) -> tuple[PurificationRecord, Repaired]:
     subject = Subject(StripesClip(planted=PLANTED), stripes_probe())
     return repair(subject, found, settings, seed=seed, progress=no_progress)
 
@@ -89,12 +94,13 @@ class Spy:
 
 
 def test_the_true_trigger_loses_its_hold_and_clean_accuracy_stays():
-    record, head = run(finding((PLANTED, hum())))
+    record, made = run(finding((PLANTED, hum())))
     before, after = record.before, record.after
     assert before.asr.value > 0.9
     assert after.asr.value < 0.1
     assert after.clean_accuracy.value >= before.clean_accuracy.value - 0.02
-    torch.testing.assert_close(head.classes.norm(dim=1), torch.ones(len(NAMES)))
+    torch.testing.assert_close(made.classes.norm(dim=1), torch.ones(len(NAMES)))
+    assert (made.tower, made.head.classes is made.classes) == (None, True)
     assert set(record.losses) == {"classification", "alignment", "consistency"}
     assert (record.scope, record.head, record.statement) == ("head", None, HEAD_SCOPE)
 
@@ -181,3 +187,26 @@ def test_a_seed_gives_the_same_head_and_the_model_is_left_alone():
 def test_there_is_nothing_to_purify_against_without_a_trigger():
     with pytest.raises(ValueError, match="no inverted trigger"):
         run(finding())
+
+
+@pytest.mark.parametrize(("way", "prompts"), [("realign", False), ("realign+cbpt", True)])
+def test_a_repaired_tower_reads_what_triggered_images_show(way: str, prompts: bool):
+    settings = replace(SETTINGS, realign=Realign(steps=60, learning_rate=3e-2, recoloured=0.0))
+    suspect = Subject(StripesClip(planted=PLANTED), stripes_probe())
+    untouched = Untouched(suspect.model)
+    found = finding((PLANTED, hum()))
+    record, made = repair(suspect, found, settings.by(way), seed=0, progress=no_progress)
+    assert record.after.asr.value < 0.1 < 0.9 < record.before.asr.value
+    assert record.after.poisoned_accuracy.value > 0.8
+    assert (record.method, record.scope, record.statement) == (way, "tower", TOWER_SCOPE)
+    assert {"clean_embedding", "triggered_embedding"} < record.losses.keys() or not prompts
+    assert (made.head is not None) is prompts
+    assert len(record.against) > len(SETTINGS.against["additive"])  # new ones joined
+    assert torch.equal(made.classes, suspect.classes) is not prompts
+    untouched.check()
+
+
+def test_a_way_that_does_not_exist_is_refused():
+    assert SETTINGS.by("cbpt").realign is None
+    with pytest.raises(UsageError, match=r"realign\+cbpt"):
+        SETTINGS.by("realing+cbpt")

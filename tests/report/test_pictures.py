@@ -28,7 +28,7 @@ def pixels(path: Path) -> torch.Tensor:
 def gallery(purified: bool = False, count: int = 4) -> Gallery:
     model = StripesClip(planted=TARGET)
     # this head answers the next class, so that its answers can be told from the other's
-    head = model.encode_text(NAMES).roll(1, dims=0) if purified else None
+    head = (model, model.encode_text(NAMES).roll(1, dims=0)) if purified else None
     return Gallery(Subject(model, stripes_probe()), head, count=count)
 
 

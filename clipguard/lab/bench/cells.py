@@ -19,9 +19,9 @@ from clipguard.lab.comparators import DETECTORS
 from clipguard.lab.zoo.manifest import TRUTH_LIMIT, Entry, read_zoo_file
 from clipguard.policy.judge import load_policy
 from clipguard.purify.methods import PURIFIERS
-from clipguard.purify.repair import RepairSettings
+from clipguard.purify.repair import WAYS, RepairSettings
 from clipguard.record import Decision, Outcome, Part, Sha256
-from clipguard.registry import digest_of, name_of, require_known
+from clipguard.registry import digest_of, require_known
 from clipguard.resources import data_digest
 from clipguard.text_safety import safe_text
 
@@ -135,23 +135,28 @@ class Task:
         return self.kind == "detect" and method == MAIN
 
 
+def known_methods(kind: Kind) -> list[str]:
+    """Names that a cell may have: detectors, or purifiers and the ways of a repair."""
+    return DETECTORS.names() if kind == "detect" else sorted({*PURIFIERS.names(), *WAYS})
+
+
 def require_methods(kind: Kind, names: tuple[str, ...]) -> None:
     """Refuse a method that does not exist, with a suggestion.
 
     Raises:
         UsageError: unknown.
     """
-    folder = DETECTORS if kind == "detect" else PURIFIERS
+    what = (DETECTORS if kind == "detect" else PURIFIERS).what
     for name in names:
-        require_known(name, folder.names(), folder.what)
+        require_known(name, known_methods(kind), what)
 
 
 def repair_settings(method: str) -> RepairSettings:
-    """The standard profile's repair with the purifier `method`; a foreign one with its defaults."""
+    """The standard profile's repair by the way `method`; a foreign one with its defaults."""
     standard = profile(PROFILE).repair
-    if method == name_of(standard.purifier):
-        return standard
-    return replace(standard, purifier=PURIFIERS.build(method))
+    if method in WAYS:
+        return standard.by(method)
+    return replace(standard, realign=None, purifier=PURIFIERS.build(method))
 
 
 def detector_of(task: Task, method: str) -> Detector:

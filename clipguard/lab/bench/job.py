@@ -170,11 +170,12 @@ def _repair(job: Job, method: str, release: Release, watch: Watch, tower: Tower)
     try:
         with tower.watching(release.subject.model):
             made = purify(release, repair_settings(method), watch)
-        if made.head is None:
+        if made.repaired is None:
             raise RuntimeError(made.record.errors[-1].message)
         _require_unchanged(job)
         victim, twin = (job.zoo / entry.path for entry in (job.entry, _twin(job)))
-        rates = evaluate_classes(victim, twin, made.head.classes.cpu(), seed=job.task.seed)
+        model, classes = made.repaired.model, made.repaired.classes
+        rates = evaluate_classes(victim, twin, classes, repaired=model, seed=job.task.seed)
     except Exception as raised:  # noqa: BLE001 - a purifier that breaks on a victim is a result
         return _repaired(job, _base(job, method, watch, tower, found, _told(raised)))
     parts = [probe.optimise, probe.select, *([probe.unlabelled()] if probe.unlabelled else [])]

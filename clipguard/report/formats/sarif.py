@@ -132,7 +132,7 @@ def _results(record: AuditRecord) -> list[dict[str, Any]]:
             level = LEVELS[check.result] if check.counts else "note"
             results.append(_result(record, rule, level, check.reason, f"{about}|{seen[about]}"))
     if record.purification is not None:
-        scope = f"Scope of the purified head: {record.purification.statement}"
+        scope = f"Scope of the repair: {record.purification.statement}"
         results.append(_result(record, "CG303", "note", scope, "scope"))
     return results
 

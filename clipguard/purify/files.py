@@ -1,4 +1,4 @@
-"""Purified heads on disk: class-wise prompts, class embeddings, and what they belong to."""
+"""A repair on disk: prompts and class embeddings, the repaired weights, and what fits what."""
 
 from __future__ import annotations
 
@@ -11,15 +11,29 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from clipguard.checkpoint.inspection import inspect_file
+from clipguard.checkpoint.inspection import inspect_file, sha256_of
 from clipguard.errors import RefusedError, UsageError
+from clipguard.model.roles import Repairable
 from clipguard.probe.sets import ProbeSet
 from clipguard.purify.roles import PurifiedHead
-from clipguard.record import HEAD_SCOPE, CheckpointRecord
+from clipguard.record import HEAD_SCOPE, TOWER_SCOPE
 from clipguard.text_safety import safe_text
 
+HEAD_FILE, TOWER_FILE = "head.safetensors", "repaired.safetensors"
 SCHEMA_VERSION = "clipguard.head/1"
 CAVEAT = 1000
+
+
+class Weights(NamedTuple):
+    """Which weights a head belongs to.
+
+    Attributes:
+        audited: digest of the audited checkpoint.
+        repaired: digest of the file with its repaired image tower, if the head was tuned on that.
+    """
+
+    audited: str
+    repaired: str | None = None
 
 
 class LoadedHead(NamedTuple):
@@ -29,17 +43,30 @@ class LoadedHead(NamedTuple):
         classes: (C, D) unit class embeddings.
         names: C class names.
         caveat: what the audit that made it had to say against it.
+        repaired_from: digest of the checkpoint whose tower was repaired for it; empty if none was.
     """
 
     classes: Tensor
     names: tuple[str, ...]
     caveat: str
+    repaired_from: str = ""
+
+
+def save_tower(model: Repairable, path: Path) -> str:
+    """Write all weights of a model with a repaired image tower, as its library names them.
+
+    Returns:
+        Digest of the file.
+    """
+    state = {key: value.cpu().contiguous().clone() for key, value in model.state().items()}
+    save_file(state, path)
+    return sha256_of(path)
 
 
 def save_head(
     head: PurifiedHead,
     probe: ProbeSet,
-    checkpoint: CheckpointRecord,
+    weights: Weights,
     path: Path,
     *,
     caveat: str = "",
@@ -49,17 +76,18 @@ def save_head(
     Args:
         head: the head.
         probe: for the class names.
-        checkpoint: the model it was tuned on; it fits no other.
+        weights: those it was tuned on; it fits no other.
         path: safetensors file.
         caveat: what every file that carries this head must say against it.
     """
     metadata = {
         "schema_version": SCHEMA_VERSION,
-        "method": head.method,
-        "checkpoint_sha256": checkpoint.sha256,
+        "method": f"realign+{head.method}" if weights.repaired else head.method,
+        "checkpoint_sha256": weights.repaired or weights.audited,
+        "repaired_from": weights.audited if weights.repaired else "",
         "class_names": probe.class_names,
         "template": "[SOS] context name . [EOS]",
-        "scope": HEAD_SCOPE,
+        "scope": TOWER_SCOPE if weights.repaired else HEAD_SCOPE,
         "caveat": caveat,
     }
     tensors = {"context": head.context.cpu(), "classes": head.classes.cpu()}
@@ -92,9 +120,15 @@ def load_head(path: Path, checkpoint_sha256: str) -> LoadedHead:
             names = tuple(_strings(metadata["class_names"]))
             made_for = str(metadata["checkpoint_sha256"])
             caveat = safe_text(metadata.get("caveat", ""), CAVEAT)
+            repaired_from = safe_text(metadata.get("repaired_from", ""))
             classes = file.get_tensor("classes").float()
     except Exception as error:  # hostile bytes
         raise RefusedError(f"{shown}: not a purified head; make one with `scan`") from error
+    if repaired_from == checkpoint_sha256 != made_for:
+        raise UsageError(
+            f"{shown} was tuned on the repaired image tower of this checkpoint; give the "
+            f"{TOWER_FILE} beside it instead"
+        )
     if made_for != checkpoint_sha256:
         raise UsageError(
             f"{shown} was tuned on another checkpoint; use the head of this one's scan"
@@ -105,7 +139,7 @@ def load_head(path: Path, checkpoint_sha256: str) -> LoadedHead:
     distinct = len(set(names)) == len(names) == len(classes) > 0
     if not distinct or not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
         raise RefusedError(f"{shown}: expected one unit row per distinct class name")
-    return LoadedHead(classes, names, caveat)
+    return LoadedHead(classes, names, caveat, repaired_from)
 
 
 def _strings(value: object) -> list[str]:

@@ -9,24 +9,19 @@ import pytest
 import torch
 from fakes import CONTEXT_TOKENS, NAMES, WIDTH, generator, stripes_probe
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from clipguard.bundled.nano import BASES, nano_network, nano_tokenizer
+from clipguard.checkpoint.architectures import architecture_named
+from clipguard.checkpoint.load import load_checkpoint
 from clipguard.errors import RefusedError, UsageError
-from clipguard.purify.head_file import SCHEMA_VERSION, load_head, save_head
+from clipguard.model.open_clip import OpenClipModel, build_model
+from clipguard.purify.files import SCHEMA_VERSION, Weights, load_head, save_head, save_tower
 from clipguard.purify.roles import PurifiedHead
-from clipguard.record import HEAD_SCOPE, CheckpointRecord
+from clipguard.record import HEAD_SCOPE, TOWER_SCOPE
 
 DIGEST = "ab" * 32
-CHECKPOINT = CheckpointRecord(
-    name="model.pt",
-    sha256=DIGEST,
-    size_bytes=1,
-    container="zip",
-    architecture="stripes",
-    image_size=32,
-    parameters=1,
-)
 
 
 def head() -> PurifiedHead:
@@ -37,12 +32,12 @@ def head() -> PurifiedHead:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    save_head(head(), stripes_probe(), CHECKPOINT, tmp_path / "head.safetensors")
+    save_head(head(), stripes_probe(), Weights(DIGEST), tmp_path / "head.safetensors")
     return tmp_path / "head.safetensors"
 
 
 def test_a_head_survives_the_way_to_disk_and_back(file: Path):
-    classes, names, _ = load_head(file, DIGEST)
+    classes, names, *_ = load_head(file, DIGEST)
     torch.testing.assert_close(classes, head().classes)
     assert names == load_head(tampered(file), DIGEST)[1] == NAMES
 
@@ -56,7 +51,7 @@ def test_a_head_file_says_what_it_is_for_and_how_far_it_reaches(file: Path):
 
 
 def test_the_bytes_of_a_head_repeat(file: Path, tmp_path: Path):
-    save_head(head(), stripes_probe(), CHECKPOINT, tmp_path / "again.safetensors")
+    save_head(head(), stripes_probe(), Weights(DIGEST), tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
 
 
@@ -64,9 +59,40 @@ def test_odd_strides_and_what_speaks_against_a_head_are_written(file: Path):
     made = head()
     context = made.context[:, :1].expand(-1, CONTEXT_TOKENS, -1)
     odd = replace(made, classes=made.classes.T.contiguous().T, context=context)
-    save_head(odd, stripes_probe(), CHECKPOINT, file, caveat="NOT shown\x1b[2J")
+    save_head(odd, stripes_probe(), Weights(DIGEST), file, caveat="NOT shown\x1b[2J")
     assert torch.equal(load_head(file, DIGEST)[0], made.classes)
     assert load_head(file, DIGEST).caveat == "NOT shown\\u{1b}[2J"
+
+
+def test_a_head_of_a_repaired_tower_fits_that_alone_and_says_where_it_lies(file: Path):
+    save_head(head(), stripes_probe(), Weights(DIGEST, "ef" * 32), file)
+    assert load_head(file, "ef" * 32).repaired_from == DIGEST
+    with safe_open(file, framework="pt") as opened:
+        told = json.loads(opened.metadata()["clipguard"])
+    assert (told["scope"], told["method"]) == (TOWER_SCOPE, "realign+cbpt")
+    with pytest.raises(UsageError, match=r"give the repaired\.safetensors"):
+        load_head(file, DIGEST)
+    with pytest.raises(UsageError, match="tuned on another"):
+        load_head(file, "cd" * 32)
+
+
+def test_a_repaired_model_is_read_again_and_open_clip_reads_it_too(tmp_path: Path):
+    network = nano_network("nano-rn")
+    model = OpenClipModel(network, architecture_named(BASES["nano-rn"]), nano_tokenizer(network))
+    copy, changed = model.copied(), "visual.attnpool.c_proj.bias"
+    with torch.no_grad():
+        copy.image_tower().get_parameter(changed).add_(1)
+    digest = save_tower(copy, tmp_path / "repaired.safetensors")
+    loaded = load_checkpoint(tmp_path / "repaired.safetensors")
+    assert loaded.record.sha256 == digest
+    images = stripes_probe().measure.pixels(slice(4))
+    images = functional.interpolate(images, (64, 64))
+    again = build_model(loaded, torch.device("cpu"))
+    torch.testing.assert_close(again.encode_image(images), copy.encode_image(images))
+    network.load_state_dict(load_file(tmp_path / "repaired.safetensors"), strict=True)
+    assert torch.equal(
+        network.visual.attnpool.c_proj.bias, copy.state()["visual.attnpool.c_proj.bias"]
+    )
 
 
 def test_a_missing_head_and_one_of_another_checkpoint_are_usage_errors(file: Path):
@@ -139,7 +165,7 @@ def test_flipped_header_bits_are_refused_or_harmless(file: Path):
         flipped[place] ^= 0x04
         file.write_bytes(flipped)
         try:
-            classes, names, _ = load_head(file, DIGEST)
+            classes, names, *_ = load_head(file, DIGEST)
         except (RefusedError, UsageError):
             continue
         assert classes.shape == (len(names), WIDTH)

@@ -1,0 +1,266 @@
+"""Realign: the image tower learns to read a triggered image as it reads the clean one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from clipguard.errors import InconclusiveError
+from clipguard.model.pixels import pixels_from_bytes, stamp
+from clipguard.model.roles import ClipModel, Repairable
+from clipguard.probe.rates import classify, embed
+from clipguard.probe.sets import Subject
+from clipguard.search.inverters.targeted import Targeted
+from clipguard.search.roles import Inverter, Progress, Search, Trigger, TriggerFamily
+
+STAGE = "image tower"
+HELD, DRAWN = "clean_embedding", "triggered_embedding"
+
+
+@dataclass(frozen=True, eq=False)
+class Backdoor:
+    """What is known of a backdoor that is to be repaired.
+
+    Attributes:
+        triggers: inverted ones.
+        target: class index that they lead to.
+        families: what new triggers are searched in, in turn.
+        reference: a model that the suspect is said to come from. The weights half-way to it are
+            where the repair starts, if they read triggered images more often as the clean ones.
+    """
+
+    triggers: Sequence[Trigger]
+    target: int
+    families: Sequence[TriggerFamily] = ()
+    reference: ClipModel | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Realigned:
+    """A repaired tower.
+
+    Attributes:
+        model: a copy of the suspect with other weights in its image tower.
+        triggers: everything it was tuned against, what was searched on the way last.
+        losses: final value of each named loss, in cosine.
+        halfway: whether it started half-way to the reference.
+    """
+
+    model: Repairable
+    triggers: tuple[Trigger, ...]
+    losses: Mapping[str, float]
+    halfway: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Realign:
+    """Distil the image tower from itself; neither labels nor class names are needed.
+
+    The teacher is the frozen suspect, or what lies half-way from it to a reference.
+    `clean_embedding`: a copy keeps the teacher's embeddings of clean images.
+    `triggered_embedding`: it gives an image with a trigger the embedding that the teacher gives the
+    image without. Inverted triggers are not the true one, so each is varied: patches also stand at
+    random places, and what is added to the whole image is also fainter or stronger. Now and then a
+    new trigger is searched on the copy as it is, and joins the others.
+
+    Statistics of batch normalisation stay frozen.
+
+    Attributes:
+        steps: AdamW steps; nothing is selected, the last one counts.
+        learning_rate: its peak, decayed to zero along a cosine.
+        warm_up: steps until the peak is reached.
+        images: clean images of a step, each also shown with a random trigger.
+        triggered_weight: of `triggered_embedding`; a large one costs clean accuracy.
+        moved: share of patches that are shifted to a random place, in a circle.
+        weakest: least strength of what is added to the whole image, times the inverted one.
+        strongest: largest strength of that.
+        recoloured: share of images that are shown in other colours, so that the repair holds for
+            more than the styles of the images at hand.
+        every: steps between two searches for new triggers.
+        together: searches that are made then, each for another family.
+        search: how they are made.
+
+    Source:
+        Ours. Unlearning inverted triggers is that of Wang et al., Neural Cleanse, IEEE S&P 2019,
+        section VI; the teacher in place of labels, and new triggers on the way, are not in it.
+    """
+
+    ID: ClassVar[str] = "realign/1"
+
+    steps: int = 100
+    learning_rate: float = 3e-4
+    warm_up: int = 5
+    images: int = 32
+    triggered_weight: float = 0.25
+    moved: float = 0.5
+    weakest: float = 0.5
+    strongest: float = 3.0
+    recoloured: float = 0.5
+    every: int = 20
+    together: int = 2
+    search: Inverter = Targeted(steps=30, batch=16)
+
+    def realign(
+        self,
+        subject: Subject,
+        backdoor: Backdoor,
+        *,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> Realigned:
+        """Repair a copy of the suspect's image tower.
+
+        Never sees *measure*, and never changes the suspect.
+
+        Args:
+            subject: the suspect; *optimise* and the unlabelled images train, *select* decides
+                where to start.
+            backdoor: what to repair it against.
+            generator: of every draw.
+            progress: told about every step.
+
+        Raises:
+            ValueError: no trigger to repair against.
+            InconclusiveError: this kind of model cannot be copied.
+        """
+        if not backdoor.triggers:
+            raise ValueError("a repair needs at least one inverted trigger")
+        if not isinstance(subject.model, Repairable):
+            raise InconclusiveError("the image tower of a model of this kind cannot be repaired")
+        copy, teacher = _start(subject, subject.model, backdoor)
+        tower, known, losses = copy.image_tower(), list(backdoor.triggers), dict[str, Tensor]()
+        optimizer = torch.optim.AdamW(tower.parameters(), lr=self.learning_rate, weight_decay=0)
+        pool, families = _pool(subject), cycle(backdoor.families)
+        share = max(1, len(known) // 4)  # of each new trigger, beside those known before
+        search = Search(copy, subject.probe, subject.classes, backdoor.target)
+        for step in range(self.steps):
+            search = search.during(progress, STAGE, step, self.steps)
+            if step and step % self.every == 0:
+                for family in islice(families, self.together):
+                    new = self.search.invert(search, family, generator=generator)
+                    known += [new.trigger] * share
+            tower.requires_grad_(True)
+            optimizer.param_groups[0]["lr"] = self.learning_rate * self._pace(step)
+            losses = self._losses(teacher, copy, pool, known, generator)
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(losses[HELD] + self.triggered_weight * losses[DRAWN])
+            nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+            optimizer.step()
+            tower.requires_grad_(False)  # the searches ask for gradients of their trigger only
+        optimizer.zero_grad(set_to_none=True)
+        final = {name: loss.item() for name, loss in losses.items()}
+        halfway = teacher is not subject.model
+        return Realigned(copy, tuple(dict.fromkeys(known)), final, halfway)
+
+    def _pace(self, step: int) -> float:
+        """What the learning rate is multiplied with."""
+        warm = min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
+        return warm * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
+
+    def _losses(
+        self,
+        teacher: ClipModel,
+        copy: ClipModel,
+        pool: Tensor,
+        triggers: Sequence[Trigger],
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """How far clean and triggered images of one batch lie from what the teacher says."""
+        index = torch.randint(len(pool), (self.images,), generator=generator)
+        clean = _recoloured(pixels_from_bytes(pool[index]), self.recoloured, generator)
+        shown = self.varied(clean, triggers, generator)
+        with torch.no_grad():
+            wanted = teacher.encode_image(clean.to(teacher.device))
+        both = copy.encode_image(torch.cat([clean, shown]).to(copy.device))
+        apart = 1 - (both * wanted.repeat(2, 1)).sum(dim=1)
+        return {HELD: apart[: len(clean)].mean(), DRAWN: apart[len(clean) :].mean()}
+
+    def varied(
+        self, images: Tensor, triggers: Sequence[Trigger], generator: torch.Generator
+    ) -> Tensor:
+        """The images (B, 3, S, S), each with one of the triggers, at random, in a form of its own.
+
+        Patches are known by their `mask` and `pattern`, what is added to the whole image by its
+        `delta`; a trigger of another kind stays as it is.
+        """
+        which = torch.randint(len(triggers), (len(images),), generator=generator)
+        made = images.clone()
+        for number in sorted(set(which.tolist())):
+            rows, trigger = which == number, triggers[number]
+            parts, count = trigger.tensors, int((which == number).sum())
+            if {"mask", "pattern"} <= parts.keys():
+                mask, pattern = self._moved(parts["mask"], parts["pattern"], count, generator)
+                made[rows] = stamp(images[rows], pattern, mask)
+            elif "delta" in parts:
+                drawn = torch.rand(count, 1, 1, 1, generator=generator)
+                strength = self.weakest + (self.strongest - self.weakest) * drawn
+                made[rows] = (images[rows] + strength * parts["delta"]).clamp(0, 1)
+            else:
+                made[rows] = trigger.apply(images[rows])
+        return made
+
+    def _moved(
+        self, mask: Tensor, pattern: Tensor, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """`count` masks (B, 1, S, S) and patterns (B, 3, S, S), some of them at other places."""
+        shifts = torch.randint(mask.shape[-1], (count, 2), generator=generator)
+        still = torch.rand(count, generator=generator) >= self.moved
+        shifts[still] = 0
+        layers = torch.cat([mask, pattern])
+        rolled = torch.stack([layers.roll(tuple(shift), (1, 2)) for shift in shifts.tolist()])
+        return rolled[:, :1], rolled[:, 1:]
+
+
+def _pool(subject: Subject) -> Tensor:
+    """(N, 3, S, S) uint8: what the tower is trained on."""
+    probe = subject.probe
+    parts = [probe.optimise, *([probe.unlabelled()] if probe.unlabelled else [])]
+    return torch.cat([part.images for part in parts])
+
+
+def _recoloured(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """The images (B, 3, S, S), some with every channel made of all three at random."""
+    count = len(images)
+    mixing = 0.6 * torch.randn(count, 3, 3, generator=generator)
+    shift = 0.3 * torch.randn(count, 3, 1, 1, generator=generator)
+    mixed = torch.einsum("bij,bjhw->bihw", mixing, images - 0.5) + 0.5 + shift
+    chosen = torch.rand(count, 1, 1, 1, generator=generator) < share
+    return torch.where(chosen, mixed.clamp(0, 1), images)
+
+
+def _start(subject: Subject, model: Repairable, backdoor: Backdoor) -> tuple[Repairable, ClipModel]:
+    """What to tune, and its teacher: the suspect, or what lies half-way to the reference."""
+    copy, reference = model.copied(), backdoor.reference
+    mixed = None if reference is None else _halfway(model, reference)
+    if mixed is None:
+        return copy, model
+    part, classes = subject.probe.select, subject.classes
+    wanted = classify(embed(model, part), classes)
+
+    def kept(one: ClipModel) -> float:
+        """Share of readings, of the clean and of the triggered images, that are as wanted."""
+        looks = [None, *(trigger.apply for trigger in backdoor.triggers)]
+        read = [(classify(embed(one, part, look), classes) == wanted).float() for look in looks]
+        return (read[0].mean() + torch.stack(read[1:]).mean()).item()
+
+    return (mixed.copied(), mixed) if kept(mixed) > kept(copy) else (copy, model)
+
+
+def _halfway(model: Repairable, reference: ClipModel) -> Repairable | None:
+    """A copy with the mean of both image towers; None where their weights do not fit."""
+    mine, theirs = (one.image_tower().state_dict() for one in (model, reference))
+    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
+        return None
+    copy = model.copied()
+    mean = {
+        key: (value + theirs[key].to(value.device)) / 2 if value.is_floating_point() else value
+        for key, value in mine.items()
+    }
+    copy.image_tower().load_state_dict(mean)
+    return copy

@@ -1,0 +1,151 @@
+"""Realign, on a closed-form CLIP whose shortcut is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from fakes import (
+    NAMES,
+    SIDE,
+    StripesClip,
+    Untouched,
+    generator,
+    hum,
+    no_progress,
+    sealed,
+    stripes_probe,
+)
+
+from clipguard.errors import InconclusiveError
+from clipguard.model.roles import ClipModel
+from clipguard.probe.rates import classify, embed
+from clipguard.probe.sets import ProbeSet, Subject
+from clipguard.purify.realign import Backdoor, Realign, Realigned, _recoloured
+from clipguard.search.families.additive import Additive
+from clipguard.search.families.patch import Patch
+from clipguard.search.families.warp import Warp
+from clipguard.search.roles import Trigger
+
+PLANTED = 3
+FAST = Realign(steps=60, learning_rate=3e-2, every=999, recoloured=0.0)  # stripes are faint
+
+
+def realigned(
+    settings: Realign = FAST,
+    triggers: Sequence[Trigger] = (hum(),),
+    *,
+    model: StripesClip | None = None,
+    probe: ProbeSet | None = None,
+    reference: ClipModel | None = None,
+    again: Sequence[Additive] = (),
+) -> Realigned:
+    subject = Subject(model or StripesClip(PLANTED), probe or stripes_probe())
+    backdoor = Backdoor(triggers, PLANTED, again, reference)
+    return settings.realign(subject, backdoor, generator=generator(), progress=no_progress)
+
+
+def right(model: ClipModel, trigger: Trigger | None = None) -> float:
+    """Share of the *measure* images that are read as what they show."""
+    part = stripes_probe().measure
+    read = classify(embed(model, part, trigger and trigger.apply), torch.eye(len(NAMES), 12))
+    return (read == part.labels).float().mean().item()
+
+
+def test_a_shortcut_goes_and_clean_embeddings_stay():
+    suspect = StripesClip(PLANTED)
+    untouched = Untouched(suspect)
+    made = realigned(model=suspect, probe=sealed(stripes_probe(), "measure"))
+    untouched.check()
+    assert right(suspect, hum()) < 0.2
+    assert right(made.model, hum()) > 0.9
+    part = stripes_probe().measure
+    same = (embed(made.model, part) * embed(suspect, part)).sum(dim=1)
+    assert same.min() > 0.95
+    assert made.losses.keys() == {"clean_embedding", "triggered_embedding"}
+    assert not any(weight.requires_grad for weight in made.model.image_tower().parameters())
+
+
+def test_a_trigger_that_does_nothing_repairs_nothing():
+    family = Additive()
+    weak = family.trigger(family.start(SIDE, generator=generator(1)), 1.0)
+    assert right(realigned(triggers=(weak,)).model, hum()) < 0.5
+
+
+def test_new_triggers_are_searched_on_the_way_in_the_families_in_turn():
+    settings = replace(FAST, steps=5, every=2, together=1)
+    families = (Additive(budget=4.0), Additive(budget=16.0))
+    made = realigned(settings, again=families)
+    assert [round(one.size / 4) for one in made.triggers] == [2, 1, 4]
+
+
+def test_a_seed_gives_the_same_tower():
+    settings = replace(FAST, steps=5, every=2, together=1)
+    one, two = (realigned(settings, again=(Additive(),)).model.state() for _ in range(2))
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+@pytest.mark.parametrize(("planted", "halfway"), [(None, True), (PLANTED, False)])
+def test_it_starts_half_way_to_a_reference_that_reads_better(planted: int | None, halfway: bool):
+    reference, settings = StripesClip(planted), replace(FAST, steps=0)
+    with torch.no_grad():
+        reference.tower.patterns[-1] *= -1 if planted is None else 1
+    made = realigned(settings, reference=reference)
+    assert made.halfway is halfway
+    last = made.model.state()["patterns"][-1]
+    assert bool((last == 0).all()) is halfway
+
+
+def test_a_reference_of_another_shape_is_left_out():
+    other = StripesClip()
+    other.tower.patterns = torch.nn.Parameter(torch.zeros(3, SIDE**2))
+    assert realigned(replace(FAST, steps=1), reference=other).halfway is False
+
+
+def varied(trigger: Trigger, images: torch.Tensor, **settings: float) -> torch.Tensor:
+    return Realign(**settings).varied(images, [trigger], generator(2))
+
+
+def test_what_is_added_is_weaker_or_stronger_and_a_patch_moves_whole():
+    grey = torch.full((40, 3, SIDE, SIDE), 0.5)
+    faint = Additive(budget=4.0)
+    change = varied(faint.trigger(faint.start(SIDE, generator=generator()), 1.0), grey) - 0.5
+    heights = change.flatten(1).abs().amax(dim=1)
+    assert heights.max() / heights.min() > 3
+    family = Patch(area=0.04)
+    patch = family.trigger(family.start(SIDE, generator=generator()), 1.0)
+    moved = varied(patch, grey)
+    areas = (moved - 0.5).abs().sum(dim=(1, 2, 3))
+    torch.testing.assert_close(areas, areas[:1].expand(40))
+    still = (moved == patch.apply(grey)).flatten(1).all(dim=1).float().mean()
+    assert 0.2 < still < 0.8
+    assert torch.equal(varied(patch, grey, moved=0.0), patch.apply(grey))
+
+
+def test_a_trigger_of_another_kind_stays_as_it_is():
+    family, images = Warp(), stripes_probe().select.pixels(slice(6))
+    warp = family.trigger(family.start(SIDE, generator=generator()), 1.0)
+    torch.testing.assert_close(varied(warp, images), warp.apply(images))
+
+
+def test_only_the_asked_share_of_images_is_recoloured():
+    images = stripes_probe().select.pixels(slice(40))
+    for share, least, most in ((0.0, 0, 0), (0.5, 8, 32), (1.0, 40, 40)):
+        shown = _recoloured(images, share, generator())
+        assert least <= int((shown != images).flatten(1).any(dim=1).sum()) <= most
+        assert (shown.min() >= 0) & (shown.max() <= 1)
+
+
+def test_there_must_be_a_trigger_and_a_model_that_can_be_copied():
+    with pytest.raises(ValueError, match="at least one"):
+        realigned(triggers=())
+
+    class Fixed(StripesClip):
+        @property
+        def copied(self) -> None:
+            raise AttributeError
+
+    with pytest.raises(InconclusiveError, match="cannot be repaired"):
+        realigned(model=Fixed(PLANTED))
