@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clipguard.purify.head_file import load_head
 from hostile_exports import graphs, heads
 from samples import passing
 
@@ -19,6 +18,7 @@ from clipguard.errors import REFUSED, USAGE
 from clipguard.export.session import open_session
 from clipguard.model.prompts import read_class_names, read_templates
 from clipguard.policy.document import load_policy
+from clipguard.purify.files import load_head
 from clipguard.record.schema import dumps, read_record
 from clipguard.resources import asset, shipped
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from canaries import PAYLOADS
-from clipguard.purify.head_file import load_head
 from onnx import helper
 from onnx_samples import NAMES, paint, write_classifier
 from safetensors.torch import save_file
@@ -20,6 +19,7 @@ from clipguard.cli.app import main
 from clipguard.errors import ClipguardError
 from clipguard.model.prompts import read_class_names, read_templates
 from clipguard.probe.images import class_names_digest
+from clipguard.purify.files import load_head
 from clipguard.resources import shipped
 
 POLICY = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
