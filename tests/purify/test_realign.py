@@ -23,14 +23,14 @@ from clipguard.errors import InconclusiveError
 from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import classify, embed
 from clipguard.probe.sets import ProbeSet, Subject
-from clipguard.purify.realign import Backdoor, Realign, Realigned, _recoloured
+from clipguard.purify.realign import Backdoor, Realign, Realigned
 from clipguard.search.families.additive import Additive
 from clipguard.search.families.patch import Patch
 from clipguard.search.families.warp import Warp
 from clipguard.search.roles import Trigger
 
 PLANTED = 3
-FAST = Realign(steps=60, learning_rate=3e-2, every=999, recoloured=0.0)  # stripes are faint
+FAST = Realign(steps=60, learning_rate=3e-2, every=999)
 
 
 def realigned(
@@ -128,14 +128,6 @@ def test_a_trigger_of_another_kind_stays_as_it_is():
     family, images = Warp(), stripes_probe().select.pixels(slice(6))
     warp = family.trigger(family.start(SIDE, generator=generator()), 1.0)
     torch.testing.assert_close(varied(warp, images), warp.apply(images))
-
-
-def test_only_the_asked_share_of_images_is_recoloured():
-    images = stripes_probe().select.pixels(slice(40))
-    for share, least, most in ((0.0, 0, 0), (0.5, 8, 32), (1.0, 40, 40)):
-        shown = _recoloured(images, share, generator())
-        assert least <= int((shown != images).flatten(1).any(dim=1).sum()) <= most
-        assert (shown.min() >= 0) & (shown.max() <= 1)
 
 
 def test_there_must_be_a_trigger_and_a_model_that_can_be_copied():
