@@ -80,9 +80,10 @@ class Realign:
         moved: share of patches that are shifted to a random place, in a circle.
         weakest: least strength of what is added to the whole image, times the inverted one.
         strongest: largest strength of that.
-        near: images that are most like the target class, by the teacher's embeddings.
-        near_share: share of the drawn images that are of these. Triggers that lead to the target
-            share something with what it looks like, which must not be unlearned with them.
+        near: images that are most like the target class, by the teacher's embeddings. Triggers
+            that lead there share something with what it looks like, which must not be unlearned
+            with them.
+        held: clean images of these in a step, beside the others.
         every: steps between two searches for new triggers.
         together: searches that are made then, each for another family.
         search: how they are made.
@@ -103,7 +104,7 @@ class Realign:
     weakest: float = 0.5
     strongest: float = 3.0
     near: int = 64
-    near_share: float = 0.2
+    held: int = 8
     every: int = 20
     together: int = 2
     search: Inverter = Targeted(steps=30, batch=16)
@@ -150,7 +151,7 @@ class Realign:
                     known += [new.trigger] * share
             tower.requires_grad_(True)
             optimizer.param_groups[0]["lr"] = self.learning_rate * self._pace(step)
-            clean = pool.pixels(self._draw(len(pool), near, generator))
+            clean = pool.pixels(torch.cat(self._drawn(len(pool), near, generator)))
             losses = self._losses(teacher, copy, clean, known, generator)
             self._descend(optimizer, tower, losses)
             tower.requires_grad_(False)  # the searches ask for gradients of their trigger only
@@ -176,12 +177,10 @@ class Realign:
         alike = (embed(teacher, pool) @ wanted).cpu()
         return alike.topk(min(self.near, len(pool))).indices
 
-    def _draw(self, count: int, near: Tensor, generator: torch.Generator) -> Tensor:
-        """Which images of the pool are in a step."""
+    def _drawn(self, count: int, near: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Which images of the pool are in a step: any, and then those that are only held."""
         index = torch.randint(count, (self.images,), generator=generator)
-        close = near[torch.randint(len(near), (self.images,), generator=generator)]
-        chosen = torch.rand(self.images, generator=generator) < self.near_share
-        return torch.where(chosen, close, index)
+        return index, near[torch.randint(len(near), (self.held,), generator=generator)]
 
     def _losses(
         self,
@@ -191,12 +190,16 @@ class Realign:
         triggers: Sequence[Trigger],
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """How far clean and triggered images of one batch lie from what the teacher says."""
-        shown = self.varied(clean, triggers, generator)
+        """How far one batch lies from what the teacher says of it without triggers.
+
+        Only the first images are also shown with one: on those near the target class the triggered
+        image is wanted where the trigger leads anyway.
+        """
+        shown = self.varied(clean[: self.images], triggers, generator)
         with torch.no_grad():
             wanted = teacher.encode_image(clean.to(teacher.device))
         both = copy.encode_image(torch.cat([clean, shown]).to(copy.device))
-        apart = 1 - (both * wanted.repeat(2, 1)).sum(dim=1)
+        apart = 1 - (both * torch.cat([wanted, wanted[: self.images]])).sum(dim=1)
         return {HELD: apart[: len(clean)].mean(), DRAWN: apart[len(clean) :].mean()}
 
     def varied(
