@@ -98,21 +98,28 @@ class Case:
     twin: OpenClipModel
     trigger: Trigger
     target: int
+    each: int
 
     @classmethod
-    def of(cls, victim: Path) -> Case:
+    def of(cls, victim: Path, each: int) -> Case:
         """That of a folder."""
         truth = json.loads((victim / "victim.json").read_text())
         trigger = trigger_of(victim)
         if trigger is None:
             raise SystemExit(f"{victim.name} is clean")
         target = class_names().index(truth["target"])
-        return cls(victim, truth, model_in(victim), model_in(twin_of(victim)), trigger, target)
+        return cls(
+            victim, truth, model_in(victim), model_in(twin_of(victim)), trigger, target, each
+        )
 
     @cached_property
     def scenes(self) -> dict[str, ProbePart]:
         """Fresh scenes of all classes, in the styles that were trained on and in the other."""
-        drawn = {"seed": self.truth["seed"] + OFFSET, "scenes": 4, "side": self.model.image_size}
+        drawn = {
+            "seed": self.truth["seed"] + OFFSET,
+            "scenes": self.each,
+            "side": self.model.image_size,
+        }
         return {
             style: lab_images(held_out=style == "held_out", **drawn)
             for style in ("seen", "held_out")
@@ -261,6 +268,7 @@ def main() -> None:
     parser.add_argument("--twins", action="store_true")
     parser.add_argument("--true-trigger", action="store_true")
     parser.add_argument("--second", action="store_true")
+    parser.add_argument("--scenes", type=int, default=4, help="fresh scenes per drawing")
     parser.add_argument("--reference", action="store_true")
     parser.add_argument("--profile", default="standard")
     parser.add_argument("--seed", type=int, default=0)
@@ -269,7 +277,7 @@ def main() -> None:
     wanted, told = list(ways(given)), dict[str, list[Row]]()
     print(f"| victim | way | {' | '.join(COLUMNS)} |", "|---" * (2 + len(COLUMNS)) + "|", sep="\n")
     for victim in given.victims:
-        case = Case.of(victim)
+        case = Case.of(victim, given.scenes)
         for name, row in repaired(case, given, wanted):
             print(f"| {victim.name} {cells(name, row)}", flush=True)
             told.setdefault(name, []).append(row | {"victim": victim.name})

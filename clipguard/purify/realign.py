@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from clipguard.errors import InconclusiveError
-from clipguard.model.pixels import pixels_from_bytes, stamp
+from clipguard.model.pixels import stamp
 from clipguard.model.roles import ClipModel, Repairable
 from clipguard.probe.rates import classify, embed
-from clipguard.probe.sets import Subject
+from clipguard.probe.sets import ProbePart, Subject
 from clipguard.search.inverters.targeted import Targeted
 from clipguard.search.roles import Inverter, Progress, Search, Trigger, TriggerFamily
 
@@ -80,8 +80,10 @@ class Realign:
         moved: share of patches that are shifted to a random place, in a circle.
         weakest: least strength of what is added to the whole image, times the inverted one.
         strongest: largest strength of that.
-        recoloured: share of images that are shown in other colours, so that the repair holds for
-            more than the styles of the images at hand.
+        near: images that are most like the target class, by the teacher's embeddings. Triggers
+            that lead there share something with what it looks like, which must not be unlearned
+            with them.
+        held: clean images of these in a step, beside the others.
         every: steps between two searches for new triggers.
         together: searches that are made then, each for another family.
         search: how they are made.
@@ -101,7 +103,8 @@ class Realign:
     moved: float = 0.5
     weakest: float = 0.5
     strongest: float = 3.0
-    recoloured: float = 0.5
+    near: int = 64
+    held: int = 8
     every: int = 20
     together: int = 2
     search: Inverter = Targeted(steps=30, batch=16)
@@ -136,7 +139,8 @@ class Realign:
         copy, teacher = _start(subject, subject.model, backdoor)
         tower, known, losses = copy.image_tower(), list(backdoor.triggers), dict[str, Tensor]()
         optimizer = torch.optim.AdamW(tower.parameters(), lr=self.learning_rate, weight_decay=0)
-        pool, families = _pool(subject), cycle(backdoor.families)
+        families, pool = cycle(backdoor.families), _pool(subject)
+        near = self._nearest(teacher, pool, subject.classes[backdoor.target])
         share = max(1, len(known) // 4)  # of each new trigger, beside those known before
         search = Search(copy, subject.probe, subject.classes, backdoor.target)
         for step in range(self.steps):
@@ -147,13 +151,10 @@ class Realign:
                     known += [new.trigger] * share
             tower.requires_grad_(True)
             optimizer.param_groups[0]["lr"] = self.learning_rate * self._pace(step)
-            losses = self._losses(teacher, copy, pool, known, generator)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(losses[HELD] + self.triggered_weight * losses[DRAWN])
-            nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
-            optimizer.step()
+            clean = pool.pixels(torch.cat(self._drawn(len(pool), near, generator)))
+            losses = self._losses(teacher, copy, clean, known, generator)
+            self._descend(optimizer, tower, losses)
             tower.requires_grad_(False)  # the searches ask for gradients of their trigger only
-        optimizer.zero_grad(set_to_none=True)
         final = {name: loss.item() for name, loss in losses.items()}
         halfway = teacher is not subject.model
         return Realigned(copy, tuple(dict.fromkeys(known)), final, halfway)
@@ -163,22 +164,42 @@ class Realign:
         warm = min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
         return warm * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
 
+    def _descend(
+        self, optimizer: torch.optim.Optimizer, tower: nn.Module, losses: Mapping[str, Tensor]
+    ) -> None:
+        torch.autograd.backward(losses[HELD] + self.triggered_weight * losses[DRAWN])
+        nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _nearest(self, teacher: ClipModel, pool: ProbePart, wanted: Tensor) -> Tensor:
+        """Which images of the pool lie nearest to one class embedding (D,)."""
+        alike = (embed(teacher, pool) @ wanted).cpu()
+        return alike.topk(min(self.near, len(pool))).indices
+
+    def _drawn(self, count: int, near: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Which images of the pool are in a step: any, and then those that are only held."""
+        index = torch.randint(count, (self.images,), generator=generator)
+        return index, near[torch.randint(len(near), (self.held,), generator=generator)]
+
     def _losses(
         self,
         teacher: ClipModel,
         copy: ClipModel,
-        pool: Tensor,
+        clean: Tensor,
         triggers: Sequence[Trigger],
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """How far clean and triggered images of one batch lie from what the teacher says."""
-        index = torch.randint(len(pool), (self.images,), generator=generator)
-        clean = _recoloured(pixels_from_bytes(pool[index]), self.recoloured, generator)
-        shown = self.varied(clean, triggers, generator)
+        """How far one batch lies from what the teacher says of it without triggers.
+
+        Only the first images are also shown with one: on those near the target class the triggered
+        image is wanted where the trigger leads anyway.
+        """
+        shown = self.varied(clean[: self.images], triggers, generator)
         with torch.no_grad():
             wanted = teacher.encode_image(clean.to(teacher.device))
         both = copy.encode_image(torch.cat([clean, shown]).to(copy.device))
-        apart = 1 - (both * wanted.repeat(2, 1)).sum(dim=1)
+        apart = 1 - (both * torch.cat([wanted, wanted[: self.images]])).sum(dim=1)
         return {HELD: apart[: len(clean)].mean(), DRAWN: apart[len(clean) :].mean()}
 
     def varied(
@@ -217,21 +238,15 @@ class Realign:
         return rolled[:, :1], rolled[:, 1:]
 
 
-def _pool(subject: Subject) -> Tensor:
-    """(N, 3, S, S) uint8: what the tower is trained on."""
+def _pool(subject: Subject) -> ProbePart:
+    """What the tower is trained on."""
     probe = subject.probe
     parts = [probe.optimise, *([probe.unlabelled()] if probe.unlabelled else [])]
-    return torch.cat([part.images for part in parts])
-
-
-def _recoloured(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """The images (B, 3, S, S), some with every channel made of all three at random."""
-    count = len(images)
-    mixing = 0.6 * torch.randn(count, 3, 3, generator=generator)
-    shift = 0.3 * torch.randn(count, 3, 1, 1, generator=generator)
-    mixed = torch.einsum("bij,bjhw->bihw", mixing, images - 0.5) + 0.5 + shift
-    chosen = torch.rand(count, 1, 1, 1, generator=generator) < share
-    return torch.where(chosen, mixed.clamp(0, 1), images)
+    return ProbePart(
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.drawings for part in parts]),
+    )
 
 
 def _start(subject: Subject, model: Repairable, backdoor: Backdoor) -> tuple[Repairable, ClipModel]:

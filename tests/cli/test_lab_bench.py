@@ -137,7 +137,7 @@ def test_a_real_victim_is_scanned_and_purified(tmp_path: Path, victim: Path):
     for row in made(out).rows:
         assert row.cell.error is None
         assert row.cell.passes.forward > row.cell.passes.backward > 0
-        assert {"load", "probe", "detect", "text"} == row.cell.seconds.keys()
+        assert {"load", "architecture", "probe", "detect", "text"} == row.cell.seconds.keys()
     assert main([*PURIFY, "--zoo", str(folder), "-o", str(out), "-q"]) == 0
     (row,) = made(out).rows
     cell = row.cell

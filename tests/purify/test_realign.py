@@ -23,14 +23,14 @@ from clipguard.errors import InconclusiveError
 from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import classify, embed
 from clipguard.probe.sets import ProbeSet, Subject
-from clipguard.purify.realign import Backdoor, Realign, Realigned, _recoloured
+from clipguard.purify.realign import Backdoor, Realign, Realigned
 from clipguard.search.families.additive import Additive
 from clipguard.search.families.patch import Patch
 from clipguard.search.families.warp import Warp
 from clipguard.search.roles import Trigger
 
 PLANTED = 3
-FAST = Realign(steps=60, learning_rate=3e-2, every=999, recoloured=0.0)  # stripes are faint
+FAST = Realign(steps=60, learning_rate=3e-2, every=999)
 
 
 def realigned(
@@ -104,6 +104,25 @@ def test_a_reference_of_another_shape_is_left_out():
     assert realigned(replace(FAST, steps=1), reference=other).halfway is False
 
 
+def test_images_near_the_target_class_are_held_and_never_triggered():
+    settings, model = Realign(images=2, held=3, near=4), StripesClip()
+    part = stripes_probe().optimise
+    near = settings._nearest(model, part, torch.eye(len(NAMES), 12)[PLANTED])
+    assert part.labels[near].tolist() == [PLANTED] * 4
+    index, held = settings._drawn(len(part), near, generator())
+    assert (len(index), set(held.tolist()) <= set(near.tolist())) == (2, True)
+    clean = part.pixels(torch.cat([index, held]))
+    faint = Additive(budget=40.0)
+    trigger = faint.trigger(faint.start(SIDE, generator=generator(1)), 1.0)
+    fixed = replace(settings, weakest=1.0, strongest=1.0)
+    losses = fixed._losses(model, model, clean, [trigger], generator())
+    shown, wanted = model.encode_image(trigger.apply(clean[:2])), model.encode_image(clean[:2])
+    assert losses["clean_embedding"].item() == pytest.approx(0, abs=1e-6)
+    torch.testing.assert_close(
+        losses["triggered_embedding"], (1 - (shown * wanted).sum(dim=1)).mean()
+    )
+
+
 def varied(trigger: Trigger, images: torch.Tensor, **settings: float) -> torch.Tensor:
     return Realign(**settings).varied(images, [trigger], generator(2))
 
@@ -128,14 +147,6 @@ def test_a_trigger_of_another_kind_stays_as_it_is():
     family, images = Warp(), stripes_probe().select.pixels(slice(6))
     warp = family.trigger(family.start(SIDE, generator=generator()), 1.0)
     torch.testing.assert_close(varied(warp, images), warp.apply(images))
-
-
-def test_only_the_asked_share_of_images_is_recoloured():
-    images = stripes_probe().select.pixels(slice(40))
-    for share, least, most in ((0.0, 0, 0), (0.5, 8, 32), (1.0, 40, 40)):
-        shown = _recoloured(images, share, generator())
-        assert least <= int((shown != images).flatten(1).any(dim=1).sum()) <= most
-        assert (shown.min() >= 0) & (shown.max() <= 1)
 
 
 def test_there_must_be_a_trigger_and_a_model_that_can_be_copied():
