@@ -210,5 +210,6 @@ def scanned(nano: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("scanned")
     with pytest.MonkeyPatch.context() as patch:
         use_everywhere(patch, TINY)
-        assert main(["scan", str(nano), "-o", str(out), "--purify", "always", "--quiet"]) == 3
+        command = ["scan", str(nano), "-o", str(out), "--purify", "always", "--quiet"]
+        assert main([*command, "--purifier", "realign+cbpt"]) == 3
     return out

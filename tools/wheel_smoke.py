@@ -157,7 +157,7 @@ CASES = (
     Case("report", ("-f", "markdown=-", "audit.json"), 0, "Cannot tell", program=NO_TORCH),
     Case(
         "scan",
-        (MODELS[0], "-o", "scan", "--purify", "always"),
+        (MODELS[0], "-o", "scan", "--purify", "always", "--purifier", "realign+cbpt"),
         INCONCLUSIVE,
         "Scope of the repair",
         SCANNED,

@@ -23,7 +23,7 @@ class Options:
         profile: fast (only with a reference), standard or thorough.
         seed: drives every draw; None makes it from the model's digest and the policy's salt.
         purify: never, on-fail or always; None leaves it to the policy.
-        purifier: how: the image tower and then its prompts, only these, or only the tower.
+        purifier: how: the prompts, the image tower, or this and then its prompts.
         export: none or onnx.
         release: `decision` exports the model itself on a pass and else what was repaired;
             `purified` always exports what was repaired.
@@ -44,7 +44,7 @@ class Options:
     profile: str = "standard"
     seed: int | None = None
     purify: Literal["never", "on-fail", "always"] | None = None
-    purifier: Way = "realign+cbpt"
+    purifier: Way = "cbpt"
     export: Literal["none", "onnx"] = "onnx"
     release: Literal["decision", "purified"] = "decision"
     provider: str | None = None

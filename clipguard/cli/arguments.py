@@ -110,8 +110,8 @@ Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or 
 HowToRepair = Annotated[
     Purifier,
     typer.Option(
-        help="Repair the image tower and then its prompts (realign+cbpt), only the prompts of this "
-        "class list (cbpt), or only the tower, for every class list (realign)."
+        help="Repair the prompts of this class list (cbpt), the image tower, for every class list "
+        "(realign), or the tower and then its prompts (realign+cbpt)."
     ),
 ]
 RequireEp = Annotated[

@@ -54,7 +54,7 @@ def test_a_model_that_shows_more_fails_and_is_purified(
     nano: Path, changed: Path, tmp_path: Path, curve: Callable[[float], None]
 ):
     curve(LOW)
-    record = scan(changed, tmp_path, reference=nano)
+    record = scan(changed, tmp_path, reference=nano, purifier="realign+cbpt")
     assert decision(record) is Decision.FAIL
     assert record.purification is not None
     assert record.purification.rescan is None  # it is as long as the first, and decides nothing

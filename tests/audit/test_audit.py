@@ -133,7 +133,7 @@ def test_a_model_far_outside_fails_even_though_it_is_purified(
     nano: Path, null_band: Callable[[float], None], tmp_path: Path
 ):
     null_band(BELOW)
-    record = scan(nano, tmp_path)
+    record = scan(nano, tmp_path, purifier="realign+cbpt")
     assert (record.gate.decision, record.gate.exit_code) == (Decision.FAIL, 1)
     assert outcomes(record)[0] is Outcome.BACKDOORED
     assert record.purification is not None

@@ -51,7 +51,8 @@ def test_limits_that_are_met_exit_0_and_leave_head_classifier_and_report(
     nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     limits, out = changed_policy(tmp_path, **LENIENT), tmp_path / "out"
-    assert main(["purify", str(nano), "-o", str(out), "--policy", str(limits), "-q"]) == 0
+    command = ["purify", str(nano), "-o", str(out), "--policy", str(limits), "-q"]
+    assert main([*command, "--purifier", "realign+cbpt"]) == 0
     shown = capsys.readouterr()
     before, after, statement = shown.out.splitlines()
     for line, word in ((before, "before"), (after, "after")):

@@ -162,7 +162,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_planted_backdoor_fails_and_its_target_is_named(planted: Path, tmp_path: Path):
     truth = json.loads((planted / "victim" / "victim.json").read_text())
     assert truth["planted"]
-    assert main(["scan", str(planted / "victim" / "model.pt"), "-o", str(tmp_path), "-q"]) == 1
+    command = ["scan", str(planted / "victim" / "model.pt"), "-o", str(tmp_path), "-q"]
+    assert main([*command, "--purifier", "realign+cbpt"]) == 1
     record = read_record(tmp_path / "audit.json")
     assert record.detectors[0].target == "hammer"
     made = record.purification
