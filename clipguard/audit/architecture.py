@@ -17,14 +17,11 @@ from clipguard.checkpoint.architectures import Architecture, computes_alike
 from clipguard.checkpoint.load import Checkpoint
 from clipguard.errors import BudgetSpentError
 from clipguard.model.open_clip import OpenClipModel, build_model, device_of
-from clipguard.probe.intervals import sign_test
 from clipguard.probe.load import Scenes, bundled_probe, load_probe
 from clipguard.probe.rates import classify, embed
 from clipguard.probe.sets import ProbeSet, Subject
 from clipguard.record import ArchitectureRecord, ToldBy
 
-CLEAR = 0.01
-"""Chance that two equal readers would differ so much: below it, the images tell."""
 SCENES = Scenes(optimise=1, select=1, measure=1)
 """Of the bundled drawings, where no labelled images are given; *measure* is never looked at."""
 
@@ -60,7 +57,7 @@ def settled(
         return _noted(checkpoint.chosen(first, ArchitectureRecord(by=by, rivals=rivals)), tried[1])
     order = sorted(range(len(tried)), key=lambda i: -int(hits[i].sum()))
     best = 0
-    if by == "default" and _is_clear(_compared(hits[order[0]], hits[order[1]], "images")):
+    if by == "default" and _compared(hits[order[0]], hits[order[1]], "images").is_clear:
         best, by = order[0], "images"
     rival = next(i for i in order if i != best)
     told = _compared(hits[best], hits[rival], by)
@@ -88,10 +85,6 @@ def _compared(one: Tensor, other: Tensor, by: ToldBy) -> ArchitectureRecord:
     )
 
 
-def _is_clear(told: ArchitectureRecord) -> bool:
-    return sign_test(told.only_chosen, told.only_rival) < CLEAR
-
-
 def _noted(checkpoint: Checkpoint, rival: Architecture) -> Checkpoint:
     """With a note where the architecture is an assumption, or reads worse than a rival."""
     record = checkpoint.record
@@ -105,7 +98,7 @@ def _noted(checkpoint: Checkpoint, rival: Architecture) -> Checkpoint:
             f"the shapes fit {names}, and the images do not tell which; open_clip's default, "
             f"{record.architecture}, is assumed: say with --arch what it was trained as"
         )
-    elif told.only_rival > told.only_chosen and _is_clear(told):
+    elif told.reads_worse:
         note = (
             f"{rival.name} has the same shapes and reads more images rightly: {told.only_rival} "
             f"that {record.architecture} does not, against {told.only_chosen}; check --arch"

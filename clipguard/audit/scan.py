@@ -92,7 +92,7 @@ def _cut_short(
     record: AuditRecord, path: Path, options: Options, watch: Watch, error: BaseException
 ) -> AuditRecord:
     """What was found before an interrupt, a fault or a refusal, without the files that it named."""
-    refusal = refused(path, str(error)) if isinstance(error, RefusedError) else None
+    refusal = refused(path, options, str(error)) if isinstance(error, RefusedError) else None
     if refusal is not None:
         record = record.model_copy(update={"refused": refusal})
     elif isinstance(error, Exception):

@@ -196,6 +196,11 @@ def left_out(kind: str) -> Call:
     return lambda given: LeftOut(kind)
 
 
+def left_out_holding(kind: str) -> Call:
+    """As `left_out`; what it is made of is kept, for other readers may take it for weights."""
+    return lambda given: LeftOut(kind, [*given])
+
+
 def left_out_empty(kind: str) -> Call:
     """An object of which `BUILD` says what it holds."""
 

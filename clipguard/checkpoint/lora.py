@@ -16,7 +16,8 @@ ROOT = "base_model.model."
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 CHANGES = (
     *("alora_invocation_tokens", "alpha_pattern", "arrow_config", "fan_in_fan_out"),
-    *("layer_replication", "lora_bias", "modules_to_save", "monteclora_config", "rank_pattern"),
+    *("exclude_modules", "layer_replication", "layers_pattern", "layers_to_transform"),
+    *("lora_bias", "modules_to_save", "monteclora_config", "rank_pattern"),
     *("target_parameters", "trainable_token_indices", "use_bdlora", "use_dora", "use_qalora"),
     "velora_config",
 )
@@ -60,6 +61,14 @@ def scale_of(config: Mapping[str, Any]) -> tuple[float, int]:
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), rank
 
 
+def _is_chosen(layer: str, chosen: object) -> bool:
+    """Whether peft changes this layer, by the names or ends of names in `target_modules`."""
+    if chosen is None:  # the library's own choice for the kind of model
+        return True
+    names = chosen if isinstance(chosen, list) else []
+    return any(isinstance(name, str) and f".{layer}".endswith(f".{name}") for name in names)
+
+
 def merged(
     base: Mapping[str, Tensor], adapter: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> dict[str, Tensor]:
@@ -86,6 +95,11 @@ def merged(
             raise UsageError(
                 f"the adapter's tensor {safe_text(key)} belongs to no layer of the base; give the "
                 "model that it was trained on with --lora-base"
+            )
+        if not _is_chosen(layer, config.get("target_modules")):
+            raise UsageError(
+                f"{CONFIG}: target_modules does not choose {safe_text(layer)}, which the adapter "
+                "changes; another reader would leave it as it is"
             )
         a, b, weight = adapter[key], adapter[up], found[target]
         fits = a.ndim == b.ndim == 2 and b.shape[1] == a.shape[0] == rank

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from clipguard.checkpoint.values import ITEM_BYTES, LeftOut, TensorRef
+from clipguard.checkpoint.values import ITEM_BYTES, LeftOut, TensorRef, survey
 from clipguard.errors import RefusedError
 from clipguard.text_safety import safe_text
 
@@ -101,11 +101,19 @@ def _wrapped(loaded: object) -> dict[str, Mapping[object, object]]:
     if not isinstance(loaded, Mapping):
         return {}
     found = {key: loaded.get(key) for key in (*WRAPPERS, *AVERAGED)}
+    for key, inner in found.items():
+        if isinstance(inner, LeftOut) and survey(inner).tensors:
+            raise RefusedError(
+                f"CG103 tensors stand in a {safe_text(inner.kind)} under {key!r}, which other "
+                "readers take for the weights; save model.state_dict()"
+            )
     return {key: inner for key, inner in found.items() if isinstance(inner, Mapping) and inner}
 
 
 def _is_counter(key: str, ref: TensorRef) -> bool:
-    return ref.dtype in COUNTERS and not key.endswith("logit_scale")
+    """One whole number; more of them could be copied into a weight by another reader."""
+    is_one = ref.numel <= 1 and not key.endswith(("logit_scale", "logit_bias"))
+    return ref.dtype in COUNTERS and is_one
 
 
 def _is_ignored(key: str) -> bool:

@@ -62,8 +62,14 @@ def _architecture_lines(known: CheckpointRecord | None) -> list[Line]:
             f"that it is {known.architecture} is an assumption, since {', '.join(choice.rivals)} "
             "has the same shapes and computes differently; say with --arch which it is"
         )
-    result = INCONCLUSIVE if assumed else PASS
-    value = "assumed" if assumed else "known"
+    doubted = choice.reads_worse and choice.by != "--arch"
+    if doubted:
+        reason = (
+            f"{reason}, but {', '.join(choice.rivals)} with the same shapes reads clearly more "
+            "images rightly; say with --arch which it is"
+        )
+    result = INCONCLUSIVE if assumed or doubted else PASS
+    value = "assumed" if assumed else "doubted" if doubted else "known"
     return [line("audit.architecture", "known", value, result, reason)]
 
 

@@ -28,12 +28,12 @@ def purification_checks(policy: Policy, record: AuditRecord) -> list[Line]:
     purified, limits = record.purification, policy.purification
     if purified is None:
         return []
-    searched = purified.rescan
-    again = (
-        _reinversion_lines(record, purified)
-        if searched is None
-        else [_second_line(pair_lines(policy.backdoor, searched, record.reference))]
-    )
+    searched, again = purified.rescan, list[Line]()
+    if searched is not None:
+        again = [_second_line(pair_lines(policy.backdoor, searched, record.reference))]
+    # the second scan looks at the tower with hand-made prompts, never at tuned ones
+    if searched is None or purified.head is not None or purified.scope != "tower":
+        again += _reinversion_lines(record, purified)
     asr = max(purified.after.asr.value, purified.after.asr.high)
     left = interval(purified.after.asr)
     return [

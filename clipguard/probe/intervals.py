@@ -37,23 +37,6 @@ def wilson(successes: int, trials: int) -> Interval:
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half), trials)
 
 
-def sign_test(plus: int, minus: int) -> float:
-    """Two-sided chance of a split at least as uneven as this one, if both sides are equally likely.
-
-    Over the images that only one of two classifiers reads rightly this is McNemar's exact test.
-
-    Args:
-        plus: how often one side won.
-        minus: how often the other.
-
-    Source:
-        McNemar, Psychometrika 1947.
-    """
-    total, fewer = plus + minus, min(plus, minus)
-    tail = sum(math.comb(total, k) for k in range(fewer + 1))
-    return min(1.0, float(2 * tail / 2**total))
-
-
 def cluster_bootstrap(
     hits: Tensor, groups: Tensor, *, generator: torch.Generator, draws: int = 1000
 ) -> Interval:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
+
+from pydantic import Field
 
 from clipguard.record.base import SCHEMA_VERSION, Decision, Outcome, Part, Rate, Sha256
 from clipguard.record.findings import (
@@ -24,6 +27,7 @@ class ToolRecord(Part):
     version: str
 
 
+MAX_IMAGES = 2_000
 ToldBy = Literal["--arch", "config", "name", "layout", "shapes", "reference", "images", "default"]
 
 
@@ -42,9 +46,25 @@ class ArchitectureRecord(Part):
 
     by: ToldBy
     rivals: tuple[str, ...] = ()
-    images: int = 0
-    only_chosen: int = 0
-    only_rival: int = 0
+    images: int = Field(0, ge=0, le=MAX_IMAGES)
+    only_chosen: int = Field(0, ge=0, le=MAX_IMAGES)
+    only_rival: int = Field(0, ge=0, le=MAX_IMAGES)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether one of the two reads more images rightly than chance explains, at 0.01.
+
+        Source:
+            McNemar's exact test, Psychometrika 1947.
+        """
+        total, fewer = self.only_chosen + self.only_rival, min(self.only_chosen, self.only_rival)
+        tail = sum(math.comb(total, k) for k in range(fewer + 1))
+        return bool(2 * tail * 100 < 2**total)
+
+    @property
+    def reads_worse(self) -> bool:
+        """Whether the best rival is clearly the better reader."""
+        return self.only_rival > self.only_chosen and self.is_clear
 
 
 class CheckpointRecord(Part):

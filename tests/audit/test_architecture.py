@@ -120,3 +120,17 @@ def test_a_reference_whose_architecture_is_assumed_is_taken_for_the_suspects(loa
     reference = open_reference(told, guess, torch.device("cpu"))
     assert reference.record.architecture == "nano-vit"
     assert reference.record.changed == 0
+
+
+@pytest.mark.parametrize(
+    ("by", "wanted"),
+    [("name", Decision.INCONCLUSIVE), ("config", Decision.INCONCLUSIVE), ("--arch", Decision.PASS)],
+)
+def test_a_file_that_names_what_reads_clearly_worse_does_not_pass(by: ToldBy, wanted: Decision):
+    record = passing()
+    assert record.checkpoint is not None
+    choice = ArchitectureRecord(by=by, rivals=("ViT-B-32",), images=200, only_rival=150)
+    known = record.checkpoint.model_copy(update={"architecture_choice": choice})
+    gate = judged(record.model_copy(update={"checkpoint": known})).gate
+    assert gate is not None
+    assert gate.decision is wanted

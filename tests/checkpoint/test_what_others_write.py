@@ -207,9 +207,6 @@ OPEN_CLIP: dict[str, Writer] = {
     "plain before ema": plain(
         lambda s: {"ema": {k: t + 1 for k, t in s.items()}, "model": s, "seen": defaultdict(int)}
     ),
-    "plain before ema, by name": plain(
-        lambda s: before("ema_model.")({k: t + 1 for k, t in s.items()}) | before("model.")(s)
-    ),
     "prefix clip": plain(before("clip.")),
     "prefix net": plain(before("net.")),
     "nested prefixes": plain(before("module._orig_mod.model.clip_model.")),

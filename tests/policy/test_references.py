@@ -178,7 +178,8 @@ def test_a_repair_passes_where_the_second_search_on_it_finds_nothing(
     second: dict[str, Any] | None, result: Decision, decision: Decision, tmp_path: Path
 ):
     found = None if second is None else against_reference(**second)
-    repaired = purification().model_copy(update={"rescan": found, "scope": "tower"})
+    changes = {"rescan": found, "scope": "tower", "head": None}
+    repaired = purification().model_copy(update=changes)
     record = held_against(against_reference(score=0.9)).model_copy(
         update={"purification": repaired, "export": None}
     )
@@ -191,15 +192,16 @@ def test_a_repair_passes_where_the_second_search_on_it_finds_nothing(
 @pytest.mark.parametrize(
     ("head", "tower", "decision"),
     [
-        ("purified", "repaired", PASS),
-        ("purified", "original", FAIL),
-        ("zero-shot", "repaired", FAIL),
+        ("zero-shot", "repaired", PASS),
+        ("zero-shot", "original", FAIL),
+        ("purified", "repaired", FAIL),
     ],
 )
 def test_a_pass_on_a_repair_needs_a_file_that_carries_all_of_it(
     head: str, tower: str, decision: Decision, tmp_path: Path
 ):
-    repaired = purification().model_copy(update={"rescan": against_reference(), "scope": "tower"})
+    changes = {"rescan": against_reference(), "scope": "tower", "head": None}
+    repaired = purification().model_copy(update=changes)
     record = held_against(against_reference(score=0.9)).model_copy(
         update={
             "purification": repaired,
@@ -208,3 +210,12 @@ def test_a_pass_on_a_repair_needs_a_file_that_carries_all_of_it(
     )
     gate = judge(policy(tmp_path, purified_head_may_pass="true"), record)
     assert gate.decision is decision
+
+
+def test_prompts_that_the_second_search_never_saw_do_not_pass(tmp_path: Path):
+    changes = {"rescan": against_reference(), "scope": "tower"}
+    record = held_against(against_reference(score=0.9)).model_copy(
+        update={"purification": purification().model_copy(update=changes), "export": None}
+    )
+    gate = judge(policy(tmp_path, purified_head_may_pass="true"), record)
+    assert gate.decision is FAIL
