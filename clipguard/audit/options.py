@@ -10,8 +10,7 @@ from typing import Literal
 from clipguard.checkpoint.sandbox import SandboxMode
 from clipguard.policy.judge import Policy
 from clipguard.probe.load import ProbeSource
-
-Way = Literal["realign+cbpt", "cbpt", "realign"]
+from clipguard.purify.repair import Way
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from clipguard.checkpoint.folder import digest_of, files_of
-from clipguard.checkpoint.inspection import open_checkpoint, sha256_of
-from clipguard.checkpoint.raw import RawTensor, naming, require_modest
+from clipguard.checkpoint.inspection import naming, open_checkpoint, sha256_of
+from clipguard.checkpoint.raw import RawTensor, require_modest
 from clipguard.checkpoint.unwrap import weights_in
 from clipguard.checkpoint.values import LeftOut, Name, TensorRef, survey
 from clipguard.errors import RefusedError

@@ -15,6 +15,7 @@ from typing import Any
 from clipguard.checkpoint.inspection import require_path
 from clipguard.checkpoint.layouts import read_layout
 from clipguard.checkpoint.source import opened
+from clipguard.checkpoint.unwrap import named
 from clipguard.errors import RefusedError, UsageError
 from clipguard.files import read_json_given
 from clipguard.text_safety import safe_text
@@ -54,7 +55,6 @@ MAX_FILES = 10_000
 MAX_INDEX_BYTES = 16 * 2**20
 MAX_SHARDS = 1000
 MAX_NAME = 200
-MAX_TOLD = 8
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _chosen(folder: Path, found: Sequence[Path]) -> Path:
     indices = [file for file in found if file.name.endswith(INDEX) and file.is_file()]
     best = indices or weights
     if len(best) != 1:
-        names = ", ".join(safe_text(file.name) for file in best[:MAX_TOLD]) or "none"
+        names = _named(best) or "none"
         raise UsageError(
             f"expected one weights file in {safe_text(folder)}, found {names}; "
             "give the path of the weights file itself"
@@ -189,6 +189,4 @@ def _is_text(file: Path) -> bool:
 
 
 def _named(files: Sequence[Path]) -> str:
-    more = f" and {len(files) - MAX_TOLD} more" if len(files) > MAX_TOLD else ""
-    names = (f"{file.name}/" if file.is_dir() else file.name for file in files[:MAX_TOLD])
-    return ", ".join(map(safe_text, names)) + more
+    return named([f"{file.name}/" if file.is_dir() else file.name for file in files])

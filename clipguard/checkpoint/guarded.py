@@ -17,10 +17,13 @@ from clipguard.errors import RefusedError
 
 @contextmanager
 def guarded_weights(path: Path, guard: Guard = AUTO) -> Iterator[RawWeights]:
-    """As `raw_weights`, by a process with limits. Nothing that it sends is taken on trust.
+    """As `raw_weights`, by a process with limits.
+
+    What it sends of the tensors is checked as that of a file from outside; digest, size and notes
+    are taken as it says them.
 
     Args:
-        path: a weights file, or a folder with one.
+        path: a weights file.
         guard: how to open it.
 
     Raises:

@@ -57,6 +57,16 @@ class OpenCheckpoint:
     source: Source
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors about the content of `path` begin with its name, once."""
+    name = f"{safe_text(path.name)}: "
+    try:
+        yield
+    except RefusedError as error:
+        raise RefusedError(f"{name}{str(error).removeprefix(name)}") from error
+
+
 def inspect_file(path: Path) -> Inspection:
     """Find out what `path` is by its content, and refuse it if loading it could do harm.
 
@@ -82,7 +92,8 @@ def open_checkpoint(path: Path) -> Iterator[OpenCheckpoint]:
     """
     require_path(path)
     with opened(path) as source:
-        layout = _layout(source, path)
+        with naming(path):
+            layout = read_layout(source)
         inspection = Inspection(
             container=layout.container,
             notes=(*_misnamed(path.suffix, layout.container), *layout.notes),
@@ -105,10 +116,3 @@ def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with opened(path) as source:
         return source.sha256()
-
-
-def _layout(source: Source, path: Path) -> Layout:
-    try:
-        return read_layout(source)
-    except RefusedError as error:
-        raise RefusedError(f"{safe_text(path.name)}: {error}") from error

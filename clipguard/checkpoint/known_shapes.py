@@ -5,7 +5,6 @@ A few common ones only. Which one it is, is decided when the file is loaded, see
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipguard.errors import UsageError
-from clipguard.files import read_given
+from clipguard.files import read_json_given
 from clipguard.text_safety import safe_text
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -64,8 +63,8 @@ def guess(path: Path, shapes: Shapes) -> Guess | None:
 def _from_config(folder: Path) -> Guess | None:
     for name in ("open_clip_config.json", "config.json"):
         try:
-            config = json.loads(read_given(folder / name, MAX_CONFIG_BYTES))
-        except (UsageError, ValueError, RecursionError):
+            config = read_json_given(folder / name, MAX_CONFIG_BYTES)
+        except UsageError:
             continue
         if isinstance(config, dict):
             told = config.get("model_type") or _tower(config.get("model_cfg"))

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from clipguard.checkpoint.inspection import Inspection, OpenCheckpoint, open_checkpoint
+from clipguard.checkpoint.inspection import Inspection, OpenCheckpoint, naming, open_checkpoint
 from clipguard.checkpoint.layouts import Layout
 from clipguard.checkpoint.source import CHANGED, Source
 from clipguard.checkpoint.unwrap import weights_in
 from clipguard.checkpoint.values import ITEM_BYTES, TensorRef
 from clipguard.errors import RefusedError
-from clipguard.text_safety import safe_text
 
 MAX_GROWTH = 8
 """Bytes in float32 over bytes of the file: four for 8-bit weights, and some stand twice."""
@@ -74,16 +73,6 @@ class RawWeights:
     data: Iterator[Buffer]
     sandbox: SandboxKind = "none"
     name: str = ""
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Errors about the content of `path` begin with its name, once."""
-    name = f"{safe_text(path.name)}: "
-    try:
-        yield
-    except RefusedError as error:
-        raise RefusedError(f"{name}{str(error).removeprefix(name)}") from error
 
 
 @contextmanager

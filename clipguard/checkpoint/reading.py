@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from clipguard.checkpoint.guarded import guarded_weights
-from clipguard.checkpoint.inspection import Inspection
-from clipguard.checkpoint.raw import SandboxKind, naming
+from clipguard.checkpoint.inspection import Inspection, naming
+from clipguard.checkpoint.raw import SandboxKind
 from clipguard.checkpoint.sandbox import AUTO, Guard
 from clipguard.checkpoint.tensors import read_tensors
 from clipguard.errors import RefusedError

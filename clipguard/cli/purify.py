@@ -102,7 +102,7 @@ def purify(
         record = audit(model, options, output_dir, progress=progress)
     write_atomic(output_dir / "report.html", RENDERERS.build("html").render(record, output_dir))
     if record.refused is not None:
-        raise RefusedError(f"{record.refused.file}: {record.refused.reason}")
+        raise RefusedError(record.refused.says)
     if record.purification is None:
         raise InconclusiveError(record.errors[-1].message if record.errors else "nothing to purify")
     _show(record.purification)

@@ -185,8 +185,7 @@ def _one(
             record = clipguard.scan(model, folder, policy=policy, progress=progress, **options)
         decided.append(record.gate.exit_code if record.gate else INCONCLUSIVE)
         if record.refused is not None:
-            told = f"{record.refused.file}: {record.refused.reason}"
-            sys.stderr.write(f"error: {safe_text(told, 2000)}\n")
+            sys.stderr.write(f"error: {safe_text(record.refused.says, 2000)}\n")
         _show(record, folder, wanted, quiet)
         _write(record, folder, wanted)
     except ClipguardError as error:

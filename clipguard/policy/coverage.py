@@ -20,8 +20,7 @@ PROFILES = ("fast", "standard", "thorough")
 
 def refused_checks(refused: RefusedRecord, record: AuditRecord) -> list[Line]:
     """That a file was refused, and what else went wrong; no other line says more."""
-    reason = f"{refused.file}: {refused.reason}"
-    made = line("audit.refused", "not refused", refused.rule or "refused", FAIL, reason)
+    made = line("audit.refused", "not refused", refused.rule or "refused", FAIL, refused.says)
     return [Line(made.check, errors.REFUSED), *(_error_line(error) for error in record.errors)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -36,7 +37,8 @@ A weaker one is an ordinary perturbation; tuning against it costs accuracy and r
 """
 
 
-WAYS = ("realign+cbpt", "cbpt", "realign")
+Way = Literal["realign+cbpt", "cbpt", "realign"]
+WAYS: tuple[Way, ...] = get_args(Way)
 """How to repair: the image tower and then its prompts, only the prompts, or only the tower."""
 
 

@@ -209,6 +209,11 @@ class RefusedRecord(Part):
     rule: str | None = None
     reason: str
 
+    @property
+    def says(self) -> str:
+        """The file and the reason, as one line."""
+        return f"{self.file}: {self.reason}"
+
 
 class TimesRecord(Part):
     """The only part of a record that may differ between two runs with one seed.
