@@ -10,15 +10,18 @@ would hide files that are missing from the wheel.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import open_clip  # noqa: F401 - once, for all cases that are a copy of this process
 import torch
 import typer.main
 from typer.core import TyperGroup
@@ -288,19 +291,13 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
 
 def complaints(case: Case, folder: Path) -> list[str]:
     """Run `case` in `folder`; what is wrong with its result."""
-    places = {"policies": str(shipped("policies"))}
-    arguments = [argument.format(**places) for argument in case.arguments]
-    done = subprocess.run(
-        [sys.executable, "-c", case.program, *case.command.split(), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    output = done.stdout + done.stderr
+    policies = shipped("policies")
+    arguments = [argument.format(policies=policies) for argument in case.arguments]
+    run = forked if case.program == SHORT and hasattr(os, "fork") else started
+    code, output = run(case.program, [*case.command.split(), *arguments], folder)
     wrong = []
-    if done.returncode != case.code:
-        wrong.append(f"expected exit code {case.code}, got {done.returncode}")
+    if code != case.code:
+        wrong.append(f"expected exit code {case.code}, got {code}")
     if case.says not in output:
         wrong.append(f"expected {case.says!r} in its output")
     for name in case.writes:
@@ -308,6 +305,43 @@ def complaints(case: Case, folder: Path) -> list[str]:
         if not path.is_file() or path.stat().st_size == 0:
             wrong.append(f"expected the file {name}")
     return [*wrong, output] if wrong else []
+
+
+def started(program: str, arguments: list[str], folder: Path) -> tuple[int, str]:
+    """Exit code and output of `program` in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def forked(program: str, arguments: list[str], folder: Path) -> tuple[int, str]:
+    """As `started`, in a copy of this process, which has imported torch and open_clip already."""
+    with tempfile.TemporaryFile() as output:
+        process = os.fork()
+        if not process:
+            for stream in (1, 2):
+                os.dup2(output.fileno(), stream)
+            os.chdir(folder)
+            sys.argv = ["-c", *arguments]
+            code = 70
+            try:
+                exec(program, {"__name__": "__main__"})
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+            except BaseException:  # noqa: BLE001 - the copy must not go on as this process
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        output.seek(0)
+        return code, output.read().decode("utf-8", "replace")
 
 
 def main() -> int:
