@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from clipguard.bundled.nano import nano_network
 from clipguard.cli.app import main
+from clipguard.lab.evaluate import evaluate_head
 from clipguard.record.schema import read_record
 
 pytest_plugins = ["nano_models"]
@@ -32,12 +38,47 @@ def test_both_models_are_scanned_and_a_demo_that_shows_nothing_says_so(
         assert (tmp_path / name / "victim.json").is_file()
 
 
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """What a demo leaves and says: a badnets victim, its clean twin and their reports."""
+    folder = tmp_path_factory.mktemp("demo")
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main(["demo", "-o", str(folder), "--quiet"]) == 0
+    return folder, said.getvalue()
+
+
 @pytest.mark.slow
-def test_the_poisoned_model_fails_and_its_clean_twin_passes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    assert main(["demo", "-o", str(tmp_path), "--quiet"]) == 0
-    out = capsys.readouterr().out
+def test_the_poisoned_model_fails_and_its_clean_twin_passes(shown: tuple[Path, str]):
+    _, out = shown
     assert out.startswith("poisoned   FAIL  target 'banana'")
     assert "purified: ASR" in out
     assert "\nclean twin PASS\n" in out
+
+
+@pytest.mark.slow
+def test_a_planted_backdoor_fails_without_a_reference_too(shown: tuple[Path, str], tmp_path: Path):
+    victim, twin = (shown[0] / name for name in ("poisoned", "clean-twin"))
+    assert json.loads((victim / "victim.json").read_text())["planted"]
+    command = ["scan", str(victim / "model.pt"), "-o", str(tmp_path), "-q"]
+    assert main([*command, "--purifier", "realign+cbpt"]) == 1
+    record = read_record(tmp_path / "audit.json")
+    assert record.detectors[0].target == "banana"
+    made = record.purification
+    assert (made.method, made.scope) == ("realign+cbpt", "tower")
+    assert made.after.asr.value < 0.1 < made.before.asr.value
+    assert (record.export.file, record.export.tower) == ("purified.onnx", "repaired")
+    rows = evaluate_head(victim, twin, tmp_path / made.head)
+    assert rows["seen"]["asr"] < 0.1 < 0.8 < rows["seen"]["pa_ratio"]
+    nano_network("nano-rn").load_state_dict(load_file(tmp_path / made.repaired), strict=True)
+
+
+@pytest.mark.slow
+def test_the_clean_twin_passes_without_one_and_is_exported_as_it_is(
+    shown: tuple[Path, str], tmp_path: Path
+):
+    model = shown[0] / "clean-twin" / "model.pt"
+    assert main(["scan", str(model), "-o", str(tmp_path), "-q"]) == 0
+    record = read_record(tmp_path / "audit.json")
+    assert record.purification is None
+    assert (record.export.file, record.export.head) == ("model.onnx", "zero-shot")

@@ -7,11 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 
-from clipguard.bundled.nano import nano_network
 from clipguard.cli.app import main
-from clipguard.lab.evaluate import evaluate_head
 from clipguard.record import AuditRecord
 from clipguard.record.schema import read_record
 
@@ -150,38 +147,3 @@ def test_models_of_one_name_get_folders_of_their_own(tmp_path: Path):
     assert main(["scan", *models, "-o", str(tmp_path / "out"), "--quiet"]) == 4
     for folder in ("1-model.pt", "2-model.pt"):
         assert (tmp_path / "out" / folder / "report.html").read_text() != "old"
-
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A badnets victim and its clean twin."""
-    folder = tmp_path_factory.mktemp("planted")
-    command = ["lab", "plant", "badnets", "--target", "hammer", "--seed", "5", "-q"]
-    assert main([*command, "-o", str(folder / "victim"), "--twin", str(folder / "twin")]) == 0
-    return folder
-
-
-@pytest.mark.slow
-def test_a_planted_backdoor_fails_and_its_target_is_named(planted: Path, tmp_path: Path):
-    truth = json.loads((planted / "victim" / "victim.json").read_text())
-    assert truth["planted"]
-    command = ["scan", str(planted / "victim" / "model.pt"), "-o", str(tmp_path), "-q"]
-    assert main([*command, "--purifier", "realign+cbpt"]) == 1
-    record = read_record(tmp_path / "audit.json")
-    assert record.detectors[0].target == "hammer"
-    made = record.purification
-    assert (made.method, made.scope) == ("realign+cbpt", "tower")
-    assert made.after.asr.value < 0.1 < made.before.asr.value
-    assert (record.export.file, record.export.tower) == ("purified.onnx", "repaired")
-    repaired = tmp_path / made.repaired
-    rows = evaluate_head(planted / "victim", planted / "twin", tmp_path / made.head)
-    assert rows["seen"]["asr"] < 0.1 < 0.8 < rows["seen"]["pa_ratio"]
-    nano_network("nano-rn").load_state_dict(load_file(repaired), strict=True)
-
-
-@pytest.mark.slow
-def test_the_clean_twin_passes_and_is_exported_as_it_is(planted: Path, tmp_path: Path):
-    assert main(["scan", str(planted / "twin" / "model.pt"), "-o", str(tmp_path), "-q"]) == 0
-    record = read_record(tmp_path / "audit.json")
-    assert record.purification is None
-    assert (record.export.file, record.export.head) == ("model.onnx", "zero-shot")
