@@ -322,9 +322,19 @@ def meta_shapes(name: str) -> dict[str, tuple[int, ...]]:
         return shapes_of(network_of(architecture_named(name)).state_dict())
 
 
-def test_shapes_that_leave_the_activation_open_give_the_usual_one_first():
-    found = [one.name for one in fitting_architectures(meta_shapes("ViT-B-32"))]
-    assert found == ["ViT-B-32", "ViT-B-32-quickgelu"]
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-32-256", "ViT-g-14", "coca_ViT-B-32"])
+def test_shapes_that_leave_the_activation_open_give_the_usual_one_first(name: str):
+    first, second = fitting_architectures(meta_shapes(name))
+    assert (first.name, second.name) == (name, f"{name}-quickgelu")
+    assert second.config["quick_gelu"]
+    assert first.preprocess == second.preprocess
+    assert architecture_named(second.name) == second  # for --arch
+
+
+@pytest.mark.parametrize("name", ["nano-vit", "nano-rn", "effnet"])
+def test_the_small_architectures_have_one_activation(name: str):
+    (found,) = fitting_architectures(meta_shapes(name))
+    assert found.name == name
 
 
 def test_the_preprocessing_of_published_weights_is_used():
