@@ -29,6 +29,12 @@ QUICK = "-quickgelu"
 """Ending of a name for the same network with the other activation."""
 
 
+OF_TRANSFORMERS = (
+    "text towers from Hugging Face transformers, such as xlm-roberta, are not supported: nothing "
+    "of this model was tested"
+)
+
+
 class NoneFitsError(UsageError):
     """No known architecture has these shapes."""
 
@@ -125,6 +131,8 @@ def fitting_architectures(shapes: Shapes) -> tuple[Architecture, ...]:
                 [_normal(candidate.config), vars(candidate.preprocess)], sort_keys=True
             )
             fits.setdefault(twin, candidate)
+    if not fits and any(".word_embeddings." in key for key in shapes):
+        raise UsageError(OF_TRANSFORMERS)
     if not fits:
         raise NoneFitsError(
             "no known architecture has these shapes; pass --arch NAME or a config JSON"
@@ -182,6 +190,8 @@ def architecture_from_file(path: Path) -> Architecture:
         UsageError: not a usable config.
     """
     file = config_from(path)
+    if reason := _unsupported(file.model):
+        raise UsageError(f"{safe_text(path.name)}: {reason}")
     same = [n for n, other in known_configs().items() if _normal(other) == _normal(file.model)]
     if file.preprocess is None and same:
         return architecture_named(same[0])
@@ -204,7 +214,7 @@ def _published(name: str, tag: str) -> Preprocess:
 
 def _unsupported(config: Mapping[str, Any]) -> str | None:
     if config["text_cfg"].get("hf_model_name"):
-        return "text towers from Hugging Face transformers are not supported"
+        return OF_TRANSFORMERS
     trunk = config["vision_cfg"].get("timm_model_name")
     if trunk and not (isinstance(trunk, str) and timm.is_model(trunk)):
         return f"timm has no image tower {safe_text(trunk)}"

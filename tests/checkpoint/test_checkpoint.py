@@ -331,6 +331,16 @@ def test_shapes_that_leave_the_activation_open_give_the_usual_one_first(name: st
     assert architecture_named(second.name) == second  # for --arch
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_text_tower_of_transformers_is_refused_as_one(told: bool, state: dict[str, Tensor]):
+    shapes = {"text.transformer.embeddings.word_embeddings.weight": (250002, 768)}
+    with pytest.raises(UsageError, match="xlm-roberta"):
+        if told:
+            architecture_named("xlm-roberta-base-ViT-B-32")
+        else:
+            fitting_architectures({**shapes_of(state), **shapes})
+
+
 @pytest.mark.parametrize("name", ["nano-vit", "nano-rn", "effnet"])
 def test_the_small_architectures_have_one_activation(name: str):
     (found,) = fitting_architectures(meta_shapes(name))
