@@ -17,6 +17,7 @@ from torch import Tensor
 
 from clipguard.bundled.nano import CONFIGS
 from clipguard.checkpoint.architectures import (
+    architecture_from_file,
     architecture_named,
     fitting_architectures,
     network_of,
@@ -331,14 +332,13 @@ def test_shapes_that_leave_the_activation_open_give_the_usual_one_first(name: st
     assert architecture_named(second.name) == second  # for --arch
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_a_text_tower_of_transformers_is_refused_as_one(told: bool, state: dict[str, Tensor]):
+def test_a_text_tower_of_transformers_is_refused_as_one(state: dict[str, Tensor], tmp_path: Path):
     shapes = {"text.transformer.embeddings.word_embeddings.weight": (250002, 768)}
     with pytest.raises(UsageError, match="xlm-roberta"):
-        if told:
-            architecture_named("xlm-roberta-base-ViT-B-32")
-        else:
-            fitting_architectures({**shapes_of(state), **shapes})
+        fitting_architectures({**shapes_of(state), **shapes})
+    config = tiny_config(hf_model_name="xlm-roberta-base")
+    with pytest.raises(UsageError, match="xlm-roberta"):
+        architecture_from_file(write_config(tmp_path / "open_clip_config.json", config))
 
 
 @pytest.mark.parametrize("name", ["nano-vit", "nano-rn", "effnet"])
