@@ -25,6 +25,14 @@ from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
 
 Shapes = Mapping[str, tuple[int, ...]]
+QUICK = "-quickgelu"
+"""Ending of a name for the same network with the other activation."""
+
+
+OF_TRANSFORMERS = (
+    "text towers from Hugging Face transformers, such as xlm-roberta, are not supported: nothing "
+    "of this model was tested"
+)
 
 
 class NoneFitsError(UsageError):
@@ -113,13 +121,18 @@ def fitting_architectures(shapes: Shapes) -> tuple[Architecture, ...]:
         UsageError: none fits.
     """
     fits: dict[str, Architecture] = {}
-    for name in known_configs():
+    of_timm = any(key.startswith("visual.trunk.") for key in shapes)
+    for name, config in known_configs().items():
+        if bool(config["vision_cfg"].get("timm_model_name")) != of_timm:
+            continue  # building all of timm's would take seconds
         candidate = architecture_named(name)
         if shape_difference(candidate, shapes) is None:
             twin = json.dumps(
                 [_normal(candidate.config), vars(candidate.preprocess)], sort_keys=True
             )
             fits.setdefault(twin, candidate)
+    if not fits and any(".word_embeddings." in key for key in shapes):
+        raise UsageError(OF_TRANSFORMERS)
     if not fits:
         raise NoneFitsError(
             "no known architecture has these shapes; pass --arch NAME or a config JSON"
@@ -134,9 +147,17 @@ def computes_alike(one: Architecture, other: Architecture) -> bool:
 
 @lru_cache(maxsize=1)
 def known_configs() -> dict[str, dict[str, Any]]:
-    """Every architecture that open_clip and clipguard ship and clipguard can build."""
+    """Every architecture that open_clip and clipguard ship and clipguard can build.
+
+    What open_clip builds itself can be trained with QuickGELU (`--force-quick-gelu`), whether it
+    ships a config for that or not, so each has such a twin. Towers of timm never compute with it.
+    """
     shipped = {n: clip_part(open_clip.get_model_config(n)) for n in open_clip.list_models()}
-    return {n: c for n, c in (CONFIGS | shipped).items() if _unsupported(c) is None}
+    own = {n: c for n, c in shipped.items() if not c["vision_cfg"].get("timm_model_name")}
+    twins = {
+        f"{n}{QUICK}": {**c, "quick_gelu": True} for n, c in own.items() if not c.get("quick_gelu")
+    }
+    return {n: c for n, c in (CONFIGS | twins | shipped).items() if _unsupported(c) is None}
 
 
 def architecture_named(name: str) -> Architecture:
@@ -151,8 +172,9 @@ def architecture_named(name: str) -> Architecture:
         if name in open_clip.list_models():
             hint = str(_unsupported(open_clip.get_model_config(name)))
         raise UsageError(f"no architecture {safe_text(name)!r} for --arch: {hint}")
-    tags = list_pretrained_tags_by_model(name) if name not in CONFIGS else []
-    published = {_published(name, tag) for tag in tags}
+    shipped = name if name in open_clip.list_models() else name.removesuffix(QUICK)
+    tags = list_pretrained_tags_by_model(shipped) if name not in CONFIGS else []
+    published = {_published(shipped, tag) for tag in tags}
     if len(published) == 1:
         return Architecture(name, known_configs()[name], published.pop())
     notes: tuple[str, ...] = ()
@@ -168,6 +190,8 @@ def architecture_from_file(path: Path) -> Architecture:
         UsageError: not a usable config.
     """
     file = config_from(path)
+    if reason := _unsupported(file.model):
+        raise UsageError(f"{safe_text(path.name)}: {reason}")
     same = [n for n, other in known_configs().items() if _normal(other) == _normal(file.model)]
     if file.preprocess is None and same:
         return architecture_named(same[0])
@@ -190,7 +214,7 @@ def _published(name: str, tag: str) -> Preprocess:
 
 def _unsupported(config: Mapping[str, Any]) -> str | None:
     if config["text_cfg"].get("hf_model_name"):
-        return "text towers from Hugging Face transformers are not supported"
+        return OF_TRANSFORMERS
     trunk = config["vision_cfg"].get("timm_model_name")
     if trunk and not (isinstance(trunk, str) and timm.is_model(trunk)):
         return f"timm has no image tower {safe_text(trunk)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,13 @@ class ModelFiles:
         weights: those with its weights.
         where: name of a tensor to the name of its file, as an index says; else empty.
         notes: rule id and text: which files were read, which were not.
+        others: files and indices beside them that may be other models.
     """
 
     weights: tuple[Path, ...]
     where: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    others: tuple[Path, ...] = ()
 
 
 def refusal_of(file: Path) -> str | None:
@@ -98,8 +101,12 @@ def files_of(path: Path, refusal: Callable[[Path], str | None] = refusal_of) -> 
         found = sorted(path.iterdir())
         if len(found) > MAX_FILES:
             raise UsageError(f"{safe_text(path)} holds {len(found)} files; give the weights file")
-        model = _model(_chosen(path, found))
-        return ModelFiles(model.weights, model.where, (_others(model, found, refusal),))
+        chosen = _chosen(path, found)
+        model = _model(chosen)
+        note, refused = _looked_at(model, found, refusal)
+        others = _others(chosen, model, found)
+        others = tuple(file for file in others if file not in refused)
+        return ModelFiles(model.weights, model.where, (note,), others)
     require_path(path)
     return _model(path)
 
@@ -158,15 +165,33 @@ def _model(path: Path) -> ModelFiles:
     return ModelFiles(tuple(path.parent / name for name in sorted(names)), where)
 
 
-def _others(model: ModelFiles, found: Sequence[Path], refusal: Callable[[Path], str | None]) -> str:
-    """Refuse a folder for other weights that a loader may take; a note on what was read."""
+def _others(chosen: Path, model: ModelFiles, found: Sequence[Path]) -> tuple[Path, ...]:
+    """What may be another model: indices, and weights files that none of them names."""
+    beside = [file for file in found if file != chosen and file not in model.weights]
+    indices = [file for file in beside if file.name.endswith(INDEX) and file.is_file()]
+    parts: set[Path] = set()
+    for index in indices:
+        with suppress(RefusedError, UsageError):  # whoever compares it says what is wrong with it
+            parts |= {*_model(index).weights}
+    return (*indices, *(file for file in beside if _is_weights(file) and file not in parts))
+
+
+def _looked_at(
+    model: ModelFiles, found: Sequence[Path], refusal: Callable[[Path], str | None]
+) -> tuple[str, list[Path]]:
+    """Refuse a folder for other weights that a loader may take.
+
+    Returns:
+        A note on what was read, and what of a trainer is refused, which refuses nothing else.
+    """
     beside = [file for file in found if file not in model.weights]
     looked = [file for file in beside if _is_weights(file)]
     rest = [f for f in beside if f not in looked and f.name not in READ_ELSEWHERE]
     rest = [file for file in rest if not file.name.endswith(INDEX)]
     told = [f"CG110 read: {_named(model.weights)}"]
+    refused: list[Path] = []
     if looked:
-        told.append(f"inspected and not read: {_named(looked)}")
+        told.append(f"inspected: {_named(looked)}")
     if rest:
         told.append(f"not looked at: {_named(sorted(rest, key=_is_text))}")
     note = "; ".join(told)
@@ -175,12 +200,13 @@ def _others(model: ModelFiles, found: Sequence[Path], refusal: Callable[[Path], 
         name = f"{safe_text(file.name)}: "
         if why is not None and OF_A_TRAINER.fullmatch(file.name):
             note += f"; never load {name}{why.removeprefix(name)}"
+            refused.append(file)
         elif why is not None:
             raise RefusedError(
                 f"{name}{why.removeprefix(name)}; whoever loads this folder may load that file "
                 f"({note})"
             )
-    return note
+    return note, refused
 
 
 def _is_text(file: Path) -> bool:

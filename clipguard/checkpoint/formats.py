@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from clipguard.checkpoint import hf_clip, hf_siglip
 from clipguard.checkpoint.configs import ConfigFile, read_config, read_json
+from clipguard.checkpoint.hugging_face import Format
 from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
 
@@ -50,7 +52,12 @@ def open_clip_names(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     Raises:
         RefusedError: two tensors would get one name (CG107).
     """
-    for form in FORMATS:
-        if form.mark in state:
-            return form.open_clip_names(state), f"transformers' {form.name}"
-    return dict(state), ""
+    form = format_of(state)
+    if form is None:
+        return dict(state), ""
+    return form.open_clip_names(state), f"transformers' {form.name}"
+
+
+def format_of(names: Container[str]) -> Format | None:
+    """The model of transformers that has tensors of these names, None for open_clip's."""
+    return next((form for form in FORMATS if form.mark in names), None)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from clipguard.checkpoint.configs import read_json
-from clipguard.checkpoint.fitting import OWN
+from clipguard.checkpoint.fitting import require_one_reading
 from clipguard.checkpoint.folder import ModelFiles, digest_of, files_of
 from clipguard.checkpoint.formats import open_clip_names
 from clipguard.checkpoint.guarded import guarded_contents
 from clipguard.checkpoint.lora import CONFIG, is_adapter, merged
 from clipguard.checkpoint.names import plain_names
+from clipguard.checkpoint.others import others_compared
 from clipguard.checkpoint.raw import SandboxKind
 from clipguard.checkpoint.reading import ReadWeights, read_weights
 from clipguard.checkpoint.sandbox import AUTO, Guard
 from clipguard.errors import RefusedError, UsageError
+from clipguard.record import OtherModelRecord
 from clipguard.text_safety import safe_text
-
-CUTS = tuple(map(len, ("module.", "model.", "_orig_mod.")))
-"""Characters that readers take off every name if the first begins with such a prefix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +41,7 @@ class Gathered:
         notes: rule id and text of everything odd but not refused.
         places: folders in which a config or a tokenizer of the model may lie.
         sandbox: see `RawWeights`.
+        others: the other models in the folder, compared with this one.
     """
 
     path: Path
@@ -56,6 +56,7 @@ class Gathered:
     notes: tuple[str, ...]
     places: tuple[Path, ...]
     sandbox: SandboxKind
+    others: tuple[OtherModelRecord, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -101,14 +102,15 @@ def _read(path: Path, guard: Guard) -> Gathered:
     try:
         found = _together(parts, files)
         naming = plain_names(found)
-        _require_one_reading(naming.names)
+        require_one_reading(naming.names)
     except RefusedError as error:
         raise RefusedError(f"{file}: {error}") from error
     notes = [note for part in parts for note in (*part.inspection.notes, *part.notes)]
+    tensors = {new: found[old] for old, new in naming.names.items()}
     return Gathered(
         path=path,
         file=file,
-        tensors={new: found[old] for old, new in naming.names.items()},
+        tensors=tensors,
         container=_container(parts, path.is_dir()),
         scripted=first.container == "TorchScript",
         format="",
@@ -118,29 +120,8 @@ def _read(path: Path, guard: Guard) -> Gathered:
         notes=(*files.notes, *dict.fromkeys(notes), *naming.notes),
         places=(path if path.is_dir() else path.parent,),
         sandbox=parts[0].sandbox,
+        others=others_compared(tensors, files.others, guard),
     )
-
-
-def _require_one_reading(names: Mapping[str, str]) -> None:
-    """Refuse a tensor that a reader which cuts another prefix would take for a part of the CLIP.
-
-    Some cut as many characters as the usual prefix has off every name, some whatever stands before
-    a name that they know.
-
-    Raises:
-        RefusedError: there is one (CG107).
-    """
-    own = {name for name in names.values() if name.partition(".")[0] in OWN}
-    for key, name in names.items():
-        if name in own:
-            continue
-        parts = name.removeprefix("/").split(".")
-        ends = {".".join(parts[i:]) for i in range(1, len(parts))} | {key[n:] for n in CUTS}
-        if hidden := ends & own:
-            raise RefusedError(
-                f"CG107 {safe_text(key)} and {safe_text(min(hidden))} are one tensor to some "
-                "readers, so two of them would see two models; save one model alone"
-            )
 
 
 def _with_base(adapter: Gathered, path: Path | None, guard: Guard) -> Gathered:
@@ -161,6 +142,7 @@ def _with_base(adapter: Gathered, path: Path | None, guard: Guard) -> Gathered:
         size_bytes=adapter.size_bytes + base.size_bytes,
         notes=(*adapter.notes, *base.notes, f"{told}sha256 {base.sha256}"),
         places=(*adapter.places, *base.places),
+        others=(*adapter.others, *base.others),
     )
 
 

@@ -13,7 +13,20 @@ from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
 
 HUB = "hf-hub:"
-WANTED = ("open_clip_config.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+BESIDE = (
+    *("open_clip_config.json", "config.json", "preprocessor_config.json", "processor_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "spiece.model"),
+)
+"""What tells architecture, preprocessing and tokenizer."""
+WEIGHTS = (
+    ("open_clip_model.safetensors",),
+    ("open_clip_pytorch_model.bin",),
+    ("model.safetensors",),
+    ("model.safetensors.index.json", "model-*-of-*.safetensors"),
+    ("pytorch_model.bin",),
+    ("pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
+)
+"""Open_clip's names, then those of transformers: the first that a repository has are fetched."""
 
 
 class Place(NamedTuple):
@@ -63,13 +76,16 @@ def fetched(name: Path) -> Place:
 
 def _from_hub(repository: str) -> Path:
     owner, _, revision = repository.partition("@")
-    folder = huggingface_hub.snapshot_download(
-        owner, revision=revision or None, allow_patterns=list(WANTED)
-    )
-    best = [Path(folder) / file for file in WANTED[1:] if (Path(folder) / file).is_file()]
-    if not best:
-        raise UsageError(f"{HUB}{safe_text(repository)} holds none of {', '.join(WANTED[1:])}")
-    return Path(folder) if len(best) == 1 else best[0]
+    for names in WEIGHTS:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                owner, revision=revision or None, allow_patterns=[*BESIDE, *names]
+            )
+        )
+        if (folder / names[0]).is_file():
+            return folder
+    known = ", ".join(names[0] for names in WEIGHTS)
+    raise UsageError(f"{HUB}{safe_text(repository)} holds none of {known}")
 
 
 def _of_open_clip(arch: str, tag: str) -> Place:

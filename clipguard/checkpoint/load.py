@@ -118,6 +118,7 @@ def load_checkpoint(
         notes=(*found.notes, *fit.notes, *architecture.notes, *told),
         architecture_choice=ArchitectureRecord(by=fit.by, rivals=tuple(one.name for one in rivals)),
         sandbox=found.sandbox,
+        others=found.others,
     )
     keys = [*network.state_dict()]
     state |= {key: torch.tensor(0) for key in keys if key.endswith("num_batches_tracked")}
@@ -163,6 +164,7 @@ def _with_text(found: Gathered, text_from: Path | None, guard: Guard) -> Gathere
         tensors={**text, **found.tensors},
         notes=(*found.notes, told),
         places=(*found.places, *other.places),
+        others=(*found.others, *other.others),
     )
 
 

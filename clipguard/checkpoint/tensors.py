@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -25,8 +26,13 @@ def read_tensors(raw: RawWeights) -> dict[str, Tensor]:
         RefusedError: sizes that torch cannot make (CG105), or the file changed since it was
             inspected (CG103).
     """
-    pairs = zip(raw.tensors, raw.data, strict=True)
-    return {what.name: _tensor(what, data) for what, data in pairs}
+    return dict(each_tensor(raw))
+
+
+def each_tensor(raw: RawWeights) -> Iterator[tuple[str, Tensor]]:
+    """As `read_tensors`, one after the other: name and tensor."""
+    for what, data in zip(raw.tensors, raw.data, strict=True):
+        yield what.name, _tensor(what, data)
 
 
 def _tensor(what: RawTensor, data: Buffer) -> Tensor:

@@ -46,7 +46,7 @@ def run_checks(record: AuditRecord) -> list[Line]:
             "the file was read and hashed" if known else "no checkpoint was identified",
         )
     )
-    return [*lines, *_architecture_lines(record.checkpoint)]
+    return [*lines, *_architecture_lines(record.checkpoint), *_folder_lines(record.checkpoint)]
 
 
 def _architecture_lines(known: CheckpointRecord | None) -> list[Line]:
@@ -70,6 +70,23 @@ def _architecture_lines(known: CheckpointRecord | None) -> list[Line]:
     result = INCONCLUSIVE if assumed or doubted else PASS
     value = "assumed" if assumed else "doubted" if doubted else "known"
     return [line("audit.architecture", "known", value, result, reason)]
+
+
+def _folder_lines(known: CheckpointRecord | None) -> list[Line]:
+    """Whether all models in a folder are the one that was searched; none if there is one only."""
+    if known is None or not known.others:
+        return []
+    key, limit = "audit.folder", "one model"
+    other = [one for one in known.others if not one.equal]
+    if not other:
+        names = ", ".join(one.name for one in known.others)
+        return [line(key, limit, limit, PASS, f"the weights in {names} are the same")]
+    told = "; ".join(f"{one.name} {one.says}" for one in other)
+    reason = (
+        f"other libraries may load another file of this folder than the one that was read: {told}; "
+        "scan each file by its own path, or keep one in the folder"
+    )
+    return [line(key, limit, f"{1 + len(other)} models", INCONCLUSIVE, reason)]
 
 
 def _error_line(error: ErrorRecord) -> Line:

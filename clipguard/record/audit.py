@@ -67,6 +67,20 @@ class ArchitectureRecord(Part):
         return self.only_rival > self.only_chosen and self.is_clear
 
 
+class OtherModelRecord(Part):
+    """Another model in the folder of the one under audit, which a library may load in its place.
+
+    Attributes:
+        name: of its file, or of the index of its files.
+        equal: whether it has the same weights, up to rounding to half precision.
+        says: that it has, or the first difference, or why they cannot be compared.
+    """
+
+    name: str
+    equal: bool
+    says: str
+
+
 class CheckpointRecord(Part):
     """The file under audit, as identified before anything was run.
 
@@ -83,6 +97,7 @@ class CheckpointRecord(Part):
         architecture_choice: how the architecture was told.
         sandbox: what the file was read in: `bubblewrap`, a `process` with limits, or `none`; null
             in records from before.
+        others: the other models in its folder; empty where a file was given.
     """
 
     name: str
@@ -95,6 +110,7 @@ class CheckpointRecord(Part):
     notes: tuple[str, ...] = ()
     architecture_choice: ArchitectureRecord | None = None
     sandbox: Literal["bubblewrap", "process", "none"] | None = None
+    others: tuple[OtherModelRecord, ...] = ()
 
 
 class ProbeRecord(Part):

@@ -230,12 +230,11 @@ def _told_by(file: CheckpointRecord) -> str:
     choice = file.architecture_choice
     if choice is None or not choice.rivals:
         return ""
-    how = TOLD[choice.by]
     if not choice.images:
-        return f", {how}"
+        return f", {TOLD[choice.by]}"
     return (
-        f", {how}; of {choice.images} images it reads {choice.only_chosen} rightly that "
-        f"{' and '.join(choice.rivals)} does not, the other way round {choice.only_rival}"
+        f", {TOLD[choice.by]}; of {choice.images} images it alone reads {choice.only_chosen} "
+        f"rightly, {' and '.join(choice.rivals)} alone {choice.only_rival}"
     )
 
 
@@ -251,6 +250,7 @@ def _checkpoint(record: AuditRecord) -> Iterator[Block]:
                 Fact("Parameters", f"{file.parameters:,}"),
                 Fact("Size", f"{file.size_bytes:,} bytes"),
                 Fact("Format, by content", file.container),
+                *(Fact("Beside it", f"{one.name} {one.says}") for one in file.others),
             )
         )
     if probe is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from clipguard.bundled.nano import CONFIGS
 from clipguard.checkpoint.architectures import (
+    architecture_from_file,
     architecture_named,
     fitting_architectures,
     network_of,
@@ -322,9 +323,28 @@ def meta_shapes(name: str) -> dict[str, tuple[int, ...]]:
         return shapes_of(network_of(architecture_named(name)).state_dict())
 
 
-def test_shapes_that_leave_the_activation_open_give_the_usual_one_first():
-    found = [one.name for one in fitting_architectures(meta_shapes("ViT-B-32"))]
-    assert found == ["ViT-B-32", "ViT-B-32-quickgelu"]
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-32-256", "ViT-g-14", "coca_ViT-B-32"])
+def test_shapes_that_leave_the_activation_open_give_the_usual_one_first(name: str):
+    first, second = fitting_architectures(meta_shapes(name))
+    assert (first.name, second.name) == (name, f"{name}-quickgelu")
+    assert second.config["quick_gelu"]
+    assert first.preprocess == second.preprocess
+    assert architecture_named(second.name) == second  # for --arch
+
+
+def test_a_text_tower_of_transformers_is_refused_as_one(state: dict[str, Tensor], tmp_path: Path):
+    shapes = {"text.transformer.embeddings.word_embeddings.weight": (250002, 768)}
+    with pytest.raises(UsageError, match="xlm-roberta"):
+        fitting_architectures({**shapes_of(state), **shapes})
+    config = tiny_config(hf_model_name="xlm-roberta-base")
+    with pytest.raises(UsageError, match="xlm-roberta"):
+        architecture_from_file(write_config(tmp_path / "open_clip_config.json", config))
+
+
+@pytest.mark.parametrize("name", ["nano-vit", "nano-rn", "effnet"])
+def test_the_small_architectures_have_one_activation(name: str):
+    (found,) = fitting_architectures(meta_shapes(name))
+    assert found.name == name
 
 
 def test_the_preprocessing_of_published_weights_is_used():

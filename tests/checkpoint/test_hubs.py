@@ -2,13 +2,94 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
 from clipguard.checkpoint.hubs import fetched, is_remote
 from clipguard.errors import UsageError
+
+COMMIT = "c0ffee" * 6 + "c0ff"
+REPOSITORIES = {
+    "o/shards": ("config.json", "model.safetensors.index.json", "model-1-of-1.safetensors"),
+    "o/file": ("config.json", "model.safetensors", "tokenizer.json"),
+    "o/pickle": ("config.json", "pytorch_model.bin"),
+    "o/both": ("open_clip_config.json", "open_clip_pytorch_model.bin"),
+}
+TOO_MUCH = ("README.md", "tf_model.h5", "modeling.py", "onnx/model.onnx")
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """A hub with repositories of transformers, and what else they hold."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        found = re.match(r"/api/models/(o/\w+)/(revision|tree)/(main|v1|c0ff\w+)", self.path)
+        if found and found[1] in REPOSITORIES:
+            names = (*REPOSITORIES[found[1]], *TOO_MUCH)
+            known = [{"rfilename": name} for name in names]
+            tree = [{"type": "file", "oid": "a", "size": len(n), "path": n} for n in names]
+            whole = {"id": found[1], "sha": COMMIT, "siblings": known}
+            self.answer(json.dumps(tree if found[2] == "tree" else whole).encode())
+        elif found := re.match(rf"/(o/\w+)/resolve/{COMMIT}/(.+)$", self.path):
+            self.answer(found[2].encode())
+        else:
+            self.send_error(404)
+
+    def answer(self, content: bytes) -> None:
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing to the terminal."""
+
+
+@pytest.fixture
+def endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """huggingface_hub speaks to a server of this machine, with an empty cache."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    here = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", here)
+    template = here + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    yield
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.usefixtures("endpoint")
+@pytest.mark.parametrize("repository", REPOSITORIES)
+def test_a_repository_of_transformers_gives_its_model_and_nothing_else(repository: str):
+    place = fetched(Path(f"hf-hub:{repository}@v1"))
+    assert place.arch is None
+    assert {file.name for file in place.path.iterdir()} == {*REPOSITORIES[repository]}
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_a_repository_without_weights_is_one_line(monkeypatch: pytest.MonkeyPatch, one_line):
+    monkeypatch.setitem(REPOSITORIES, "o/empty", ("config.json",))
+    with one_line(UsageError, r"hf-hub:o/empty holds none of .*model\.safetensors"):
+        fetched(Path("hf-hub:o/empty"))
 
 
 @pytest.fixture

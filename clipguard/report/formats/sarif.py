@@ -33,6 +33,8 @@ RULES = {
     "CG107": ("DuplicateKey", "A key stands twice in the header"),
     "CG108": ("UnreadableName", "The name of a tensor is no printable text"),
     "CG109": ("NotFinite", "Weights or embeddings are not finite"),
+    "CG111": ("UnsureArchitecture", "The architecture is an assumption, or a rival reads better"),
+    "CG112": ("SeveralModels", "The folder holds another model, which a library may load instead"),
     "CG201": ("InvertedTrigger", "A trigger was found that sends images, or prompts, to one class"),
     "CG202": ("AboveNullBand", "A statistic lies outside what known-clean models show"),
     "CG203": ("ConcentratedChange", "The change from the reference is suspicious or unknown"),
@@ -53,6 +55,8 @@ RULES = {
     "CG906": ("StageFailed", "A stage failed"),
 }
 RULE_OF_KEY = {
+    "audit.architecture": "CG111",
+    "audit.folder": "CG112",
     "audit.complete": "CG605",
     "audit.checkpoint": "CG605",
     "audit.errors": "CG906",
