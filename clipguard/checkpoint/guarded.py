@@ -40,26 +40,30 @@ def guarded_weights(path: Path, guard: Guard = AUTO) -> Iterator[RawWeights]:
         with raw_weights(path) as raw:
             yield raw
         return
-    with opened(path) as source, hashing(source) as digest, naming(path):
-        with reader_of(source, path, "weights", guard) as reader:
-            head = read_head(reader.told())
-            entries = read_header(reader, head.size)
-            in_order = sorted(entries, key=lambda entry: (entry.begin, entry.end))
-            tensors = tuple(RawTensor(entry.name, entry.dtype, entry.shape) for entry in in_order)
-            require_weights(tensors)
-            require_modest(tensors, source.size)
-            known = Inspection(head.container, head.seen, digest(), source.size, path)
-            if head.sha256 != known.sha256:
-                raise RefusedError(CHANGED)
-            yield RawWeights(
-                inspection=known,
-                form=head.form,
-                notes=head.notes,
-                tensors=tensors,
-                data=_numbers(reader, tensors),
-                sandbox=guard.kind,
-                name=head.name,
-            )
+    with (
+        opened(path) as source,
+        hashing(source) as digest,
+        naming(path),
+        reader_of(source, path, "weights", guard) as reader,
+    ):
+        head = read_head(reader.told())
+        entries = read_header(reader, head.size)
+        in_order = sorted(entries, key=lambda entry: (entry.begin, entry.end))
+        tensors = tuple(RawTensor(entry.name, entry.dtype, entry.shape) for entry in in_order)
+        require_weights(tensors)
+        require_modest(tensors, source.size)
+        known = Inspection(head.container, head.seen, digest(), source.size, path)
+        if head.sha256 != known.sha256:
+            raise RefusedError(CHANGED)
+        yield RawWeights(
+            inspection=known,
+            form=head.form,
+            notes=head.notes,
+            tensors=tensors,
+            data=_numbers(reader, tensors),
+            sandbox=guard.kind,
+            name=head.name,
+        )
 
 
 def guarded_contents(path: Path, guard: Guard = AUTO) -> Contents:

@@ -145,6 +145,4 @@ def _require(kept: bool, wanted: str) -> None:
 
 
 def _broken(wanted: str) -> RefusedError:
-    return RefusedError(
-        f"CG104 the process that read it was to say {wanted}, and says other things"
-    )
+    return RefusedError(f"CG104 the process that read it should say {wanted}, and does not")

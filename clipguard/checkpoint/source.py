@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -109,12 +109,14 @@ def opened(path: Path) -> Iterator[Source]:
         UsageError: it is not there, or may not be read.
         RefusedError: it is no plain file, so that its size says nothing.
     """
-    try:  # without waiting: a pipe that nobody writes to would never open
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | NO_WAIT))
-    except OSError as error:
-        shown = safe_text(path, 400)
-        raise UsageError(f"cannot read {shown}: {error.strerror}; check the path") from error
-    with file:
+    with ExitStack() as stack:
+        try:  # without waiting: a pipe that nobody writes to would never open
+            file = stack.enter_context(
+                open(path, "rb", opener=lambda name, flags: os.open(name, flags | NO_WAIT))
+            )
+        except OSError as error:
+            shown = safe_text(path, 400)
+            raise UsageError(f"cannot read {shown}: {error.strerror}; check the path") from error
         state = os.fstat(file.fileno())
         if not stat.S_ISREG(state.st_mode):
             raise RefusedError("CG102 not a plain file")
