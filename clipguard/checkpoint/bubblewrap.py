@@ -50,7 +50,7 @@ def command(program: Program, *, shut_in: bool) -> list[str]:
         program: what to run.
         shut_in: by bubblewrap, see `works`.
     """
-    roots = sorted({str(folder.parent) for folder in _folders(program)})
+    roots = [str(root) for root in _roots(program)]
     line = f"import sys; sys.path += {roots!r}; from {program.module} import main; main()"
     before = _bubblewrap(program) if shut_in else []
     return [*before, _python(), "-I", "-S", "-B", "-X", "utf8", "-c", line]
@@ -103,9 +103,9 @@ def _needed(program: Program) -> Iterator[Path]:
     yield from (Path(sys.base_prefix) / name for name in ("lib", "lib64"))
     yield Path(_python())
     yield Path(_python()).parents[1] / "pyvenv.cfg"  # of an environment that has a copy of Python
-    for folder in _folders(program):
-        yield folder
-        yield folder.with_name(f"{folder.name}.libs")  # shared libraries of a wheel
+    yield from _packages(program)
+    for root in _roots(program):
+        yield from sorted(root.glob("*.libs"))  # shared libraries of wheels
 
 
 def _python() -> str:
@@ -113,6 +113,12 @@ def _python() -> str:
     return os.path.realpath(sys.executable)
 
 
-def _folders(program: Program) -> list[Path]:
-    specs = [find_spec(name) for name in program.packages]
-    return [Path(spec.origin).parent for spec in specs if spec and spec.origin]
+def _roots(program: Program) -> list[Path]:
+    return sorted({path.parent for path in _packages(program)})
+
+
+def _packages(program: Program) -> list[Path]:
+    """The folder of each package, the file of a module."""
+    specs = [spec for spec in map(find_spec, program.packages) if spec]
+    places = [spec.submodule_search_locations or [spec.origin] for spec in specs]
+    return [Path(path) for found in places for path in found if path]

@@ -26,7 +26,7 @@ from clipguard.text_safety import safe_text
 
 SET_PARENT_DEATH_SIGNAL = 1
 """Number of the request to `prctl`."""
-Work = Literal["weights", "contents"]
+Work = Literal["weights", "contents", "classifier"]
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -40,7 +40,8 @@ class Task:
         size: its bytes.
         name: what it is called.
         memory: bytes of address space that it may take.
-        cpu_s: seconds of processor time that it may take.
+        cpu_s: seconds of processor time that it may take; 0 for one that has threads and works
+            until it is ended.
         parent: process without which it shall not live, 0 for none.
     """
 
@@ -56,7 +57,7 @@ class Task:
 def main() -> None:
     """Do the task that the command line describes, a `Task` as JSON."""
     task = Task(**json.loads(sys.argv[1]))
-    _limit(task)
+    limit(task)
     path = Path(task.name)
     try:
         with os.fdopen(task.file, "rb") as file:
@@ -78,7 +79,7 @@ def main() -> None:
         _say({"error": "bug", "message": traceback.format_exc()})
 
 
-def _limit(task: Task) -> None:
+def limit(task: Task) -> None:
     """Take away from this process what reading a file does not need.
 
     The superuser is not bound by the number of processes; whatever it starts dies with its group.
@@ -94,10 +95,10 @@ def _limit(task: Task) -> None:
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_NPROC: 0,
-        resource.RLIMIT_CPU: task.cpu_s,
         resource.RLIMIT_AS: task.memory,
     }
+    if task.cpu_s:
+        limits |= {resource.RLIMIT_NPROC: 0, resource.RLIMIT_CPU: task.cpu_s}
     for kind, most in limits.items():
         try:
             # the second ends it without saying why, a second later where it is of time

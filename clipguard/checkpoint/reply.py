@@ -53,16 +53,16 @@ def read_head(told: Mapping[str, Any]) -> Head:
         RefusedError: it says what it may not (CG104).
     """
     keys = {"container", "seen", "sha256", "size", "form", "notes", "name"}
-    _require(told.keys() == keys, "what it is")
-    _require(told["container"] in CONTAINERS, "a container")
+    require(told.keys() == keys, "what it is")
+    require(told["container"] in CONTAINERS, "a container")
     return Head(
         container=told["container"],
-        seen=_texts(told["seen"]),
-        sha256=_text(told["sha256"], 64),
-        size=_number(told["size"], 2**63),
-        form=_text(told["form"]),
-        notes=_texts(told["notes"]),
-        name=_plain(told["name"], MAX_KEY),
+        seen=texts(told["seen"]),
+        sha256=text(told["sha256"], 64),
+        size=number(told["size"], 2**63),
+        form=text(told["form"]),
+        notes=texts(told["notes"]),
+        name=plain(told["name"], MAX_KEY),
     )
 
 
@@ -74,7 +74,7 @@ def require_weights(tensors: Iterable[RawTensor]) -> None:
     """
     for tensor in tensors:
         _name(tensor.name)
-        _require(tensor.dtype in FLOATS, "types of weights")
+        require(tensor.dtype in FLOATS, "types of weights")
 
 
 def read_contents(told: Mapping[str, Any]) -> Contents:
@@ -83,63 +83,74 @@ def read_contents(told: Mapping[str, Any]) -> Contents:
     Raises:
         RefusedError: it says what it may not (CG104).
     """
-    _require(told.keys() == Contents.__dataclass_fields__.keys(), "what it holds")
-    _require(told["container"] in (*CONTAINERS, ""), "a container")
-    pairs = _list(told["metadata"], MAX_METADATA)
-    _require(all(isinstance(pair, list) and len(pair) == 2 for pair in pairs), "metadata")
+    require(told.keys() == Contents.__dataclass_fields__.keys(), "what it holds")
+    require(told["container"] in (*CONTAINERS, ""), "a container")
+    pairs = listed(told["metadata"], MAX_METADATA)
+    require(all(isinstance(pair, list) and len(pair) == 2 for pair in pairs), "metadata")
     refusal = told["refusal"]
     return Contents(
         weights_file="",
         container=told["container"],
-        form=_text(told["form"]),
-        tensors=tuple(map(_tensor, _list(told["tensors"], MAX_COUNT))),
-        other_tensors=_number(told["other_tensors"], MAX_COUNT),
-        metadata=tuple((_text(key), _text(value)) for key, value in pairs),
-        notes=_texts(told["notes"]),
-        refusal=None if refusal is None else _text(refusal),
+        form=text(told["form"]),
+        tensors=tuple(map(_tensor, listed(told["tensors"], MAX_COUNT))),
+        other_tensors=number(told["other_tensors"], MAX_COUNT),
+        metadata=tuple((text(key), text(value)) for key, value in pairs),
+        notes=texts(told["notes"]),
+        refusal=None if refusal is None else text(refusal),
     )
 
 
 def _tensor(told: object) -> RawTensor:
-    _require(isinstance(told, dict) and told.keys() == {"name", "dtype", "shape"}, "tensors")
-    shape = _list(told["shape"], MAX_DIMENSIONS)
-    _require(isinstance(told["dtype"], str) and told["dtype"] in ITEM_BYTES, "types of tensors")
-    sizes = tuple(_number(size, 2**63) for size in shape)
+    require(isinstance(told, dict) and told.keys() == {"name", "dtype", "shape"}, "tensors")
+    shape = listed(told["shape"], MAX_DIMENSIONS)
+    require(isinstance(told["dtype"], str) and told["dtype"] in ITEM_BYTES, "types of tensors")
+    sizes = tuple(number(size, 2**63) for size in shape)
     return RawTensor(_name(told["name"]), told["dtype"], sizes)
 
 
 def _name(value: object) -> str:
-    name = _plain(value, MAX_KEY)
-    _require(name.isprintable(), "printable names")
+    name = plain(value, MAX_KEY)
+    require(name.isprintable(), "printable names")
     return name
 
 
-def _texts(values: object) -> tuple[str, ...]:
-    return tuple(map(_text, _list(values, MAX_NOTES)))
+def texts(values: object) -> tuple[str, ...]:
+    """Lines for a person.
+
+    Raises:
+        RefusedError: no list of few short ones (CG104), as of all that follow.
+    """
+    return tuple(map(text, listed(values, MAX_NOTES)))
 
 
-def _text(value: object, most: int = MAX_TEXT) -> str:
-    return safe_text(_plain(value, most), most)
+def text(value: object, most: int = MAX_TEXT) -> str:
+    """A line for a person, of up to `most` characters."""
+    return safe_text(plain(value, most), most)
 
 
-def _plain(value: object, most: int) -> str:
-    _require(isinstance(value, str) and len(value) <= most, f"text of up to {most} characters")
-    return str(value)
+def plain(value: object, most: int) -> str:
+    """Text of up to `most` characters, as it came."""
+    if not isinstance(value, str) or len(value) > most:
+        raise _broken(f"text of up to {most} characters")
+    return value
 
 
-def _number(value: object, most: int) -> int:
+def number(value: object, most: int) -> int:
+    """A whole number from 0 to below `most`."""
     if type(value) is not int or not 0 <= value < most:  # True is one, too
         raise _broken("numbers within bounds")
     return value
 
 
-def _list(value: object, most: int) -> list[Any]:
+def listed(value: object, most: int) -> list[Any]:
+    """A list of up to `most` things."""
     if not isinstance(value, list) or len(value) > most:
         raise _broken(f"a list of up to {most}")
     return value
 
 
-def _require(kept: bool, wanted: str) -> None:
+def require(kept: bool, wanted: str) -> None:
+    """Refuse what is said unless a rule is kept; `wanted` says which."""
     if not kept:
         raise _broken(wanted)
 

@@ -10,17 +10,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-from clipguard.checkpoint.bubblewrap import READER, command, works
+from clipguard.checkpoint.bubblewrap import READER, Program, command, works
 from clipguard.checkpoint.child import Task, Work
-from clipguard.checkpoint.raw import SandboxKind
+from clipguard.checkpoint.raw import Buffer, SandboxKind
 from clipguard.checkpoint.source import Source
-from clipguard.errors import BudgetSpentError, RefusedError
+from clipguard.errors import BudgetSpentError, ClipguardError, RefusedError
 from clipguard.text_safety import safe_text
 
 SandboxMode = Literal["auto", "process", "none"]
@@ -36,7 +36,7 @@ MAX_LINE = 16 * 2**20
 MAX_MESSAGE = 10_000
 INHERITED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 """Variables that some Pythons need to start."""
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+FEW_THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,23 @@ class Guard:
 
 
 AUTO = Guard()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process does with a file, within which limits.
+
+    Attributes:
+        program: what is run.
+        work: what it shall do.
+        memory: see `Task.memory`.
+        cpu_s: see `Task.cpu_s`.
+    """
+
+    program: Program
+    work: Work
+    memory: int
+    cpu_s: int
 
 
 class Reader:
@@ -104,11 +121,30 @@ class Reader:
         if "error" in told:
             message = told.get("message")
             message = message[:MAX_MESSAGE] if isinstance(message, str) else ""
-            if told["error"] != "refused":
+            kind = {"refused": RefusedError, "failed": ClipguardError}.get(str(told["error"]))
+            if kind is None:
                 raise RuntimeError(message)
-            reason = message.removeprefix(f"{self.name}: ")
-            raise RefusedError(f"{self.name}: {safe_text(reason, MAX_MESSAGE)}")
+            before = "" if message.startswith(self.name) else f"{self.name}: "
+            raise kind(f"{before}{safe_text(message, MAX_MESSAGE)}")
         return told
+
+    def tell(self, data: Buffer) -> None:
+        """Send what it waits for; if it is gone, what it says next tells why."""
+        pipe, rest = cast(BinaryIO, self._process.stdin).fileno(), memoryview(data)
+        with suppress(BrokenPipeError):
+            while rest:
+                rest = rest[os.write(pipe, rest) :]
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """End it unless what is done in here takes less than so many seconds."""
+        timer = threading.Timer(max(0.0, seconds), self.expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def read(self, count: int) -> bytes:
         """The next `count` bytes that it sends.
@@ -158,32 +194,44 @@ def reader_of(source: Source, path: Path, work: Work, guard: Guard) -> Iterator[
     Raises:
         BudgetSpentError: the guard's deadline came first.
     """
-    size, kind = source.size, guard.kind
+    size = source.size
     seconds = WALL_S + size / WALL_RATE
     left = seconds if guard.deadline is None else guard.deadline - time.monotonic()
-    parent = 0 if kind == "bubblewrap" else os.getpid()
-    task = Task(
-        work=work,
-        file=source.file.fileno(),
-        size=size,
-        name=path.name,
-        memory=MEMORY + 2 * size,
-        cpu_s=CPU_S + size // CPU_RATE,
-        parent=parent,
-    )
-    reader = _started(task, command(READER, shut_in=kind == "bubblewrap"))
-    timer = threading.Timer(max(0.0, min(seconds, left)), reader.expire)
-    timer.daemon = True
-    with reader._process:  # closes its pipes and waits for it
+    job = Job(READER, work, MEMORY + 2 * size, CPU_S + size // CPU_RATE)
+    with process_of(source, path, job, guard) as reader, reader.within(min(seconds, left)):
         try:
-            timer.start()
             yield reader
         except RefusedError as error:
             if not reader.too_late or left >= seconds:
                 raise
             raise BudgetSpentError(f"the budget ran out while {reader.name} was read") from error
+
+
+@contextmanager
+def process_of(source: Source, path: Path, job: Job, guard: Guard) -> Iterator[Reader]:
+    """Start a process that does `job` with an open file; it is gone afterwards.
+
+    Args:
+        source: the file, which nobody else may seek in meanwhile.
+        path: what it is called; it is not opened again.
+        job: what to do, within which limits.
+        guard: anything but of the kind `none`.
+    """
+    shut_in = guard.kind == "bubblewrap"
+    task = Task(
+        work=job.work,
+        file=source.file.fileno(),
+        size=source.size,
+        name=path.name,
+        memory=job.memory,
+        cpu_s=job.cpu_s,
+        parent=0 if shut_in else os.getpid(),
+    )
+    reader = _started(task, command(job.program, shut_in=shut_in))
+    with reader._process:  # closes its pipes and waits for it
+        try:
+            yield reader
         finally:
-            timer.cancel()
             reader.stop()
 
 
@@ -191,10 +239,10 @@ def _started(task: Task, words: list[str]) -> Reader:
     process = subprocess.Popen(
         [*words, json.dumps(asdict(task))],
         pass_fds=[task.file],
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={key: os.environ[key] for key in INHERITED if key in os.environ} | ONE_THREAD,
+        env={key: os.environ[key] for key in INHERITED if key in os.environ} | FEW_THREADS,
         start_new_session=True,  # a group that can be ended as one; Ctrl-C is ours to pass on
     )
     return Reader(process, task)
