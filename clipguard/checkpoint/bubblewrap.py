@@ -120,5 +120,5 @@ def _roots(program: Program) -> list[Path]:
 def _packages(program: Program) -> list[Path]:
     """The folder of each package, the file of a module."""
     specs = [spec for spec in map(find_spec, program.packages) if spec]
-    places = [spec.submodule_search_locations or [spec.origin] for spec in specs]
+    places = [spec.submodule_search_locations or [spec.origin or ""] for spec in specs]
     return [Path(path) for found in places for path in found if path]

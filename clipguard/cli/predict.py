@@ -108,6 +108,7 @@ def _show_json(session: Session, read: list[dict[str, Any]], skipped: list[dict[
     document = {
         "model": session.name,
         "provider": session.provider,
+        "sandbox": session.sandbox,
         "head": session.metadata["head"],
         "scope": session.metadata["scope"],
         "images": read,

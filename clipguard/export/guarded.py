@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def guarded_session(
         with reader.within(WALL_S + source.size / WALL_RATE):
             told = reader.told()
         with naming(path):
-            session = _session(reader, told)
+            session = replace(_session(reader, told), sandbox=guard.kind)
         if not on_gpu:
             yield session
             return

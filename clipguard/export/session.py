@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from clipguard.checkpoint.raw import SandboxKind
 from clipguard.errors import ClipguardError, ExportError, RefusedError, UsageError
 from clipguard.export import gpu
 from clipguard.export.contract import INPUT, OUTPUTS, checked
@@ -47,6 +48,7 @@ class Session:
         opset: version of the ONNX operator set in the file.
         batch: most images at once.
         cost: what `batch` images take.
+        sandbox: what the file was checked and run in, as in `RawWeights`.
     """
 
     run: Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -58,6 +60,7 @@ class Session:
     opset: int
     batch: int
     cost: Cost
+    sandbox: SandboxKind = "none"
 
 
 def open_session(path: Path, provider: str | None = None) -> Session:
