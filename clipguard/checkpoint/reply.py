@@ -101,7 +101,8 @@ def read_contents(told: Mapping[str, Any]) -> Contents:
 
 
 def _tensor(told: object) -> RawTensor:
-    require(isinstance(told, dict) and told.keys() == {"name", "dtype", "shape"}, "tensors")
+    if not isinstance(told, dict) or told.keys() != {"name", "dtype", "shape"}:
+        raise _broken("tensors")
     shape = listed(told["shape"], MAX_DIMENSIONS)
     require(isinstance(told["dtype"], str) and told["dtype"] in ITEM_BYTES, "types of tensors")
     sizes = tuple(number(size, 2**63) for size in shape)

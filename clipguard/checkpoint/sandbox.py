@@ -160,7 +160,7 @@ class Reader:
         """Fill `buffer` with what it sends next; errors as of `read`."""
         if self._out.readinto(buffer) != len(buffer):
             self.told()  # raises what went wrong
-            raise RuntimeError(f"the process that read {self.name} sent too little")
+            raise RefusedError(f"{self.name}: CG104 the process that read it sent too little")
 
     def _failure(self, said: bytes) -> Exception:
         """Why it says nothing that can be understood."""
@@ -177,6 +177,8 @@ class Reader:
         if number > 0:
             what = signal.Signals(number).name if number in {*signal.Signals} else str(number)
             return RefusedError(f"{self.name}: CG104 the process that read it was ended by {what}")
+        if code == 0:  # it did not fail, so it says what it may not
+            return RefusedError(f"{self.name}: CG104 the process that read it is not understood")
         text = safe_text(said.decode("utf-8", "replace"), 400)
         return RuntimeError(f"the process that read {self.name} ended with code {code} {text}")
 

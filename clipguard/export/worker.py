@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 from clipguard.checkpoint.child import Task, limit
 from clipguard.errors import ClipguardError, RefusedError
@@ -86,6 +86,6 @@ def _limit_to(task: Task, session: Session) -> None:
         return
 
 
-def _tell(said: BinaryIO, told: dict[str, Any]) -> None:
+def _tell(said: IO[bytes], told: dict[str, Any]) -> None:
     said.write(json.dumps(told).encode() + b"\n")
     said.flush()

@@ -229,6 +229,9 @@ def test_a_forged_reply_that_keeps_the_rules_is_taken_but_for_what_we_know(
         "sent = (2**62).to_bytes(8, 'little') + sent[8:]",
         "told = {'error': 'refused', 'message': ['x'] * 10**6}",
         "sys.stderr.write('[' * 2**25 + '\\n')",
+        "sys.stderr.write('9' * 10**6 + '\\n')",
+        "sys.stderr.write('[]\\n')",
+        "sys.exit()",
     ],
 )
 def test_a_forged_reply_about_weights_is_refused(
