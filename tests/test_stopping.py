@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 ONE_LONG_CALL = """
 import hashlib, sys
@@ -27,6 +28,23 @@ def work(args, standalone_mode):
 app.build_app = lambda: work
 sys.exit(app.main([]))
 """
+
+
+WITHIN_EXEC = """
+import sys
+from clipguard.cli import app
+
+def work(args, standalone_mode):
+    exec("import os, signal, time; os.kill(os.getpid(), signal.{name}); time.sleep(60)")
+
+app.build_app = lambda: work
+sys.exit(app.main([]))
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_within_generated_code_keeps_its_exit_code(name: str, code: int):
+    run_python("-c", WITHIN_EXEC.format(name=name), code=code)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipguard.audit.options import Options
 from clipguard.checkpoint.inspection import sha256_of
-from clipguard.errors import RefusedError
+from clipguard.errors import RefusedError, UsageError
 from clipguard.record import RefusedRecord
 from clipguard.text_safety import safe_text
 
@@ -39,6 +39,6 @@ def refused(path: Path, options: Options, reason: str) -> RefusedRecord | None:
     )
     try:
         known = {"sha256": sha256_of(file), "size_bytes": file.stat().st_size}
-    except (OSError, RefusedError):  # a folder, a pipe, or what may not be read
+    except (OSError, RefusedError, UsageError):  # a folder, a pipe, or what may not be read
         return record
     return record.model_copy(update=known)

@@ -1,7 +1,8 @@
-"""The process that opens a model file, so that no other has to. It imports neither torch nor NumPy.
+"""The process that parses a model file, so that no other has to. It imports no torch, no NumPy.
 
-It limits itself, checks the file, and writes the weights as safetensors to standard output, and
-what it has to say in lines of JSON to standard error. It writes to nothing else.
+It gets the file open, limits itself, checks the file, and writes the weights as safetensors to
+standard output, and what it has to say in lines of JSON to standard error. It opens no other file
+and writes to nothing else.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from clipguard.checkpoint.contents import contents
-from clipguard.checkpoint.raw import RawTensor, RawWeights, raw_weights
+from clipguard.checkpoint.contents import read_contents
+from clipguard.checkpoint.inspection import checked, naming
+from clipguard.checkpoint.raw import RawTensor, RawWeights, raw_of
 from clipguard.checkpoint.safetensors_header import DTYPES
-from clipguard.errors import RefusedError, UsageError
+from clipguard.checkpoint.source import Source
+from clipguard.errors import RefusedError
 from clipguard.text_safety import safe_text
 
 SET_PARENT_DEATH_SIGNAL = 1
 """Number of the request to `prctl`."""
-Work = Literal["weights", "contents"]
+Work = Literal["weights", "contents", "classifier"]
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -33,14 +36,19 @@ class Task:
 
     Attributes:
         work: what to tell of the file.
-        path: of the file or folder.
+        file: its descriptor, which is inherited.
+        size: its bytes.
+        name: what it is called.
         memory: bytes of address space that it may take.
-        cpu_s: seconds of processor time that it may take.
+        cpu_s: seconds of processor time that it may take; 0 for one that has threads and works
+            until it is ended.
         parent: process without which it shall not live, 0 for none.
     """
 
     work: Work
-    path: str
+    file: int
+    size: int
+    name: str
     memory: int
     cpu_s: int
     parent: int
@@ -49,28 +57,29 @@ class Task:
 def main() -> None:
     """Do the task that the command line describes, a `Task` as JSON."""
     task = Task(**json.loads(sys.argv[1]))
-    _limit(task)
+    limit(task)
+    path = Path(task.name)
     try:
-        if task.work == "contents":
-            _say(asdict(contents(Path(task.path))))
-            return
-        with raw_weights(Path(task.path)) as raw:
-            _send(raw)
+        with os.fdopen(task.file, "rb") as file:
+            source = Source(file, task.size)
+            if task.work == "contents":
+                _say(asdict(read_contents(source, path)))
+                return
+            found = checked(source, path)
+            with naming(path):
+                _send(raw_of(found))
         _say({"end": "of the file"})
-    except (RefusedError, UsageError) as error:
-        _say({"error": type(error).__name__, "message": str(error)})
-    except (PermissionError, FileNotFoundError) as error:
-        told = f"cannot read {safe_text(task.path, 400)}: {error.strerror}; check the path"
-        _say({"error": "UsageError", "message": told})
+    except RefusedError as error:
+        _say({"error": "refused", "message": str(error)})
     except MemoryError:
-        name, most = safe_text(Path(task.path).name), task.memory >> 20
-        told = f"{name}: CG104 to read it takes more than the {most} MB that its size allows"
-        _say({"error": "RefusedError", "message": told})
+        most = f"the {task.memory >> 20} MB that its size allows"
+        told = f"{safe_text(path.name)}: CG104 to read it takes more than {most}"
+        _say({"error": "refused", "message": told})
     except Exception:  # noqa: BLE001 - the parent tells it
         _say({"error": "bug", "message": traceback.format_exc()})
 
 
-def _limit(task: Task) -> None:
+def limit(task: Task) -> None:
     """Take away from this process what reading a file does not need.
 
     The superuser is not bound by the number of processes; whatever it starts dies with its group.
@@ -86,10 +95,10 @@ def _limit(task: Task) -> None:
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_NPROC: 0,
-        resource.RLIMIT_CPU: task.cpu_s,
         resource.RLIMIT_AS: task.memory,
     }
+    if task.cpu_s:
+        limits |= {resource.RLIMIT_NPROC: 0, resource.RLIMIT_CPU: task.cpu_s}
     for kind, most in limits.items():
         try:
             # the second ends it without saying why, a second later where it is of time
@@ -101,9 +110,9 @@ def _limit(task: Task) -> None:
 def _send(raw: RawWeights) -> None:
     header = safetensors_header(raw.tensors)
     size = len(header) + sum(tensor.size for tensor in raw.tensors)
-    inspection = asdict(raw.inspection) | {"weights_file": str(raw.inspection.weights_file)}
-    told = {"form": raw.form, "notes": raw.notes, "name": raw.name}
-    _say({"inspection": inspection, "size": size, **told})
+    known = raw.inspection
+    told = {"form": raw.form, "notes": raw.notes, "name": raw.name, "seen": known.notes}
+    _say({"container": known.container, "sha256": known.sha256, "size": size, **told})
     out = sys.stdout.buffer
     out.write(header)
     for data in raw.data:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from clipguard.checkpoint.folder import digest_of, files_of
-from clipguard.checkpoint.inspection import naming, open_checkpoint, sha256_of
+from clipguard.checkpoint.inspection import checked, naming
 from clipguard.checkpoint.raw import RawTensor, require_modest
+from clipguard.checkpoint.source import Source, opened
 from clipguard.checkpoint.unwrap import weights_in
 from clipguard.checkpoint.values import LeftOut, Name, TensorRef, survey
 from clipguard.errors import RefusedError
@@ -49,20 +50,30 @@ class Contents:
     sandbox: str = "none"
 
 
-def contents(path: Path) -> Contents:
-    """What is in `path`; all files are opened here.
+def contents_of(path: Path) -> Contents:
+    """What is in a weights file, opened by this very process."""
+    try:
+        with opened(path) as source:
+            return read_contents(source, path)
+    except RefusedError as error:  # no plain file
+        return Contents(safe_text(path.name), refusal=str(error))
+
+
+def contents(path: Path, look: Callable[[Path], Contents] = contents_of) -> Contents:
+    """What is in `path`.
 
     Args:
         path: a weights file, an index of several, or a folder.
+        look: opens one weights file.
 
     Raises:
         UsageError: nothing there, or a folder without one clear model.
     """
     try:
-        files = files_of(path)
+        files = files_of(path, lambda file: look(file).refusal)
     except RefusedError as error:
         return Contents(path.name, refusal=str(error))
-    parts = [_of_file(file) for file in files.weights]
+    parts = [look(file) for file in files.weights]
     first = replace(parts[0], notes=(*files.notes, *parts[0].notes))
     if len(parts) == 1:
         return first
@@ -80,22 +91,27 @@ def contents(path: Path) -> Contents:
     )
 
 
-def _of_file(path: Path) -> Contents:
+def read_contents(source: Source, path: Path) -> Contents:
+    """What is in a weights file that is open.
+
+    Args:
+        source: the file.
+        path: what it is called; it is not opened again.
+    """
     try:
-        with open_checkpoint(path) as opened:
-            known, content = opened.inspection, opened.layout.content
+        found = checked(source, path)
     except RefusedError as error:
-        size, sha256 = _identity(path)
-        name = safe_text(path.name)
-        return Contents(name, size_bytes=size, sha256=sha256, refusal=str(error))
+        size, sha256 = source.size, _digest(source)
+        return Contents(safe_text(path.name), size_bytes=size, sha256=sha256, refusal=str(error))
+    known, content = found.inspection, found.layout.content
     whole = len(survey(content).tensors)
     parts: dict[str, Any] = {"notes": known.notes, "other_tensors": whole}
     try:
         with naming(known.weights_file):
-            found = weights_in(content)
-            tensors = tuple(RawTensor(n, ref.dtype, ref.shape) for n, ref in found.tensors.items())
-            parts |= {"tensors": tensors, "form": found.form}
-            parts |= {"notes": (*known.notes, *found.notes), "other_tensors": whole - len(tensors)}
+            kept = weights_in(content)
+            tensors = tuple(RawTensor(n, ref.dtype, ref.shape) for n, ref in kept.tensors.items())
+            parts |= {"tensors": tensors, "form": kept.form}
+            parts |= {"notes": (*known.notes, *kept.notes), "other_tensors": whole - len(tensors)}
             require_modest(tensors, known.size_bytes)
     except RefusedError as error:
         parts["refusal"] = str(error)
@@ -109,18 +125,18 @@ def _of_file(path: Path) -> Contents:
     )
 
 
-def _identity(path: Path) -> tuple[int | None, str]:
-    """Size and digest of a file that is refused, as far as they can be told."""
+def _digest(source: Source) -> str:
+    """Digest of a file that is refused, empty if it changes meanwhile."""
     try:
-        return path.stat().st_size if path.is_file() else None, sha256_of(path)
-    except (OSError, RefusedError):
-        return None, ""
+        return source.sha256()
+    except RefusedError:
+        return ""
 
 
 def _metadata(content: object) -> tuple[tuple[str, str], ...]:
     """What stands at the top beside tensors and what holds them."""
     pairs = content.items() if isinstance(content, Mapping) else ()
-    plain = [(str(key), _shown(value)) for key, value in pairs if not _holds_tensors(value)]
+    plain = [(safe_text(key), _shown(value)) for key, value in pairs if not _holds_tensors(value)]
     return tuple(plain[:MAX_METADATA])
 
 
@@ -136,22 +152,3 @@ def _shown(value: object) -> str:
     if isinstance(value, (Mapping, list, tuple)):
         return f"{len(value)} values"
     return safe_text(value)
-
-
-def from_json(told: Mapping[str, Any], sandbox: str) -> Contents:
-    """Contents that came as JSON from a process of the kind `sandbox`."""
-    tensors = (RawTensor(t["name"], t["dtype"], tuple(t["shape"])) for t in told["tensors"])
-    pairs = ((str(key), str(value)) for key, value in told["metadata"])
-    return Contents(
-        **{
-            **told,
-            "tensors": tuple(tensors),
-            "metadata": tuple(pairs),
-            "notes": _texts(told["notes"]),
-            "sandbox": sandbox,
-        }
-    )
-
-
-def _texts(values: Sequence[object]) -> tuple[str, ...]:
-    return tuple(map(str, values))

@@ -1,26 +1,29 @@
-"""A file's contents and weights, opened by another process and by no other. No torch here."""
+"""A file's contents and weights, parsed by another process and by no other. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from clipguard.checkpoint.contents import Contents, contents, from_json
-from clipguard.checkpoint.inspection import Inspection, require_path
+from clipguard.checkpoint.contents import Contents, contents
+from clipguard.checkpoint.inspection import Inspection, naming, require_path
 from clipguard.checkpoint.raw import Buffer, RawTensor, RawWeights, raw_weights, require_modest
+from clipguard.checkpoint.reply import read_contents, read_head, require_weights
 from clipguard.checkpoint.safetensors_header import read_header
 from clipguard.checkpoint.sandbox import AUTO, Guard, Reader, reader_of
+from clipguard.checkpoint.source import CHANGED, hashing, opened
 from clipguard.errors import RefusedError
+from clipguard.text_safety import safe_text
 
 
 @contextmanager
 def guarded_weights(path: Path, guard: Guard = AUTO) -> Iterator[RawWeights]:
     """As `raw_weights`, by a process with limits.
 
-    What it sends of the tensors is checked as that of a file from outside; digest, size and notes
-    are taken as it says them.
+    What it says is checked as a file from outside is. Size and digest are our own: the file is
+    opened here, hashed here while that process reads it, and never opened again.
 
     Args:
         path: a weights file.
@@ -28,7 +31,8 @@ def guarded_weights(path: Path, guard: Guard = AUTO) -> Iterator[RawWeights]:
 
     Raises:
         UsageError: as `raw_weights`.
-        RefusedError: as `raw_weights`, or the process came to a limit or died (CG104).
+        RefusedError: as `raw_weights`, or the process came to a limit, died, or says what it may
+            not (CG104).
         BudgetSpentError: it took longer than the guard's deadline allows.
     """
     require_path(path)
@@ -36,30 +40,38 @@ def guarded_weights(path: Path, guard: Guard = AUTO) -> Iterator[RawWeights]:
         with raw_weights(path) as raw:
             yield raw
         return
-    with reader_of(path, "weights", guard) as reader:
-        head = reader.told()
-        inspection = inspection_from(head["inspection"])
-        entries = read_header(reader, int(head["size"]))
+    with (
+        opened(path) as source,
+        hashing(source) as digest,
+        naming(path),
+        reader_of(source, path, "weights", guard) as reader,
+    ):
+        head = read_head(reader.told())
+        entries = read_header(reader, head.size)
         in_order = sorted(entries, key=lambda entry: (entry.begin, entry.end))
         tensors = tuple(RawTensor(entry.name, entry.dtype, entry.shape) for entry in in_order)
-        require_modest(tensors, inspection.size_bytes)
+        require_weights(tensors)
+        require_modest(tensors, source.size)
+        known = Inspection(head.container, head.seen, digest(), source.size, path)
+        if head.sha256 != known.sha256:
+            raise RefusedError(CHANGED)
         yield RawWeights(
-            inspection=inspection,
-            form=str(head["form"]),
-            notes=tuple(map(str, head["notes"])),
+            inspection=known,
+            form=head.form,
+            notes=head.notes,
             tensors=tensors,
             data=_numbers(reader, tensors),
             sandbox=guard.kind,
-            name=str(head["name"]),
+            name=head.name,
         )
 
 
 def guarded_contents(path: Path, guard: Guard = AUTO) -> Contents:
-    """As `contents`, by a process with limits.
+    """As `contents`, by a process with limits for each file.
 
     Args:
-        path: a weights file, or a folder with one.
-        guard: how to open it.
+        path: a weights file, an index of several, or a folder.
+        guard: how to open them.
 
     Raises:
         UsageError: as `contents`.
@@ -67,11 +79,23 @@ def guarded_contents(path: Path, guard: Guard = AUTO) -> Contents:
     require_path(path)
     if guard.kind == "none":
         return contents(path)
+    return replace(contents(path, lambda file: _contents(file, guard)), sandbox=guard.kind)
+
+
+def _contents(path: Path, guard: Guard) -> Contents:
+    """What is in one file; size and digest are our own."""
+    shown = safe_text(path.name)
     try:
-        with reader_of(path, "contents", guard) as reader:
-            return from_json(reader.told(), guard.kind)
-    except RefusedError as error:  # it died, so nothing more can be told
-        return Contents(path.name, refusal=str(error), sandbox=guard.kind)
+        with opened(path) as source, hashing(source) as digest:
+            try:
+                with naming(path), reader_of(source, path, "contents", guard) as reader:
+                    found = read_contents(reader.told())
+            except RefusedError as error:  # it died, so nothing more can be told
+                found = Contents("", refusal=str(error))
+            name = path.name if found.container else shown
+            return replace(found, weights_file=name, size_bytes=source.size, sha256=digest())
+    except RefusedError as error:  # no plain file, or it changed
+        return Contents(shown, refusal=str(error))
 
 
 def _numbers(reader: Reader, tensors: tuple[RawTensor, ...]) -> Iterator[Buffer]:
@@ -80,9 +104,3 @@ def _numbers(reader: Reader, tensors: tuple[RawTensor, ...]) -> Iterator[Buffer]
         reader.fill(buffer)
         yield buffer
     reader.told()  # that the file did not change
-
-
-def inspection_from(told: dict[str, Any]) -> Inspection:
-    """An inspection that came as JSON."""
-    lists = {key: tuple(map(str, value)) for key, value in told.items() if isinstance(value, list)}
-    return Inspection(**{**told, **lists, "weights_file": Path(told["weights_file"])})

@@ -92,16 +92,29 @@ def open_checkpoint(path: Path) -> Iterator[OpenCheckpoint]:
     """
     require_path(path)
     with opened(path) as source:
-        with naming(path):
-            layout = read_layout(source)
-        inspection = Inspection(
-            container=layout.container,
-            notes=(*_misnamed(path.suffix, layout.container), *layout.notes),
-            sha256=source.sha256(),
-            size_bytes=source.size,
-            weights_file=path,
-        )
-        yield OpenCheckpoint(inspection, layout, source)
+        yield checked(source, path)
+
+
+def checked(source: Source, path: Path) -> OpenCheckpoint:
+    """The static pass over a file that is open.
+
+    Args:
+        source: the file.
+        path: what it is called; it is not opened again.
+
+    Raises:
+        RefusedError: as `inspect_file`.
+    """
+    with naming(path):
+        layout = read_layout(source)
+    inspection = Inspection(
+        container=layout.container,
+        notes=(*_misnamed(path.suffix, layout.container), *layout.notes),
+        sha256=source.sha256(),
+        size_bytes=source.size,
+        weights_file=path,
+    )
+    return OpenCheckpoint(inspection, layout, source)
 
 
 def _misnamed(suffix: str, container: str) -> tuple[str, ...]:

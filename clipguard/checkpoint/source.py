@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from clipguard.errors import RefusedError
+from clipguard.errors import RefusedError, UsageError
+from clipguard.text_safety import safe_text
 
 BLOCK = 2**20
 NO_WAIT = getattr(os, "O_NONBLOCK", 0)
@@ -104,11 +106,57 @@ def opened(path: Path) -> Iterator[Source]:
     """Open a model file for the only time.
 
     Raises:
+        UsageError: it is not there, or may not be read.
         RefusedError: it is no plain file, so that its size says nothing.
     """
-    # without waiting: a pipe that nobody writes to would never open
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | NO_WAIT)) as file:
+    with ExitStack() as stack:
+        try:  # without waiting: a pipe that nobody writes to would never open
+            file = stack.enter_context(
+                open(path, "rb", opener=lambda name, flags: os.open(name, flags | NO_WAIT))
+            )
+        except OSError as error:
+            shown = safe_text(path, 400)
+            raise UsageError(f"cannot read {shown}: {error.strerror}; check the path") from error
         state = os.fstat(file.fileno())
         if not stat.S_ISREG(state.st_mode):
             raise RefusedError("CG102 not a plain file")
         yield Source(file, state.st_size)
+
+
+@contextmanager
+def hashing(source: Source) -> Iterator[Callable[[], str]]:
+    """Hash a file in a thread, while another process reads it through the same descriptor.
+
+    Gives what waits for the thread and returns the hexadecimal SHA-256 of all bytes; that raises
+    `RefusedError` if they are not as many as they were when the file was opened.
+    """
+    found: list[str] = []
+    stopped = threading.Event()
+
+    def run() -> None:
+        digest, position = hashlib.sha256(), 0
+        try:  # `pread` leaves the position alone, which belongs to the other process
+            while not stopped.is_set() and (
+                block := os.pread(source.file.fileno(), BLOCK, position)
+            ):
+                digest.update(block)
+                position += len(block)
+        except OSError:
+            return
+        if position == source.size:
+            found.append(digest.hexdigest())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+
+    def result() -> str:
+        thread.join()
+        if not found:
+            raise RefusedError(CHANGED)
+        return found[0]
+
+    try:
+        yield result
+    finally:
+        stopped.set()
+        thread.join()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import pkgutil
 import re
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import Any, cast
 
@@ -24,6 +26,14 @@ LONGEST_NAME = 255
 """Bytes. No file system takes more, and asking for such a file is an error of its own kind."""
 # typer carries its own click and re-exports only some of it; this is its ClickException.
 CommandLineError = cast(type[Exception], typer.BadParameter.__mro__[2])
+
+
+class Stopped(KeyboardInterrupt):
+    """An interrupt or SIGTERM.
+
+    After a plain `KeyboardInterrupt` within any `exec`, which `dataclass` uses, Python ends itself
+    by SIGINT in the end, whatever code it was to exit with.
+    """
 
 
 def _version(wanted: bool) -> None:
@@ -61,14 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code, as listed in the README.
     """
-    terminated: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        # Handled like Ctrl-C, so that what was found is still written.
-        terminated.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
+    terminated = _heeding_signals()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a narrow terminal must not lose a verdict
@@ -93,6 +96,21 @@ def main(arguments: list[str] | None = None) -> int:
         _say("terminated" if terminated else "interrupted")
         return TERMINATED if terminated else INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def _heeding_signals() -> list[int]:
+    """Both signals become `Stopped`, so that what was found is still written; SIGTERM is listed."""
+    terminated: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGTERM:
+            terminated.append(number)
+        raise Stopped
+
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # a shell ignores it in the background
+        signal.signal(signal.SIGINT, stop)
+    return terminated
 
 
 def _misused(error: Any) -> None:
@@ -121,4 +139,10 @@ def _say(message: str) -> None:
 
 def run() -> None:
     """Entry point of the `clipguard` script."""
-    sys.exit(main())
+    code = main()
+    if code in (INTERRUPTED, TERMINATED):  # to take everything down in order takes seconds
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)

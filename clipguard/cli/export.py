@@ -15,6 +15,8 @@ from clipguard.cli.arguments import (
     LoraBase,
     ProbeData,
     RequireEp,
+    Sandbox,
+    SandboxMode,
     ScanSeed,
     Templates,
     TextFrom,
@@ -43,6 +45,7 @@ def export_command(
     arch: Arch = None,
     text_from: TextFrom = None,
     lora_base: LoraBase = None,
+    sandbox: Sandbox = SandboxMode.auto,
 ) -> None:
     """Export without a verdict. `scan` exports too, and only what its decision allows.
 
@@ -65,6 +68,7 @@ def export_command(
         lora_base=lora_base,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device="cpu",
+        sandbox=sandbox.value,
     )
     with progress_bar(quiet=True) as progress:
         made = export_unjudged(model, output, options, head, progress=progress)

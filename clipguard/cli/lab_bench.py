@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipguard.cli.arguments import Device, Quiet, Seed
+from clipguard.cli.arguments import Device, Quiet, Sandbox, SandboxMode, Seed
 from clipguard.errors import ENVIRONMENT, PASS, UsageError
 from clipguard.lab.comparators import DETECTORS
 from clipguard.purify.methods import PURIFIERS
@@ -69,10 +69,13 @@ def bench_detect(
     jobs: Jobs = 1,
     seed: Seed = 0,
     device: Device = "auto",
+    sandbox: Sandbox = SandboxMode.auto,
     quiet: Quiet = False,
 ) -> None:
     """Scan every model and score the detectors. Run it again to go on where it stopped."""
-    _bench("detect", (zoo, output_dir), methods, (split, part, jobs), (seed, device, quiet))
+    _bench(
+        "detect", (zoo, output_dir), methods, (split, part, jobs), (seed, device, sandbox, quiet)
+    )
 
 
 @bench.command("purify")
@@ -91,10 +94,13 @@ def bench_purify(
     jobs: Jobs = 1,
     seed: Seed = 0,
     device: Device = "auto",
+    sandbox: Sandbox = SandboxMode.auto,
     quiet: Quiet = False,
 ) -> None:
     """Purify towards what a scan finds, then measure under the true trigger."""
-    _bench("purify", (zoo, output_dir), methods, (split, part, jobs), (seed, device, quiet))
+    _bench(
+        "purify", (zoo, output_dir), methods, (split, part, jobs), (seed, device, sandbox, quiet)
+    )
 
 
 def _bench(
@@ -102,22 +108,29 @@ def _bench(
     folders: tuple[Path, Path],
     methods: str,
     which: tuple[Which, str, int],
-    how: tuple[int, str, bool],
+    how: tuple[int, str, SandboxMode, bool],
 ) -> None:
     from clipguard.cli.show import progress_bar
     from clipguard.lab.bench.cells import Task
     from clipguard.lab.bench.matrix import make_matrix, run
     from clipguard.model.open_clip import device_of
 
-    (zoo, out), (split, part, jobs), (seed, device, quiet) = folders, which, how
+    (zoo, out), (split, part, jobs), (seed, device, sandbox, quiet) = folders, which, how
     names = tuple(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     if not names:
         raise UsageError("--methods names no method; give one, or several with commas between")
     chosen = _part(part)
     given = ["--zoo", zoo.name, "--methods", ",".join(names), "--split", split.value]
     given += ["--seed", str(seed), "--device", device, "-o", out.name or "bench"]
+    given += [] if sandbox is SandboxMode.auto else ["--sandbox", sandbox.value]
     command = shlex.join(["clipguard", "lab", "bench", kind, *given])
-    task = Task(kind=kind, methods=names, seed=seed, device=device_of(device))
+    task = Task(
+        kind=kind,
+        methods=names,
+        seed=seed,
+        device=device_of(device),
+        sandbox=sandbox.value,
+    )
     matrix = make_matrix(task, zoo, out, split=split.value, command=command)
     with progress_bar(quiet) as progress:
         made = run(matrix, part=chosen, jobs=jobs, progress=progress)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipguard.cli.arguments import Sandbox, SandboxMode
 from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
 
@@ -36,16 +37,18 @@ def predict(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    sandbox: Sandbox = SandboxMode.auto,
 ) -> None:
     """Name what is in images, with an exported classifier. Needs no torch."""
-    from clipguard.export.session import open_session
+    from clipguard.checkpoint.sandbox import Guard
+    from clipguard.export.guarded import guarded_session
 
     files = _image_files(images)
-    session = open_session(model, require_ep)
     read: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
-    for start in range(0, len(files), BATCH):
-        read += _predict(session, files[start : start + BATCH], top, skipped)
+    with guarded_session(model, require_ep, Guard(sandbox.value)) as session:
+        for start in range(0, len(files), BATCH):
+            read += _predict(session, files[start : start + BATCH], top, skipped)
     for entry in skipped:
         typer.echo(f"skipped: {safe_text(entry['reason'], 300)}", err=True)
     if not read:
@@ -105,6 +108,7 @@ def _show_json(session: Session, read: list[dict[str, Any]], skipped: list[dict[
     document = {
         "model": session.name,
         "provider": session.provider,
+        "sandbox": session.sandbox,
         "head": session.metadata["head"],
         "scope": session.metadata["scope"],
         "images": read,

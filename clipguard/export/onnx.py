@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from clipguard.checkpoint.configs import OPENAI, Preprocess
 from clipguard.errors import ExportError, InconclusiveError, UsageError
-from clipguard.export.session import INPUT, OUTPUTS, Session, open_session
+from clipguard.export.contract import INPUT, OUTPUTS
+from clipguard.export.session import Session, open_session
 from clipguard.export.session import classify as run_onnx
 from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
 from clipguard.model.roles import ClipModel

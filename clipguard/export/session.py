@@ -9,29 +9,26 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from clipguard.checkpoint.raw import SandboxKind
 from clipguard.errors import ClipguardError, ExportError, RefusedError, UsageError
 from clipguard.export import gpu
-from clipguard.export.graph import Graph, cost_of, read_graph
-from clipguard.probe.images import RULE, class_names_digest
+from clipguard.export.contract import INPUT, OUTPUTS, checked
+from clipguard.export.graph import Cost, Graph, cost_of
 from clipguard.text_safety import safe_text
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 PROVIDERS = {"cuda": CUDA, "cpu": CPU}
-INPUT, OUTPUTS = "images", ("logits", "embeddings")
-METADATA = ("checkpoint_sha256", "class_names", "class_names_sha256", "resize", "scope", "head")
 MAX_BYTES = 1_900_000_000
-MAX_SIDE = 1024
-OPSETS = (13, 25)
 BATCHES = (32, 16, 8, 4, 2, 1)
 SILENT = 4
 """Severity from which onnxruntime logs: what it says of a file is the file's text, unescaped."""
@@ -42,26 +39,28 @@ class Session:
     """An exported classifier, ready to run.
 
     Attributes:
-        runtime: the onnxruntime session.
+        run: computes the logits of up to `batch` images, and counts first what that takes.
         name: file name, for messages.
         class_names: C names, in the order of the logits.
         image_size: S, in pixels.
         provider: execution provider that runs it, as onnxruntime names it.
         metadata: the `clipguard.*` properties of the file, without that prefix.
         opset: version of the ONNX operator set in the file.
-        graph: what it computes, to be counted for other numbers of images.
         batch: most images at once.
+        cost: what `batch` images take.
+        sandbox: what the file was checked and run in, as in `RawWeights`.
     """
 
-    runtime: Any
+    run: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     name: str
     class_names: tuple[str, ...]
     image_size: int
     provider: str
     metadata: Mapping[str, str]
     opset: int
-    graph: Graph
     batch: int
+    cost: Cost
+    sandbox: SandboxKind = "none"
 
 
 def open_session(path: Path, provider: str | None = None) -> Session:
@@ -76,40 +75,43 @@ def open_session(path: Path, provider: str | None = None) -> Session:
         RefusedError: not a file that clipguard exported; nothing of it was run.
         ExportError: `cuda` was wanted and onnxruntime would run on something else.
     """
-    name = safe_text(path.name)
-    data = _bytes_of(path, name)
+    return session_of(_bytes_of(path), safe_text(path.name), provider)
+
+
+def session_of(data: bytes, name: str, provider: str | None = None) -> Session:
+    """As `open_session`, from the bytes of the file.
+
+    Args:
+        data: the bytes.
+        name: what the file is called, for messages.
+        provider: as in `open_session`.
+
+    Raises:
+        UsageError: as `open_session`.
+        RefusedError: as `open_session`.
+        ExportError: as `open_session`.
+    """
     try:
-        graph, metadata, opset = _checked(data)
+        graph, metadata, opset = checked(data)
         names = tuple(json.loads(metadata["class_names"]))
         batch = _batch(graph, len(names))
+        cost = cost_of(graph, batch)
     except ValueError as error:
         raise _refused(name, safe_text(error, 300)) from error
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:  # hostile parts
         raise _refused(name, "expected a well-formed graph") from error
     runtime = _start(data, name, provider)
     return Session(
-        runtime=runtime,
+        run=partial(_run, runtime, graph, name, len(names)),
         name=name,
         class_names=names,
         image_size=graph.image[-1],
         provider=runtime.get_providers()[0],
         metadata=metadata,
         opset=opset,
-        graph=graph,
         batch=batch,
+        cost=cost,
     )
-
-
-def _checked(data: bytes) -> tuple[Graph, dict[str, str], int]:
-    """The graph, the properties and the operator set of a file that keeps the contract."""
-    try:
-        model = onnx.load_model_from_string(data)
-    except Exception as error:  # hostile bytes
-        raise ValueError("expected an ONNX graph, got other bytes") from error
-    if (problem := next(_problems(model), None)) is not None:
-        raise ValueError(problem)
-    side = _dimensions(model.graph.input[0])[2]
-    return read_graph(model.graph, (3, side, side)), _metadata(model), model.opset_import[0].version
 
 
 def _batch(graph: Graph, classes: int) -> int:
@@ -145,32 +147,52 @@ def classify(session: Session, images: NDArray[np.float32]) -> NDArray[np.float3
         RefusedError: the file computes something else than it declares.
     """
     starts = range(0, len(images), session.batch)
-    return np.concatenate([_run(session, images[i : i + session.batch]) for i in starts])
+    return np.concatenate([session.run(images[i : i + session.batch]) for i in starts])
 
 
-def _run(session: Session, images: NDArray[np.float32]) -> NDArray[np.float32]:
+def _run(
+    runtime: Any, graph: Graph, name: str, classes: int, images: NDArray[np.float32]
+) -> NDArray[np.float32]:
     try:  # sizes may depend on the number of images in any way, so each number is counted
-        _require_logits(session.graph, len(images), len(session.class_names))
+        _require_logits(graph, len(images), classes)
     except ValueError as error:
-        raise _refused(session.name, safe_text(error, 300)) from error
+        raise _refused(name, safe_text(error, 300)) from error
     try:
-        logits: NDArray[np.float32] = session.runtime.run([OUTPUTS[0]], {INPUT: images})[0]
+        logits: NDArray[np.float32] = runtime.run([OUTPUTS[0]], {INPUT: images})[0]
     except Exception as error:  # onnxruntime's errors share no base class
         raise ClipguardError(
-            f"onnxruntime could not run {session.name} on {len(images)} images: "
+            f"{name}: onnxruntime could not run it on {len(images)} images: "
             f"{safe_text(error, 300)}; try a smaller batch or --require-ep cpu"
         ) from error
-    wanted = (len(images), len(session.class_names))
-    if logits.shape != wanted or not np.isfinite(logits).all():
-        raise _refused(session.name, f"expected finite logits of shape {wanted}")
+    require_logits(name, logits, (len(images), classes))
     return logits
 
 
-def _bytes_of(path: Path, name: str) -> bytes:
+def require_logits(name: str, logits: NDArray[np.float32], wanted: tuple[int, int]) -> None:
+    """Hold logits to the shape that is `wanted`.
+
+    Raises:
+        RefusedError: they have another, or are not finite.
+    """
+    if logits.shape != wanted or not np.isfinite(logits).all():
+        raise _refused(name, f"expected finite logits of shape {wanted}")
+
+
+def require_file(path: Path) -> None:
+    """Stop before anything is read if there is no such file, or a very large one.
+
+    Raises:
+        UsageError: no such file.
+        RefusedError: it is too large.
+    """
     if not path.is_file():
         raise UsageError(f"expected an ONNX file, found none at {safe_text(path)}; check the path")
-    if path.stat().st_size > MAX_BYTES:
-        raise _refused(name, f"expected at most {MAX_BYTES} bytes, got {path.stat().st_size}")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise _refused(safe_text(path.name), f"expected at most {MAX_BYTES} bytes, got {size}")
+
+
+def _bytes_of(path: Path) -> bytes:
+    require_file(path)
     return path.read_bytes()
 
 
@@ -181,76 +203,25 @@ def _refused(name: str, problem: str) -> RefusedError:
     )
 
 
-def _problems(model: Any) -> Iterator[str]:
-    yield from _unexpected_parts(model)
-    graph = model.graph
-    if [i.name for i in graph.input] != [INPUT] or [o.name for o in graph.output] != [*OUTPUTS]:
-        yield f"expected the input {INPUT!r} and the outputs {', '.join(OUTPUTS)}"
-        return
-    values = (*graph.input, *graph.output)
-    if any(v.type.tensor_type.elem_type != onnx.TensorProto.FLOAT for v in values):
-        yield "expected float32 input and outputs"
-    shape = _dimensions(graph.input[0])
-    if not (len(shape) == 4 and shape[:2] == [0, 3] and 0 < shape[2] == shape[3] <= MAX_SIDE):
-        yield f"expected images of shape (N, 3, S, S) with dynamic N, got {shape}"
-    metadata = _metadata(model)
-    missing = [key for key in (*METADATA, *RULE) if key not in metadata]
-    if missing:
-        yield f"expected the property clipguard.{missing[0]}"
-        return
-    for key, known in RULE.items():
-        if metadata[key] not in known:
-            yield f"expected clipguard.{key} to be one of {', '.join(known)}"
-    yield from _class_list_problems(metadata, _dimensions(graph.output[0]))
+def tries_cuda(provider: str | None) -> bool:
+    """Whether a session for `provider` would use a GPU if onnxruntime can.
 
-
-def _unexpected_parts(model: Any) -> Iterator[str]:
-    graph, [*opsets] = model.graph, model.opset_import
-    versions = [opset.version for opset in opsets if opset.domain in ("", "ai.onnx")]
-    domains = {node.domain for node in graph.node}
-    if not (domains <= {"", "ai.onnx"} and len(versions) == len(opsets) == 1):
-        yield "expected standard operators only"
-    elif not OPSETS[0] <= versions[0] <= OPSETS[1]:
-        yield f"expected an operator set from {OPSETS[0]} to {OPSETS[1]}, got {versions[0]}"
-    if model.functions or model.training_info or graph.sparse_initializer:
-        yield "expected a plain graph without functions, training or sparse tensors"
-    if graph.quantization_annotation:
-        yield "expected a plain graph, got a quantised one"
-
-
-def _class_list_problems(metadata: Mapping[str, str], logits: list[int]) -> Iterator[str]:
-    try:
-        names = json.loads(metadata["class_names"])
-    except (ValueError, RecursionError):
-        names = None
-    if not (isinstance(names, list) and names and all(isinstance(n, str) for n in names)):
-        yield "expected clipguard.class_names to be a JSON list of names"
-    elif class_names_digest(names) != metadata["class_names_sha256"]:
-        yield "the class names do not match their digest"
-    elif logits != [0, len(names)]:
-        yield f"expected logits of shape (N, {len(names)}), one per class, got {logits}"
-
-
-def _metadata(model: Any) -> dict[str, str]:
-    pairs = [(p.key, p.value) for p in model.metadata_props]
-    text = [pair for pair in pairs if all(isinstance(part, str) for part in pair)]  # or bytes
-    return {key[10:]: value for key, value in text if key.startswith("clipguard.")}
-
-
-def _dimensions(value: Any) -> list[int]:
-    """Static sizes; 0 is a dynamic one."""
-    return [d.dim_value for d in value.type.tensor_type.shape.dim]
+    Raises:
+        UsageError: no such provider.
+    """
+    if provider is not None and provider not in PROVIDERS:
+        raise UsageError(f"no execution provider named {safe_text(provider)!r} (known: cuda, cpu)")
+    there = onnxruntime.get_available_providers()
+    return provider != "cpu" and CUDA in there and gpu.cuda_driver()
 
 
 def _start(data: bytes, name: str, provider: str | None) -> Any:
-    if provider is not None and provider not in PROVIDERS:
-        raise UsageError(f"no execution provider named {safe_text(provider)!r} (known: cuda, cpu)")
-    there, wanted = onnxruntime.get_available_providers(), list[Any]([CPU])
+    use_cuda, wanted = tries_cuda(provider), list[Any]([CPU])
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
     onnxruntime.set_default_logger_severity(SILENT)
     with contextlib.redirect_stdout(io.StringIO()):  # onnxruntime prints its fallbacks to stdout
-        if provider != "cpu" and CUDA in there and gpu.cuda_driver():
+        if use_cuda:
             onnxruntime.preload_dlls()
             # TensorFloat-32 rounds to 10 bits, which is coarser than the promised parity.
             wanted = [(CUDA, {"use_tf32": "0"}), CPU]

@@ -15,7 +15,9 @@ from samples import export
 
 from clipguard.bundled.artwork import compose, load_artwork
 from clipguard.checkpoint.inspection import sha256_of
+from clipguard.checkpoint.sandbox import Guard
 from clipguard.cli.app import main
+from clipguard.errors import UsageError
 from clipguard.export.onnx import ExportJob
 from clipguard.export.session import open_session
 from clipguard.model.pixels import pixels_to_bytes
@@ -48,6 +50,18 @@ def test_a_checkpoint_becomes_a_classifier_that_predict_reads(
     document = json.loads(capsys.readouterr().out)
     assert document["head"] == "zero-shot"
     assert document["images"][0]["top"][0]["class"] == "hammer"
+
+
+def test_the_sandbox_that_was_chosen_is_used(nano: Path, tmp_path: Path, monkeypatch, refused):
+    used: list[str] = []
+
+    def load(*_: object, guard: Guard, **__: object) -> None:
+        used.append(guard.mode)
+        raise UsageError("seen")
+
+    monkeypatch.setattr("clipguard.audit.pipeline.load_checkpoint", load)
+    refused(2, "export", nano, "-o", tmp_path / "model.onnx", "--sandbox", "process")
+    assert used == ["process"]
 
 
 def test_a_file_that_misses_a_limit_of_the_default_policy_is_removed(

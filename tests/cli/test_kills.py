@@ -20,8 +20,9 @@ import torch
 from test_scan import files_in, named_in
 
 from clipguard.checkpoint import sandbox
+from clipguard.checkpoint.bubblewrap import works
 from clipguard.checkpoint.reading import read_weights
-from clipguard.checkpoint.sandbox import Guard, Reader, bubblewrap
+from clipguard.checkpoint.sandbox import Guard, Reader
 from clipguard.errors import RefusedError
 from clipguard.record.schema import read_record
 from clipguard.report.folder import ARTEFACTS
@@ -32,7 +33,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
 POINTS = 20
-shut_in = pytest.mark.skipif(not bubblewrap(), reason="no bubblewrap that works here")
+shut_in = pytest.mark.skipif(not works(), reason="no bubblewrap that works here")
 FORKS = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])

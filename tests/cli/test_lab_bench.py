@@ -28,7 +28,8 @@ def test_the_headline_goes_to_stdout_and_the_tables_to_the_folder(
     tmp_path: Path, runner: Runner, capsys: pytest.CaptureFixture[str]
 ):
     zoo, out = make_zoo(tmp_path / "zoo"), tmp_path / "out"
-    assert main([*DETECT, "--zoo", str(zoo), "-o", str(out), "-q"]) == 0
+    chosen = ["--sandbox", "process"]
+    assert main([*DETECT, "--zoo", str(zoo), "-o", str(out), "-q", *chosen]) == 0
     shown = capsys.readouterr()
     assert shown.out == (
         "inversion: AUROC 100.0 % (34.2–100.0) over 4 models, "
@@ -40,7 +41,7 @@ def test_the_headline_goes_to_stdout_and_the_tables_to_the_folder(
     }
     assert made(out).command == (
         "clipguard lab bench detect --zoo zoo --methods inversion --split calibration --seed 0"
-        " --device auto -o out"
+        " --device auto -o out --sandbox process"
     )
 
 

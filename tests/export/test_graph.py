@@ -27,10 +27,10 @@ from torch import nn
 
 from clipguard.cli.app import main
 from clipguard.errors import RefusedError
+from clipguard.export.contract import checked
 from clipguard.export.graph import MAX_LIVE, MAX_WORK, Graph, cost_of, read_graph
 from clipguard.export.onnx import _Fused, _to_onnx
 from clipguard.export.roles import Known
-from clipguard.export.session import _checked as checked
 from clipguard.export.session import classify, open_session
 from clipguard.export.values import step
 

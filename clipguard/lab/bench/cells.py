@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, ValidationError
 
 from clipguard.audit.profiles import profile
+from clipguard.checkpoint.sandbox import SandboxMode
 from clipguard.detect.roles import Detector
 from clipguard.errors import UsageError
 from clipguard.files import write_atomic
@@ -120,11 +121,13 @@ class Task:
         methods: registered names, each once.
         seed: of every scan.
         device: where to compute.
+        sandbox: what a model is read in, see `Guard.mode`; it decides nothing.
     """
 
     kind: Kind
     methods: tuple[str, ...]
     seed: int = 0
+    sandbox: SandboxMode = "auto"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def words(self, method: str) -> bool:

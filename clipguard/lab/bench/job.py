@@ -243,6 +243,7 @@ def _options(job: Job) -> Options:
         purify="always" if job.task.kind == "purify" else "never",
         export="none",
         device=str(job.task.device),
+        sandbox=job.task.sandbox,
     )
 
 
