@@ -87,7 +87,7 @@ def test_every_way_gives_the_logits_that_this_process_gives_and_parses_nothing_h
 
 def test_a_refusal_says_the_same_as_one_of_this_process(tmp_path: Path):
     path = write_classifier(tmp_path, lambda m: setattr(m.graph.node[0], "domain", "evil"))
-    said = []
+    said: list[str] = []
     for mode in ("auto", "none"):
         with pytest.raises(RefusedError) as caught, guarded_session(path, "cpu", Guard(mode)):
             pytest.fail("opened")
