@@ -9,11 +9,8 @@ from clipguard.record.against import Against, ApartRecord, CanaryRecord
 from clipguard.record.audit import (
     ArchitectureRecord,
     AuditRecord,
-    Check,
     CheckpointRecord,
-    Conclusion,
     ErrorRecord,
-    GateRecord,
     ProbeRecord,
     RefusedRecord,
     TimesRecord,
@@ -28,6 +25,7 @@ from clipguard.record.base import (
     Outcome,
     Part,
     Rate,
+    Severity,
     Sha256,
 )
 from clipguard.record.findings import (
@@ -43,6 +41,7 @@ from clipguard.record.findings import (
     TriggerRecord,
     Untested,
 )
+from clipguard.record.gate import Check, Conclusion, GateRecord, WaiverRecord
 from clipguard.record.repairs import (
     ExportRecord,
     ParityRecord,
@@ -86,6 +85,7 @@ __all__ = [
     "ReferenceRecord",
     "RefusedRecord",
     "ReinversionRecord",
+    "Severity",
     "Sha256",
     "TimesRecord",
     "ToldBy",
@@ -93,4 +93,5 @@ __all__ = [
     "TriggerRecord",
     "TunedTrigger",
     "Untested",
+    "WaiverRecord",
 ]
