@@ -54,6 +54,10 @@ class Markdown:
             lines += [""]
         return "\n".join(lines)
 
+    def join(self, documents: Sequence[str]) -> str:
+        """See `Joinable.join`."""
+        return "\n".join(documents)
+
 
 METHOD: type[Renderer] = Markdown
 

@@ -45,6 +45,10 @@ class Text:
         ]
         return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
+    def join(self, documents: Sequence[str]) -> str:
+        """See `Joinable.join`."""
+        return "\n".join(documents)
+
 
 METHOD: type[Renderer] = Text
 
