@@ -12,6 +12,7 @@ from clipguard.policy.document import (
     read_policy_text,
     shipped_policies,
 )
+from clipguard.policy.problems import Section
 from clipguard.policy.strict_yaml import Location, parse_policy_yaml
 
 DEEP = " " * 20
@@ -49,8 +50,9 @@ def explained_key(key: str) -> str:
     while end < len(text) and text[end].startswith(DEEP) and _is_comment(text[end]):
         end += 1
     told = [row.strip() for row in (*text[top:above], *text[line:end])]
-    values = [f"{name}: {_value(name, key)}" for name in shipped_policies()]
-    return "\n".join([*told, *(values if "." in key else ())])
+    values = {name: _value(name, key) for name in shipped_policies()}
+    plain = [f"{n}: {json.dumps(v)}" for n, v in values.items() if not isinstance(v, Section)]
+    return "\n".join([*told, *plain])
 
 
 def _is_comment(row: str) -> bool:
@@ -61,8 +63,8 @@ def _is_key(row: str) -> bool:
     return row.startswith("  ") and ":" in row and not _is_comment(row)
 
 
-def _value(name: str, key: str) -> str:
+def _value(name: str, key: str) -> object:
     part: object = PolicyDocument.model_construct(**dict(load_policy(name)))
     for step in key.split("."):
         part = getattr(part, step)
-    return json.dumps(part)
+    return part

@@ -6,7 +6,7 @@ The searches and the repairs speak in `findings.py`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from clipguard.errors import REFUSED
 from clipguard.record import AuditRecord, CheckpointRecord, Decision
@@ -29,8 +29,14 @@ from clipguard.text_safety import safe_text
 WORST_FIRST = (Decision.FAIL, Decision.INCONCLUSIVE, Decision.PASS)
 
 
-def sections(record: AuditRecord) -> tuple[Section, ...]:
-    """Everything that a report on `record` says; the first section is the verdict."""
+def sections(record: AuditRecord, leaves_out: Collection[str] = ()) -> tuple[Section, ...]:
+    """Everything that a report on `record` says; the first section is the verdict.
+
+    Args:
+        record: the record.
+        leaves_out: keys of sections that nobody will see; the one with digests takes a while.
+    """
+    reproduce = () if "reproduce" in leaves_out else tuple(_reproduce(record))
     said = verdict(record)
     policy = f", policy {record.gate.policy}" if record.gate else ""
     name = safe_text(name_of(record), 60)  # a long one must not push the exit code out
@@ -51,7 +57,7 @@ def sections(record: AuditRecord) -> tuple[Section, ...]:
         Section("warnings", "Warnings", tuple(_warnings(record))),
         Section("errors", "Errors", tuple(_errors(record))),
         Section("checkpoint", "Checkpoint and images", tuple(_checkpoint(record))),
-        Section("reproduce", "How to reproduce", tuple(_reproduce(record))),
+        Section("reproduce", "How to reproduce", reproduce),
         Section("glossary", "Glossary", (GLOSSARY,)),
     )
     return tuple(section for section in whole if section.blocks)

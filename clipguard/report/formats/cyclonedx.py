@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SPACE = uuid.UUID("7f0c3a0e-5d0f-4e55-9a43-2b1f6f2c1d11")
 MOST = 200
+PARTS = {"components": "bom-ref", "vulnerabilities": "bom-ref", "dependencies": "ref"}
+"""Lists of a bill, and what their entries are named by."""
 SENTENCE = 1000
 
 
@@ -65,14 +67,12 @@ class Cyclonedx:
 
     def join(self, documents: Sequence[str]) -> str:
         """See `Joinable.join`; one bill with a component for each model."""
-        first, *others = bills = [json.loads(text) for text in documents]
+        first, *_ = bills = [json.loads(text) for text in documents]
         names = "".join(bill["serialNumber"] for bill in bills)
         first["serialNumber"] = uuid.uuid5(SPACE, names).urn
-        for bill in others:
-            for part in ("components", "vulnerabilities", "dependencies"):
-                merged = [*first.get(part, []), *bill.get(part, [])]
-                first |= {part: merged} if merged else {}
-        first["components"] = list({one["bom-ref"]: one for one in first["components"]}.values())
+        for part, name in PARTS.items():  # a record that was given twice stands there once
+            merged = {one[name]: one for bill in bills for one in bill.get(part, ())}
+            first |= {part: [*merged.values()]} if merged else {}
         return _written(first)
 
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from clipguard.errors import UsageError
 from clipguard.record import AuditRecord, Check, Decision
 from clipguard.record.wording import name_of, verdict
+from clipguard.report.lines import waivers_of
+from clipguard.report.rules import told
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
@@ -84,7 +86,15 @@ def _predicate(record: AuditRecord) -> dict[str, Any]:
         "result": ("WARNED" if waived else "PASSED") if passed else "FAILED",
         "configuration": [{"name": name, "digest": {"sha256": digest}} for name, digest in used],
         "passedTests": _names(one for one in checks if one.result is Decision.PASS),
-        "warnedTests": _names(warned),
+        "warnedTests": [
+            *_names(one for one in warned if not one.waived),
+            *(
+                safe_text(f"{one.key}, waived: {told(row)}", 1000)
+                for one in warned
+                if one.waived and gate
+                for row in waivers_of(one, gate)
+            ),
+        ],
         "failedTests": _names(failed) if gate else ["gate"],
     }
 

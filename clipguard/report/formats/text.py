@@ -38,7 +38,9 @@ class Text:
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""
-        shown = shortened(sections(record), rows=self.rows, leaves_out=self.leaves_out)
+        shown = shortened(
+            sections(record, self.leaves_out), rows=self.rows, leaves_out=self.leaves_out
+        )
         parts = [
             [safe_text(part.heading, SENTENCE), *(line for b in part.blocks for line in _block(b))]
             for part in shown
