@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from clipguard import errors
 from clipguard.policy.document import Policy
@@ -163,7 +164,8 @@ def _family_line(family: str, record: AuditRecord) -> Line:
         result, value = INCONCLUSIVE, "not tested"
         why = "; ".join(dict.fromkeys(told))  # coverage repeats what the detector said
         reason = f"{what} were not tested: {why or 'no search for them'}"
-    return line("coverage.families", family, value, result, reason)
+    made = line("coverage.families", family, value, result, reason)
+    return replace(made, check=made.check.model_copy(update={"target": family}))
 
 
 def _images_line(least: int, record: AuditRecord) -> Line:

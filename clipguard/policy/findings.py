@@ -231,6 +231,7 @@ def _untested_lines(detector: DetectorRecord) -> list[Line]:
             "not tested",
             Outcome.INCONCLUSIVE,
             f"{detector.name}: {row.family}: {row.reason or 'not tested'}",
+            target=row.family,
         )
         for row in detector.families
         if not row.tested

@@ -51,7 +51,7 @@ def finding(
         value: what was measured, as text.
         outcome: what this line says.
         reason: one sentence.
-        target: class that it is about, if it is about one.
+        target: class or trigger family that it is about, if it is about one.
     """
     made = line(key, limit, value, PASS, reason)
     check = made.check.model_copy(update={"target": target})

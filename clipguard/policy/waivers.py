@@ -34,7 +34,7 @@ class Waiver(Section):
 
     Attributes:
         check: policy key of the line, such as `backdoor.max_gap`.
-        target: class that the line is about; left out for a line about none.
+        target: class or trigger family that the line is about; left out for a line about none.
         sha256: digest of the model.
         reason: why the line does not stop the release.
         owner: who says so.
@@ -69,11 +69,13 @@ class Waivers:
         rows: the waivers.
         sha256: digest of the file's bytes.
         today: the day on which they are looked at.
+        source: the path that was given.
     """
 
     rows: tuple[Waiver, ...]
     sha256: str
     today: date
+    source: Path = Path("waivers.yaml")
 
     def is_too_broad(self, row: Waiver) -> bool:
         """Whether it holds for too long, or for a line that nobody may waive."""
@@ -98,7 +100,7 @@ def load_waivers(path: Path, today: date | None = None) -> Waivers:
     except ValidationError as error:
         raise UsageError(explained(error, WaiverDocument, lines, name)) from error
     digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
-    return Waivers(document.waivers, digest, today or datetime.now(timezone.utc).date())
+    return Waivers(document.waivers, digest, today or datetime.now(timezone.utc).date(), path)
 
 
 @dataclass
@@ -139,7 +141,7 @@ class Waiving:
             if row.check != check.key or self._state(number, row) not in ("unused", "used"):
                 continue
             if check.target is not None and row.target is None:
-                self._broad.add(number)  # it would hold for whatever class is found next
+                self._broad.add(number)  # it would hold for whatever is found next
             elif row.target == check.target:
                 self._used.add(number)
                 until = f"waived until {row.expires} by {row.owner} ({row.reason})"

@@ -19,7 +19,8 @@ class Check(Part):
         counts: whether the decision rests on this line; false for a finding that a purified
             head makes good, for purification limits nothing was let pass on, and for a line
             that is waived.
-        target: class that the line is about; null if it is about none, and in older records.
+        target: class or trigger family that the line is about; null if it is about none, and in
+            older records.
         severity: how loud formats show it; null for a pass, and in older records.
         waived: whether a person took responsibility for it, see `GateRecord.waivers`.
     """
@@ -40,7 +41,7 @@ class WaiverRecord(Part):
 
     Attributes:
         check: policy key of the line.
-        target: class that the line must be about; null for a line about none.
+        target: class or trigger family that the line must be about; null for a line about none.
         sha256: digest of the one model that it is for.
         reason: why the line does not stop the release.
         owner: who says so.

@@ -24,7 +24,7 @@ def waiver_blocks(record: AuditRecord) -> Iterator[Block]:
         (
             Cell(STATES[row.state]),
             Cell(row.check, more=row.reason),
-            Cell("no class" if row.target is None else row.target),
+            Cell("none" if row.target is None else row.target),
             Cell(row.sha256[:12]),
             Cell(row.owner),
             Cell(row.expires),
@@ -33,7 +33,7 @@ def waiver_blocks(record: AuditRecord) -> Iterator[Block]:
         )
         for row in sorted(given, key=lambda row: ORDER.index(row.state))
     )
-    head = ("State", "Check", "Class", "Model", "Owner", "Last day", "Ticket", "Reason")
+    head = ("State", "Check", "Class or family", "Model", "Owner", "Last day", "Ticket", "Reason")
     if rows:
         yield Table("Lines that somebody takes responsibility for", head, rows, name=1)
 

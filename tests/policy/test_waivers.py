@@ -162,3 +162,17 @@ def test_the_digest_of_the_file_is_kept(tmp_path: Path):
     gate = decide(tmp_path, *BOTH)
     data = (tmp_path / "waivers.yaml").read_bytes()
     assert gate.waivers_sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_a_family_that_was_not_searched_is_waived_by_its_name_alone(tmp_path: Path):
+    families = tuple(
+        row.model_copy(update={"tested": row.family not in ("additive", "frequency")})
+        for row in clean_detector().families
+    )
+    detector = clean_detector().model_copy(update={"families": families})
+    rows = [waiver(key, target="additive") for key in ("coverage.families", "backdoor.families")]
+    policy, record = load_policy("default"), unjudged(detectors=(detector,))
+    gate = judge(policy, record, given(tmp_path, *rows))
+    assert (gate.decision, states(gate)) == (Decision.INCONCLUSIVE, ["used", "used"])
+    waived = {check.target for check in gate.checks if check.waived}
+    assert waived == {"additive"}, "the other family stays a reason"
