@@ -154,10 +154,12 @@ class Waiving:
     def _state(
         self, number: int, row: Waiver
     ) -> Literal["used", "unused", "expired", "other_model", "too_broad"]:
+        if number in self._used:
+            return "used"
         if self.given is None or self.given.is_too_broad(row) or number in self._broad:
             return "too_broad"
         if row.expires < self.given.today:
             return "expired"
         if row.sha256 != self.sha256:
             return "other_model"
-        return "used" if number in self._used else "unused"
+        return "unused"
