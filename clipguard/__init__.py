@@ -49,6 +49,9 @@ class ScanOptions(TypedDict, total=False):
         vocabulary: file with names that are no class and may be the target, or imagenet.
         sandbox: what a checkpoint is read in: auto (the best that this machine has), process (one
             of its own, with limits) or none.
+        waivers: file with lines that somebody takes responsibility for.
+        location: where the model lies, from the root of its repository and with `/`, for code
+            scanning.
     """
 
     profile: Literal["fast", "standard", "thorough"]
@@ -70,6 +73,8 @@ class ScanOptions(TypedDict, total=False):
     templates: str | Path | None
     vocabulary: str | Path | None
     sandbox: Literal["auto", "process", "none"]
+    waivers: str | Path | None
+    location: str | None
 
 
 _PATHS = ("calibration", "reference", "text_from", "lora_base")
@@ -109,12 +114,14 @@ def scan(
     from clipguard.audit.options import Options
     from clipguard.audit.scan import audit
     from clipguard.files import mark, sweep
-    from clipguard.policy.judge import load_policy
+    from clipguard.policy.judge import load_policy, load_waivers
     from clipguard.probe.load import ProbeSource
 
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     probe = {_PROBE[key]: Path(given.pop(key)) for key in _PROBE if key in given}
     given |= {key: Path(given[key]) for key in _PATHS if key in given}
+    if "waivers" in given:
+        given["waivers"] = load_waivers(Path(given["waivers"]))
     wanted = Options(policy=load_policy(policy), probe=ProbeSource(**probe), **given)
     sweep(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=mark()) as scratch:
@@ -122,22 +129,28 @@ def scan(
         return audit(Path(model), wanted, out, progress=progress or _silent)
 
 
-def judge(record: AuditRecord | str | Path, policy: str | Path = "default") -> GateRecord:
+def judge(
+    record: AuditRecord | str | Path,
+    policy: str | Path = "default",
+    waivers: str | Path | None = None,
+) -> GateRecord:
     """Decide about a record again, as `clipguard gate` does. Needs no torch.
 
     Args:
         record: a record, or path of an `audit.json`.
         policy: name of a shipped policy, or path of a policy file.
+        waivers: file with lines that somebody takes responsibility for.
 
     Raises:
-        clipguard.errors.UsageError: no such record or policy, or one that is not valid.
+        clipguard.errors.UsageError: no such record, policy or waiver file, or one not valid.
     """
     from clipguard.policy.judge import judge as decide
-    from clipguard.policy.judge import load_policy
+    from clipguard.policy.judge import load_policy, load_waivers
     from clipguard.record.schema import read_record
 
     known = read_record(Path(record)) if isinstance(record, str | Path) else record
-    return decide(load_policy(policy), known)
+    given = None if waivers is None else load_waivers(Path(waivers))
+    return decide(load_policy(policy), known, given)
 
 
 def _silent(stage: str, done: int, total: int) -> None:

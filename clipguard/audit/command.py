@@ -17,7 +17,8 @@ SEARCH = ("--profile", "--seed", "--arch", "--text-from", "--lora-base", "--devi
 PROBE = ("--probe-data", "--classnames", "--templates")
 DECISION = (*SEARCH, *PROBE, "--policy", "--calibration")
 AGAINST = ("--reference", "--vocabulary", "--canary")
-SCAN = (*DECISION, *AGAINST, "--purify", "--purifier", "--export", "--require-ep", "--budget")
+RELEASE = ("--purify", "--purifier", "--export", "--require-ep", "--budget", "--waivers")
+SCAN = (*DECISION, *AGAINST, *RELEASE)
 TAKES = {"scan": SCAN, "purify": (*DECISION, "--purifier"), "calibrate": (*SEARCH, *PROBE)}
 """Options that each command takes."""
 ALWAYS = ("--profile", "--seed")
@@ -87,6 +88,7 @@ def _values(options: Options) -> Iterator[tuple[str, str]]:
         ("--vocabulary", probe.vocabulary),
         ("--calibration", options.calibration),
         ("--reference", options.reference),
+        ("--waivers", options.waivers.source if options.waivers else None),
     ):
         yield flag, "" if path is None else _shown(path)
 

@@ -87,6 +87,7 @@ def begun_record(path: Path, options: Options, created: str) -> AuditRecord:
         calibration=CalibrationRecord(kind="none", reason="the scan ended before"),
         coverage=CoverageRecord(),
         times=TimesRecord(created=created, seconds={}),
+        location=options.location,
     )
 
 

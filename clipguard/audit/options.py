@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from clipguard.checkpoint.sandbox import SandboxMode
-from clipguard.policy.judge import Policy
+from clipguard.policy.judge import Policy, Waivers
 from clipguard.probe.load import ProbeSource
 from clipguard.purify.repair import Way
 
@@ -37,6 +37,8 @@ class Options:
         canary: whether to plant a backdoor into a copy, to try the search against the reference.
         device: where to compute: auto, cpu, cuda or cuda:N.
         sandbox: what a checkpoint is read in, see `Guard.mode`.
+        waivers: lines that somebody takes responsibility for, or None.
+        location: see `AuditRecord.location`.
     """
 
     policy: Policy
@@ -57,6 +59,8 @@ class Options:
     canary: bool = False
     device: str = "auto"
     sandbox: SandboxMode = "auto"
+    waivers: Waivers | None = None
+    location: str | None = None
 
 
 def seed_of(options: Options, sha256: str) -> int:

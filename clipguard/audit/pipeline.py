@@ -136,7 +136,7 @@ def judged(
     """The record with its times and the policy's decision."""
     times = TimesRecord(created=watch.created, seconds=dict(watch.seconds))
     record = record.model_copy(update={"complete": complete, "times": times})
-    return record.model_copy(update={"gate": judge(options.policy, record)})
+    return record.model_copy(update={"gate": judge(options.policy, record, options.waivers)})
 
 
 def load(path: Path, options: Options, settings: Profile, watch: Watch) -> Suspect:

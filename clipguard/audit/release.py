@@ -139,7 +139,7 @@ def export(state: Release, work: Path, watch: Watch) -> Release:
     A file that misses the policy's limits for exports is not kept.
     """
     options, made = state.options, state.repaired
-    gate = judge(options.policy, state.record)  # a repair that failed counts, too
+    gate = judge(options.policy, state.record, options.waivers)  # a repair that failed counts, too
     alone = options.release == "decision" and stands_alone(gate)
     if options.export == "none" or not (alone or made):
         return state

@@ -124,4 +124,18 @@ Sandbox = Annotated[
         "limits alone (process), or this one (none)."
     ),
 ]
+WaiverFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Lines that somebody takes responsibility for, one model at a time."
+    ),
+]
+SarifRoot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="What findings in code scanning are located from. The root of the repository that "
+        "this is run in, if left out.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]

@@ -3,46 +3,180 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import clipguard
+from clipguard.cli.arguments import SarifRoot, WaiverFile
+from clipguard.report.formats import RENDERERS
+
+if TYPE_CHECKING:
+    from clipguard.policy.judge import Policy, Waivers
+    from clipguard.record import AuditRecord
+
+Decided = tuple["AuditRecord", Path]
+"""A record with its new decision, and the folder that it lies in."""
+RECORD = "audit.json"
 
 
 def add_command(app: typer.Typer) -> None:
     """Add the command."""
+    app.command()(gate)
 
-    @app.command()
-    def gate(
-        records: Annotated[
-            list[Path], typer.Argument(metavar="AUDIT_JSON...", help="Records that `scan` wrote.")
-        ],
-        policy: Annotated[
-            str, typer.Option(metavar="NAME|FILE", help="Shipped policy or YAML file.")
-        ] = "default",
-    ) -> None:
-        """Decide again from records, without a scan. The exit code is the gravest of all."""
-        from clipguard.errors import ENVIRONMENT, ClipguardError, worst_exit_code
-        from clipguard.policy.judge import load_policy
-        from clipguard.record.schema import read_record
-        from clipguard.report.formats import RENDERERS
-        from clipguard.text_safety import safe_text
 
-        load_policy(policy)  # a policy that is not valid is said once
-        codes: list[int] = []
-        for path in records:
-            try:  # one bad record must not hide another's finding
-                record = read_record(path)
-                verdict = clipguard.judge(record, policy)
-                codes.append(verdict.exit_code)
-                decided = record.model_copy(update={"gate": verdict})
-                typer.echo(RENDERERS.build("text").render(decided, path.parent))
-            except ClipguardError as error:
-                sys.stderr.write(f"error: {safe_text(error, 2000)}\n")
-                codes.append(error.exit_code)
-            except (ArithmeticError, ValueError) as error:  # numbers that nothing can be made of
-                sys.stderr.write(f"error: {safe_text(path, 400)}: {safe_text(error, 400)}\n")
-                codes.append(ENVIRONMENT)
-        raise typer.Exit(worst_exit_code(codes))
+def gate(
+    records: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="AUDIT_JSON...",
+            help="Records that `scan` wrote, or folders that hold some, however deep.",
+        ),
+    ],
+    policy: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Shipped policy or YAML file.")
+    ] = "default",
+    waivers: WaiverFile = None,
+    models: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--model",
+            metavar="FILE",
+            help="What the record must be about: the model, or the ONNX file that was made of it. "
+            "May be repeated.",
+        ),
+    ] = None,
+    lora_base: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MODEL", help="CLIP that --model is merged into, if it is a LoRA adapter."
+        ),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-f",
+            "--format",
+            metavar="FMT[=PATH]",
+            help=f"One of {', '.join(RENDERERS.names())}, about all records; text if left out. "
+            "Standard output without PATH.",
+        ),
+    ] = None,
+    sarif_root: SarifRoot = None,
+) -> None:
+    """Decide again from records, without a scan. The exit code is the gravest of all."""
+    from clipguard.cli.show import out
+    from clipguard.errors import INCONCLUSIVE, worst_exit_code
+    from clipguard.files import write_atomic
+    from clipguard.policy.judge import load_policy, load_waivers
+    from clipguard.report.outputs import (
+        STDOUT,
+        parse_format,
+        rendered,
+        require_distinct,
+        require_joinable,
+    )
+
+    wanted = [parse_format(text) for text in formats or ["text"]]
+    require_distinct(wanted)
+    rules = load_policy(policy)
+    given = None if waivers is None else load_waivers(waivers)
+    digests = {model: _digest(model, lora_base) for model in models or ()}
+    paths = [path for record in records for path in _inside(record)]
+    places = [(name, path or STDOUT) for name, path in wanted]
+    require_joinable(places, len(paths))
+    decided, codes = _decided(paths, rules, given, list(digests.values()), sarif_root)
+    named = {digest for record, _ in decided for digest in _named(record)}
+    for model in (one for one, digest in digests.items() if digest not in named):
+        _say(f"no record is about {model}")
+        codes.append(INCONCLUSIVE)
+    if decided:
+        texts = [(path, rendered(name, decided)) for name, path in places]
+        for path, text in sorted(texts, key=lambda pair: pair[0] == STDOUT):
+            if path == STDOUT:
+                out(text.rstrip("\n"))
+            else:
+                write_atomic(path, text)
+    _told_unused(given, decided)
+    raise typer.Exit(worst_exit_code(codes))
+
+
+def _decided(
+    paths: Sequence[Path],
+    policy: Policy,
+    waivers: Waivers | None,
+    files: list[str],
+    sarif_root: Path | None,
+) -> tuple[list[Decided], list[int]]:
+    """Every record that can be read, decided, and the exit codes of all."""
+    from clipguard.cli.show import placed
+    from clipguard.errors import ENVIRONMENT, ClipguardError
+    from clipguard.policy.judge import judge
+    from clipguard.record.schema import read_record
+
+    decided: list[Decided] = []
+    codes: list[int] = []
+    for path in paths:
+        try:  # one bad record must not hide another's finding
+            record = placed(read_record(path), path, sarif_root)
+            verdict = judge(policy, record, waivers, files)
+        except ClipguardError as error:
+            _say(error)
+            codes.append(error.exit_code)
+        except (ArithmeticError, ValueError) as error:  # numbers that nothing can be made of
+            _say(f"{path}: {error}")
+            codes.append(ENVIRONMENT)
+        else:
+            codes.append(verdict.exit_code)
+            decided.append((record.model_copy(update={"gate": verdict}), path.parent))
+    return decided, codes
+
+
+def _inside(path: Path) -> list[Path]:
+    """The record, or all records of a folder."""
+    from clipguard.errors import UsageError
+
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.rglob(RECORD))
+    if not found:
+        raise UsageError(f"no {RECORD} in {path}; give a record, or a folder that holds some")
+    return found
+
+
+def _digest(model: Path, lora_base: Path | None) -> str:
+    """The digest of a model as its record has it."""
+    from clipguard.checkpoint.folder import digest_of, files_of
+    from clipguard.checkpoint.inspection import sha256_of
+
+    def whole(path: Path) -> str:
+        files = files_of(path, refusal=lambda file: None).weights
+        return digest_of([(file.name, sha256_of(file)) for file in files])
+
+    if lora_base is None:
+        return whole(model)
+    return digest_of([("adapter", whole(model)), ("base", whole(lora_base))])
+
+
+def _named(record: AuditRecord) -> set[str | None]:
+    """Digests of the files that a record is about."""
+    known = record.checkpoint or record.refused
+    return {known.sha256 if known else None, record.export.sha256 if record.export else None}
+
+
+def _told_unused(waivers: Waivers | None, decided: Sequence[Decided]) -> None:
+    """Name the waivers that changed nothing for any record."""
+    rows = waivers.rows if waivers else ()
+    gates = [record.gate for record, _ in decided if record.gate]
+    for number, row in enumerate(rows):
+        states = {gate.waivers[number].state for gate in gates}
+        if "used" not in states:
+            told = ", ".join(sorted(state.replace("_", " ") for state in states))
+            _say(f"waiver {number + 1} ({row.check}, {row.sha256[:12]}): {told}", "warning")
+
+
+def _say(text: object, what: str = "error") -> None:
+    from clipguard.text_safety import safe_text
+
+    sys.stderr.write(f"{what}: {safe_text(text, 2000)}\n")

@@ -1,4 +1,4 @@
-"""`clipguard report`: render a record again, without torch."""
+"""`clipguard report`: render a record again, or compare two, without torch."""
 
 from __future__ import annotations
 
@@ -6,47 +6,92 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
+from clipguard.cli.arguments import SarifRoot
+from clipguard.errors import PASS, POLICY_VIOLATED
 from clipguard.report.formats import RENDERERS
+
+Record = Annotated[Path, typer.Argument(metavar="AUDIT_JSON", help="A record that `scan` wrote.")]
+
+
+class _RendersByDefault(TyperGroup):
+    """`report AUDIT_JSON` is `report render AUDIT_JSON`."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        """Put the command in front, unless one is named."""
+        named = bool(args) and args[0] in {*self.commands, "-h", "--help"}
+        return super().parse_args(ctx, args if named else ["render", *args])
 
 
 def add_command(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command group."""
+    group = typer.Typer(help="Render a record again, or compare two.", cls=_RendersByDefault)
+    group.command()(render)
+    group.command()(diff)
+    app.add_typer(group, name="report")
 
-    @app.command()
-    def report(
-        record: Annotated[
-            Path, typer.Argument(metavar="AUDIT_JSON", help="A record that `scan` wrote.")
-        ],
-        formats: Annotated[
-            list[str] | None,
-            typer.Option(
-                "-f",
-                "--format",
-                metavar="FMT[=PATH]",
-                help=f"One of {', '.join(RENDERERS.names())}; html if left out. PATH - is standard "
-                "output.",
-            ),
-        ] = None,
-        output: Annotated[
-            Path | None,
-            typer.Option("-o", "--output", metavar="DIR", help="Folder for formats without PATH."),
-        ] = None,
-    ) -> None:
-        """Render an audit record again, by default as HTML beside it."""
-        from clipguard.files import write_atomic
-        from clipguard.record.schema import read_record
-        from clipguard.report.outputs import STDOUT, default_file, parse_format, require_distinct
-        from clipguard.text_safety import safe_text
 
-        wanted = [parse_format(text) for text in formats or ["html"]]
-        require_distinct(wanted)
-        found = read_record(record)
-        for name, path in wanted:
-            text = RENDERERS.build(name).render(found, record.parent)
-            if path == STDOUT:
-                typer.echo(text, nl=False)
-                continue
-            target = path or (output or record.parent) / default_file(name)
-            write_atomic(target, text)
-            typer.echo(f"wrote {safe_text(target, 400)}", err=True)
+def render(
+    record: Record,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-f",
+            "--format",
+            metavar="FMT[=PATH]",
+            help=f"One of {', '.join(RENDERERS.names())}; html if left out. PATH - is standard "
+            "output.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Folder for formats without PATH."),
+    ] = None,
+    sarif_root: SarifRoot = None,
+) -> None:
+    """Render an audit record again, by default as HTML beside it."""
+    from clipguard.cli.show import out, placed
+    from clipguard.files import write_atomic
+    from clipguard.record.schema import read_record
+    from clipguard.report.outputs import STDOUT, default_file, parse_format, require_distinct
+    from clipguard.text_safety import safe_text
+
+    wanted = [parse_format(text) for text in formats or ["html"]]
+    require_distinct(wanted)
+    found = placed(read_record(record), record, sarif_root)
+    texts = [RENDERERS.build(name).render(found, record.parent) for name, _ in wanted]
+    pairs = sorted(zip(wanted, texts, strict=True), key=lambda pair: pair[0][1] == STDOUT)
+    for (name, path), text in pairs:  # files first, whatever becomes of standard output
+        if path == STDOUT:
+            out(text.rstrip("\n"))
+            continue
+        target = path or (output or record.parent) / default_file(name)
+        write_atomic(target, text)
+        typer.echo(f"wrote {safe_text(target, 400)}", err=True)
+
+
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The earlier record.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The later record.")],
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="End with 1 if anything differs, as git diff does.")
+    ] = False,
+) -> None:
+    """Say what changed between two records: decision, model, findings, lines of the policy.
+
+    The exit code is 0, whatever differs, unless --exit-code is given.
+    """
+    from clipguard.cli.show import out
+    from clipguard.record.schema import read_record
+    from clipguard.report.diff import changes
+    from clipguard.text_safety import safe_text
+
+    found = changes(read_record(old), read_record(new))
+    for change in found:
+        note = f"  ({change.note})" if change.note else ""
+        out(safe_text(f"{change.what}{note}", 400))
+        out(f"  - {safe_text(change.old, 400)}\n  + {safe_text(change.new, 400)}")
+    if not found:
+        out("no difference")
+    raise typer.Exit(POLICY_VIOLATED if found and exit_code else PASS)

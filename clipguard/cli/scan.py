@@ -31,13 +31,15 @@ from clipguard.cli.arguments import (
     RequireEp,
     Sandbox,
     SandboxMode,
+    SarifRoot,
     ScanSeed,
     Templates,
     TextFrom,
     Vocabulary,
+    WaiverFile,
 )
 from clipguard.cli.crash import crash_line
-from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, UsageError, worst_exit_code
+from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, worst_exit_code
 from clipguard.report.formats import RENDERERS
 from clipguard.stopping import ends_soon
 from clipguard.text_safety import safe_text
@@ -109,16 +111,21 @@ def scan(
     budget: Budget = None,
     device: Device = "auto",
     sandbox: Sandbox = SandboxMode.auto,
+    waivers: WaiverFile = None,
+    sarif_root: SarifRoot = None,
     quiet: Quiet = False,
 ) -> None:
     """Search checkpoints for a backdoor, decide by a policy, purify, export and report.
 
     The exit code is the decision: 0 pass, 1 fail, 3 cannot tell; others are errors.
     """
-    from clipguard.policy.judge import load_policy
+    from clipguard.policy.judge import load_policy, load_waivers
+    from clipguard.report.outputs import location_in, repository_root
 
     wanted = _renderings(formats or [], models)
     load_policy(policy)  # a typing error must not cost a scan
+    if waivers is not None:
+        load_waivers(waivers)
     options = ScanOptions(
         profile=profile.value,
         seed=seed,
@@ -139,21 +146,25 @@ def scan(
         classnames=classnames,
         templates=templates,
         vocabulary=vocabulary,
+        waivers=waivers,
     )
-    pairs = zip(models, _folders(models, output_dir), strict=True)
-    codes = [_one(model, folder, policy, options, wanted, quiet) for model, folder in pairs]
+    codes, found = list[int](), list[tuple[AuditRecord, Path]]()
+    root = sarif_root or repository_root(Path())
+    for model, folder in zip(models, _folders(models, output_dir), strict=True):
+        options["location"] = location_in(model, root)
+        code, record = _one(model, folder, policy, options, wanted, quiet)
+        codes.append(code)
+        found += [] if record is None else [(record, folder)]
+    codes += _together(found, wanted)
     raise typer.Exit(worst_exit_code(codes))
 
 
 def _renderings(formats: list[str], models: list[Path]) -> list[tuple[str, Path | None]]:
-    from clipguard.report.outputs import STDOUT, parse_format, require_distinct
+    from clipguard.report.outputs import parse_format, require_distinct, require_joinable
 
     wanted = [parse_format(text) for text in formats]
     require_distinct(wanted)
-    if len(models) > 1 and any(path not in (None, STDOUT) for _, path in wanted):
-        raise UsageError(
-            "-f FMT=PATH names one file, several models would overwrite it; leave out =PATH"
-        )
+    require_joinable(wanted, len(models))
     return wanted
 
 
@@ -175,50 +186,70 @@ def _one(
     options: ScanOptions,
     wanted: list[tuple[str, Path | None]],
     quiet: bool,
-) -> int:
+) -> tuple[int, AuditRecord | None]:
     """Audit one model and write its report; an explained failure becomes its exit code."""
     from clipguard.cli.show import progress_bar
 
-    decided: list[int] = []
+    decided, record = list[int](), None
     try:
         with ends_soon(), progress_bar(quiet) as progress:
             record = clipguard.scan(model, folder, policy=policy, progress=progress, **options)
         decided.append(record.gate.exit_code if record.gate else INCONCLUSIVE)
         if record.refused is not None:
             sys.stderr.write(f"error: {safe_text(record.refused.says, 2000)}\n")
-        _show(record, folder, wanted, quiet)
         _write(record, folder, wanted)
+        _show(record, folder, wanted, quiet)
     except ClipguardError as error:
         told, name = safe_text(error, 2000), f"{safe_text(model.name)}: "
         sys.stderr.write(f"error: {name}{told.removeprefix(name)}\n")
         # After a verdict only the writing failed, which must not outrank a finding.
         decided.append(ENVIRONMENT if decided else error.exit_code)
     except Exception as error:  # noqa: BLE001 - one model's bug must not hide another's finding
-        if not isinstance(error, BrokenPipeError):  # whoever reads the output has read enough
-            sys.stderr.write(f"{crash_line(error, model.name)}\n")
+        sys.stderr.write(f"{crash_line(error, model.name)}\n")
         decided.append(ENVIRONMENT)
-    return worst_exit_code(decided)
+    return worst_exit_code(decided), record
 
 
 def _write(record: AuditRecord, folder: Path, wanted: list[tuple[str, Path | None]]) -> None:
+    """The formats that each model gets in its own folder."""
     from clipguard.files import write_atomic
-    from clipguard.report.outputs import STDOUT, default_file
+    from clipguard.report.outputs import default_file
 
     for name, path in [("html", None), *wanted]:
-        if path != STDOUT:
-            text = RENDERERS.build(name).render(record, folder)
-            write_atomic(path or folder / default_file(name), text)
+        if path is None:
+            write_atomic(folder / default_file(name), RENDERERS.build(name).render(record, folder))
+
+
+def _together(
+    found: list[tuple[AuditRecord, Path]], wanted: list[tuple[str, Path | None]]
+) -> list[int]:
+    """The documents about all models; the exit code of one that cannot be written."""
+    from clipguard.cli.show import out
+    from clipguard.files import write_atomic
+    from clipguard.report.outputs import STDOUT, rendered
+
+    codes = []
+    for name, path in sorted(wanted, key=lambda pair: pair[1] == STDOUT) if found else ():
+        try:
+            if path == STDOUT:
+                out(rendered(name, found).rstrip("\n"))
+            elif path is not None:
+                write_atomic(path, rendered(name, found))
+        except ClipguardError as error:
+            sys.stderr.write(f"error: {safe_text(error, 2000)}\n")
+            codes.append(ENVIRONMENT)  # only the writing failed
+    return codes
 
 
 def _show(
     record: AuditRecord, folder: Path, wanted: list[tuple[str, Path | None]], quiet: bool
 ) -> None:
     """The verdict on stdout; renderings sent to `-` take its place."""
+    from clipguard.cli.show import out
     from clipguard.report.outputs import STDOUT
 
-    streamed = [name for name, path in wanted if path == STDOUT]
-    for name in streamed or ["text"]:
-        text = RENDERERS.build(name).render(record, folder)
-        typer.echo(text.partition("\n")[0] if quiet and not streamed else text.rstrip("\n"))
+    if not any(path == STDOUT for _, path in wanted):
+        text = RENDERERS.build("text").render(record, folder)
+        out(text.partition("\n")[0] if quiet else text.rstrip("\n"))
     if not quiet:
         sys.stderr.write(f"report: {safe_text(folder / 'report.html', 400)}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
+    from clipguard.record import AuditRecord
     from clipguard.search.roles import Progress
 
 
@@ -49,6 +51,31 @@ def _bar() -> Iterator[Progress]:
             bar.update(task, description=safe_text(stage), completed=done, total=total)
 
         yield step
+
+
+def out(text: str) -> None:
+    """Print `text` and a line end. A reader who has read enough changes no exit code."""
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # what is left, and Python's own last flush, go nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def placed(record: AuditRecord, path: Path, root: Path | None) -> AuditRecord:
+    """The record with a place for its findings: that of the model, else that of the record itself.
+
+    Args:
+        record: was read from `path`.
+        path: of the record.
+        root: what places are told from; None for the repository that this is run in.
+    """
+    from clipguard.report.outputs import location_in, repository_root
+
+    if record.location is not None:
+        return record
+    found = location_in(path, root or repository_root(Path()))
+    return record.model_copy(update={"location": found})
 
 
 def folder_name(path: Path) -> str:

@@ -59,7 +59,8 @@ def _score_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
     first = next(iter(detector.candidates), None)
     if first and outcome is not Outcome.NO_EVIDENCE and (unknown := _unknown(limits, first)):
         outcome, told = Outcome.INCONCLUSIVE, told + unknown
-    return finding("backdoor.max_score", f"≤ {limits.clear_score:g}", number(score), outcome, told)
+    asked, about = f"≤ {limits.clear_score:g}", first.target if first else detector.target
+    return finding("backdoor.max_score", asked, number(score), outcome, told, target=about)
 
 
 def _unknown(limits: BackdoorPolicy, row: Candidate) -> str:
@@ -84,8 +85,8 @@ def _gap_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
     outcome = Outcome.BACKDOORED if gap > most else Outcome.NO_EVIDENCE
     if gap > most and (unknown := _unknown(limits, widest)):
         outcome, told = Outcome.INCONCLUSIVE, told + unknown
-    shown = percent_beside(gap, most)
-    return finding("backdoor.max_gap", f"≤ {percent(most)}", shown, outcome, told)
+    asked, shown = f"≤ {percent(most)}", percent_beside(gap, most)
+    return finding("backdoor.max_gap", asked, shown, outcome, told, target=widest.target)
 
 
 def _wide_line(most: float, detector: DetectorRecord) -> Line:
@@ -94,8 +95,9 @@ def _wide_line(most: float, detector: DetectorRecord) -> Line:
     gap = _gap(widest) if widest else 0.0
     told = f"{detector.name}: the widest gap of any trigger is {percent_beside(gap, most)}"
     outcome = Outcome.SUSPICIOUS if gap > most else Outcome.NO_EVIDENCE
-    shown = percent_beside(gap, most)
-    return finding("backdoor.max_wide_gap", f"≤ {percent(most)}", shown, outcome, told)
+    asked, shown = f"≤ {percent(most)}", percent_beside(gap, most)
+    about = widest.target if widest else None
+    return finding("backdoor.max_wide_gap", asked, shown, outcome, told, target=about)
 
 
 def _apart_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
@@ -118,7 +120,7 @@ def _apart_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
         outcome, told = Outcome.BACKDOORED, f"{told}, and the search leads to this class as well"
     else:
         outcome, told = Outcome.SUSPICIOUS, f"{told}, as the name of a planted target is"
-    return finding(key, limit, number(seen.apart), outcome, told)
+    return finding(key, limit, number(seen.apart), outcome, told, target=seen.target)
 
 
 def _knows(limits: BackdoorPolicy, seen: Against) -> bool:

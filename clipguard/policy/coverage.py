@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 from clipguard import errors
 from clipguard.policy.document import Policy
 from clipguard.policy.line import FAIL, INCONCLUSIVE, PASS, Line, line
@@ -22,6 +25,27 @@ def refused_checks(refused: RefusedRecord, record: AuditRecord) -> list[Line]:
     """That a file was refused, and what else went wrong; no other line says more."""
     made = line("audit.refused", "not refused", refused.rule or "refused", FAIL, refused.says)
     return [Line(made.check, errors.REFUSED), *(_error_line(error) for error in record.errors)]
+
+
+def file_checks(files: Collection[str], record: AuditRecord) -> list[Line]:
+    """That a record is about a file that lies here; no line where none was given.
+
+    Args:
+        files: sha256 digests of the files that were given with the record.
+        record: it names the model, and the file that was exported and kept.
+    """
+    if not files:
+        return []
+    known = record.checkpoint or record.refused
+    made = record.export.sha256 if record.export and record.export.kept else None
+    good = bool({known.sha256 if known else None, made} & set(files))
+    reason = (
+        "the record is about the file that was given"
+        if good
+        else "the record is about another file than the one that was given; scan that one"
+    )
+    shown = "the same" if good else "another"
+    return [line("audit.model", "the same file", shown, PASS if good else FAIL, reason)]
 
 
 def run_checks(record: AuditRecord) -> list[Line]:
@@ -142,6 +166,7 @@ def coverage_checks(policy: Policy, record: AuditRecord) -> list[Line]:
         _images_line(wanted.min_measure_images, record),
         _accuracy_line(wanted.min_clean_accuracy, record),
         _profile_line(wanted.min_profile, record.settings.get("profile")),
+        *([] if wanted.min_power is None else [_power_line(wanted.min_power, record)]),
     ]
 
 
@@ -156,7 +181,8 @@ def _family_line(family: str, record: AuditRecord) -> Line:
         result, value = INCONCLUSIVE, "not tested"
         why = "; ".join(dict.fromkeys(told))  # coverage repeats what the detector said
         reason = f"{what} were not tested: {why or 'no search for them'}"
-    return line("coverage.families", family, value, result, reason)
+    made = line("coverage.families", family, value, result, reason)
+    return replace(made, check=made.check.model_copy(update={"target": family}))
 
 
 def _images_line(least: int, record: AuditRecord) -> Line:
@@ -180,6 +206,20 @@ def _accuracy_line(least: float, record: AuditRecord) -> Line:
     )
     told = "" if result is PASS else "; give the class list and images that the model is for"
     return line(key, limit, percent_beside(found.value, least), result, reason + told)
+
+
+def _power_line(least: float, record: AuditRecord) -> Line:
+    """Of models that the limits were set on the figures flatter, so others go first."""
+    key, limit, power = "coverage.min_power", f"≥ {percent(least)}", record.coverage.power
+    rows = [row.failed for row in power if row.side == "test"] or [row.failed for row in power]
+    if not rows:
+        reason = "how many planted backdoors such a scan fails was not measured for this model"
+        return line(key, limit, "not measured", INCONCLUSIVE, reason)
+    planted = sum(row.n for row in rows)
+    share = sum(round(row.value * row.n) for row in rows) / planted
+    shown = percent_beside(share, least)
+    reason = f"such a scan fails {shown} of {planted} models of the lab with a planted backdoor"
+    return line(key, limit, shown, PASS if share >= least else INCONCLUSIVE, reason)
 
 
 def _profile_line(least: str, found: object) -> Line:

@@ -6,12 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from clipguard.errors import UsageError
 from clipguard.files import read_given
 from clipguard.policy import strict_yaml
-from clipguard.record import Sha256
+from clipguard.policy.problems import Section, explained
+from clipguard.record import Severity, Sha256
 from clipguard.record.wording import TEXT
 from clipguard.registry import MethodFolder, require_known
 from clipguard.resources import shipped
@@ -19,12 +20,6 @@ from clipguard.text_safety import safe_text
 
 FAMILIES: MethodFolder[object] = MethodFolder("clipguard.search.families", "trigger family")
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """Base of the parts of a policy. Nothing is coerced and no key has a hidden default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class BackdoorPolicy(Section):
@@ -94,12 +89,15 @@ class CoveragePolicy(Section):
         min_profile: least thorough profile.
         min_clean_accuracy: share of the clean images that must be read as their true class; a
             lower one is a wrong class list or wrong images.
+        min_power: share of the lab's planted backdoors that such a scan fails, over all attacks;
+            null to ask for no figure.
     """
 
     families: Annotated[tuple[str, ...], Field(strict=False, min_length=1, max_length=50)]
     min_measure_images: int = Field(ge=1, le=10_000_000)
     min_profile: Literal["fast", "standard", "thorough"]
     min_clean_accuracy: Share
+    min_power: Share | None
 
 
 class PurificationPolicy(Section):
@@ -134,6 +132,26 @@ class ExportPolicy(Section):
     max_asr_difference: Share
 
 
+class SeverityPolicy(Section):
+    """How loud formats show a line that does not pass. It decides nothing.
+
+    Attributes:
+        refused: a file that was not opened, or another file than the one of the record.
+        backdoored: evidence of a backdoor.
+        suspicious: a suspicious finding.
+        repair: a limit of purification that is missed.
+        export: an exported file that differs.
+        unknown: whatever else keeps a checkpoint from passing.
+    """
+
+    refused: Severity
+    backdoored: Severity
+    suspicious: Severity
+    repair: Severity
+    export: Severity
+    unknown: Severity
+
+
 class PolicyDocument(Section):
     """A policy file, key by key.
 
@@ -150,6 +168,7 @@ class PolicyDocument(Section):
     coverage: CoveragePolicy
     purification: PurificationPolicy
     export: ExportPolicy
+    severity: SeverityPolicy
 
 
 class Policy(PolicyDocument):
@@ -212,7 +231,7 @@ def load_policy(name_or_path: str | Path) -> Policy:
     try:
         document = PolicyDocument.model_validate(data)
     except ValidationError as error:
-        raise UsageError(_explain(error, lines, name)) from error
+        raise UsageError(explained(error, PolicyDocument, lines, name)) from error
     for index, family in enumerate(document.coverage.families):
         try:
             require_known(family, [*FAMILIES.names(), TEXT], FAMILIES.what)
@@ -244,33 +263,3 @@ def _from_version_1(data: dict[str, Any]) -> str:
         "this policy is of version 1; write version: 2 and add "
         f"{', '.join(missing) or 'nothing else'}{told}; `policy show default` explains each key"
     )
-
-
-def _explain(error: ValidationError, lines: dict[strict_yaml.Location, int], name: str) -> str:
-    """The first thing wrong with a policy, in one line."""
-    # A misspelt key is also a missing one; the misspelling is what helps.
-    problems = sorted(
-        error.errors(), key=lambda e: (e["type"] != "extra_forbidden", lines.get(e["loc"], 0))
-    )
-    first = problems[0]
-    where: strict_yaml.Location = first["loc"]
-    near = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), 1)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{name} line {near}: {_problem(first['type'], where, first)}{more}"
-
-
-def _problem(kind: str, where: strict_yaml.Location, error: Any) -> str:
-    dotted = safe_text(".".join(str(part) for part in where)) or "the file"
-    if kind == "missing":
-        return f"missing key {dotted}; every key must be there, `policy show default` lists them"
-    if kind != "extra_forbidden":
-        return f"{dotted}: {safe_text(error['msg'])}, got {safe_text(repr(error['input']), 60)}"
-    section: Any = PolicyDocument
-    for part in where[:-1]:
-        section = section.model_fields[part].annotation
-    inside = f"key of {safe_text('.'.join(map(str, where[:-1])))}" if where[1:] else "policy key"
-    try:
-        require_known(safe_text(where[-1]), list(section.model_fields), inside)
-    except UsageError as unknown:
-        return str(unknown)
-    return f"{dotted} is not a key of a policy file"

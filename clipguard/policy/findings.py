@@ -103,6 +103,7 @@ def _word_line(limits: BackdoorPolicy, detector: DetectorRecord, share: float) -
         f"{number(pull)}, {percent_beside(share, limits.min_word_share)}",
         Outcome.INCONCLUSIVE if pull is None else outcome,
         f"{detector.name}: {'' if strong else 'at most, '}{detector.evidence}",
+        target=detector.target,
     )
 
 
@@ -145,7 +146,8 @@ def _score_line(
         outcome = Outcome.NO_EVIDENCE
         told += ", within the limit"
     asked = f"≤ {limits.clear_score:g}"
-    return finding("backdoor.max_score", asked, number(score), outcome, told)
+    about = detector.target
+    return finding("backdoor.max_score", asked, number(score), outcome, told, target=about)
 
 
 def _strong_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
@@ -159,6 +161,7 @@ def _strong_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
         Outcome.BACKDOORED if strong else Outcome.NO_EVIDENCE,
         f"{detector.name}: {detector.evidence}"
         + (", far more than any other class" if strong else ", which alone is not enough"),
+        target=detector.candidates[0].target if detector.candidates else None,
     )
 
 
@@ -228,6 +231,7 @@ def _untested_lines(detector: DetectorRecord) -> list[Line]:
             "not tested",
             Outcome.INCONCLUSIVE,
             f"{detector.name}: {row.family}: {row.reason or 'not tested'}",
+            target=row.family,
         )
         for row in detector.families
         if not row.tested

@@ -40,9 +40,22 @@ class Line:
         return self.check.result is PASS
 
 
-def finding(key: str, limit: str, value: str, outcome: Outcome, reason: str) -> Line:
-    """A line about a backdoor; what its outcome decides is up to the policy."""
-    return replace(line(key, limit, value, PASS, reason), outcome=outcome)
+def finding(
+    key: str, limit: str, value: str, outcome: Outcome, reason: str, *, target: str | None = None
+) -> Line:
+    """A line about a backdoor; what its outcome decides is up to the policy.
+
+    Args:
+        key: of the policy.
+        limit: as text.
+        value: what was measured, as text.
+        outcome: what this line says.
+        reason: one sentence.
+        target: class or trigger family that it is about, if it is about one.
+    """
+    made = line(key, limit, value, PASS, reason)
+    check = made.check.model_copy(update={"target": target})
+    return replace(made, check=check, outcome=outcome)
 
 
 def line(key: str, limit: str, value: str, result: Decision, reason: str) -> Line:

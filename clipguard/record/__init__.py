@@ -9,11 +9,8 @@ from clipguard.record.against import Against, ApartRecord, CanaryRecord
 from clipguard.record.audit import (
     ArchitectureRecord,
     AuditRecord,
-    Check,
     CheckpointRecord,
-    Conclusion,
     ErrorRecord,
-    GateRecord,
     OtherModelRecord,
     ProbeRecord,
     RefusedRecord,
@@ -29,6 +26,7 @@ from clipguard.record.base import (
     Outcome,
     Part,
     Rate,
+    Severity,
     Sha256,
 )
 from clipguard.record.findings import (
@@ -44,6 +42,7 @@ from clipguard.record.findings import (
     TriggerRecord,
     Untested,
 )
+from clipguard.record.gate import Check, Conclusion, GateRecord, WaiverRecord
 from clipguard.record.repairs import (
     ExportRecord,
     ParityRecord,
@@ -88,6 +87,7 @@ __all__ = [
     "ReferenceRecord",
     "RefusedRecord",
     "ReinversionRecord",
+    "Severity",
     "Sha256",
     "TimesRecord",
     "ToldBy",
@@ -95,4 +95,5 @@ __all__ = [
     "TriggerRecord",
     "TunedTrigger",
     "Untested",
+    "WaiverRecord",
 ]

@@ -7,13 +7,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from clipguard.record.base import SCHEMA_VERSION, Decision, Outcome, Part, Rate, Sha256
+from clipguard.record.base import SCHEMA_VERSION, Part, Rate, Sha256
 from clipguard.record.findings import (
     CalibrationRecord,
     CoverageRecord,
     DetectorRecord,
     ReferenceRecord,
 )
+from clipguard.record.gate import GateRecord
 from clipguard.record.repairs import (
     ExportRecord,
     PurificationRecord,
@@ -141,63 +142,6 @@ class ProbeRecord(Part):
     warnings: tuple[str, ...] = ()
 
 
-class Check(Part):
-    """One line of the policy, held against the record.
-
-    Attributes:
-        key: policy key, for example `backdoor.max_score`.
-        limit: the policy's limit, as text.
-        value: what was measured, as text.
-        result: what this line alone decides.
-        reason: one sentence.
-        counts: whether the decision rests on this line; false for a finding that a purified
-            head makes good, and for purification limits nothing was let pass on.
-    """
-
-    key: str
-    limit: str
-    value: str
-    result: Decision
-    reason: str
-    counts: bool = True
-
-
-class Conclusion(Part):
-    """What the policy concludes from one detector's measurements.
-
-    Attributes:
-        detector: its name.
-        outcome: the most serious of all lines about it.
-        reason: one sentence a person can act on.
-    """
-
-    detector: str
-    outcome: Outcome
-    reason: str
-
-
-class GateRecord(Part):
-    """The decision, every reason for it, and the exit code.
-
-    Attributes:
-        policy: name of the policy.
-        policy_sha256: digest of the policy file.
-        decision: pass, fail or inconclusive.
-        reasons: every reason why the decision is not a pass.
-        checks: every line of the policy that was held against the record.
-        exit_code: exit code of this model alone, the worst of every line's.
-        conclusions: what follows from each detector, in their order.
-    """
-
-    policy: str
-    policy_sha256: Sha256
-    decision: Decision
-    reasons: tuple[str, ...]
-    checks: tuple[Check, ...]
-    exit_code: int
-    conclusions: tuple[Conclusion, ...] = ()
-
-
 class ErrorRecord(Part):
     """A stage that failed, and how."""
 
@@ -244,7 +188,12 @@ class TimesRecord(Part):
 
 
 class AuditRecord(Part):
-    """Everything one audit of one checkpoint found and decided."""
+    """Everything one audit of one checkpoint found and decided.
+
+    Attributes:
+        location: where the checkpoint lies, from the root of its repository and with `/`; null
+            if it lies in none.
+    """
 
     schema_version: Literal["clipguard.audit/2"] = SCHEMA_VERSION
     complete: bool
@@ -264,3 +213,4 @@ class AuditRecord(Part):
     errors: tuple[ErrorRecord, ...] = ()
     gate: GateRecord | None = None
     times: TimesRecord
+    location: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,10 @@ SCHEMA_VERSION: Final = "clipguard.audit/2"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 """A digest as `sha256sum` prints it."""
+
+
+Severity = Literal["critical", "high", "medium", "low"]
+"""How loud formats show a line that does not pass; the policy says which."""
 
 
 class Outcome(str, Enum):
@@ -41,7 +45,7 @@ class Decision(str, Enum):
 class Part(BaseModel):
     """Base of every part of the record: frozen, finite numbers only, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Rate(Part):

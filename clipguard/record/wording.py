@@ -47,7 +47,9 @@ def verdict(record: AuditRecord) -> Verdict:
     if gate is None:
         return Verdict(WORDS[Decision.INCONCLUSIVE], UNJUDGED, INCONCLUSIVE, Decision.INCONCLUSIVE)
     why = gate.reasons[0] if gate.reasons else FOUND_NOTHING
-    return Verdict(WORDS[gate.decision], why, gate.exit_code, gate.decision)
+    waived = any(check.waived for check in gate.checks)
+    word = WORDS[gate.decision] + (", with waivers" if waived else "")
+    return Verdict(word, why, gate.exit_code, gate.decision)
 
 
 def name_of(record: AuditRecord) -> str:

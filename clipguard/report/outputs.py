@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipguard.errors import UsageError
+from clipguard.record import AuditRecord
 from clipguard.registry import require_known
 from clipguard.report.formats import RENDERERS
+from clipguard.report.roles import Joinable
 from clipguard.text_safety import safe_text
 
 STDOUT = Path("-")
+MOST = {"sarif": 20}
+"""Models of one document, where its readers take no more: GitHub takes 20 runs."""
+ALIASES = {"md": "markdown", "in-toto": "intoto"}
 
 
 def parse_format(text: str) -> tuple[str, Path | None]:
@@ -22,10 +28,69 @@ def parse_format(text: str) -> tuple[str, Path | None]:
         UsageError: unknown format, or `FMT=` without a path.
     """
     name, sign, path = text.partition("=")
+    name = ALIASES.get(name, name)
     require_known(safe_text(name), RENDERERS.names(), RENDERERS.what)
     if sign and not path:
         raise UsageError(f"expected {name}=PATH, got no path; give one, or only {name}")
     return name, Path(path) if sign else None
+
+
+def require_joinable(wanted: Sequence[tuple[str, Path | None]], records: int) -> None:
+    """Stop before several models overwrite each other, or run together in one file.
+
+    Args:
+        wanted: what `parse_format` made of each `-f`.
+        records: how many there will be.
+
+    Raises:
+        UsageError: a format that has one document for each model is to go into one place, or one
+            that takes fewer.
+    """
+    for name, path in wanted if records > 1 else ():
+        most = MOST.get(name, records)
+        if path is not None and records > most:
+            raise UsageError(
+                f"one {name} file takes at most {most} models, got {records}; give fewer, or leave "
+                "out =PATH in `scan` to get a file for each"
+            )
+        if path is not None and not isinstance(RENDERERS.build(name), Joinable):
+            raise UsageError(
+                f"{name} has one document for each model, and {records} were given; leave out "
+                "=PATH in `scan`, or give one record at a time"
+            )
+
+
+def rendered(name: str, records: Sequence[tuple[AuditRecord, Path]]) -> str:
+    """One document about all records.
+
+    Args:
+        name: of the format.
+        records: each with the folder that its file names are relative to.
+
+    Raises:
+        UsageError: the format has no document for so many.
+    """
+    renderer = RENDERERS.build(name)
+    texts = [renderer.render(record, folder) for record, folder in records]
+    if len(texts) == 1:
+        return texts[0]
+    require_joinable([(name, STDOUT)], len(texts))
+    return renderer.join(texts) if isinstance(renderer, Joinable) else ""
+
+
+def repository_root(start: Path) -> Path:
+    """The folder at or above `start` that holds `.git`; `start` where there is none."""
+    whole = start.absolute()
+    return next((up for up in (whole, *whole.parents) if (up / ".git").exists()), whole)
+
+
+def location_in(path: Path, root: Path) -> str | None:
+    """Where a file lies, from `root` and with `/`; None if it lies elsewhere."""
+    try:
+        found = path.absolute().resolve().relative_to(root.resolve())
+    except (OSError, ValueError):
+        return None
+    return found.as_posix() if found.parts else None
 
 
 def require_distinct(wanted: list[tuple[str, Path | None]]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from clipguard.record import AuditRecord
 
@@ -19,3 +20,18 @@ class Renderer(Protocol):
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """Render `record`, whose relative file names are found in `folder`."""
+
+
+@runtime_checkable
+class Joinable(Protocol):
+    """A format in which several records can be one document."""
+
+    def join(self, documents: Sequence[str]) -> str:
+        """One valid document of several.
+
+        Args:
+            documents: what `render` made, two or more.
+
+        Raises:
+            UsageError: more than the format takes.
+        """

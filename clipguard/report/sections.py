@@ -6,7 +6,7 @@ The searches and the repairs speak in `findings.py`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from clipguard.errors import REFUSED
 from clipguard.record import AuditRecord, CheckpointRecord, Decision
@@ -22,66 +22,21 @@ from clipguard.report.findings import (
     targets_blocks,
     triggers_blocks,
 )
+from clipguard.report.glossary import GLOSSARY
+from clipguard.report.waivers import verified_notes, waiver_blocks
 from clipguard.text_safety import safe_text
 
 WORST_FIRST = (Decision.FAIL, Decision.INCONCLUSIVE, Decision.PASS)
 
 
-GLOSSARY = Facts(
-    (
-        Fact("CA", "Clean accuracy: share of clean images read as their true class."),
-        Fact(
-            "ASR",
-            "Attack success rate: share of triggered images that are read as the target class. "
-            "Images of the target class are left out.",
-        ),
-        Fact("PA", "Poisoned accuracy: share of triggered images read as their true class."),
-        Fact(
-            "Null band",
-            "What the whole search finds on models known to be clean. Clean models have weak "
-            "triggers too, so no number is read without it.",
-        ),
-        Fact(
-            "Statistic",
-            "The number of the worst target in a trigger family. It is held against the null band.",
-        ),
-        Fact(
-            "Excess",
-            "Distance of the statistic from the mean of the null band, in its standard deviations "
-            "(σ).",
-        ),
-        Fact(
-            "Score",
-            "Between 0 and 1: the chance of a backdoor, fitted on planted and honest models of the "
-            "lab. Without a reference a high one fails a model only where its p-value is small.",
-        ),
-        Fact(
-            "p-value",
-            "Share of known-clean models at least as unusual, this model counted in. A band of n "
-            "models cannot show less than 1/(n+1).",
-        ),
-        Fact(
-            "V",
-            "With a reference: how much more a class of this model yields to triggers than that of "
-            "the reference, in log odds, beyond what classes drawn at random show.",
-        ),
-        Fact(
-            "Gap",
-            "With a reference: share of images by which the trigger found on this model beats both "
-            "itself on the reference and the one found there.",
-        ),
-        Fact("Interval", "Numbers in brackets are the 95 % interval of a share, in percent."),
-        Fact(
-            "Pass",
-            "Every line of the policy was met. The tests listed as tested found nothing. That does "
-            "not mean that there is nothing.",
-        ),
-    )
-)
+def sections(record: AuditRecord, leaves_out: Collection[str] = ()) -> tuple[Section, ...]:
+    """Everything that a report on `record` says; the first section is the verdict.
 
-
-def sections(record: AuditRecord) -> tuple[Section, ...]:
-    """Everything that a report on `record` says; the first section is the verdict."""
+    Args:
+        record: the record.
+        leaves_out: keys of sections that nobody will see; the one with digests takes a while.
+    """
+    reproduce = () if "reproduce" in leaves_out else tuple(_reproduce(record))
     said = verdict(record)
     policy = f", policy {record.gate.policy}" if record.gate else ""
     name = safe_text(name_of(record), 60)  # a long one must not push the exit code out
@@ -89,6 +44,7 @@ def sections(record: AuditRecord) -> tuple[Section, ...]:
     whole = (
         Section("verdict", headline, tuple(_verdict(record))),
         Section("checks", "Policy checks", tuple(_checks(record))),
+        Section("waivers", "Waivers", tuple(waiver_blocks(record))),
         Section("evidence", "Evidence", tuple(evidence_blocks(record))),
         Section("targets", "Targets, worst first", tuple(targets_blocks(record))),
         Section("triggers", "Triggers", tuple(triggers_blocks(record))),
@@ -101,7 +57,7 @@ def sections(record: AuditRecord) -> tuple[Section, ...]:
         Section("warnings", "Warnings", tuple(_warnings(record))),
         Section("errors", "Errors", tuple(_errors(record))),
         Section("checkpoint", "Checkpoint and images", tuple(_checkpoint(record))),
-        Section("reproduce", "How to reproduce", tuple(_reproduce(record))),
+        Section("reproduce", "How to reproduce", reproduce),
         Section("glossary", "Glossary", (GLOSSARY,)),
     )
     return tuple(section for section in whole if section.blocks)
@@ -111,6 +67,7 @@ def _verdict(record: AuditRecord) -> Iterator[Block]:
     said, gate = verdict(record), record.gate
     yield Items((gate.reasons if gate else ()) or (said.why,), "Why")
     yield Items(tuple(_advice(record)), "What to do")
+    yield from verified_notes(record)
     if not record.complete:
         yield Notes(
             ("This audit was cut short. What follows was known when it stopped.",), loud=True
@@ -163,7 +120,8 @@ def _checks(record: AuditRecord) -> Iterator[Block]:
     rows = tuple(
         (
             Cell(
-                WORDS[check.result] + ("" if check.counts else ", not counted"),
+                WORDS[check.result]
+                + (", waived" if check.waived else "" if check.counts else ", not counted"),
                 decision=check.result,
             ),
             Cell(check.key, more=check.reason),

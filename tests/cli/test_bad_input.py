@@ -339,7 +339,7 @@ def test_one_file_for_the_reports_of_several_models_is_refused(
     nano: Path, tmp_path: Path, refused: Callable[..., str]
 ):
     command = ["scan", nano, nano, "-o", tmp_path / "out", "-f", f"html={tmp_path / 'one.html'}"]
-    assert "overwrite" in refused(2, *command)
+    assert "one document for each model" in refused(2, *command)
     assert left_in(tmp_path) == []
 
 

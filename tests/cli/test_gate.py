@@ -1,4 +1,7 @@
+import hashlib
+import json
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from samples import RECORDS, clean_detector, unjudged
 from clipguard.cli.app import main
 from clipguard.policy.judge import load_policy, shipped_policies
 from clipguard.record import DetectorRecord
-from clipguard.record.schema import dumps
+from clipguard.record.schema import dumps, read_record
 from clipguard.resources import shipped
 
 
@@ -100,6 +103,110 @@ def test_a_wrong_command_is_a_usage_error(
 ) -> None:
     (audit,) = written(tmp_path, "pass")
     assert message in refused(2, "gate", *(audit if a == "AUDIT" else a for a in arguments))
+
+
+def test_a_folder_stands_for_the_records_in_it_and_an_empty_one_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
+) -> None:
+    for kind in ("pass", "fail"):
+        (tmp_path / "runs" / kind).mkdir(parents=True)
+        (tmp_path / "runs" / kind / "audit.json").write_text(dumps(RECORDS[kind]()), "ascii")
+        (tmp_path / "runs" / kind / "other.json").write_text("{")
+    assert main(["gate", str(tmp_path / "runs")]) == 1
+    assert capsys.readouterr().out.count("(exit code ") == 2
+    (tmp_path / "none").mkdir()
+    assert "no audit.json in" in refused(2, "gate", tmp_path / "none")
+
+
+def about(folder: Path, data: bytes, **changes: str) -> str:
+    """The passing record of a model of these bytes, or of an exported file of theirs."""
+    record, digest = RECORDS["pass"](), hashlib.sha256(data).hexdigest()
+    part = record.export if "export" in changes else record.checkpoint
+    changed = part.model_copy(update={"sha256": digest})
+    name = "export" if "export" in changes else "checkpoint"
+    (folder / "about.json").write_text(dumps(record.model_copy(update={name: changed})), "ascii")
+    return str(folder / "about.json")
+
+
+def gate_of(folder: Path, *arguments: object) -> tuple[int, bool | None]:
+    """Exit code, and whether the record was verified."""
+    made = folder / "decided.json"
+    code = main(["gate", *map(str, arguments), "-f", f"json={made}"])
+    return code, read_record(made).gate.verified
+
+
+@pytest.mark.parametrize("part", ["checkpoint", "export"])
+def test_a_record_is_held_against_the_very_file_that_it_is_about(tmp_path: Path, part: str) -> None:
+    (tmp_path / "model.pt").write_bytes(b"weights")
+    (tmp_path / "other.pt").write_bytes(b"other weights")
+    record = about(tmp_path, b"weights", **{part: ""})
+    assert gate_of(tmp_path, record) == (0, False)
+    assert gate_of(tmp_path, record, "--model", tmp_path / "model.pt") == (0, True)
+    assert main(["gate", record, "--model", str(tmp_path / "other.pt")]) == 1
+    both = ("--model", tmp_path / "model.pt", "--model", tmp_path / "other.pt")
+    assert gate_of(tmp_path, record, *both) == (3, True), "no record is about the second file"
+
+
+def test_a_model_of_several_files_has_the_digest_of_its_record(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}})
+    )
+    for name in ("1.safetensors", "2.safetensors"):
+        (folder / name).write_bytes(name.encode())
+    lines = "".join(
+        f"{name} {hashlib.sha256(name.encode()).hexdigest()}\n"
+        for name in ("1.safetensors", "2.safetensors")
+    )
+    assert gate_of(tmp_path, about(tmp_path, lines.encode()), "--model", folder) == (0, True)
+
+
+def test_a_record_that_came_alone_is_said_to_be_unverified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["gate", *written(tmp_path, "pass")])
+    assert "Not verified" in capsys.readouterr().out
+
+
+def test_formats_are_one_document_about_all_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
+) -> None:
+    records = written(tmp_path, "pass", "fail")
+    assert main(["gate", *records, "-f", f"sarif={tmp_path / 'all.sarif'}", "-f", "json"]) == 1
+    assert [one["gate"]["exit_code"] for one in json.loads(capsys.readouterr().out)] == [0, 1]
+    assert len(json.loads((tmp_path / "all.sarif").read_text())["runs"]) == 2
+    assert "one document for each" in refused(2, "gate", *records, "-f", "html=a.html")
+
+
+def test_a_waiver_that_is_of_no_use_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = "{check: backdoor.max_gap, sha256: %s, reason: r, owner: o, expires: %s}"
+    last = (datetime.now(timezone.utc) + timedelta(days=9)).date()
+    file = tmp_path / "waivers.yaml"
+    file.write_text(f"version: 1\nwaivers:\n  - {row % ('5f' * 32, last)}\n")
+    assert main(["gate", *written(tmp_path, "fail"), "--waivers", str(file)]) == 1
+    shown = capsys.readouterr()
+    assert "waiver 1" in shown.err
+    assert "unused" in shown.out
+
+
+PIPED = """
+import subprocess, sys
+for command in sys.argv[1:]:
+    run = [sys.executable, "-m", "clipguard", *command.split("|")]
+    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as done:
+        done.stdout.close()  # as `| true` does
+        print(done.wait(), done.stderr.read())
+"""
+
+
+def test_a_closed_pipe_changes_no_exit_code(tmp_path: Path) -> None:
+    failing, passing = written(tmp_path, "fail", "pass")
+    commands = (f"gate|{failing}|{passing}", f"report|{failing}|-f|text=-", "policy|show|default")
+    done = run_python("-c", PIPED, *commands, code=0)
+    assert done.stdout.splitlines() == ["1 b''", "0 b''", "0 b''"]
 
 
 def test_a_policy_is_shown_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:

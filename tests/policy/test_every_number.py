@@ -31,8 +31,10 @@ from clipguard.record import (
     AuditRecord,
     CalibrationRecord,
     Candidate,
+    CoverageRecord,
     Decision,
     DetectorRecord,
+    PowerRecord,
 )
 from clipguard.resources import shipped
 
@@ -123,6 +125,11 @@ RECORDS = (
         against_reference(apart=(ApartRecord(target="cookie", apart=0.5, alike=0.9, right=1.0),))
     ),
     unjudged(reference=reference(0.2)),
+    unjudged(
+        coverage=CoverageRecord(
+            power=(PowerRecord(attack="badnets", side="test", failed=rate(0.5)),)
+        )
+    ),
     unjudged(),
     repaired(clean_accuracy=0.92),
     repaired(clean_accuracy=0.85),

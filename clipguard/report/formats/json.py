@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -22,6 +23,10 @@ class Json:
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""
         return dumps(record)
+
+    def join(self, documents: Sequence[str]) -> str:
+        """See `Joinable.join`; an array of records."""
+        return "[\n" + ",\n".join(text.rstrip("\n") for text in documents) + "\n]\n"
 
 
 METHOD: type[Renderer] = Json

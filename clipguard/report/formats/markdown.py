@@ -47,12 +47,18 @@ class Markdown:
         """See `Renderer.render`."""
         mark = MARKS[verdict(record).decision]
         lines = []
-        for part in shortened(sections(record), rows=self.rows, leaves_out=self.leaves_out):
+        for part in shortened(
+            sections(record, self.leaves_out), rows=self.rows, leaves_out=self.leaves_out
+        ):
             head = f"## {mark}" if part.key == "verdict" else "###"
             lines += [f"{head} {escape(part.heading, SENTENCE)}"]
             lines += [line for block in part.blocks for line in _block(block)]
             lines += [""]
         return "\n".join(lines)
+
+    def join(self, documents: Sequence[str]) -> str:
+        """See `Joinable.join`."""
+        return "\n".join(documents)
 
 
 METHOD: type[Renderer] = Markdown

@@ -38,12 +38,18 @@ class Text:
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""
-        shown = shortened(sections(record), rows=self.rows, leaves_out=self.leaves_out)
+        shown = shortened(
+            sections(record, self.leaves_out), rows=self.rows, leaves_out=self.leaves_out
+        )
         parts = [
             [safe_text(part.heading, SENTENCE), *(line for b in part.blocks for line in _block(b))]
             for part in shown
         ]
         return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+    def join(self, documents: Sequence[str]) -> str:
+        """See `Joinable.join`."""
+        return "\n".join(documents)
 
 
 METHOD: type[Renderer] = Text

@@ -1,3 +1,4 @@
+import gzip
 import json
 import re
 from pathlib import Path
@@ -6,9 +7,13 @@ from typing import Any
 import pytest
 from samples import RECORDS, failing, inconclusive, judged, passing, refused, unjudged
 
+from clipguard.errors import UsageError
 from clipguard.record import AuditRecord, CalibrationRecord, Check, Decision, ErrorRecord
 from clipguard.report.formats import RENDERERS
-from clipguard.report.formats.sarif import RULE_OF_KEY, RULES, message
+from clipguard.report.formats.sarif import message
+from clipguard.report.lines import MOST, place_of
+from clipguard.report.outputs import rendered
+from clipguard.report.rules import RULE_OF_KEY, RULE_OF_WAIVER, RULES
 
 
 def render(record: AuditRecord) -> dict[str, Any]:
@@ -34,7 +39,7 @@ def test_the_structure_is_that_of_sarif(kind: str) -> None:
         assert result["message"]["text"]
         (location,) = result["locations"]
         uri = location["physicalLocation"]["artifactLocation"]["uri"]
-        assert re.fullmatch(r"[A-Za-z0-9._~%-]+", uri)
+        assert re.fullmatch(r"[A-Za-z0-9._~%-]+(/[A-Za-z0-9._~%-]+)+", uri), "never a bare name"
         assert re.fullmatch(
             r"[0-9a-f]{32}:1", result["partialFingerprints"]["primaryLocationLineHash"]
         )
@@ -115,8 +120,93 @@ def test_fingerprints_survive_other_numbers() -> None:
 
 def test_every_key_has_a_rule_that_exists() -> None:
     of_files = {rule for rule in RULES if rule.startswith("CG1")}
-    assert set(RULE_OF_KEY.values()) | of_files | {"CG301", "CG303", "CG604"} == set(RULES)
+    others = {"CG301", "CG303", "CG604", *RULE_OF_WAIVER.values()}
+    assert set(RULE_OF_KEY.values()) | of_files | others == set(RULES)
 
 
 def test_messages_hold_no_links_and_no_placeholders() -> None:
     assert message("[a](https://x) {0} \\") == r"\[a\](https://x) {{0}} \\"
+
+
+def test_a_record_that_was_not_judged_is_no_clean_run() -> None:
+    only = run(unjudged())
+    assert [result["level"] for result in only["results"]] == ["warning"]
+    assert only["invocations"][0]["executionSuccessful"] is False
+
+
+def at(record: AuditRecord, location: str | None) -> AuditRecord:
+    return record.model_copy(update={"location": location})
+
+
+@pytest.mark.parametrize(
+    ("location", "uri"),
+    [
+        ("models/a b.pt", "models/a%20b.pt"),
+        ("model.pt", "model.pt"),
+        (None, "outside-the-repository/model.pt"),
+        ("/etc/passwd", "outside-the-repository/model.pt"),
+        ("../../x", "outside-the-repository/model.pt"),
+        ("a//b", "outside-the-repository/model.pt"),
+        ("a\\..\\b", "outside-the-repository/model.pt"),
+        ("https://evil.example/x", "outside-the-repository/model.pt"),
+    ],
+)
+def test_a_place_is_a_way_down_from_the_root(location: str | None, uri: str) -> None:
+    assert place_of(at(failing(), location)) == uri
+
+
+def test_fingerprints_differ_between_models_and_last_when_a_model_is_trained_again() -> None:
+    one, other = (fingerprints(at(failing(), where)) for where in ("a/model.pt", "b/model.pt"))
+    assert not set(one) & set(other)
+    known = failing().checkpoint.model_copy(update={"sha256": "ab" * 32})
+    again = judged(failing().model_copy(update={"checkpoint": known}))
+    assert fingerprints(at(again, "a/model.pt")) == one
+
+
+def test_runs_of_one_file_have_categories_of_their_own() -> None:
+    """GitHub refuses two runs of one tool and category."""
+    same = [(failing(), Path("x")), (passing(), Path("y")), (at(failing(), "a/b.pt"), Path("z"))]
+    runs = json.loads(rendered("sarif", same))["runs"]
+    categories = [one["automationDetails"]["id"].rpartition("/")[0] for one in runs]
+    assert len(set(categories)) == len(runs) == 3
+    assert all(categories)
+
+
+def test_one_file_takes_twenty_runs() -> None:
+    twenty = [(passing(), Path("x"))] * 20
+    assert len(json.loads(rendered("sarif", twenty))["runs"]) == 20
+    with pytest.raises(UsageError, match="at most 20"):
+        rendered("sarif", [*twenty, *twenty])
+
+
+def test_more_results_than_github_takes_are_cut_gravest_first_and_the_cut_is_told() -> None:
+    record = failing()
+    note = record.gate.checks[0].model_copy(
+        update={"result": Decision.INCONCLUSIVE, "counts": False, "reason": "r" * 5000}
+    )
+    gate = record.gate.model_copy(update={"checks": (*[note] * (MOST + 7), *record.gate.checks)})
+    results = run(record.model_copy(update={"gate": gate}))["results"]
+    assert len(results) == MOST
+    assert [result["level"] for result in results[:3]] == ["error", "error", "note"]
+    assert re.match(r"\d+ more", results[-1]["message"]["text"])
+    assert len(fingerprints(record)) == len(set(fingerprints(record)))
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_texts_and_tags_keep_the_limits_of_github(kind: str) -> None:
+    text = RENDERERS.build("sarif").render(RECORDS[kind](), Path("nowhere"))
+    assert len(gzip.compress(text.encode())) < 10 * 2**20
+    [only] = json.loads(text)["runs"]
+    for rule in only["tool"]["driver"]["rules"]:
+        assert len(rule["name"]) <= 255
+        assert len(rule["properties"]["tags"]) <= 10
+        assert all(len(rule[part]["text"]) <= 1024 for part in ("shortDescription", "help"))
+    for result in only["results"]:
+        assert len(result["locations"]) == 1
+        assert result["locations"][0]["physicalLocation"]["region"]["startLine"] == 1
+
+
+def test_the_severity_of_the_policy_is_a_number_that_github_reads() -> None:
+    rules = run(failing())["tool"]["driver"]["rules"]
+    scores = {rule["id"]: rule["properties"].get("security-severity") for rule in rules}
+    assert scores == {"CG201": "9.5", "CG303": None}

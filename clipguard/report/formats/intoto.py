@@ -1,0 +1,104 @@
+"""An in-toto statement with a test result, to be signed by whoever attests the release.
+
+One line of JSON for each model, so that several are a file of JSON lines.
+
+Source:
+    in-toto attestation framework: Statement v1, predicate test-result v0.1.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from clipguard.errors import UsageError
+from clipguard.record import AuditRecord, Check, Decision
+from clipguard.record.wording import name_of, verdict
+from clipguard.report.lines import waivers_of
+from clipguard.report.rules import told
+from clipguard.text_safety import safe_text
+
+if TYPE_CHECKING:
+    from clipguard.report.roles import Renderer
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intoto:
+    """Passed only on a pass without a waiver; a waived pass warns, cannot tell is a fail."""
+
+    SUFFIX: ClassVar[str] = ".intoto.jsonl"
+
+    def render(self, record: AuditRecord, folder: Path) -> str:
+        """See `Renderer.render`.
+
+        Raises:
+            UsageError: the file has no digest, so nothing can be stated about it.
+        """
+        statement = {
+            "_type": STATEMENT,
+            "subject": list(_subjects(record)),
+            "predicateType": PREDICATE,
+            "predicate": _predicate(record),
+        }
+        text = json.dumps(statement, ensure_ascii=True, allow_nan=False)
+        return text.replace("##", "#\\u0023") + "\n"
+
+    def join(self, documents: Sequence[str]) -> str:
+        """See `Joinable.join`."""
+        return "".join(documents)
+
+
+METHOD: type[Renderer] = Intoto
+
+
+def _subjects(record: AuditRecord) -> Iterator[dict[str, Any]]:
+    """The checkpoint, and the file that was made of it and kept."""
+    known, made = record.checkpoint or record.refused, record.export
+    if known is None or known.sha256 is None:
+        raise UsageError(
+            f"{safe_text(name_of(record))}: intoto states something about a digest, and the record "
+            "has none; use another format"
+        )
+    yield {"name": safe_text(known.name), "digest": {"sha256": known.sha256}}
+    passes = verdict(record).decision is Decision.PASS
+    if made is not None and made.kept and passes and re.fullmatch("[0-9a-f]{64}", made.sha256):
+        yield {"name": safe_text(made.file), "digest": {"sha256": made.sha256}}
+
+
+def _predicate(record: AuditRecord) -> dict[str, Any]:
+    gate = record.gate
+    checks = gate.checks if gate else ()
+    failed = [one for one in checks if one.counts and one.result is not Decision.PASS]
+    warned = [one for one in checks if not one.counts and one.result is not Decision.PASS]
+    waived = any(one.waived for one in checks)
+    passed = verdict(record).decision is Decision.PASS
+    used = [(f"policy/{safe_text(gate.policy)}", gate.policy_sha256)] if gate else []
+    if gate and gate.waivers_sha256:
+        used.append(("waivers", gate.waivers_sha256))
+    return {
+        "result": ("WARNED" if waived else "PASSED") if passed else "FAILED",
+        "configuration": [{"name": name, "digest": {"sha256": digest}} for name, digest in used],
+        "passedTests": _names(one for one in checks if one.result is Decision.PASS),
+        "warnedTests": [
+            *_names(one for one in warned if not one.waived),
+            *(
+                safe_text(f"{one.key}, waived: {told(row)}", 1000)
+                for one in warned
+                if one.waived and gate
+                for row in waivers_of(one, gate)
+            ),
+        ],
+        "failedTests": _names(failed) if gate else ["gate"],
+    }
+
+
+def _names(checks: Iterable[Check]) -> list[str]:
+    """Keys of lines; of several alike one."""
+    return list(dict.fromkeys(safe_text(check.key) for check in checks))
