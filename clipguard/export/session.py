@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -242,9 +242,30 @@ def _dimensions(value: Any) -> list[int]:
     return [d.dim_value for d in value.type.tensor_type.shape.dim]
 
 
-def _start(data: bytes, name: str, provider: str | None) -> Any:
-    if provider is not None and provider not in PROVIDERS:
+def require_provider(provider: str) -> None:
+    """Refuse an execution provider that cannot be had here, before there is anything to run.
+
+    Raises:
+        UsageError: no such provider.
+        ExportError: onnxruntime would run on something else.
+    """
+    if provider not in PROVIDERS:
         raise UsageError(f"no execution provider named {safe_text(provider)!r} (known: cuda, cpu)")
+    there = onnxruntime.get_available_providers()
+    if provider == "cuda" and not (CUDA in there and gpu.cuda_driver()):
+        raise _no_cuda(there)
+
+
+def _no_cuda(instead: Sequence[str]) -> ExportError:
+    return ExportError(
+        f"wanted onnxruntime to run on CUDA, got {', '.join(instead)}; "
+        "`clipguard doctor` says what is missing, --require-ep cpu runs on the CPU"
+    )
+
+
+def _start(data: bytes, name: str, provider: str | None) -> Any:
+    if provider is not None:
+        require_provider(provider)
     there, wanted = onnxruntime.get_available_providers(), list[Any]([CPU])
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
@@ -260,8 +281,5 @@ def _start(data: bytes, name: str, provider: str | None) -> Any:
             raise _refused(name, f"onnxruntime says {safe_text(error, 300)}") from error
     runtime.disable_fallback()
     if provider == "cuda" and CUDA not in runtime.get_providers():
-        raise ExportError(
-            f"wanted onnxruntime to run on CUDA, got {', '.join(runtime.get_providers())}; "
-            "`clipguard doctor` says what is missing, --require-ep cpu runs on the CPU"
-        )
+        raise _no_cuda(runtime.get_providers())
     return runtime
