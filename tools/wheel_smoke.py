@@ -136,6 +136,7 @@ CASES = (
         program=NO_TORCH,
     ),
     Case("policy show", ("default",), 0, "backdoor:", program=NO_TORCH),
+    Case("config show", ("scan",), 0, "policy = default", program=NO_TORCH),
     Case("schema", (), 0, '"$defs"', program=NO_TORCH),
     Case(
         "gate",

@@ -10,7 +10,9 @@ import typer
 
 def add_command(app: typer.Typer) -> None:
     """Add the command group."""
-    group = typer.Typer(help="Check and show policies.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Check and show policies.", no_args_is_help=True, rich_markup_mode=None
+    )
     group.command()(validate)
     group.command()(show)
     app.add_typer(group, name="policy")

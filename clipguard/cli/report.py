@@ -34,6 +34,7 @@ def add_command(app: typer.Typer) -> None:
         ] = None,
     ) -> None:
         """Render an audit record again, by default as HTML beside it."""
+        from clipguard.errors import UsageError
         from clipguard.files import write_atomic
         from clipguard.record.schema import read_record
         from clipguard.report.outputs import STDOUT, default_file, parse_format, require_distinct
@@ -41,6 +42,8 @@ def add_command(app: typer.Typer) -> None:
 
         wanted = [parse_format(text) for text in formats or ["html"]]
         require_distinct(wanted)
+        if output is not None and all(path is not None for _, path in wanted):
+            raise UsageError("-o has no effect where every -f names its PATH; leave out one")
         found = read_record(record)
         for name, path in wanted:
             text = RENDERERS.build(name).render(found, record.parent)
