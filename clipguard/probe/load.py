@@ -22,7 +22,7 @@ from clipguard.model.prompts import (
     read_templates,
     spoken,
 )
-from clipguard.probe.folders import ClassList, folder_probe, require_two
+from clipguard.probe.given import ClassList, given_probe, require_two
 from clipguard.probe.images import class_names_digest
 from clipguard.probe.rates import classify, embed
 from clipguard.probe.sets import BUNDLED, ProbePart, ProbeSet
@@ -38,7 +38,7 @@ class ProbeSource:
     """Where images, class names and templates come from; None is the bundled default.
 
     Attributes:
-        images: folder with one sub-folder of images per class, or with images only.
+        images: where the images lie, see `items_at`.
         class_names: class list file.
         templates: template file.
         vocabulary: file with further target names, or `imagenet`.
@@ -152,7 +152,7 @@ def _images_of(model: OpenClipModel, source: ProbeSource, scenes: Scenes, seed: 
     if given is not None:
         require_two(given.names)
     if source.images is not None:
-        return folder_probe(source.images, model, given, templates, seed)
+        return given_probe(source.images, model, given, templates, seed)
     probe = replace(bundled_probe(model.image_size, scenes, seed=seed), templates=templates)
     if given is None:
         classes = class_embeddings(model, probe.class_names, templates)
