@@ -113,7 +113,7 @@ def _loaded(path: Path, options: Options, watch: Watch) -> Suspect:
             reference = open_reference(checkpoint, other, device)
     seed = seed_of(options, checkpoint.record.sha256)
     with watch.stage("probe"):
-        probe = load_probe(model, options.probe, LOOK, seed=seed)
+        probe = load_probe(model, options.probe, LOOK, seed=seed, look=LOOKED_AT)
     family = family_of(checkpoint.architecture)
     return Suspect(Subject(model, probe), seed, family, checkpoint.record, reference)
 
