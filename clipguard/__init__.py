@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -43,8 +43,8 @@ class ScanOptions(TypedDict, total=False):
         calibration: file with a null band.
         reference: model to hold it against, best the one that it was made from.
         canary: whether to plant a backdoor into a copy, to try the search against the reference.
-        probe_data: folder with one sub-folder of clean images per class.
-        classnames: file with class names.
+        probe_data: clean images: a folder with one sub-folder per class, a table, or tar files.
+        classnames: file with class names, or with the name of each folder.
         templates: file with prompt templates.
         vocabulary: file with names that are no class and may be the target, or imagenet.
         sandbox: what a checkpoint is read in: auto (the best that this machine has), process (one
@@ -77,15 +77,6 @@ class ScanOptions(TypedDict, total=False):
     location: str | None
 
 
-_PATHS = ("calibration", "reference", "text_from", "lora_base")
-_PROBE = {
-    "probe_data": "images",
-    "classnames": "class_names",
-    "templates": "templates",
-    "vocabulary": "vocabulary",
-}
-
-
 def scan(
     model: str | Path,
     output_dir: str | Path | None = None,
@@ -111,18 +102,12 @@ def scan(
         clipguard.errors.UsageError: no such file, wrong option, policy, reference or probe data.
         TypeError: no option of that name.
     """
-    from clipguard.audit.options import Options
+    from clipguard.audit.options import options_from
     from clipguard.audit.scan import audit
     from clipguard.files import mark, sweep
-    from clipguard.policy.judge import load_policy, load_waivers
-    from clipguard.probe.load import ProbeSource
+    from clipguard.policy.judge import load_policy
 
-    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    probe = {_PROBE[key]: Path(given.pop(key)) for key in _PROBE if key in given}
-    given |= {key: Path(given[key]) for key in _PATHS if key in given}
-    if "waivers" in given:
-        given["waivers"] = load_waivers(Path(given["waivers"]))
-    wanted = Options(policy=load_policy(policy), probe=ProbeSource(**probe), **given)
+    wanted = options_from(load_policy(policy), options)
     sweep(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(prefix=mark()) as scratch:
         out = Path(scratch) / "report" if output_dir is None else Path(output_dir)

@@ -142,6 +142,7 @@ CASES = (
     Case("policy init", ("mine.yaml",), 0, "wrote", ("mine.yaml",), NO_TORCH),
     Case("policy explain", ("backdoor.max_gap",), 0, "strict", program=NO_TORCH),
     Case("policy test", ("audit.json",), 0, "inconclusive", program=NO_TORCH),
+    Case("config show", ("scan",), 0, "policy = default", program=NO_TORCH),
     Case("schema", (), 0, '"$defs"', program=NO_TORCH),
     Case(
         "gate",

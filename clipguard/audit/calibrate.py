@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from clipguard.audit.before import require_inputs
 from clipguard.audit.options import Options
 from clipguard.audit.pipeline import key_of, load, run_detector
 from clipguard.audit.profiles import profile_alone
@@ -34,6 +35,7 @@ def measure_clean(path: Path, options: Options, *, progress: Progress) -> tuple[
         InconclusiveError: the search gave nothing to keep, or was not one to compare with.
         UsageError: the detector calls the model backdoored.
     """
+    require_inputs(path, options)
     watch, settings = Watch(options.budget_s, progress), profile_alone(options.profile)
     suspect, shown = load(path, options, settings, watch), safe_text(path.name)
     try:

@@ -52,7 +52,8 @@ def _written(flag: str, value: str) -> list[str]:
 
 def how_to_compare(model: Path, options: Options) -> str:
     """The command that holds this very model against the one that it was made from."""
-    return command("scan", [model], replace(options, reference=Path("BASE"), canary=True))
+    against = replace(options, reference=Path("BASE"), canary=True, calibration=None)
+    return command("scan", [model], against)
 
 
 def how_to_calibrate(model: Path, options: Options) -> str:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
+from clipguard.audit.before import require_inputs
 from clipguard.audit.options import Options
 from clipguard.audit.pipeline import load
 from clipguard.audit.profiles import profile
 from clipguard.audit.watch import Watch
 from clipguard.errors import ExportError
+from clipguard.export.limits import require_own
 from clipguard.export.onnx import ExportJob, write_onnx
 from clipguard.policy.release import export_checks
 from clipguard.purify.files import LoadedHead, load_head
@@ -37,6 +39,8 @@ def export_unjudged(
         RefusedError: a file is not what it should be, or opening it could do harm.
         ExportError: the file misses a limit of the policy, and is removed.
     """
+    require_inputs(path, options, output.parent)
+    require_own(output)
     watch = Watch(options.budget_s, progress)
     suspect = load(path, options, profile(options.profile), watch)
     subject, digest = suspect.subject, suspect.record.sha256

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from clipguard.checkpoint.sandbox import SandboxMode
-from clipguard.policy.judge import Policy, Waivers
+from clipguard.policy.judge import Policy, Waivers, load_waivers
 from clipguard.probe.load import ProbeSource
 from clipguard.purify.repair import Way
 
@@ -61,6 +62,33 @@ class Options:
     sandbox: SandboxMode = "auto"
     waivers: Waivers | None = None
     location: str | None = None
+
+
+_PATHS = ("calibration", "reference", "text_from", "lora_base")
+_PROBE = {
+    "probe_data": "images",
+    "classnames": "class_names",
+    "templates": "templates",
+    "vocabulary": "vocabulary",
+}
+
+
+def options_from(policy: Policy, given: Mapping[str, Any]) -> Options:
+    """What the command line, or somebody's Python, asks for.
+
+    Args:
+        policy: limits and required coverage.
+        given: keys and values of `clipguard.ScanOptions`; None is the default.
+
+    Raises:
+        TypeError: no option of that name.
+    """
+    left = {key: value for key, value in given.items() if value is not None}
+    probe = {_PROBE[key]: Path(left.pop(key)) for key in _PROBE if key in left}
+    left |= {key: Path(left[key]) for key in _PATHS if key in left}
+    if "waivers" in left:
+        left["waivers"] = load_waivers(Path(left["waivers"]))
+    return Options(policy=policy, probe=ProbeSource(**probe), **left)
 
 
 def seed_of(options: Options, sha256: str) -> int:

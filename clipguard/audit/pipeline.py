@@ -32,6 +32,7 @@ from clipguard.detect.power import power_of
 from clipguard.detect.roles import Detector, Finding, NullBand
 from clipguard.detect.score import curve_of, scored
 from clipguard.errors import BudgetSpentError, InconclusiveError
+from clipguard.export.limits import require_exportable
 from clipguard.model.open_clip import build_model, device_of
 from clipguard.policy.judge import judge
 from clipguard.probe.load import load_probe
@@ -40,6 +41,7 @@ from clipguard.record import (
     AuditRecord,
     CalibrationRecord,
     CheckpointRecord,
+    ProbeRecord,
     TimesRecord,
 )
 
@@ -83,7 +85,9 @@ def stages(
     except BudgetSpentError as error:
         yield _nothing_tested(record, "load", error)
         return
-    record = loaded(record, suspect, watch)
+    if options.export == "onnx":
+        require_exportable(suspect.subject.model.image_tower())
+    record = loaded(record, suspect, describe(suspect.subject, watch))
     yield record
     finding: Finding | None = None
     for known in measure(record, suspect, options, settings, watch):
@@ -118,13 +122,13 @@ def _nothing_tested(record: AuditRecord, stage: str, error: Exception) -> AuditR
     return record.model_copy(update={"errors": errors, "coverage": told})
 
 
-def loaded(record: AuditRecord, suspect: Suspect, watch: Watch) -> AuditRecord:
-    """The record with what was loaded."""
+def loaded(record: AuditRecord, suspect: Suspect, probe: ProbeRecord) -> AuditRecord:
+    """The record with what was loaded, and its images."""
     return record.model_copy(
         update={
             "checkpoint": suspect.record,
             "reference": suspect.reference.record if suspect.reference else None,
-            "probe": describe(suspect.subject, watch),
+            "probe": probe,
             "settings": record.settings | {"seed": suspect.seed},
         }
     )

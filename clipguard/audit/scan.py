@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from clipguard.audit.before import require_inputs
 from clipguard.audit.coverage import begun_record
 from clipguard.audit.options import Options
 from clipguard.audit.pipeline import judged, stages
 from clipguard.audit.refused import refused
 from clipguard.audit.release import failure
 from clipguard.audit.watch import Watch
-from clipguard.checkpoint.hubs import is_remote
-from clipguard.checkpoint.inspection import require_path
-from clipguard.errors import RefusedError, UsageError
+from clipguard.errors import RefusedError
 from clipguard.files import write_atomic
-from clipguard.probe.load import IMAGENET
 from clipguard.record import AuditRecord
 from clipguard.record.schema import dumps
-from clipguard.report.folder import clear_report, publish_report, workspace
+from clipguard.report.folder import (
+    clear_report,
+    discard,
+    publish_report,
+    require_ours,
+    workspace,
+)
 from clipguard.search.roles import Progress
 from clipguard.stopping import before_the_end
 
@@ -40,13 +43,17 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
         The record that was written as `audit.json`.
 
     Raises:
-        UsageError: no such path, bad architecture, probe data or reference, unwritable `out`.
+        UsageError: no such path, bad architecture, probe data or reference, an option without
+            effect, unwritable `out`, or one that holds files of somebody else.
+        ClipguardError: too little memory or disk.
+        ExportError: the execution provider that is asked for is not there.
     """
-    _require_inputs(path, options)
+    require_inputs(path, options, out)
     watch = Watch(options.budget_s, progress)
     with workspace(out) as work:
         record = begun_record(path, options, watch.created)
         begun = dumps(record)
+        require_ours(out)
         clear_report(out, begun)  # no old pass must be left where a new audit was refused
 
         def leave(error: BaseException) -> AuditRecord:
@@ -57,7 +64,7 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
 
         def leave_at_once() -> None:
             leave(KeyboardInterrupt())
-            shutil.rmtree(work, ignore_errors=True)
+            discard(work)
 
         try:
             with before_the_end(leave_at_once):
@@ -74,18 +81,6 @@ def audit(path: Path, options: Options, out: Path, *, progress: Progress) -> Aud
             if isinstance(error, KeyboardInterrupt):
                 raise
     return record
-
-
-def _require_inputs(path: Path, options: Options) -> None:
-    probe = options.probe
-    if options.reference is None and (probe.vocabulary is not None or options.canary):
-        raise UsageError("--vocabulary and --canary need a model to compare with; give --reference")
-    listed = None if str(probe.vocabulary) == IMAGENET else probe.vocabulary
-    files = (probe.images, probe.class_names, probe.templates, listed)
-    parts = (options.text_from, options.lora_base)
-    for given in (path, *files, options.calibration, *parts, options.reference):
-        if given is not None and not (given is options.reference and is_remote(given)):
-            require_path(given)
 
 
 def _cut_short(

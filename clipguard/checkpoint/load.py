@@ -171,13 +171,21 @@ def _with_text(found: Gathered, text_from: Path | None, guard: Guard) -> Gathere
 def _told(found: Gathered, arch: str | None, shapes: Shapes) -> Told:
     """The architecture, and what told it; where only shapes do, and fit several, the usual one."""
     if arch is not None:
-        is_file = arch not in known_configs() and Path(arch).is_file()
-        chosen = architecture_from_file(Path(arch)) if is_file else architecture_named(arch)
-        return Told(fitting(chosen, shapes), "--arch")
+        return Told(fitting(architecture_asked(arch), shapes), "--arch")
     if (told := told_architecture(found, shapes)) is not None:
         return told
     fits = infer_at_any_size(shapes)
     return Told(fits[0], "default" if fits[1:] else "shapes")
+
+
+def architecture_asked(arch: str) -> Architecture:
+    """The architecture that a name or a config file stands for.
+
+    Raises:
+        UsageError: no such name, or a file that is no config.
+    """
+    is_file = arch not in known_configs() and Path(arch).is_file()
+    return architecture_from_file(Path(arch)) if is_file else architecture_named(arch)
 
 
 def _rivals(fit: Fit) -> tuple[Architecture, ...]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import inspect
 import io
 import os
 import pkgutil
 import re
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
@@ -18,10 +22,11 @@ import typer
 import clipguard.cli
 from clipguard import __version__
 from clipguard.cli.crash import crash_line
+from clipguard.cli.settings import PREFIX, Setting, filled, settings_file
 from clipguard.errors import ENVIRONMENT, INTERRUPTED, TERMINATED, USAGE, ClipguardError, UsageError
 from clipguard.text_safety import safe_text
 
-NOT_COMMANDS = {"app", "arguments", "crash", "lab_bench", "lab_zoo", "show"}
+NOT_COMMANDS = {"app", "arguments", "crash", "dry_run", "lab_bench", "lab_zoo", "settings", "show"}
 LONGEST_NAME = 255
 """Bytes. No file system takes more, and asking for such a file is an error of its own kind."""
 # typer carries its own click and re-exports only some of it; this is its ClickException.
@@ -52,6 +57,7 @@ def build_app(only: str | None = None) -> typer.Typer:
     app = typer.Typer(
         help="Decide whether a CLIP checkpoint may be released.",
         no_args_is_help=True,
+        rich_markup_mode=None,  # its tables cut names where a terminal is narrow
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -79,19 +85,23 @@ def main(arguments: list[str] | None = None) -> int:
     terminated = _heeding_signals()
     # Looking for plugins of pydantic takes a tenth of a second, and none has business in a gate.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    added: dict[str, Setting] = {}
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a narrow terminal must not lose a verdict
     try:
         # typer turns an interrupt into the code 130, so only `terminated` knows which it was.
-        given = sys.argv[1:] if arguments is None else arguments
-        _require_words(given)
-        code = build_app(given[0] if given else None)(args=given, standalone_mode=False)
+        words = sys.argv[1:] if arguments is None else arguments
+        _require_words(words)
+        root: Any = typer.main.get_command(build_app(_only(words)))
+        _tell_whole(root)
+        words, added = filled(root, words, Path())
+        code = root(args=words, prog_name="clipguard", standalone_mode=False)
     except ClipguardError as error:
         _say(f"error: {error}")
         return error.exit_code
     except CommandLineError as error:
-        _misused(cast(Any, error))
+        _misused(cast(Any, error), added)
         return USAGE
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
@@ -121,16 +131,37 @@ def _heeding_signals() -> list[int]:
     return terminated
 
 
-def _misused(error: Any) -> None:
+def _only(words: Sequence[str]) -> str | None:
+    """The command whose module is enough; None where settings may speak of any command."""
+    told = settings_file(Path()) or any(name.startswith(PREFIX) for name in os.environ)
+    return words[0] if words and not told else None
+
+
+def _tell_whole(group: Any) -> None:
+    """Let a list of commands show their first sentences, which it cuts to the terminal's width."""
+    for command in getattr(group, "commands", {}).values():
+        paragraph = inspect.cleandoc(command.help or "").partition("\n\n")[0]
+        command.short_help = " ".join(paragraph.split())
+        _tell_whole(command)
+
+
+def _misused(error: Any, added: Mapping[str, Setting]) -> None:
+    """Say what is wrong with a command line, what may have been meant, and who said it."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
-    else:
-        _say(f"error: {error.format_message().rstrip('.')}; see --help")
+        return
+    told = str(error.format_message()).rstrip(".")
+    found = re.search(r"'([^']*)' is not one of (.*)", told)
+    close = found and difflib.get_close_matches(found[1], re.findall(r"'([^']*)'", found[2]), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    made = added.get(getattr(getattr(error, "param", None), "name", ""))
+    origin = f" (from {made.origin})" if made else ""
+    _say(f"error: {told}{hint}{origin}; see --help")
 
 
 def _require_words(given: list[str]) -> None:
     # An empty path would be the current folder.
-    empty = [i for i, word in enumerate(given, 1) if re.fullmatch(r"(--[^=]+=)?", word)]
+    empty = [i for i, word in enumerate(given, 1) if re.fullmatch(r"(--[^=]+=)?\s*", word)]
     if empty:
         raise UsageError(
             f"argument {empty[0]} is empty, as from a variable that is not set; give it a value"

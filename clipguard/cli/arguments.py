@@ -71,9 +71,19 @@ Reference = Annotated[
     ),
 ]
 ProbeData = Annotated[
-    Path | None, typer.Option(help="Folder with one sub-folder of clean images per class.")
+    Path | None,
+    typer.Option(
+        help="Clean images: a folder with one sub-folder per class, with metadata.csv or with "
+        "WebDataset tars; or a CSV, JSONL, Parquet or tar file."
+    ),
 ]
-ClassNames = Annotated[Path | None, typer.Option(help="Class names, one per line, or a JSON list.")]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(
+        help="Class names: one per line, or a JSON list. A JSON object, or CSV of two columns, "
+        "names folders."
+    ),
+]
 Templates = Annotated[
     Path | None, typer.Option(help="Prompt templates, one per line, each with one {}.")
 ]

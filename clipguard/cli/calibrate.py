@@ -25,6 +25,7 @@ from clipguard.cli.arguments import (
     Templates,
     TextFrom,
 )
+from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
 
 
@@ -62,6 +63,7 @@ def calibrate(
     from clipguard.probe.load import ProbeSource
 
     require_enough(len(models))
+    _require_place(output)
     options = Options(
         policy=load_policy("default"),
         profile=profile.value,
@@ -81,3 +83,24 @@ def calibrate(
     band = assemble(rows, command("calibrate", models, options))
     write_atomic(output, dump_null_band(band))
     sys.stderr.write(f"{len(rows)} models, {safe_text(band.key, 400)}\n")
+
+
+def _require_place(output: Path) -> None:
+    """Refuse a place that cannot be written, or that holds another file: hours later is too late.
+
+    Raises:
+        UsageError: either of them.
+    """
+    from clipguard.detect.null_band import read_null_band
+    from clipguard.report.folder import workspace
+
+    if output.exists():
+        try:
+            read_null_band(output)
+        except UsageError as error:
+            raise UsageError(
+                f"{safe_text(output, 400)} is there, and is no calibration file; move it, or "
+                "choose another -o"
+            ) from error
+    with workspace(output.parent):
+        pass

@@ -167,7 +167,7 @@ def examine_onnxruntime() -> Examined:
         if d.name and d.name.startswith("onnxruntime") and "extension" not in d.name
     )
     if len(builds) > 1:
-        advice = "pip uninstall all of them, then install one"
+        advice = f"pip uninstall -y {' '.join(builds)}, then pip install {builds[-1]}"
         return Examined(name, "note", f"several builds overlap: {', '.join(builds)}", advice)
     found = builds[0] if builds else "build unknown"
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():

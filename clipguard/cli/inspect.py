@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipguard.cli.arguments import Checkpoint, Sandbox, SandboxMode
-from clipguard.errors import PASS, REFUSED
+from clipguard.errors import PASS, REFUSED, UsageError
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def inspect(
     from clipguard.checkpoint.known_shapes import guess
     from clipguard.checkpoint.sandbox import Guard
 
+    if every and (as_json or shown is Shown.json):
+        raise UsageError("--all has no effect on JSON, which lists every tensor; leave it out")
     found = guarded_contents(model, Guard(sandbox.value))
     told = guess(model, {tensor.name: tensor.shape for tensor in found.tensors})
     if as_json or shown is Shown.json:

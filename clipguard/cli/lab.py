@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # it needs torch
     from clipguard.lab.order import Order
 
 lab = typer.Typer(
-    help="Plant known backdoors, so that claims can be measured.", no_args_is_help=True
+    help="Plant known backdoors, so that claims can be measured.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 Settings = Annotated[
     list[str] | None,

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from clipguard.lab.bench.record import Bench
 
 bench = typer.Typer(
-    help="Run methods on every model of a zoo, and make one table of it.", no_args_is_help=True
+    help="Run methods on every model of a zoo, and make one table of it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 

@@ -13,7 +13,9 @@ from clipguard.errors import POLICY_VIOLATED, UsageError
 from clipguard.text_safety import safe_text
 
 zoo = typer.Typer(
-    help="Many models whose truth is known, to measure a detector on.", no_args_is_help=True
+    help="Many models whose truth is known, to measure a detector on.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 Folder = Annotated[Path, typer.Argument(help="Folder of the zoo.")]
 

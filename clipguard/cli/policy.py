@@ -23,7 +23,11 @@ class Shipped(str, Enum):
 
 def add_command(app: typer.Typer) -> None:
     """Add the command group."""
-    group = typer.Typer(help="Write, check, explain and try policies.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Write, check, explain and try policies.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
     for command in (init, validate, show, explain):
         group.command()(command)
     group.command("test")(try_out)

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from clipguard.cli.arguments import SarifRoot
-from clipguard.errors import PASS, POLICY_VIOLATED
+from clipguard.errors import PASS, POLICY_VIOLATED, UsageError
 from clipguard.report.formats import RENDERERS
 
 Record = Annotated[Path, typer.Argument(metavar="AUDIT_JSON", help="A record that `scan` wrote.")]
@@ -26,7 +26,11 @@ class _RendersByDefault(TyperGroup):
 
 def add_command(app: typer.Typer) -> None:
     """Add the command group."""
-    group = typer.Typer(help="Render a record again, or compare two.", cls=_RendersByDefault)
+    group = typer.Typer(
+        help="Render a record again, or compare two.",
+        cls=_RendersByDefault,
+        rich_markup_mode=None,
+    )
     group.command()(render)
     group.command()(diff)
     app.add_typer(group, name="report")
@@ -59,6 +63,8 @@ def render(
 
     wanted = [parse_format(text) for text in formats or ["html"]]
     require_distinct(wanted)
+    if output is not None and all(path is not None for _, path in wanted):
+        raise UsageError("-o has no effect where every -f names its PATH; leave out one")
     found = placed(read_record(record), record, sarif_root)
     texts = [RENDERERS.build(name).render(found, record.parent) for name, _ in wanted]
     pairs = sorted(zip(wanted, texts, strict=True), key=lambda pair: pair[0][1] == STDOUT)

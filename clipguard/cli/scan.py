@@ -39,7 +39,13 @@ from clipguard.cli.arguments import (
     WaiverFile,
 )
 from clipguard.cli.crash import crash_line
-from clipguard.errors import ENVIRONMENT, INCONCLUSIVE, ClipguardError, worst_exit_code
+from clipguard.errors import (
+    ENVIRONMENT,
+    INCONCLUSIVE,
+    PASS,
+    ClipguardError,
+    worst_exit_code,
+)
 from clipguard.report.formats import RENDERERS
 from clipguard.stopping import ends_soon
 from clipguard.text_safety import safe_text
@@ -81,6 +87,14 @@ Budget = Annotated[
     float | None, typer.Option(min=1, help="Seconds per model. What is left then is not tested.")
 ]
 
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Search nothing. Say what would be searched, what it takes, and what a pass lacks.",
+    ),
+]
+
 
 def add_command(app: typer.Typer) -> None:
     """Add `scan`."""
@@ -113,19 +127,17 @@ def scan(
     sandbox: Sandbox = SandboxMode.auto,
     waivers: WaiverFile = None,
     sarif_root: SarifRoot = None,
+    dry_run: DryRun = False,
     quiet: Quiet = False,
 ) -> None:
     """Search checkpoints for a backdoor, decide by a policy, purify, export and report.
 
     The exit code is the decision: 0 pass, 1 fail, 3 cannot tell; others are errors.
     """
-    from clipguard.policy.judge import load_policy, load_waivers
     from clipguard.report.outputs import location_in, repository_root
 
     wanted = _renderings(formats or [], models)
-    load_policy(policy)  # a typing error must not cost a scan
-    if waivers is not None:
-        load_waivers(waivers)
+    _require_readable(policy, waivers)
     options = ScanOptions(
         profile=profile.value,
         seed=seed,
@@ -148,15 +160,27 @@ def scan(
         vocabulary=vocabulary,
         waivers=waivers,
     )
+    pairs = list(zip(models, _folders(models, output_dir), strict=True))
+    if dry_run:
+        raise typer.Exit(_foretold(pairs, policy, options, quiet))
     codes, found = list[int](), list[tuple[AuditRecord, Path]]()
     root = sarif_root or repository_root(Path())
-    for model, folder in zip(models, _folders(models, output_dir), strict=True):
+    for model, folder in pairs:
         options["location"] = location_in(model, root)
         code, record = _one(model, folder, policy, options, wanted, quiet)
         codes.append(code)
         found += [] if record is None else [(record, folder)]
     codes += _together(found, wanted)
     raise typer.Exit(worst_exit_code(codes))
+
+
+def _require_readable(policy: str, waivers: Path | None) -> None:
+    """A typing error must not cost a scan."""
+    from clipguard.policy.judge import load_policy, load_waivers
+
+    load_policy(policy)
+    if waivers is not None:
+        load_waivers(waivers)
 
 
 def _renderings(formats: list[str], models: list[Path]) -> list[tuple[str, Path | None]]:
@@ -177,6 +201,35 @@ def _folders(models: list[Path], output_dir: Path) -> list[Path]:
     if len(set(names)) < len(names):  # numbers, so that no report overwrites another
         names = [f"{i}-{name}" for i, name in enumerate(names, start=1)]
     return [output_dir / name for name in names]
+
+
+def _foretold(
+    pairs: list[tuple[Path, Path]], policy: str, options: ScanOptions, quiet: bool
+) -> int:
+    """Say what a scan of each model would do; the gravest exit code."""
+    from clipguard.audit.dry_run import dry_run
+    from clipguard.audit.options import options_from
+    from clipguard.cli.dry_run import told
+    from clipguard.cli.show import progress_bar
+    from clipguard.policy.judge import load_policy
+
+    wanted, codes = options_from(load_policy(policy), options), [PASS]
+    for model, folder in pairs:
+        try:
+            with ends_soon(), progress_bar(quiet) as progress:
+                found = dry_run(model, wanted, folder, progress=progress)
+            typer.echo(told(found, wanted.budget_s))
+        except ClipguardError as error:
+            sys.stderr.write(f"error: {_named(model, error)}\n")
+            codes.append(error.exit_code)
+    return worst_exit_code(codes)
+
+
+def _named(model: Path, error: ClipguardError) -> str:
+    """The error behind the model's name, once."""
+    told = safe_text(error, 2000)
+    name = f"{safe_text(model.name or model.absolute().name)}: "
+    return f"{name}{told.removeprefix(name)}"
 
 
 def _one(
@@ -200,8 +253,7 @@ def _one(
         _write(record, folder, wanted)
         _show(record, folder, wanted, quiet)
     except ClipguardError as error:
-        told, name = safe_text(error, 2000), f"{safe_text(model.name)}: "
-        sys.stderr.write(f"error: {name}{told.removeprefix(name)}\n")
+        sys.stderr.write(f"error: {_named(model, error)}\n")
         # After a verdict only the writing failed, which must not outrank a finding.
         decided.append(ENVIRONMENT if decided else error.exit_code)
     except Exception as error:  # noqa: BLE001 - one model's bug must not hide another's finding

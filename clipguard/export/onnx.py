@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from clipguard.checkpoint.configs import OPENAI, Preprocess
 from clipguard.errors import ExportError, InconclusiveError, UsageError
 from clipguard.export.contract import INPUT, OUTPUTS
+from clipguard.export.limits import require_exportable
 from clipguard.export.session import Session, open_session
 from clipguard.export.session import classify as run_onnx
 from clipguard.model.pixels import pixels_from_bytes, pixels_to_bytes
@@ -39,7 +40,6 @@ from clipguard.text_safety import safe_text
 LOGGER = logging.getLogger(__name__)
 OPSET = 20
 BATCHES = (1, 2, 7)
-MAX_WEIGHT_BYTES = 1_500_000_000
 RESIZE = {
     "shortest": "shorter side {side} {interpolation}, centre crop {side}, RGB / 255",
     "longest": "longer side {side} {interpolation}, centred on black {side} x {side}, RGB / 255",
@@ -148,12 +148,7 @@ def write_onnx(
 def _build(job: ExportJob, opset: int) -> bytes:
     # A copy on the CPU: the file must not depend on the device, nor the model on the export.
     tower = copy.deepcopy(job.model.image_tower()).cpu().float().eval()
-    size = sum(p.numel() * 4 for p in (*tower.parameters(), *tower.buffers()))
-    if size > MAX_WEIGHT_BYTES:
-        raise ExportError(
-            f"expected at most {MAX_WEIGHT_BYTES / 1e9} GB of weights, the most that one ONNX "
-            f"file holds safely, got {size / 1e9:.1f} GB; run with --export none"
-        )
+    require_exportable(tower)
     classes = job.classes.detach().cpu().float()
     fused = _Fused(tower, classes, job.model.logit_scale).eval()
     model = _to_onnx(fused, job.model.image_size, opset)

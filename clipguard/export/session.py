@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -215,7 +215,27 @@ def tries_cuda(provider: str | None) -> bool:
     return provider != "cpu" and CUDA in there and gpu.cuda_driver()
 
 
+def require_provider(provider: str) -> None:
+    """Refuse an execution provider that cannot be had here, before there is anything to run.
+
+    Raises:
+        UsageError: no such provider.
+        ExportError: onnxruntime would run on something else.
+    """
+    if not tries_cuda(provider) and provider == "cuda":
+        raise _no_cuda(onnxruntime.get_available_providers())
+
+
+def _no_cuda(instead: Sequence[str]) -> ExportError:
+    return ExportError(
+        f"wanted onnxruntime to run on CUDA, got {', '.join(instead)}; "
+        "`clipguard doctor` says what is missing, --require-ep cpu runs on the CPU"
+    )
+
+
 def _start(data: bytes, name: str, provider: str | None) -> Any:
+    if provider is not None:
+        require_provider(provider)
     use_cuda, wanted = tries_cuda(provider), list[Any]([CPU])
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
@@ -231,8 +251,5 @@ def _start(data: bytes, name: str, provider: str | None) -> Any:
             raise _refused(name, f"onnxruntime says {safe_text(error, 300)}") from error
     runtime.disable_fallback()
     if provider == "cuda" and CUDA not in runtime.get_providers():
-        raise ExportError(
-            f"wanted onnxruntime to run on CUDA, got {', '.join(runtime.get_providers())}; "
-            "`clipguard doctor` says what is missing, --require-ep cpu runs on the CPU"
-        )
+        raise _no_cuda(runtime.get_providers())
     return runtime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import unicodedata
@@ -25,6 +26,8 @@ NOT_NAMES = (
     (r"n[0-9]{8}", "WordNet ids"),
 )
 """What data sets call folders that a person has named elsewhere, and what that is."""
+CSV_HEADS = ("name", "class", "classname", "class_name", "label")
+"""What the second column of a class list may be called in its first line."""
 
 
 def class_embeddings(
@@ -55,9 +58,10 @@ def class_embeddings(
 
 
 def read_class_names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Read a class list: UTF-8 text with one name a line, or JSON in a `.json` file.
+    """Read a class list: UTF-8 text with one name a line, or a `.json` or `.csv` file.
 
-    JSON is a list of names, or an object with the name of each folder of images.
+    JSON is a list of names, or an object with the name of each folder of images. CSV has two
+    columns: folder and name.
 
     Returns:
         Distinct names in order of first appearance, and warnings about merged duplicates.
@@ -66,7 +70,8 @@ def read_class_names(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
         UsageError: unreadable, empty, or a name with control characters; with the line number.
     """
     text = read_given(path, MAX_BYTES).removeprefix("\ufeff")
-    lines = _json_entries(path, text) if path.suffix.lower() == ".json" else _lines(text)
+    kind = path.suffix.lower()
+    lines = {".json": _json_entries, ".csv": _csv_entries}.get(kind, _text_lines)(path, text)
     names = []
     for number, name in lines:
         _require_printable(path, number, name)
@@ -116,7 +121,7 @@ def not_names(names: Sequence[str]) -> tuple[str, ...]:
                 f"{len(odd)} of {len(names)} classes have {what} for names ({shown}): these are "
                 "not class names, so prompts with them mean little and rates are worth little; "
                 "rename the folders, or give --classnames FILE.json with a mapping such as "
-                f'{{"{safe_text(odd[0])}": "tench"}}',
+                f'{{"{safe_text(odd[0])}": "tench"}} (or FILE.csv: {safe_text(odd[0])},tench)',
             )
     return ()
 
@@ -151,6 +156,31 @@ def imagenet_class_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
     return merge_duplicates(open_clip.IMAGENET_CLASSNAMES)
 
 
+def _text_lines(path: Path, text: str) -> Iterable[tuple[int, str]]:
+    return _lines(text)
+
+
+def _csv_entries(path: Path, text: str) -> Iterable[tuple[int, str]]:
+    return [(number, name) for number, (_, name) in _csv_rows(path, text)]
+
+
+def _csv_rows(path: Path, text: str) -> Iterable[tuple[int, tuple[str, str]]]:
+    """Line, folder and name of every row; a head is left out."""
+    try:
+        for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != 2 or not row[1].strip():
+                raise UsageError(
+                    f"{safe_text(path.name)}, line {number}: expected a folder and the name of its "
+                    "class, with a comma between"
+                )
+            if number > 1 or row[1].strip().lower() not in CSV_HEADS:
+                yield number, (row[0].strip(), row[1].strip(" "))
+    except csv.Error as error:
+        raise UsageError(f"{safe_text(path.name)}: not CSV ({safe_text(error)})") from error
+
+
 def _lines(text: str) -> Iterable[tuple[int, str]]:
     # not str.splitlines, which also splits at control characters that must be refused
     for number, line in enumerate(text.split("\n"), start=1):
@@ -159,11 +189,14 @@ def _lines(text: str) -> Iterable[tuple[int, str]]:
 
 
 def read_folder_names(path: Path) -> dict[str, str]:
-    """Class name of each folder of images, where a class list is a JSON object; else nothing.
+    """Class name of each folder of images, where a class list is CSV or a JSON object; else none.
 
     Raises:
         UsageError: unreadable, or not JSON.
     """
+    if path.suffix.lower() == ".csv":
+        text = read_given(path, MAX_BYTES).removeprefix("\ufeff")
+        return dict(pair for _, pair in _csv_rows(path, text))
     if path.suffix.lower() != ".json":
         return {}
     data = _json(path, read_given(path, MAX_BYTES).removeprefix("\ufeff"))

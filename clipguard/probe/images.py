@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,6 @@ MAX_PIXELS = 64_000_000
 
 MAX_SIDE = 4096
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-
 BITS_PER_SAMPLE = 258
 """The TIFF tag."""
 
@@ -35,7 +34,7 @@ def class_names_digest(class_names: Sequence[str]) -> str:
 
 
 def load_image(
-    path: Path, side: int, *, resize_mode: str = "shortest", interpolation: str = "bicubic"
+    file: Path | bytes, side: int, *, resize_mode: str = "shortest", interpolation: str = "bicubic"
 ) -> NDArray[np.float32]:
     """Read an image by the resize rule of a model.
 
@@ -44,7 +43,7 @@ def load_image(
     other program are read.
 
     Args:
-        path: the image file.
+        file: the image file, or the bytes of one.
         side: S, in pixels.
         resize_mode: `shortest` (shorter side to S, centre crop), `longest` (longer side to S,
             centred on black) or `squash` (both sides to S).
@@ -60,18 +59,21 @@ def load_image(
     if resize_mode not in RULE["resize_mode"] or interpolation not in INTERPOLATIONS:
         raise ValueError(f"no resize rule {resize_mode!r} with {interpolation!r}")
     try:
-        if not path.is_file():
+        if isinstance(file, Path) and not file.is_file():
             raise ValueError("no plain file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are checked below; text of the file is not ours
-            with Image.open(path, formats=IMAGE_FORMATS) as image:
+            with Image.open(
+                file if isinstance(file, Path) else BytesIO(file), formats=IMAGE_FORMATS
+            ) as image:
                 _check_pixels(image.size)
                 white = _white(image)
                 upright = _on_white(_eight_bits(ImageOps.exif_transpose(image), white))
                 square = _square(upright, side, resize_mode, INTERPOLATIONS[interpolation])
     except Exception as error:  # decoders raise anything on hostile bytes
+        shown = safe_text(file) if isinstance(file, Path) else "the bytes"
         raise UsageError(
-            f"expected an image in {safe_text(path)}, got: {safe_text(error)}; replace or remove it"
+            f"expected an image in {shown}, got: {safe_text(error)}; replace or remove it"
         ) from error
     pixels = np.asarray(square, dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
     return np.ascontiguousarray(pixels)

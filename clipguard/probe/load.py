@@ -22,7 +22,7 @@ from clipguard.model.prompts import (
     read_templates,
     spoken,
 )
-from clipguard.probe.folders import ClassList, folder_probe, require_two
+from clipguard.probe.given import ClassList, given_probe, require_two
 from clipguard.probe.images import class_names_digest
 from clipguard.probe.rates import classify, embed
 from clipguard.probe.sets import BUNDLED, ProbePart, ProbeSet
@@ -38,7 +38,7 @@ class ProbeSource:
     """Where images, class names and templates come from; None is the bundled default.
 
     Attributes:
-        images: folder with one sub-folder of images per class, or with images only.
+        images: where the images lie, see `items_at`.
         class_names: class list file.
         templates: template file.
         vocabulary: file with further target names, or `imagenet`.
@@ -117,13 +117,28 @@ def _further(artwork: Artwork, classes: Tensor, side: int, generator: torch.Gene
     return ProbePart(images, torch.full_like(concepts, -1), drawings)
 
 
-def load_probe(model: OpenClipModel, source: ProbeSource, scenes: Scenes, *, seed: int) -> ProbeSet:
-    """The probe set that `source` asks for, with the further target names; see `_images_of`."""
+def load_probe(
+    model: OpenClipModel,
+    source: ProbeSource,
+    scenes: Scenes,
+    *,
+    seed: int,
+    look: int | None = None,
+) -> ProbeSet:
+    """The probe set that `source` asks for, with the further target names; see `_images_of`.
+
+    Args:
+        model: that it is for.
+        source: what was given.
+        scenes: size of the bundled probe set.
+        seed: draws scenes and splits.
+        look: most images that tell whether the bundled class list fits; None is one a class.
+    """
     further: tuple[str, ...] = ()
     if source.vocabulary is not None:
         listed = str(source.vocabulary) != IMAGENET
         further = (read_class_names(source.vocabulary) if listed else imagenet_class_names())[0]
-    probe = _images_of(model, source, scenes, seed)
+    probe = _images_of(model, source, scenes, seed, look)
     asked = {spoken(name) for name in probe.class_names}
     new = tuple(name for name in further if spoken(name) not in asked)
     if further and not new:
@@ -131,7 +146,9 @@ def load_probe(model: OpenClipModel, source: ProbeSource, scenes: Scenes, *, see
     return replace(probe, further=new)
 
 
-def _images_of(model: OpenClipModel, source: ProbeSource, scenes: Scenes, seed: int) -> ProbeSet:
+def _images_of(
+    model: OpenClipModel, source: ProbeSource, scenes: Scenes, seed: int, most: int | None
+) -> ProbeSet:
     """Images and class list that `source` asks for.
 
     Without any source the bundled scenes and class list are used if the model knows them (it
@@ -143,6 +160,7 @@ def _images_of(model: OpenClipModel, source: ProbeSource, scenes: Scenes, seed: 
         source: what was given.
         scenes: size of the bundled probe set.
         seed: draws scenes and splits.
+        most: see `load_probe`.
 
     Raises:
         UsageError: unreadable files, no images, an empty class list.
@@ -152,11 +170,11 @@ def _images_of(model: OpenClipModel, source: ProbeSource, scenes: Scenes, seed: 
     if given is not None:
         require_two(given.names)
     if source.images is not None:
-        return folder_probe(source.images, model, given, templates, seed)
+        return given_probe(source.images, model, given, templates, seed)
     probe = replace(bundled_probe(model.image_size, scenes, seed=seed), templates=templates)
     if given is None:
         classes = class_embeddings(model, probe.class_names, templates)
-        look = probe.select.first(len(probe.class_names))
+        look = probe.select.first(most or len(probe.class_names))
         right = (classify(embed(model, look), classes) == look.labels).float().mean().item()
         if right >= FITS:
             return probe

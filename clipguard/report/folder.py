@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from clipguard.errors import UsageError
 from clipguard.files import mark, sweep, umask, write_atomic
 from clipguard.report.formats import RENDERERS
 from clipguard.report.outputs import default_file
+from clipguard.text_safety import safe_text
 
 PRECIOUS = (
     "head.safetensors",
@@ -28,26 +33,115 @@ ARTEFACTS = (
 )
 
 
+LOCK = ".clipguard.lock"
+PAGE_TITLE = re.compile(rb"<title>[^<]*clipguard")
+RECORD_MARK = re.compile(rb'"schema_version"\s*:\s*"clipguard\.audit/')
+LOOKED_AT = 2**16
+"""Bytes at both ends of a file, whatever the order of its keys."""
+
+
 @contextmanager
 def workspace(out: Path) -> Iterator[Path]:
-    """A temporary folder beside the final files, gone afterwards.
+    """A temporary folder beside the final files, gone afterwards; nobody else gets one meanwhile.
 
     Raises:
-        UsageError: `out` cannot be made or written.
+        UsageError: `out` cannot be made or written, or another clipguard is at work in it.
     """
     fresh = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        sweep(out)
-        work = Path(tempfile.mkdtemp(prefix=mark(), dir=out))
-    except OSError as error:
-        raise UsageError(f"cannot write to {out}: {error.strerror}; choose another -o") from error
-    try:
+    with ExitStack() as held:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            held.callback(_remove_if_empty, out, fresh)
+            held.enter_context(_alone(out))
+            sweep(out)
+            work = Path(tempfile.mkdtemp(prefix=mark(), dir=out))
+        except OSError as error:
+            shown = safe_text(out, 400)
+            raise UsageError(
+                f"cannot write to {shown}: {error.strerror}; choose another -o"
+            ) from error
+        held.callback(discard, work)
         yield work
+
+
+def discard(work: Path) -> None:
+    """Remove a workspace and what says that it is in use."""
+    shutil.rmtree(work, ignore_errors=True)
+    (work.parent / LOCK).unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the lock of a folder; the system gives that of a killed process free."""
+    file = out / LOCK
+    holder = file.read_text("ascii", "replace").strip() if file.is_file() else ""
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        who = f" (process {holder})" if holder.isdigit() else ""
+        raise UsageError(
+            f"another clipguard{who} is at work in {safe_text(out, 400)}; wait for it, or choose "
+            "another -o"
+        ) from error
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    try:
+        file.write_text(f"{os.getpid()}\n", encoding="ascii")
+        yield
     finally:
-        shutil.rmtree(work, ignore_errors=True)
-        if fresh and not any(out.iterdir()):
-            out.rmdir()
+        file.unlink(missing_ok=True)  # before the lock is free, so that it is nobody else's file
+        lock.release()
+
+
+def _remove_if_empty(out: Path, fresh: bool) -> None:
+    if fresh and not any(out.iterdir()):
+        out.rmdir()
+
+
+def require_ours(out: Path) -> None:
+    """Refuse a report folder in which a file of somebody else would be replaced.
+
+    Files of other tools have such names: `npm audit` writes an audit.json, pytest a report.html.
+
+    Raises:
+        UsageError: a file has the name of one of ours, and no audit left it.
+    """
+    record, page = out / "audit.json", out / default_file("html")
+    known = _holds(record, RECORD_MARK)
+    for name in ARTEFACTS:
+        target = out / name
+        ours = _holds(target, PAGE_TITLE) if target == page else known
+        if (target.is_symlink() or target.exists()) and not ours:
+            raise UsageError(
+                f"{safe_text(out, 400)} holds {name}, which clipguard did not write; move it, or "
+                "choose another -o"
+            )
+
+
+def require_writable(out: Path) -> None:
+    """Refuse a report folder that could not be made or written, and make none.
+
+    Raises:
+        UsageError: a file is in the way, or the rights are missing.
+    """
+    there = next(one for one in (out, *out.absolute().parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        shown = safe_text(out, 400)
+        raise UsageError(
+            f"cannot write to {shown}: no folder that may be written; choose another -o"
+        )
+
+
+def _holds(file: Path, wanted: re.Pattern[bytes]) -> bool:
+    """Whether a plain file has what only one of ours has, near its beginning or its end."""
+    if file.is_symlink() or not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        head = opened.read(LOOKED_AT)
+        opened.seek(max(0, file.stat().st_size - LOOKED_AT))
+        return wanted.search(head + opened.read()) is not None
 
 
 def clear_report(out: Path, begun: str) -> None:

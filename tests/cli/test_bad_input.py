@@ -228,6 +228,18 @@ OPTIONS: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     ),
     "no such GPU": (lambda folder: ["--device", "cuda:99"], "usable GPUs; use cpu"),
     "unknown device": (lambda folder: ["--device", "tpu"], "no device named 'tpu'"),
+    "calibration beside a reference": (
+        lambda folder: ["--calibration", folder, "--reference", folder],
+        "--calibration has no effect",
+    ),
+    "purifier that never runs": (
+        lambda folder: ["--purify", "never", "--purifier", "realign"],
+        "--purifier has no effect",
+    ),
+    "provider without an export": (
+        lambda folder: ["--export", "none", "--require-ep", "cpu"],
+        "--require-ep has no effect",
+    ),
     "missing calibration": (
         lambda folder: ["--calibration", folder / "band.json"],
         "no file or folder at",
@@ -273,7 +285,9 @@ def test_a_bad_option_is_one_line_exit_code_2_and_no_file(
     kind: str, nano: Path, tmp_path: Path, refused: Callable[..., str]
 ):
     make, says = OPTIONS[kind]
-    assert says in refused(2, "scan", nano, "-o", tmp_path / "out", "-q", *make(tmp_path))
+    given = make(tmp_path)
+    out = [] if "-o" in given else ["-o", tmp_path / "out"]
+    assert says in refused(2, "scan", nano, *out, "-q", *given)
     assert left_in(tmp_path / "out") == []
     assert not (tmp_path / "file").is_dir()
 
@@ -286,6 +300,15 @@ def test_a_mistyped_path_leaves_an_earlier_report_alone(
     given = [nano, option, tmp_path / "nosuch"] if option else [tmp_path / "nosuch"]
     assert "nosuch" in refused(2, "scan", *given, "-o", tmp_path, "-q")
     assert [path.read_text() for path in earlier] == ["earlier"] * 2
+
+
+def test_a_scan_replaces_no_file_of_another_tool(
+    nano: Path, tmp_path: Path, refused: Callable[..., str]
+):
+    foreign = write(tmp_path / "report.html", "<title>pytest</title>")
+    assert "report.html" in refused(2, "scan", nano, "-o", tmp_path, "-q")
+    assert foreign.read_text() == "<title>pytest</title>"
+    assert left_in(tmp_path) == ["report.html"]
 
 
 @pytest.mark.parametrize("command", ["purify", "export", "calibrate"])
@@ -344,18 +367,23 @@ def test_one_file_for_the_reports_of_several_models_is_refused(
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_corrupt_image_and_a_class_that_is_there_twice_are_told(
+def test_a_corrupt_image_a_class_that_is_there_twice_and_a_wrong_folder_are_told(
     nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    for name, i in itertools.product(("cat", "dog"), range(36)):
+    classes = ("cat", "dog", "key", "bell", "fish", "cup")
+    for name, i in itertools.product(classes, range(12)):
         picture(tmp_path / "probe" / name / f"{i}.png")
     write(tmp_path / "probe" / "cat" / "broken.png", b"\x89PNG\r\n\x1a\nnothing")
-    names = write(tmp_path / "names.txt", "cat\ndog\ncat\n")
+    names = write(tmp_path / "names.txt", "\n".join([*classes, "cat"]))
     given = ("--probe-data", tmp_path / "probe", "--classnames", names)
     code, record = audit(nano, tmp_path, *NO_RELEASE, *given)
     probe = record["probe"]
-    assert (code, probe["skipped"], probe["classes"]) == (3, 1, 2)
+    assert (code, probe["skipped"], probe["classes"]) == (3, 1, 6)
     assert probe["optimise"] + probe["select"] + probe["measure"] == 72
+    # Nobody can read noise, as if the folder were a wrong one: the policy's floor says so.
+    assert probe["clean_accuracy"]["value"] < 0.3
+    results = {check["key"]: check["result"] for check in record["gate"]["checks"]}
+    assert results["coverage.min_clean_accuracy"] == "inconclusive"
     page, shown = (tmp_path / "out" / "report.html").read_text("utf-8"), capsys.readouterr().out
     for warning in ("merged 1 duplicate class names", "skipped 1 images"):
         assert warning in " ".join(probe["warnings"])
@@ -400,7 +428,31 @@ def test_a_provider_that_is_not_there_is_an_export_failure(
 ):
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     refused(6, "export", nano, "-o", tmp_path / "model.onnx", "--require-ep", "cuda")
+    refused(6, "scan", nano, "-o", tmp_path / "out", "--require-ep", "cuda", "-q")
     assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(("what", "bytes_free"), [("free_memory", 10**6), ("free_disk", 10**7)])
+def test_too_little_memory_or_disk_is_told_before_the_file_is_read(
+    what: str,
+    bytes_free: int,
+    nano: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: Callable[..., str],
+):
+    monkeypatch.setattr(f"clipguard.audit.before.{what}", lambda *_: bytes_free)
+    assert "too little" in refused(5, "scan", nano, "-o", tmp_path / "out", "-q")
+    assert left_in(tmp_path) == []
+
+
+def test_an_export_and_a_calibration_replace_no_file_of_somebody_else(
+    nano: Path, tmp_path: Path, refused: Callable[..., str]
+):
+    mine = write(tmp_path / "model.onnx", "mine")
+    assert "did not export it" in refused(2, "export", nano, "-o", mine)
+    assert "is no calibration file" in refused(2, "calibrate", *[nano] * 5, "-o", mine)
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no signals to send to a process")
@@ -412,7 +464,7 @@ def test_an_interrupted_scan_leaves_one_file_that_says_so(
     number: int, code: int, word: str, nano: Path, tmp_path: Path
 ):
     out = tmp_path / "out"
-    write(out / "report.html", "of an earlier scan")
+    write(out / "report.html", "<title>clipguard</title>")
     command = [sys.executable, "-m", "clipguard", "scan", str(nano), "-o", str(out)]
     running = subprocess.Popen(
         [*command, "--profile", "thorough"],

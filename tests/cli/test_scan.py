@@ -143,11 +143,12 @@ def test_models_of_one_name_get_folders_of_their_own(tmp_path: Path):
     models = [str(tmp_path / name / "model.pt") for name in ("a", "b")]
     for folder in ("1-model.pt", "2-model.pt"):
         (tmp_path / "out" / folder).mkdir(parents=True)
-        (tmp_path / "out" / folder / "report.html").write_text("old")
+        (tmp_path / "out" / folder / "report.html").write_text("<title>clipguard</title>")
     one = tmp_path / "all.json"
     command = ["scan", *models, "-o", str(tmp_path / "out"), "--quiet", "-f", f"json={one}"]
     assert main([*command, "--sarif-root", str(tmp_path)]) == 4
     both = json.loads(one.read_text())
     assert [record["location"] for record in both] == ["a/model.pt", "b/model.pt"]
     for folder in ("1-model.pt", "2-model.pt"):
-        assert (tmp_path / "out" / folder / "report.html").read_text() != "old"
+        page = (tmp_path / "out" / folder / "report.html").read_text()
+        assert page != "<title>clipguard</title>"

@@ -206,6 +206,6 @@ def test_what_cannot_be_written_or_measured_is_told_before_the_work(tmp_path, mo
         export(export_job(), tmp_path / "file" / "m.onnx")
     with pytest.raises(InconclusiveError, match="none"):
         export(export_job(part=probe_part(each=0)), tmp_path / "m.onnx")
-    monkeypatch.setattr(exporter_module, "MAX_WEIGHT_BYTES", 10)
+    monkeypatch.setattr("clipguard.export.limits.MAX_WEIGHT_BYTES", 10)
     with pytest.raises(ExportError, match="GB of weights"):
         export(export_job(), tmp_path / "m.onnx")

@@ -15,7 +15,7 @@ from clipguard.bundled.nano import class_names
 from clipguard.checkpoint.configs import OPENAI, Preprocess
 from clipguard.errors import UsageError
 from clipguard.model.pixels import pixels_to_bytes
-from clipguard.probe import folders as probe_module
+from clipguard.probe import given as probe_module
 from clipguard.probe.images import load_image
 from clipguard.probe.load import (
     TEMPLATE,

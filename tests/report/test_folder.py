@@ -1,13 +1,26 @@
 """The report folder: filled at once, never half, nothing stale."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from samples import RECORDS
 
 from clipguard.errors import UsageError
-from clipguard.report.folder import ARTEFACTS, clear_report, publish_report, workspace
+from clipguard.record.schema import dumps
+from clipguard.report.folder import (
+    ARTEFACTS,
+    LOCK,
+    clear_report,
+    discard,
+    publish_report,
+    require_ours,
+    workspace,
+)
+from clipguard.report.formats import RENDERERS
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -54,8 +67,8 @@ def test_a_move_that_breaks_leaves_no_file_without_its_record(
     move = shutil.move
 
     def breaks(source: str, target: Path) -> None:
-        # the workspace and a record that is not complete stand there too
-        if sum(1 for _ in tmp_path.iterdir()) - 2 == moved:
+        # the workspace, its lock and a record that is not complete stand there too
+        if sum(1 for _ in tmp_path.iterdir()) - 3 == moved:
             raise failure
         move(source, target)
 
@@ -141,3 +154,54 @@ def test_files_that_no_audit_left_are_not_removed(tmp_path: Path):
     with pytest.raises(UsageError, match=r"holds model.onnx and no audit.json"):
         clear_report(tmp_path, "begun")
     assert files(tmp_path) == {"model.onnx": "mine"}
+
+
+@pytest.mark.parametrize("name", [name for name in ARTEFACTS if "." in name])
+def test_a_file_of_another_tool_with_one_of_our_names_is_no_report_to_replace(
+    tmp_path: Path, name: str
+):
+    (tmp_path / name).write_text('{"auditReportVersion": 2}')
+    with pytest.raises(UsageError, match=f"holds {name}"):
+        require_ours(tmp_path)
+
+
+def test_a_report_of_ours_may_be_replaced_and_a_page_of_another_tool_beside_it_not(tmp_path: Path):
+    record, page = RECORDS["pass"](), tmp_path / "report.html"
+    page.write_text(RENDERERS.build("html").render(record, tmp_path), encoding="utf-8")
+    require_ours(tmp_path)  # `report -o` leaves it alone
+    (tmp_path / "audit.json").write_text(dumps(record))
+    (tmp_path / "model.onnx").write_text("of that audit")
+    require_ours(tmp_path)
+    page.write_text("<title>Test report</title>")
+    with pytest.raises(UsageError, match=r"holds report\.html"):
+        require_ours(tmp_path)
+
+
+def test_a_folder_is_for_one_audit_at_a_time(tmp_path: Path):
+    with workspace(tmp_path):
+        with pytest.raises(UsageError, match="at work"), workspace(tmp_path):
+            pytest.fail("two at once")
+        assert (tmp_path / LOCK).exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path):
+    code = (
+        "import os, sys; from pathlib import Path; from clipguard.report.folder import workspace\n"
+        "with workspace(Path(sys.argv[1])): print('ready', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "ready\n"
+    with pytest.raises(UsageError, match=rf"process {other.pid}\b"), workspace(tmp_path):
+        pytest.fail("two at once")
+    other.kill()
+    other.communicate()
+    assert (tmp_path / LOCK).exists()
+    with workspace(tmp_path) as work:
+        discard(work)
+    assert list(tmp_path.iterdir()) == []

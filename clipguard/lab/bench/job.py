@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from clipguard import __version__
-from clipguard.audit.coverage import begun_record, environment
+from clipguard.audit.coverage import begun_record, describe, environment
 from clipguard.audit.options import Options
 from clipguard.audit.pipeline import Suspect, judged, load, loaded, measure, measure_words
 from clipguard.audit.profiles import profile
@@ -256,7 +256,7 @@ def _searched(
     suspect = load(job.model, options, settings, watch)
     if suspect.record.sha256 != job.entry.sha256:
         raise RefusedError("model.pt is not the file that the zoo's manifest describes")
-    record = loaded(record, suspect, watch)
+    record = loaded(record, suspect, describe(suspect.subject, watch))
     with tower.watching(suspect.subject.model):
         *_, (record, finding) = measure(record, suspect, options, settings, watch)
         if job.task.words(method):

@@ -1,0 +1,177 @@
+"""Images that a table names: CSV, TSV and JSON lines, and Parquet where pyarrow is installed."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from clipguard.errors import UsageError
+from clipguard.files import read_given
+from clipguard.probe.items import Item, Items, Told
+from clipguard.text_safety import safe_text
+
+IMAGE = ("image", "file_name", "filepath", "filename", "image_path", "path", "img")
+LABEL = ("label", "class", "classname", "class_name", "category")
+CAPTION = ("caption", "text", "title")
+"""Columns by what they hold, the likeliest name first."""
+MAX_BYTES = 64 * 2**20
+MAX_ROWS = 2_000_000
+TEXT_TABLES = (".csv", ".tsv", ".jsonl")
+PARQUET = ".parquet"
+ARROW = "pyarrow"
+
+
+def table_items(tables: Sequence[Path]) -> Items:
+    """The images of tables that have the same columns.
+
+    A relative path is read from the folder of its table. What a table says is a class in its
+    column `label`, else a caption.
+
+    Args:
+        tables: one file or more, in order.
+
+    Raises:
+        UsageError: unreadable, no column with images, no rows, or pyarrow is needed and missing.
+    """
+    found = [_parquet(one) if one.suffix == PARQUET else _text_table(one) for one in tables]
+    items = tuple(item for part in found for item in part.items)
+    if not items:
+        raise UsageError(f"no rows in {safe_text(tables[0].name)}")
+    names = next((part.names for part in found if part.names), ())
+    return Items(items=items, told=found[0].told, names=names)
+
+
+def _text_table(path: Path) -> Items:
+    text = read_given(path, MAX_BYTES).removeprefix("\ufeff")
+    rows = list(_json_rows(path, text) if path.suffix == ".jsonl" else _csv_rows(path, text))
+    if not rows:
+        return Items(items=(), told="nothing")
+    image, said, told = _columns(path, list(rows[0]))
+    items = []
+    for number, row in enumerate(rows, start=1):
+        name = row.get(image)
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise UsageError(
+                f"{safe_text(path.name)}, row {number}: expected a file in {image!r}, got "
+                f"{safe_text(name)!r}"
+            )
+        items.append(Item(_said(row.get(said)), partial(_file, path.parent / name)))
+    if told == "name" and all(item.said.isdigit() for item in items):
+        told = "index"
+    return Items(items=tuple(items), told=told)
+
+
+def _file(path: Path) -> Path:
+    return path
+
+
+def _said(value: object) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[Mapping[str, Any]]:
+    head = text.partition("\n")[0]
+    mark = "\t" if path.suffix == ".tsv" or "\t" in head else ","
+    try:
+        yield from csv.DictReader(text.splitlines(), delimiter=mark)
+    except csv.Error as error:
+        raise UsageError(f"{safe_text(path.name)}: not a CSV file ({safe_text(error)})") from error
+
+
+def _json_rows(path: Path, text: str) -> Iterator[Mapping[str, Any]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(
+                f"{safe_text(path.name)}, line {number}: not JSON ({safe_text(error)})"
+            ) from error
+        if not isinstance(row, dict):
+            raise UsageError(f"{safe_text(path.name)}, line {number}: expected an object")
+        yield row
+
+
+def _columns(path: Path, known: Sequence[str]) -> tuple[str, str, Told]:
+    """The column of images, that of what is said of them, and what that is."""
+
+    def first(wanted: Sequence[str]) -> str | None:
+        lower = {str(name).strip().lower(): name for name in known}
+        return next((lower[name] for name in wanted if name in lower), None)
+
+    image, label, caption = first(IMAGE), first(LABEL), first(CAPTION)
+    if image is None:
+        listed = ", ".join(safe_text(name, 40) for name in known[:12])
+        raise UsageError(
+            f"{safe_text(path.name)}: no column with images (has: {listed}); call it "
+            f"{IMAGE[0]!r}, and that of the classes {LABEL[0]!r}"
+        )
+    if label is not None:
+        return image, label, "name"
+    return (image, caption, "caption") if caption is not None else (image, "", "nothing")
+
+
+def _parquet(path: Path) -> Items:
+    """The images of a Parquet file, as bytes or as paths; classes by their names where known."""
+    try:
+        reader: Any = importlib.import_module(f"{ARROW}.parquet")
+    except ImportError as error:
+        raise UsageError(
+            f"{safe_text(path.name)}: Parquet needs pyarrow; pip install 'clipguard[data]'"
+        ) from error
+    try:
+        file = reader.ParquetFile(path)
+        columns = list(file.schema_arrow.names)
+        image, said, told = _columns(path, columns)
+        labels = file.read(columns=[said]).column(0).to_pylist() if said else []
+        if file.metadata.num_rows > MAX_ROWS:
+            raise UsageError(f"{safe_text(path.name)}: more than {MAX_ROWS:,} rows")
+        names = _class_names(file.schema_arrow.metadata or {}, said)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of the library
+        raise UsageError(
+            f"{safe_text(path.name)}: cannot be read as Parquet ({safe_text(error)})"
+        ) from error
+
+    @lru_cache(maxsize=1)
+    def group(number: int) -> list[Any]:
+        held: list[Any] = file.read_row_group(number, columns=[image]).column(0).to_pylist()
+        return held
+
+    items, row = [], 0
+    for number in range(file.metadata.num_row_groups):
+        for place in range(file.metadata.row_group(number).num_rows):
+            text = _said(labels[row]) if said else ""
+            items.append(Item(text, partial(_held, group, number, place, path.parent)))
+            row += 1
+    if told == "name" and all(item.said.isdigit() for item in items):
+        told = "index"
+    return Items(items=tuple(items), told=told, names=names)
+
+
+def _held(group: Callable[[int], list[Any]], number: int, place: int, folder: Path) -> Path | bytes:
+    """The bytes of an image, or the file that stands for it; nothing is empty bytes."""
+    value = group(number)[place]
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str):
+        return folder / value
+    return value if isinstance(value, bytes) else b""
+
+
+def _class_names(metadata: Mapping[bytes, bytes], column: str) -> tuple[str, ...]:
+    """Class names that `datasets` writes beside a column of indices; none if it did not."""
+    try:
+        known = json.loads(metadata.get(b"huggingface", b"{}"))
+        names = known["info"]["features"][column]["names"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ()
+    good = isinstance(names, list) and all(isinstance(one, str) for one in names)
+    return tuple(names) if good else ()
