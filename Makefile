@@ -1,7 +1,7 @@
 # make demo    plant a backdoor, find it, repair it, export it (installs clipguard first)
 # make test      run the tests                                  (installs clipguard[dev] first)
 # make coverage  run the tests, say which share of branches they cover; slower
-# make lint    ruff, and mypy over the package and its tests
+# make lint    ruff, mypy over the package and its tests, zizmor and actionlint over the workflows
 # make clean   remove what make, the tests and the demo made
 .POSIX:
 
@@ -22,6 +22,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/zizmor --offline --persona auditor --quiet action.yml .github examples/gate-release.yml
+	$(BIN)/actionlint .github/workflows/*.yml examples/gate-release.yml
 
 clean:
 	rm -rf $(VENV) build dist demo-out clipguard-report
