@@ -136,6 +136,7 @@ def _left(model: str, reference: str, digest: str, action: str) -> list[str]:
         todo.append(f"write the digest of the reference (clipguard inspect) into {WORKFLOW}")
     return [
         *todo,
+        "commit these files to the main branch: a pull request is judged by the policy there",
         "read policies/release.yaml, and let only reviewers change policies/ and .github/",
         "make an environment `release` that asks for approval, and protect tags v*",
     ]

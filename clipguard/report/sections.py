@@ -85,10 +85,10 @@ def _checks(record: AuditRecord) -> Iterator[Block]:
 
 def _coverage(record: AuditRecord) -> Iterator[Block]:
     tested, gaps = record.coverage.tested, record.coverage.not_tested
+    unlisted = "Triggers of kinds that clipguard does not know." if tested else "Everything."
     yield Items(tested or ("Nothing was tested.",), f"Tested ({len(tested)})")
     yield Items(
-        tuple(f"{gap.what}: {gap.why}" for gap in gaps)
-        or ("Nothing is listed. Triggers of kinds that clipguard does not know remain untested.",),
+        tuple(f"{gap.what}: {gap.why}" for gap in gaps) or (unlisted,),
         f"Not tested ({len(gaps)})",
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from clipguard.errors import REFUSED
 from clipguard.record import AuditRecord, Check, Decision, ProbeRecord
-from clipguard.record.wording import interval, verdict
+from clipguard.record.wording import REFUSALS, RESAVE, interval, verdict
 from clipguard.report.blocks import Block, Fact, Facts, Items, Notes
 
 ADD = {
@@ -59,8 +59,9 @@ def advice(record: AuditRecord) -> tuple[str, ...]:
     if gate is None:
         return ("Do not release this checkpoint yet: run `clipguard gate` on this record.",)
     if said.exit_code == REFUSED:
-        named = record.refused.file if record.refused else "the file that is named below"
-        return ("Do not release it.", f"Do not load {named}. Ask its maker for safetensors.")
+        rule = record.refused.rule if record.refused else None
+        told = REFUSALS.get(rule or "", f"do not load it; ask whoever made it to {RESAVE}")
+        return ("Do not release it.", f"{told[0].upper()}{told[1:]}.")
     counted = [check for check in gate.checks if check.counts]
     if said.decision is Decision.FAIL:
         return _after_fail(record, [one for one in counted if one.result is Decision.FAIL])

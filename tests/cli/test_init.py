@@ -70,7 +70,7 @@ def test_the_paths_that_were_given_stand_in_the_workflow(init: Callable[..., str
 
 def test_what_is_left_to_fill_in_is_said_and_marked(init: Callable[..., str]):
     todo = [line for line in init("--github").splitlines() if line.startswith("to do: ")]
-    assert len(todo) == 6
+    assert len(todo) == 7
     assert WORKFLOW.read_text("utf-8").partition("jobs:")[2].count("REPLACE") == 4
 
 

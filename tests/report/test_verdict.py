@@ -13,6 +13,7 @@ from samples import (
     judged,
     purification,
     reference,
+    refused,
     unjudged,
 )
 
@@ -30,6 +31,16 @@ def test_the_first_thing_to_do_follows_the_decision():
     assert released == {"pass"}
     assert kept == set(RECORDS) - released
     assert [kind for kind in kept if first[kind].endswith("yet.")] == ["inconclusive"]
+
+
+def test_a_refused_file_is_asked_for_in_a_form_that_it_does_not_have():
+    plain = refused()
+    told = {}
+    for rule in ("CG101", "CG105", None):
+        changed = plain.refused.model_copy(update={"rule": rule})
+        told[rule] = advice(plain.model_copy(update={"refused": changed}))[1]
+    assert len(set(told.values())) == 3
+    assert "plain and dense" in told["CG105"]
 
 
 def test_a_bad_export_does_not_blame_the_checkpoint():
