@@ -53,7 +53,7 @@ def _pictures(found: Candidate, *, loud: bool) -> Pictures:
     alt = f"Trigger of the family {found.family} for target {found.target}"
     shots = tuple(_shot(example, loud=loud) for example in made.examples)
     return Pictures(
-        f"Leads to {found.target}", Picture(made.picture, alt), Facts(tuple(facts)), shots
+        f"Towards {found.target}", Picture(made.picture, alt), Facts(tuple(facts)), shots
     )
 
 
