@@ -28,6 +28,7 @@ KINDS = {
     "2": "a backdoor, or what the search for one rests on",
     "3": "a repair",
     "4": "the exported file",
+    "5": "whether the record is about the file",
     "6": "what was looked at: it was too little for a pass",
     "9": "the run itself",
 }

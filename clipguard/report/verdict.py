@@ -68,8 +68,8 @@ def advice(record: AuditRecord) -> tuple[str, ...]:
     if said.decision is Decision.INCONCLUSIVE:
         unclear = [one for one in counted if one.result is Decision.INCONCLUSIVE]
         return ("Do not release this checkpoint yet.", *_to_add(record, unclear))
-    passed_over = [one for one in gate.checks if not one.counts and one.result is not Decision.PASS]
-    if passed_over and record.purification is not None:
+    # The lines about a repair count only where the pass rests on it.
+    if any(one.key.startswith("purification.") for one in counted):
         return (
             "Release is possible for the repaired model only, within the scope named below.",
             "Do not release the checkpoint itself.",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import RECORDS, crowded, failing, write_pictures
+from samples import RECORDS, crowded, failing, held_against, judged, write_pictures
 
 from clipguard.report.formats import RENDERERS
 
@@ -91,8 +91,9 @@ def looked_at(pages: dict[str, str], folder: Path, *, dark: bool) -> dict[str, A
 def test_everybody_can_read_every_page_and_nothing_is_cut_on_a_phone(tmp_path: Path, dark: bool):
     write_pictures(tmp_path)
     html = RENDERERS.build("html")
-    kinds = ("pass", "fail", "inconclusive") if dark else (*RECORDS, "crowded")
-    records = {kind: {**RECORDS, "crowded": crowded}[kind]() for kind in kinds}
+    makers = {**RECORDS, "crowded": crowded, "held": lambda: judged(held_against())}
+    kinds = ("pass", "fail", "inconclusive") if dark else tuple(makers)
+    records = {kind: makers[kind]() for kind in kinds}
     pages = {name: html.render(record, tmp_path) for name, record in records.items()}
     found = looked_at(pages, tmp_path, dark=dark)
     assert found.keys() == records.keys()
