@@ -37,6 +37,7 @@ def sections(record: AuditRecord) -> tuple[Section, ...]:
     whole = (
         Section("verdict", headline, tuple(verdict_blocks(record))),
         Section("errors", "Errors", tuple(_errors(record))),
+        Section("warnings", "Warnings", tuple(_warnings(record))),
         Section("triggers", "Triggers, and what they do", tuple(triggers_blocks(record))),
         Section("targets", "Target classes", tuple(targets_blocks(record))),
         Section("evidence", "Evidence", tuple(evidence_blocks(record))),
@@ -46,7 +47,6 @@ def sections(record: AuditRecord) -> tuple[Section, ...]:
         Section("coverage", "What was tested, and what was not", tuple(_coverage(record))),
         Section("power", "What a pass is worth", tuple(_power(record))),
         Section("export", "Exported file", tuple(export_blocks(record))),
-        Section("warnings", "Warnings", tuple(_warnings(record))),
         Section("checkpoint", "Checkpoint and images", tuple(_checkpoint(record))),
         Section("checks", _checks_heading(record), tuple(_checks(record))),
         Section("reproduce", "How to reproduce", tuple(_reproduce(record))),

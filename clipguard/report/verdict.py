@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from clipguard.errors import REFUSED
 from clipguard.record import AuditRecord, Check, Decision, ProbeRecord
-from clipguard.record.wording import REFUSALS, RESAVE, interval, verdict
+from clipguard.record.wording import REFUSALS, RESAVE, interval, percent, verdict
 from clipguard.report.blocks import Block, Fact, Facts, Items, Notes
 
 ADD = {
@@ -144,10 +144,12 @@ def _about(record: AuditRecord) -> Iterator[Fact]:
 
 
 def accuracy(probe: ProbeRecord) -> str:
-    """The clean accuracy and how many images it rests on."""
+    """The clean accuracy, how many images it rests on, and what guessing gives."""
     if probe.clean_accuracy is None:
         return "not measured: true classes unknown"
-    return f"{interval(probe.clean_accuracy)} of {probe.clean_accuracy.n} images"
+    guessed = percent(1 / max(probe.classes, 1))
+    told = f"{interval(probe.clean_accuracy)} of {probe.clean_accuracy.n} images"
+    return f"{told}; guessing: {guessed}"
 
 
 def _ground(record: AuditRecord) -> str:
