@@ -1,7 +1,8 @@
 # make demo    plant a backdoor, find it, repair it, export it (installs clipguard first)
 # make test      run the tests                                  (installs clipguard[dev] first)
 # make coverage  run the tests, say which share of branches they cover; slower
-# make lint    ruff, and mypy over the package and its tests
+# make lint    ruff, mypy over the package and its tests, zizmor and actionlint over the workflows
+# make docs    build the documentation as a site into build/site; a broken link is an error
 # make clean   remove what make, the tests and the demo made
 .POSIX:
 
@@ -22,6 +23,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/zizmor --offline --persona auditor --quiet action.yml .github examples/gate-release.yml
+	$(BIN)/actionlint .github/workflows/*.yml examples/gate-release.yml
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install -q -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) build dist demo-out clipguard-report
@@ -38,4 +45,4 @@ $(VENV)/.installed-dev: pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[dev]'
 	touch $(VENV)/.installed $@
 
-.PHONY: demo test coverage lint clean
+.PHONY: demo test coverage lint docs clean

@@ -10,9 +10,9 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def shipped(folder: str) -> Path:
-    """The folder `reports/templates` or `policies`, installed or in a checkout.
+    """The folder `reports/templates`, `policies` or `examples`, installed or in a checkout.
 
-    The wheel carries both inside the package (force-include in pyproject.toml); an editable
+    The wheel carries them inside the package (force-include in pyproject.toml); an editable
     install and a checkout read them where they are edited.
     """
     installed = PACKAGE / "_data" / folder

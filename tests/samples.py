@@ -492,6 +492,18 @@ def hostile() -> AuditRecord:
     )
 
 
+def crowded() -> AuditRecord:
+    """A backdoored checkpoint that reads 1 000 classes, with a candidate for each."""
+    record = failing()
+    [found], probe = record.detectors, record.probe
+    assert probe is not None
+    names = (f"class number {i} of a long list" for i in range(1000))
+    rows = tuple(candidate(name, "patch", 0.9 - i / 2000) for i, name in enumerate(names))
+    many = found.model_copy(update={"candidates": found.candidates + rows})
+    listed = probe.model_copy(update={"classes": 1000})
+    return record.model_copy(update={"detectors": (many,), "probe": listed})
+
+
 RECORDS = {
     "pass": passing,
     "fail": failing,

@@ -151,6 +151,7 @@ CASES = (
         "Cannot tell",
         program=NO_TORCH,
     ),
+    Case("init", ("--github",), 0, "wrote", (".github/workflows/clipguard.yml",), NO_TORCH),
     Case("inspect", (MODELS[0],), 0, "scan loads it", program=NO_TORCH),
     Case("report render", ("audit.json",), 0, "wrote report.html", ("report.html",), NO_TORCH),
     Case(
@@ -358,6 +359,7 @@ def main() -> int:
     failed = [f"no case for the command {name!r}" for name in sorted(listed - covered)]
     failed += [f"a case for {name!r}, which is no command" for name in sorted(covered - listed)]
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder, ".git").mkdir()  # `init` asks for a repository
         Path(folder, "audit.json").write_text(dumps(unfinished()), encoding="utf-8")
         write_models(Path(folder))
         for case in CASES:

@@ -21,16 +21,6 @@ if TYPE_CHECKING:
 SCHEMA = "clipguard.inspection/1"
 ROWS = 12
 WAIT = "told when it is loaded"
-RESAVE = "save model.state_dict() as safetensors"
-ADVICE = {
-    "CG101": "do not load it anywhere; ask whoever made it for safetensors",
-    "CG102": f"give the weights file itself; of other formats, {RESAVE}",
-    "CG103": "fetch it again and compare its digest; if that is right, do not load it",
-    "CG104": f"do not load it; ask whoever made it to {RESAVE}",
-    "CG105": f"ask whoever made it to {RESAVE}, plain and dense",
-    "CG107": "do not load it; two readers would see two models",
-    "CG108": f"ask whoever made it to {RESAVE}",
-}
 
 
 class Shown(str, Enum):
@@ -145,6 +135,8 @@ def _finding(text: str) -> dict[str, str]:
 
 
 def _advice(found: Contents, told: Guess | None) -> str:
+    from clipguard.record.wording import REFUSALS
+
     if found.refusal is None:
         return "" if told else "name the architecture with --arch if it finds none that fits"
-    return ADVICE.get(_finding(found.refusal)["rule"], "do not load it")
+    return REFUSALS.get(_finding(found.refusal)["rule"], "do not load it")

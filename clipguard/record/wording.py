@@ -41,6 +41,19 @@ TOLD = {
 """How an architecture was told, by `ArchitectureRecord.by`."""
 
 
+RESAVE = "save model.state_dict() as safetensors"
+REFUSALS = {
+    "CG101": "do not load it anywhere; ask whoever made it for safetensors",
+    "CG102": f"give the weights file itself; of other formats, {RESAVE}",
+    "CG103": "fetch it again and compare its digest; if that is right, do not load it",
+    "CG104": f"do not load it; ask whoever made it to {RESAVE}",
+    "CG105": f"ask whoever made it to {RESAVE}, plain and dense",
+    "CG107": "do not load it; two readers would see two models",
+    "CG108": f"ask whoever made it to {RESAVE}",
+}
+"""What to do about a file that breaks a rule, by the rule's id."""
+
+
 def verdict(record: AuditRecord) -> Verdict:
     """What the gate decided; a record without a gate cannot tell."""
     gate = record.gate

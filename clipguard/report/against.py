@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clipguard.record import AuditRecord
+from clipguard.record import AuditRecord, Candidate
 from clipguard.record.wording import interval, number, percent
 from clipguard.report.blocks import Block, Cell, Fact, Facts, Notes, Table, measured
 
@@ -17,15 +17,22 @@ ROLES = {
 }
 
 
+def reach(found: Candidate) -> float:
+    """By what triggers are ranked for a reader: the gap over a reference, or else the ASR."""
+    return found.against.gap if found.against else found.asr.value
+
+
 def against_blocks(record: AuditRecord) -> Iterator[Block]:
     """The four rates of each target class, where a reference was searched as well."""
+    pairs = [row for one in record.detectors for row in one.candidates if row.against]
+    pairs.sort(key=reach, reverse=True)
     rows = tuple(
         (
             Cell(str(rank)),
             Cell(found.target),
             Cell(f"{found.family}, {number(found.trigger.size)}", more=found.trigger.unit),
             measured(found.asr),
-            Cell(percent(known.transfer.value)),
+            Cell(percent(known.transfer.value), known.transfer),
             Cell(percent(known.reference.value)),
             Cell(percent(known.back.value)),
             Cell(percent(known.gap)),
@@ -34,8 +41,7 @@ def against_blocks(record: AuditRecord) -> Iterator[Block]:
                 more="" if found.excess is None else f"excess {number(found.excess)}",
             ),
         )
-        for detector in record.detectors
-        for rank, found in enumerate(detector.candidates, start=1)
+        for rank, found in enumerate(pairs, start=1)
         if (known := found.against)
     )
     if not rows:
@@ -53,7 +59,12 @@ def against_blocks(record: AuditRecord) -> Iterator[Block]:
         *("#", "Target class", "Trigger", "Own"),
         *("Transfer", "Other", "Back", "Gap", "V"),
     )
-    yield Table("What works on this model and not on the reference", head, rows, name=1)
+    yield Table(
+        "What works on this model and not on the reference, the widest gap first",
+        head,
+        rows,
+        name=1,
+    )
     yield from _apart(record)
 
 

@@ -103,10 +103,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Shot:
-    """An image without and with a trigger, and how it is read."""
+    """One image: as it is, with a trigger, and so read by a repaired model.
 
-    clean: Picture
-    triggered: Picture
+    Attributes:
+        pictures: as many as there are facts.
+        facts: how each is read.
+    """
+
+    pictures: tuple[Picture, ...]
     facts: Facts
 
 

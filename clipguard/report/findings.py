@@ -6,18 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from clipguard.record import (
     AuditRecord,
-    Candidate,
     Conclusion,
     Decision,
     DetectorRecord,
-    Example,
     FamilyRecord,
     Outcome,
     PurificationRecord,
     Rate,
 )
 from clipguard.record.wording import interval, number, percent
-from clipguard.report.against import against_blocks
+from clipguard.report.against import against_blocks, reach
 from clipguard.report.blocks import (
     Block,
     Cell,
@@ -25,9 +23,6 @@ from clipguard.report.blocks import (
     Fact,
     Facts,
     Notes,
-    Picture,
-    Pictures,
-    Shot,
     Table,
     measured,
 )
@@ -45,7 +40,8 @@ def evidence_blocks(record: AuditRecord) -> Iterator[Block]:
     band = record.calibration
     made_for = f" of the family {band.family}" if band.family else ""
     told = f"{band.models} known-clean models{made_for}" if band.kind == "models" else "none"
-    yield Notes((f"Null band: {told}.", *([band.reason] if band.reason else [])))
+    if band.kind == "models" or record.reference is None:
+        yield Notes((f"Null band: {told}.", *([band.reason] if band.reason else [])))
     if not record.detectors:
         yield Notes(("No detector ran. Nothing is known about backdoors in this file.",), loud=True)
     concluded = {one.detector: one for one in record.gate.conclusions} if record.gate else {}
@@ -61,7 +57,10 @@ def _detector(detector: DetectorRecord, concluded: Mapping[str, Conclusion]) -> 
     said = concluded.get(detector.name)
     facts = [
         Fact("Measured", detector.evidence),
-        Fact("Concluded", said.reason if said else "not judged"),
+        Fact(
+            "Concluded",
+            said.reason.removeprefix(f"{detector.name}: ") if said else "not judged",
+        ),
         Fact("Target ranked first", "none" if detector.target is None else detector.target),
     ]
     if detector.word_share is not None:
@@ -107,69 +106,26 @@ def _families(families: Iterable[FamilyRecord]) -> Table:
 def targets_blocks(record: AuditRecord) -> Iterator[Block]:
     """The target classes and how far their triggers reach."""
     yield from against_blocks(record)
+    found = [row for one in record.detectors for row in one.candidates if row.against is None]
     rows = tuple(
         (
             Cell(str(rank)),
-            Cell(found.target),
-            Cell(found.family),
-            Cell(f"{found.stage}, {'settled' if found.settled else 'still gaining'}"),
-            measured(found.asr),
-            Cell(interval(found.natural)),
-            Cell(number(found.statistic)),
+            Cell(row.target),
+            Cell(row.family),
+            Cell(f"{row.stage}, {'settled' if row.settled else 'still gaining'}"),
+            measured(row.asr),
+            Cell(interval(row.natural)),
+            Cell(number(row.statistic)),
         )
-        for detector in record.detectors
-        for rank, found in enumerate(detector.candidates, start=1)
-        if found.against is None
+        for rank, row in enumerate(sorted(found, key=reach, reverse=True), start=1)
     )
-    caption = "Share of triggered images that are read as the target, with its 95 % interval"
+    caption = (
+        "Share of triggered images that are read as the target (ASR), with its 95 % interval; the "
+        "largest first"
+    )
     head = ("#", "Target class", "Family", "Search", "ASR", "Without trigger", "Statistic")
     if rows:
         yield Table(caption, head, rows, name=1)
-
-
-def triggers_blocks(record: AuditRecord) -> Iterator[Block]:
-    """Pictures of the triggers, and of images that carry them."""
-    found = [
-        candidate
-        for detector in record.detectors
-        for candidate in detector.candidates
-        if candidate.trigger.picture is not None or candidate.trigger.examples
-    ]
-    if found:
-        yield Notes(
-            (
-                "Found by optimisation, without knowing an attack. "
-                "Each pair shows a probe image as it is and with the trigger.",
-            )
-        )
-    yield from map(_pictures, found)
-
-
-def _pictures(found: Candidate) -> Pictures:
-    made = found.trigger
-    facts = (
-        Fact("Family", found.family),
-        Fact("Size", f"{number(made.size)} ({made.unit})"),
-        Fact("ASR", interval(found.asr)),
-    )
-    alt = f"Trigger of the family {found.family} for target {found.target}"
-    shots = tuple(map(_shot, made.examples))
-    return Pictures(found.target, Picture(made.picture, alt), Facts(facts), shots)
-
-
-def _shot(example: Example) -> Shot:
-    facts = [
-        Fact("clean", example.before),
-        Fact("triggered", example.after, loud=example.after != example.before),
-        Fact("purified", "no purified head" if example.purified is None else example.purified),
-    ]
-    if example.truth is not None:
-        facts.insert(0, Fact("truth", example.truth))
-    return Shot(
-        Picture(example.clean, f"Clean probe image, read as {example.before}"),
-        Picture(example.triggered, f"The same image with the trigger, read as {example.after}"),
-        Facts(tuple(facts)),
-    )
 
 
 def purification_blocks(record: AuditRecord) -> Iterator[Block]:

@@ -1,4 +1,4 @@
-"""Words of a report, explained at its end."""
+"""The words of a report, in a sentence each."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a report says, once, in order: a new figure goes here, and every format shows it.
 
-The searches and the repairs speak in `findings.py`.
+The first screen is `verdict.py`; the searches and the repairs speak in `findings.py`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator
 
-from clipguard.errors import REFUSED
 from clipguard.record import AuditRecord, CheckpointRecord, Decision
 from clipguard.record.schema import dumps
 from clipguard.record.wording import TOLD, WORDS, name_of, verdict
@@ -20,10 +19,11 @@ from clipguard.report.findings import (
     purification_blocks,
     reinversion_blocks,
     targets_blocks,
-    triggers_blocks,
 )
 from clipguard.report.glossary import GLOSSARY
-from clipguard.report.waivers import verified_notes, waiver_blocks
+from clipguard.report.triggers import triggers_blocks
+from clipguard.report.verdict import accuracy, verdict_blocks
+from clipguard.report.waivers import waiver_blocks
 from clipguard.text_safety import safe_text
 
 WORST_FIRST = (Decision.FAIL, Decision.INCONCLUSIVE, Decision.PASS)
@@ -42,73 +42,31 @@ def sections(record: AuditRecord, leaves_out: Collection[str] = ()) -> tuple[Sec
     name = safe_text(name_of(record), 60)  # a long one must not push the exit code out
     headline = f"{said.word}: {name} (exit code {said.exit_code}{policy})"
     whole = (
-        Section("verdict", headline, tuple(_verdict(record))),
-        Section("checks", "Policy checks", tuple(_checks(record))),
+        Section("verdict", headline, tuple(verdict_blocks(record))),
         Section("waivers", "Waivers", tuple(waiver_blocks(record))),
+        Section("errors", "Errors", tuple(_errors(record))),
+        Section("warnings", "Warnings", tuple(_warnings(record))),
+        Section("triggers", "Triggers, and what they do", tuple(triggers_blocks(record))),
+        Section("targets", "Target classes", tuple(targets_blocks(record))),
         Section("evidence", "Evidence", tuple(evidence_blocks(record))),
-        Section("targets", "Targets, worst first", tuple(targets_blocks(record))),
-        Section("triggers", "Triggers", tuple(triggers_blocks(record))),
         Section("reference", "The reference", tuple(reference_blocks(record))),
         Section("purification", "Purification", tuple(purification_blocks(record))),
         Section("reinversion", "New search through the repair", tuple(reinversion_blocks(record))),
-        Section("export", "Exported file", tuple(export_blocks(record))),
         Section("coverage", "What was tested, and what was not", tuple(_coverage(record))),
         Section("power", "What a pass is worth", tuple(_power(record))),
-        Section("warnings", "Warnings", tuple(_warnings(record))),
-        Section("errors", "Errors", tuple(_errors(record))),
+        Section("export", "Exported file", tuple(export_blocks(record))),
         Section("checkpoint", "Checkpoint and images", tuple(_checkpoint(record))),
+        Section("checks", _checks_heading(record), tuple(_checks(record))),
         Section("reproduce", "How to reproduce", reproduce),
         Section("glossary", "Glossary", (GLOSSARY,)),
     )
     return tuple(section for section in whole if section.blocks)
 
 
-def _verdict(record: AuditRecord) -> Iterator[Block]:
-    said, gate = verdict(record), record.gate
-    yield Items((gate.reasons if gate else ()) or (said.why,), "Why")
-    yield Items(tuple(_advice(record)), "What to do")
-    yield from verified_notes(record)
-    if not record.complete:
-        yield Notes(
-            ("This audit was cut short. What follows was known when it stopped.",), loud=True
-        )
-    if record.purification is not None:
-        scope = f"Scope of the repair: {record.purification.statement}"
-        yield Notes((scope,), loud=True)
-    yield Facts(
-        (
-            Fact("Exit code", str(said.exit_code)),
-            Fact("Made by", f"{record.tool.name} {record.tool.version}"),
-            Fact("Policy", gate.policy if gate else "none applied"),
-            *_digests(
-                ("the policy", gate.policy_sha256 if gate else None),
-                (
-                    "the file",
-                    known.sha256 if (known := record.checkpoint or record.refused) else None,
-                ),
-            ),
-        )
-    )
-
-
-def _digests(*known: tuple[str, str | None]) -> Iterator[Fact]:
-    return (Fact(f"sha256 of {what}", digest, code=True) for what, digest in known if digest)
-
-
-def _advice(record: AuditRecord) -> Iterator[str]:
-    said = verdict(record)
-    if record.gate is None:
-        yield "Run `clipguard gate` on this record."
-    elif said.exit_code == REFUSED:
-        named = record.refused.file if record.refused else "the file that is named above"
-        yield f"Do not load {named}. Ask its maker for safetensors."
-    elif said.decision is Decision.FAIL:
-        yield "Do not release this checkpoint."
-        yield "Take one from a source that you trust, or train it again from a base that you trust."
-    elif said.decision is Decision.INCONCLUSIVE:
-        yield "Do not release this checkpoint yet. Change what the reasons name, and scan again."
-    else:
-        yield "Read what was not tested before you rely on this."
+def _checks_heading(record: AuditRecord) -> str:
+    results = [check.result for check in record.gate.checks] if record.gate else []
+    counts = {WORDS[one]: results.count(one) for one in WORST_FIRST}
+    return "Policy checks: " + ", ".join(f"{n} {word.lower()}" for word, n in counts.items() if n)
 
 
 def _checks(record: AuditRecord) -> Iterator[Block]:
@@ -136,10 +94,10 @@ def _checks(record: AuditRecord) -> Iterator[Block]:
 
 def _coverage(record: AuditRecord) -> Iterator[Block]:
     tested, gaps = record.coverage.tested, record.coverage.not_tested
+    unlisted = "Triggers of kinds that clipguard does not know." if tested else "Everything."
     yield Items(tested or ("Nothing was tested.",), f"Tested ({len(tested)})")
     yield Items(
-        tuple(f"{gap.what}: {gap.why}" for gap in gaps)
-        or ("Nothing is listed. Triggers of kinds that clipguard does not know remain untested.",),
+        tuple(f"{gap.what}: {gap.why}" for gap in gaps) or (unlisted,),
         f"Not tested ({len(gaps)})",
     )
 
@@ -149,16 +107,16 @@ def _power(record: AuditRecord) -> Iterator[Block]:
     rows = tuple(
         (
             Cell(row.attack),
-            Cell(f"{round(row.failed.value * row.failed.n)} of {row.failed.n}"),
+            Cell(f"found: {round(row.failed.value * row.failed.n)} of {row.failed.n}"),
             measured(row.failed),
             Cell(row.side),
         )
         for row in power
     )
     if rows:
-        head = ("Attack", "Failed", "Share", "Side of the lab's zoo")
+        head = ("Attack", "Planted backdoors", "Share found", "Side of the lab's zoo")
         yield Table(
-            "Models of the lab with a planted backdoor, and how many of them this audit fails",
+            "Models of the lab with a planted backdoor: how many of them such a scan finds",
             head,
             rows,
         )
@@ -215,7 +173,9 @@ def _checkpoint(record: AuditRecord) -> Iterator[Block]:
         yield Facts(
             (
                 Fact("Images from", probe.source),
+                Fact("Clean accuracy", accuracy(probe)),
                 Fact("Classes", str(probe.classes)),
+                Fact("sha256 of the class list", probe.class_names_sha256, code=True),
                 Fact("Labels", "true classes" if probe.labelled else "pseudo-labels"),
                 Fact("Triggers searched on", f"{probe.optimise} images"),
                 Fact("Triggers chosen on", f"{probe.select} images"),
@@ -240,7 +200,7 @@ def _reproduce(record: AuditRecord) -> Iterator[Block]:
     yield Facts((Fact("clipguard", record.tool.version), *environment), "Environment")
     digests = _digests(
         ("this record (audit.json)", hashlib.sha256(dumps(record).encode("ascii")).hexdigest()),
-        ("the class list", record.probe.class_names_sha256 if record.probe else None),
+        ("the policy", record.gate.policy_sha256 if record.gate else None),
         ("the calibration", record.calibration.sha256),
     )
     yield Facts(tuple(digests), "Digests")
@@ -250,6 +210,10 @@ def _reproduce(record: AuditRecord) -> Iterator[Block]:
             "clipguard gate audit.json --policy FILE",
         )
     )
+
+
+def _digests(*known: tuple[str, str | None]) -> Iterator[Fact]:
+    return (Fact(f"sha256 of {what}", digest, code=True) for what, digest in known if digest)
 
 
 def _setting(value: float | str | bool | None) -> str:

@@ -33,12 +33,14 @@ class Html:
     Attributes:
         rows: most rows of a table or a list.
         pictures: most triggers, and most example images of a trigger.
+        folded: keys of sections that are shown closed; print opens them.
     """
 
     SUFFIX: ClassVar[str] = ".html"
 
     rows: int = 40
     pictures: int = 4
+    folded: tuple[str, ...] = ("checks", "reproduce", "glossary")
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""
@@ -49,6 +51,7 @@ class Html:
             said=verdict(record),
             name=name_of(record),
             version=record.tool.version,
+            folded=self.folded,
             sections=shortened(sections(record), rows=self.rows, pictures=self.pictures),
         )
 

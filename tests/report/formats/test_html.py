@@ -5,12 +5,22 @@ from pathlib import Path
 
 import pytest
 from page_reader import Page
-from samples import RECORDS, failing, write_pictures
+from samples import (
+    RECORDS,
+    clean_detector,
+    crowded,
+    failing,
+    judged,
+    trigger,
+    unjudged,
+    write_pictures,
+)
 
-from clipguard.record import AuditRecord, FamilyRecord
+from clipguard.record import AuditRecord, Decision, FamilyRecord
 from clipguard.report.formats import RENDERERS
 from clipguard.report.formats._pictures import LARGEST, SIGNATURE, Pictures
 from clipguard.report.formats._strip import strip
+from clipguard.report.triggers import HARMLESS
 
 
 def render(record: AuditRecord, folder: Path = Path("nowhere")) -> str:
@@ -70,7 +80,7 @@ def test_images_have_words_and_headers_have_a_scope(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     page = Page(render(failing(), tmp_path))
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 2 * (1 + 4 * 2)
+    assert len(images) == 2 * (1 + 4 * 3), "clean, with the trigger, after the repair"
     assert all(attributes["alt"] for attributes in images)
     assert all(attributes.get("scope") for tag, attributes in page.tags if tag == "th")
     assert page.text.count("no picture") == 0
@@ -90,8 +100,44 @@ def test_pictures_reach_the_page_whole(tmp_path: Path) -> None:
 
 def test_a_missing_picture_leaves_its_words() -> None:
     text = render(failing())
-    assert text.count("no picture") == 18
+    assert text.count("no picture") == 26
     assert "<img" not in text
+
+
+def red_readings(record: AuditRecord) -> int:
+    """How many classes that an image is read as stand out."""
+    return sum(attributes.get("class") == "loud" for _, attributes in Page(render(record)).tags)
+
+
+def test_triggers_of_a_model_that_passes_are_not_shown_as_a_finding() -> None:
+    detector = clean_detector()
+    row = detector.candidates[0].model_copy(update={"trigger": trigger("additive", "additive-0")})
+    shown = detector.model_copy(update={"candidates": (row,)})
+    harmless = judged(unjudged(detectors=(shown,)))
+    assert harmless.gate.decision is Decision.PASS
+    assert red_readings(failing()) == 8
+    assert red_readings(harmless) == 0
+    assert [HARMLESS in Page(render(one)).text for one in (harmless, failing())] == [True, False]
+
+
+def test_a_page_of_many_classes_and_large_pictures_stays_below_8_mb(tmp_path: Path) -> None:
+    write_pictures(tmp_path)
+    for path in (tmp_path / "triggers").iterdir():
+        path.write_bytes(path.read_bytes().ljust(LARGEST, b"\0"))
+    assert 6e6 < len(render(crowded(), tmp_path).encode()) < 8e6
+
+
+def test_what_was_decided_comes_before_any_method_and_the_checks_come_closed_at_the_end() -> None:
+    for kind in ("pass", "fail", "inconclusive"):
+        text = render(RECORDS[kind]())
+        keys = re.findall(r'<section class="([a-z]+)"', text)
+        folded = re.findall(r"<details>\s*<summary><h2 id=\"([a-z]+)", text)
+        assert folded == ["checks", "reproduce", "glossary"] == keys[-3:]
+        top = Page(text[: text.index("</header>")]).text
+        assert not any(name in top for name in ("trigger_inversion", "differential"))
+        assert "2026-01-02 03:04 UTC" in top
+        assert "95.0 %" in top
+        assert "5f5f" in top
 
 
 def test_every_strip_has_its_numbers_in_words() -> None:
@@ -148,8 +194,8 @@ def test_what_is_no_picture_or_too_large_is_left_out(tmp_path: Path) -> None:
     pictures = Pictures(tmp_path)
     assert pictures("text.png") is None
     assert pictures("large.png") is None
-    assert all(pictures("fits.png") for _ in range(16))
-    assert pictures("fits.png") is None, "8 MB of pictures are enough for one report"
+    shown = [uri for _ in range(20) if (uri := pictures("fits.png"))]
+    assert 6_000_000 < sum(map(len, shown)) < 7_500_000, "a page stays below 8 MB"
 
 
 # strips
