@@ -124,7 +124,8 @@ def _sizes(probe: ProbeSet, settings: Profile) -> Sizes:
         scenes = settings.scenes
         times = (scenes.optimise, scenes.select, scenes.measure)
         parts = [count * more for count, more in zip(parts, times, strict=True)]
-    return Sizes(*parts, classes=len(probe.class_names), further=len(probe.further))
+    optimise, select, measure = parts
+    return Sizes(optimise, select, measure, len(probe.class_names), len(probe.further))
 
 
 def _described(subject: Subject, sizes: Sizes) -> ProbeRecord:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -130,7 +131,7 @@ def _alone(subject: Subject, settings: Profile) -> dict[str, float]:
             lambda: descend(search, family, loss, steps=1, batch=batch, generator=generator)
         )
 
-    timed = _timed((name_of(family), lambda f=family: tried(f)) for family in families)
+    timed = _timed((name_of(family), partial(tried, family)) for family in families)
     return {name: seconds / batch for name, seconds in timed.items()}
 
 
@@ -154,7 +155,7 @@ def _on_both(subject: Subject, reference: ClipModel, settings: Profile) -> dict[
             )
 
         kinds = settings.differential.kinds
-        for name, seconds in _timed((k.name, lambda k=k: tried(k)) for k in kinds).items():
+        for name, seconds in _timed((kind.name, partial(tried, kind)) for kind in kinds).items():
             total[name] = total.get(name, 0.0) + seconds / (2 * rows * len(images))
     return total
 

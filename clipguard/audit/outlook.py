@@ -13,6 +13,7 @@ from clipguard.audit.options import Options
 from clipguard.audit.pipeline import NO_BAND, Suspect, judged, key_of
 from clipguard.audit.profiles import Profile
 from clipguard.audit.watch import Watch
+from clipguard.detect.inversion import TriggerInversion
 from clipguard.detect.lineage import CLOSE
 from clipguard.detect.null_band import choose_band, scan_key
 from clipguard.detect.power import power_of
@@ -91,9 +92,9 @@ def _alone(
     key, name = key_of(suspect, settings.detector, options, settings), Path(suspect.record.name)
     advice = (how_to_compare(name, options), how_to_calibrate(name, options))
     band, told = choose_band(key, options.calibration, advice)
-    families = tuple(
-        FamilyRecord(family=name_of(one), tested=True) for one in settings.detector.families
-    )
+    detector = settings.detector
+    searched = detector.families if isinstance(detector, TriggerInversion) else ()
+    families = tuple(FamilyRecord(family=name_of(one), tested=True) for one in searched)
     known = {"score": 0.0, "p_value": 1.0, "excess": 0.0} if band else {}
     found = DetectorRecord(
         name="inversion", evidence=FOUND_NOTHING, families=families, screened=True, **known

@@ -160,7 +160,7 @@ def _unlisted(found: Items, listed: ClassList) -> tuple[str, ...]:
 
 def _near(drawings: Tensor) -> tuple[str, ...]:
     """A note about images that are nearly the same, which share a part."""
-    near = len(drawings) - len(drawings.unique())
+    near = len(drawings) - len(torch.unique(drawings))
     return (f"kept {near} images that are nearly the same as another in its part",) if near else ()
 
 

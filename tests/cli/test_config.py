@@ -20,7 +20,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def shown(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, tuple[str, str]]:
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, tuple[str, ...]]:
     """What `config show` says: option to value and origin."""
     assert main(["config", "show", *words]) == 0
     rows = capsys.readouterr().out.splitlines()[1:]

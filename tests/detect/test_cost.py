@@ -8,7 +8,7 @@ import pytest
 import torch
 from fakes import StripesClip, generator, no_progress, stripes_probe
 from test_differential import PLANTED, SEARCH
-from test_inversion import FAST
+from test_inversion import FAST, TARGETED
 from test_text_tokens import NAMES, WORDS, WordsClip
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from clipguard.search.families.additive import Additive
 from clipguard.search.families.patch import Patch
 
 PROBE = stripes_probe()
-SIZES = Sizes(*map(len, (PROBE.optimise, PROBE.select, PROBE.measure)), len(PROBE.class_names))
+SIZES = Sizes(len(PROBE.optimise), len(PROBE.select), len(PROBE.measure), len(PROBE.class_names))
 
 
 class Counted(StripesClip):
@@ -65,7 +65,7 @@ def test_a_search_alone_takes_the_passes_that_were_counted_but_for_classes_found
     cost = of_inversion(detector, SIZES)
     most = len(detector.families) * (1 + detector.candidates)
     spared = most - len(found.record.candidates)
-    each = detector.targeted
+    each = TARGETED
     assert spared >= 0
     assert model.both == cost.passes.both - spared * each.steps * each.batch
     assert model.read == cost.read - spared * (SIZES.select + SIZES.measure)
