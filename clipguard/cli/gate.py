@@ -26,43 +26,49 @@ def add_command(app: typer.Typer) -> None:
     app.command()(gate)
 
 
+Records = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="AUDIT_JSON...",
+        help="Records that `scan` wrote, or folders that hold some, however deep.",
+    ),
+]
+Models = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--model",
+        metavar="FILE",
+        help="What the record must be about: the model, or the ONNX file that was made of it. "
+        "May be repeated.",
+    ),
+]
+AdapterBase = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="MODEL", help="CLIP that --model is merged into, if it is a LoRA adapter."
+    ),
+]
+Formats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-f",
+        "--format",
+        metavar="FMT[=PATH]",
+        help=f"One of {', '.join(RENDERERS.names())}, about all records; text if left out. "
+        "Standard output without PATH.",
+    ),
+]
+
+
 def gate(
-    records: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="AUDIT_JSON...",
-            help="Records that `scan` wrote, or folders that hold some, however deep.",
-        ),
-    ],
+    records: Records,
     policy: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Shipped policy or YAML file.")
     ] = "default",
     waivers: WaiverFile = None,
-    models: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--model",
-            metavar="FILE",
-            help="What the record must be about: the model, or the ONNX file that was made of it. "
-            "May be repeated.",
-        ),
-    ] = None,
-    lora_base: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="MODEL", help="CLIP that --model is merged into, if it is a LoRA adapter."
-        ),
-    ] = None,
-    formats: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-f",
-            "--format",
-            metavar="FMT[=PATH]",
-            help=f"One of {', '.join(RENDERERS.names())}, about all records; text if left out. "
-            "Standard output without PATH.",
-        ),
-    ] = None,
+    models: Models = None,
+    lora_base: AdapterBase = None,
+    formats: Formats = None,
     sarif_root: SarifRoot = None,
 ) -> None:
     """Decide again from records, without a scan. The exit code is the gravest of all."""

@@ -134,10 +134,8 @@ def scan(
 
     The exit code is the decision: 0 pass, 1 fail, 3 cannot tell; others are errors.
     """
-    from clipguard.report.outputs import location_in, repository_root
-
     wanted = _renderings(formats or [], models)
-    _require_readable(policy, waivers)
+    _require_rules(policy, waivers)
     options = ScanOptions(
         profile=profile.value,
         seed=seed,
@@ -160,27 +158,49 @@ def scan(
         vocabulary=vocabulary,
         waivers=waivers,
     )
-    pairs = list(zip(models, _folders(models, output_dir), strict=True))
+    places = _places(models, output_dir, sarif_root)
     if dry_run:
-        raise typer.Exit(_foretold(pairs, policy, options, quiet))
-    codes, found = list[int](), list[tuple[AuditRecord, Path]]()
-    root = sarif_root or repository_root(Path())
-    for model, folder in pairs:
-        options["location"] = location_in(model, root)
+        raise typer.Exit(_foretold(models, places, policy, options, quiet))
+    raise typer.Exit(_all(models, places, policy, options, wanted, quiet))
+
+
+def _all(
+    models: list[Path],
+    places: list[tuple[Path, str | None]],
+    policy: str,
+    options: ScanOptions,
+    wanted: list[tuple[str, Path | None]],
+    quiet: bool,
+) -> int:
+    """Audit every model, then write what is about all of them; the gravest exit code."""
+    codes: list[int] = []
+    found: list[tuple[AuditRecord, Path]] = []
+    for model, (folder, location) in zip(models, places, strict=True):
+        options["location"] = location
         code, record = _one(model, folder, policy, options, wanted, quiet)
         codes.append(code)
         found += [] if record is None else [(record, folder)]
-    codes += _together(found, wanted)
-    raise typer.Exit(worst_exit_code(codes))
+    return worst_exit_code([*codes, *_together(found, wanted)])
 
 
-def _require_readable(policy: str, waivers: Path | None) -> None:
+def _require_rules(policy: str, waivers: Path | None) -> None:
     """A typing error must not cost a scan."""
     from clipguard.policy.judge import load_policy, load_waivers
 
     load_policy(policy)
     if waivers is not None:
         load_waivers(waivers)
+
+
+def _places(
+    models: list[Path], output_dir: Path, root: Path | None
+) -> list[tuple[Path, str | None]]:
+    """The report folder of each model, and where the model lies in its repository."""
+    from clipguard.report.outputs import location_in, repository_root
+
+    start = root or repository_root(Path())
+    folders = _folders(models, output_dir)
+    return [(one, location_in(model, start)) for model, one in zip(models, folders, strict=True)]
 
 
 def _renderings(formats: list[str], models: list[Path]) -> list[tuple[str, Path | None]]:
@@ -204,7 +224,11 @@ def _folders(models: list[Path], output_dir: Path) -> list[Path]:
 
 
 def _foretold(
-    pairs: list[tuple[Path, Path]], policy: str, options: ScanOptions, quiet: bool
+    models: list[Path],
+    places: list[tuple[Path, str | None]],
+    policy: str,
+    options: ScanOptions,
+    quiet: bool,
 ) -> int:
     """Say what a scan of each model would do; the gravest exit code."""
     from clipguard.audit.dry_run import dry_run
@@ -214,7 +238,7 @@ def _foretold(
     from clipguard.policy.judge import load_policy
 
     wanted, codes = options_from(load_policy(policy), options), [PASS]
-    for model, folder in pairs:
+    for model, (folder, _) in zip(models, places, strict=True):
         try:
             with ends_soon(), progress_bar(quiet) as progress:
                 found = dry_run(model, wanted, folder, progress=progress)
@@ -243,7 +267,8 @@ def _one(
     """Audit one model and write its report; an explained failure becomes its exit code."""
     from clipguard.cli.show import progress_bar
 
-    decided, record = list[int](), None
+    decided: list[int] = []
+    record: AuditRecord | None = None
     try:
         with ends_soon(), progress_bar(quiet) as progress:
             record = clipguard.scan(model, folder, policy=policy, progress=progress, **options)
