@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
+from clipguard.errors import PASS, ClipguardError, worst_exit_code
+from clipguard.stopping import ends_soon
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
+    from clipguard import ScanOptions
     from clipguard.audit.dry_run import DryRun
     from clipguard.record import AuditRecord
 
@@ -21,6 +28,31 @@ GROUNDS = {
     "band": "a null band of known-clean models",
     "self": "none: the model is looked at alone",
 }
+
+
+def foretold(
+    models: list[Path],
+    places: list[tuple[Path, str | None]],
+    policy: str,
+    options: ScanOptions,
+    quiet: bool,
+) -> int:
+    """Say what a scan of each model would do; the gravest exit code."""
+    from clipguard.audit.dry_run import dry_run
+    from clipguard.audit.options import options_from
+    from clipguard.cli.show import named, progress_bar
+    from clipguard.policy.judge import load_policy
+
+    wanted, codes = options_from(load_policy(policy), options), [PASS]
+    for model, (folder, _) in zip(models, places, strict=True):
+        try:
+            with ends_soon(), progress_bar(quiet) as progress:
+                found = dry_run(model, wanted, folder, progress=progress)
+            typer.echo(told(found, wanted.budget_s))
+        except ClipguardError as error:
+            sys.stderr.write(f"error: {named(model, error)}\n")
+            codes.append(error.exit_code)
+    return worst_exit_code(codes)
 
 
 def told(dry: DryRun, budget_s: float | None) -> str:

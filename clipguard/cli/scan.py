@@ -42,7 +42,6 @@ from clipguard.cli.crash import crash_line
 from clipguard.errors import (
     ENVIRONMENT,
     INCONCLUSIVE,
-    PASS,
     ClipguardError,
     worst_exit_code,
 )
@@ -160,7 +159,9 @@ def scan(
     )
     places = _places(models, output_dir, sarif_root)
     if dry_run:
-        raise typer.Exit(_foretold(models, places, policy, options, quiet))
+        from clipguard.cli.dry_run import foretold
+
+        raise typer.Exit(foretold(models, places, policy, options, quiet))
     raise typer.Exit(_all(models, places, policy, options, wanted, quiet))
 
 
@@ -223,39 +224,6 @@ def _folders(models: list[Path], output_dir: Path) -> list[Path]:
     return [output_dir / name for name in names]
 
 
-def _foretold(
-    models: list[Path],
-    places: list[tuple[Path, str | None]],
-    policy: str,
-    options: ScanOptions,
-    quiet: bool,
-) -> int:
-    """Say what a scan of each model would do; the gravest exit code."""
-    from clipguard.audit.dry_run import dry_run
-    from clipguard.audit.options import options_from
-    from clipguard.cli.dry_run import told
-    from clipguard.cli.show import progress_bar
-    from clipguard.policy.judge import load_policy
-
-    wanted, codes = options_from(load_policy(policy), options), [PASS]
-    for model, (folder, _) in zip(models, places, strict=True):
-        try:
-            with ends_soon(), progress_bar(quiet) as progress:
-                found = dry_run(model, wanted, folder, progress=progress)
-            typer.echo(told(found, wanted.budget_s))
-        except ClipguardError as error:
-            sys.stderr.write(f"error: {_named(model, error)}\n")
-            codes.append(error.exit_code)
-    return worst_exit_code(codes)
-
-
-def _named(model: Path, error: ClipguardError) -> str:
-    """The error behind the model's name, once."""
-    told = safe_text(error, 2000)
-    name = f"{safe_text(model.name or model.absolute().name)}: "
-    return f"{name}{told.removeprefix(name)}"
-
-
 def _one(
     model: Path,
     folder: Path,
@@ -265,7 +233,7 @@ def _one(
     quiet: bool,
 ) -> tuple[int, AuditRecord | None]:
     """Audit one model and write its report; an explained failure becomes its exit code."""
-    from clipguard.cli.show import progress_bar
+    from clipguard.cli.show import named, progress_bar
 
     decided: list[int] = []
     record: AuditRecord | None = None
@@ -278,7 +246,7 @@ def _one(
         _write(record, folder, wanted)
         _show(record, folder, wanted, quiet)
     except ClipguardError as error:
-        sys.stderr.write(f"error: {_named(model, error)}\n")
+        sys.stderr.write(f"error: {named(model, error)}\n")
         # After a verdict only the writing failed, which must not outrank a finding.
         decided.append(ENVIRONMENT if decided else error.exit_code)
     except Exception as error:  # noqa: BLE001 - one model's bug must not hide another's finding

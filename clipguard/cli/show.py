@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
+    from clipguard.errors import ClipguardError
     from clipguard.record import AuditRecord
     from clipguard.search.roles import Progress
 
@@ -81,3 +82,10 @@ def placed(record: AuditRecord, path: Path, root: Path | None) -> AuditRecord:
 def folder_name(path: Path) -> str:
     """A folder name made from a model's file name: letters, digits, dot, dash, underscore."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", path.name).strip("._")[:80] or "model"
+
+
+def named(model: Path, error: ClipguardError) -> str:
+    """The error behind the model's name, once."""
+    told = safe_text(error, 2000)
+    name = f"{safe_text(model.name or model.absolute().name)}: "
+    return f"{name}{told.removeprefix(name)}"
