@@ -39,6 +39,7 @@ from clipguard.cli.arguments import (
     WaiverFile,
 )
 from clipguard.cli.crash import crash_line
+from clipguard.cli.dry_run import foretold
 from clipguard.errors import (
     ENVIRONMENT,
     INCONCLUSIVE,
@@ -133,8 +134,7 @@ def scan(
 
     The exit code is the decision: 0 pass, 1 fail, 3 cannot tell; others are errors.
     """
-    wanted = _renderings(formats or [], models)
-    _require_rules(policy, waivers)
+    wanted = _renderings(formats or [], models, policy, waivers)
     options = ScanOptions(
         profile=profile.value,
         seed=seed,
@@ -159,8 +159,6 @@ def scan(
     )
     places = _places(models, output_dir, sarif_root)
     if dry_run:
-        from clipguard.cli.dry_run import foretold
-
         raise typer.Exit(foretold(models, places, policy, options, quiet))
     raise typer.Exit(_all(models, places, policy, options, wanted, quiet))
 
@@ -184,15 +182,6 @@ def _all(
     return worst_exit_code([*codes, *_together(found, wanted)])
 
 
-def _require_rules(policy: str, waivers: Path | None) -> None:
-    """A typing error must not cost a scan."""
-    from clipguard.policy.judge import load_policy, load_waivers
-
-    load_policy(policy)
-    if waivers is not None:
-        load_waivers(waivers)
-
-
 def _places(
     models: list[Path], output_dir: Path, root: Path | None
 ) -> list[tuple[Path, str | None]]:
@@ -204,12 +193,19 @@ def _places(
     return [(one, location_in(model, start)) for model, one in zip(models, folders, strict=True)]
 
 
-def _renderings(formats: list[str], models: list[Path]) -> list[tuple[str, Path | None]]:
+def _renderings(
+    formats: list[str], models: list[Path], policy: str, waivers: Path | None
+) -> list[tuple[str, Path | None]]:
+    """The formats that are asked for; a typing error in them or in a rule must not cost a scan."""
+    from clipguard.policy.judge import load_policy, load_waivers
     from clipguard.report.outputs import parse_format, require_distinct, require_joinable
 
     wanted = [parse_format(text) for text in formats]
     require_distinct(wanted)
     require_joinable(wanted, len(models))
+    load_policy(policy)
+    if waivers is not None:
+        load_waivers(waivers)
     return wanted
 
 
