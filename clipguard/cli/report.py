@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -18,7 +18,7 @@ Record = Annotated[Path, typer.Argument(metavar="AUDIT_JSON", help="A record tha
 class _RendersByDefault(TyperGroup):
     """`report AUDIT_JSON` is `report render AUDIT_JSON`."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer hides its context class
         """Put the command in front, unless one is named."""
         named = bool(args) and args[0] in {*self.commands, "-h", "--help"}
         return super().parse_args(ctx, args if named else ["render", *args])

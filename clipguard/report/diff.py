@@ -84,10 +84,10 @@ def _findings(old: AuditRecord, new: AuditRecord) -> Iterator[Change]:
         what = f"{detector}: {family} trigger for {target!r}"
         if first is None or second is None:
             told = [NONE if row is None else f"ASR {interval(row.asr)}" for row in (first, second)]
-            yield Change(what, *told, "new" if first is None else "gone")
+            yield Change(what, told[0], told[1], "new" if first is None else "gone")
         elif (first.asr, first.statistic) != (second.asr, second.statistic):
             told = [f"ASR {interval(r.asr)}, {number(r.statistic)}" for r in (first, second)]
-            yield Change(what, *told, _apart(first.asr, second.asr))
+            yield Change(what, told[0], told[1], _apart(first.asr, second.asr))
 
 
 def _candidates(record: AuditRecord) -> dict[tuple[str, str, str], Candidate]:
