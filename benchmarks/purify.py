@@ -41,8 +41,9 @@ from clipguard.model.open_clip import OpenClipModel
 from clipguard.policy.judge import conclude, load_policy
 from clipguard.probe.load import bundled_probe
 from clipguard.probe.sets import ProbePart, ProbeSet, Subject
+from clipguard.purify.inversions import fresh_triggers
 from clipguard.purify.realign import Backdoor
-from clipguard.purify.repair import WAYS, RepairSettings, fresh_triggers, tuned
+from clipguard.purify.repair import WAYS, RepairSettings, tuned
 from clipguard.search.roles import Search
 
 FAMILY = {"sig": "frequency", "badnets": "patch", "badclip": "patch", "maba": "patch"}
@@ -100,7 +101,9 @@ class Ward:
         if not self.given.true_trigger:
             subject, draws = self.subject, torch.Generator().manual_seed(self.given.seed)
             search = Search(subject.model, subject.probe, subject.classes, self.case.target)
-            triggers = fresh_triggers(search, [family], settings, draws, quiet)
+            triggers = fresh_triggers(
+                search, settings.against[family], settings.targeted, generator=draws, progress=quiet
+            )
         reference = base_named(self.case.truth["base"]) if self.given.reference else None
         backdoor = Backdoor(triggers, self.case.target, settings.again[family], reference)
         return backdoor, time.monotonic() - begun
