@@ -21,7 +21,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -42,13 +42,14 @@ from clipguard.policy.judge import conclude, load_policy
 from clipguard.probe.load import bundled_probe
 from clipguard.probe.sets import ProbePart, ProbeSet, Subject
 from clipguard.purify.inversions import fresh_triggers
-from clipguard.purify.realign import Backdoor
+from clipguard.purify.realign import Backdoor, Realigned
 from clipguard.purify.repair import WAYS, RepairSettings, tuned
 from clipguard.search.roles import Search
 
 FAMILY = {"sig": "frequency", "badnets": "patch", "badclip": "patch", "maba": "patch"}
 """What a search finds of an attack; of the others, something added to the whole image."""
 Made = tuple[OpenClipModel, Tensor]
+Maker = Callable[["Ward"], tuple[Made, float]]
 
 
 def quiet(stage: str, done: int, total: int) -> None:
@@ -85,6 +86,7 @@ class Ward:
 
     case: Case
     given: argparse.Namespace
+    towers: dict[str, tuple[Realigned, float]] = field(default_factory=dict)
 
     @cached_property
     def subject(self) -> Subject:
@@ -108,13 +110,25 @@ class Ward:
         backdoor = Backdoor(triggers, self.case.target, settings.again[family], reference)
         return backdoor, time.monotonic() - begun
 
-    def by(self, way: RepairSettings) -> Made:
-        """The suspect, repaired by one of our ways."""
+    def by(self, way: RepairSettings) -> tuple[Made, float]:
+        """The suspect repaired by one of our ways, and what the tower took if it was known."""
+        subject, backdoor, known = self.subject, self.found[0], 0.0
+        if way.realign is not None:
+            if repr(way.realign) not in self.towers:
+                begun, draws = time.monotonic(), torch.Generator().manual_seed(self.given.seed)
+                tower = way.realign.realign(subject, backdoor, generator=draws, progress=quiet)
+                self.towers[repr(way.realign)] = tower, time.monotonic() - begun
+            else:
+                known = self.towers[repr(way.realign)][1]
+            tower = self.towers[repr(way.realign)][0]
+            subject = Subject(tower.model, subject.probe)
+            backdoor = replace(backdoor, triggers=tower.triggers)
         draws = torch.Generator().manual_seed(self.given.seed)
-        made = tuned(self.subject, self.found[0], way, generator=draws, progress=quiet)
-        return made.model, made.classes
+        alone = replace(way, realign=None)
+        made = tuned(subject, backdoor, alone, generator=draws, progress=quiet)
+        return (made.model, made.classes), known
 
-    def by_literature(self, repair: Repair) -> Made:
+    def by_literature(self, repair: Repair) -> tuple[Made, float]:
         """The suspect, repaired by a method of the literature."""
         base = self.case.truth["base"]
         network = nano_network(base)
@@ -125,7 +139,7 @@ class Ward:
         )
         draws = torch.Generator().manual_seed(self.given.seed)
         classes = repair.repair(patient, generator=draws, progress=quiet)
-        return model, patient.classes() if classes is None else classes
+        return (model, patient.classes() if classes is None else classes), 0.0
 
     def second(self, suspect: OpenClipModel) -> int:
         """What the default policy concludes from a second scan, as the place in `OUTCOMES`."""
@@ -137,20 +151,20 @@ class Ward:
         (concluded,) = conclude(load_policy("default"), [found.record], NO_BAND)
         return OUTCOMES.index(concluded.outcome)
 
-    def row(self, make: Callable[[Ward], Made] | None) -> Row:
+    def row(self, make: Maker | None) -> Row:
         """One way, rated; None is nothing."""
-        inverting = self.found[1]
-        begun, made = time.monotonic(), (self.subject.model, self.subject.classes)
+        spent, begun = self.found[1], time.monotonic()
+        made: Made = self.subject.model, self.subject.classes
         if make is not None:
-            made = make(self)
-        spent = inverting + time.monotonic() - begun
+            made, known = make(self)
+            spent += known + time.monotonic() - begun
         row = self.case.against_twin(self.case.rated(*made)) | {"s": spent}
         if self.given.second and make is not None:
             row["second"] = self.second(made[0])
         return row
 
 
-def ways(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[Ward], Made] | None]]:
+def ways(given: argparse.Namespace) -> Iterator[tuple[str, Maker | None]]:
     """Name and maker of every way that was asked for."""
     standard = profile(given.profile).repair
     yield "nothing", None
@@ -161,13 +175,13 @@ def ways(given: argparse.Namespace) -> Iterator[tuple[str, Callable[[Ward], Made
         yield name, _varied(standard, json.loads(changes))
 
 
-def _maker(standard: RepairSettings, name: str, told: dict[str, Any]) -> Callable[[Ward], Made]:
+def _maker(standard: RepairSettings, name: str, told: dict[str, Any]) -> Maker:
     if name in WAYS:
         return partial(Ward.by, way=standard.by(name))
     return partial(Ward.by_literature, repair=REPAIRS.build(name, told))
 
 
-def _varied(standard: RepairSettings, told: dict[str, Any]) -> Callable[[Ward], Made]:
+def _varied(standard: RepairSettings, told: dict[str, Any]) -> Maker:
     """A repair of the literature with other settings, or parts of ours with others."""
     for name in set(told) & set(REPAIRS.names()):
         return _maker(standard, name, told[name])

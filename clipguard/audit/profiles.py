@@ -70,8 +70,7 @@ SQUARES = Choice(
 AGAINST: Mapping[str, tuple[Sought, ...]] = {
     "patch": (
         replace(SQUARES, keep=3),
-        *(Patch(area=0.01),) * 2,
-        MovingPatch(area=0.02),
+        Patch(area=0.02),
         MovingPatch(area=0.03),
     ),
     "additive": (Additive(budget=8.0), Additive(budget=16.0)) * 2,
@@ -80,7 +79,7 @@ AGAINST: Mapping[str, tuple[Sought, ...]] = {
 }
 
 AGAIN: Mapping[str, tuple[Sought, ...]] = {
-    "patch": (SQUARES, MovingPatch(area=0.03)),
+    "patch": (SQUARES,),
     "additive": (Additive(budget=16.0),),
     "frequency": (Frequency(budget=20.0), Additive(budget=16.0)),
     "warp": (Warp(reach=0.06),),

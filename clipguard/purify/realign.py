@@ -30,7 +30,7 @@ class Backdoor:
     Attributes:
         triggers: inverted ones.
         target: class index that they lead to.
-        families: what new triggers are searched in, in turn.
+        families: what new triggers are searched for, in turn.
         reference: a model that the suspect is said to come from. The weights half-way to it are
             where the repair starts, if they read triggered images more often as the clean ones.
     """
@@ -85,7 +85,7 @@ class Realign:
             with them.
         held: clean images of these in a step, beside the others.
         every: steps between two searches for new triggers.
-        together: searches that are made then, each for another family.
+        together: searches that are made then, each for something else.
         search: how they are made.
 
     Source:
@@ -93,7 +93,7 @@ class Realign:
         section VI; the teacher in place of labels, and new triggers on the way, are not in it.
     """
 
-    ID: ClassVar[str] = "realign/1"
+    ID: ClassVar[str] = "realign/2"
 
     steps: int = 100
     learning_rate: float = 3e-4
@@ -106,7 +106,7 @@ class Realign:
     near: int = 64
     held: int = 8
     every: int = 20
-    together: int = 2
+    together: int = 1
     search: Inverter = Targeted(steps=30, batch=16)
 
     def realign(

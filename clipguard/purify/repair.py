@@ -48,9 +48,9 @@ class RepairSettings:
         realign: what repairs the image tower; None leaves it as it is.
         purifier: what tunes prompts for it; None leaves the zero-shot classifier.
         alone: what tunes prompts where the tower stays as it is.
-        against: per family that works, a family for every fresh inversion to repair against.
-            Unlike the detector's, they need not separate clean models: small patches spare what
-            the image shows, moving ones cover triggers planted at random places, large
+        against: per family that works, what every fresh inversion to repair against looks for.
+            Unlike the detector's, they need not separate clean models: squares find small patches
+            at their place, moving ones cover triggers planted at random places, large
             perturbations cover more of what the true trigger does.
         again: per family that works, those that are searched while the tower is repaired.
         families: those of the re-inversion, as in the detector, so that the null band applies.
@@ -58,7 +58,7 @@ class RepairSettings:
     """
 
     realign: Realign | None = Realign()
-    purifier: Purifier | None = Cbpt(steps=100, margin=2.0)
+    purifier: Purifier | None = Cbpt(steps=100, margin=4.0)
     alone: Purifier = Cbpt()
     against: Mapping[str, Sequence[Sought]]
     again: Mapping[str, Sequence[Sought]]

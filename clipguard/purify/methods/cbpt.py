@@ -80,7 +80,7 @@ class Cbpt:
         cross-entropy: Zhang and Sabuncu, NeurIPS 2018.
     """
 
-    ID: ClassVar[str] = "cbpt/1"
+    ID: ClassVar[str] = "cbpt/2"
 
     steps: int = 400
     learning_rate: float = 2e-2
