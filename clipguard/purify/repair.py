@@ -174,6 +174,8 @@ def tuned(
         progress: told about each stage.
     """
     tower, head, known = None, None, tuple(backdoor.triggers)
+    if settings.purifier is not None:
+        subject.model.embed_tokens("a")  # a text tower that takes no prompts says so now, not later
     if settings.realign is not None:
         tower = settings.realign.realign(subject, backdoor, generator=generator, progress=progress)
         subject, known = Subject(tower.model, subject.probe), tower.triggers
