@@ -60,7 +60,7 @@ class InverTune:
         index = torch.randperm(len(part), generator=generator)[: self.batch]
         clean = part.pixels(index)
         shown = torch.cat(
-            [triggers[i % len(triggers)].apply(one) for i, one in enumerate(clean.split(1))]
+            [triggers[i % len(triggers)].apply(clean[i : i + 1]) for i in range(len(clean))]
         )
         frozen = copy.deepcopy(patient.network)
         with torch.no_grad():
@@ -74,7 +74,8 @@ class InverTune:
                 ((one[name] - other[name]) * mask).norm() / (one[name] * mask).norm()
                 for name, mask in masks.items()
             ]
-            return torch.stack(apart).sum() + self.held * (rows - wanted).norm()
+            moved: Tensor = (rows - wanted).norm()
+            return torch.stack(apart).sum() + self.held * moved
 
         rate = self.learning_rate
         train(visual, loss, steps=self.steps, learning_rate=rate, progress=progress)
@@ -86,11 +87,10 @@ class InverTune:
         """Mean activations of each stage, without and with the trigger, and clean embeddings."""
         with _watched(stages) as seen:
             rows = image_embeddings(patient.network, torch.cat([clean, shown]))
-        halves = {name: value.split(len(clean)) for name, value in seen.items()}
-        one, other = (
-            {name: pair[side].mean(dim=0) for name, pair in halves.items()} for side in (0, 1)
-        )
-        return one, other, rows[: len(clean)]
+        count = len(clean)
+        one = {name: value[:count].mean(dim=0) for name, value in seen.items()}
+        other = {name: value[count:].mean(dim=0) for name, value in seen.items()}
+        return one, other, rows[:count]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from open_clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional
 
@@ -74,9 +75,7 @@ class Tbar:
 
 
 @torch.no_grad()
-def _set(
-    network: torch.nn.Module, before: dict[str, Tensor], vector: dict[str, Tensor], scale: float
-) -> None:
+def _set(network: CLIP, before: dict[str, Tensor], vector: dict[str, Tensor], scale: float) -> None:
     for name, value in network.visual.named_parameters():
         value.copy_(before[name] - scale * vector[name])
 
