@@ -39,7 +39,8 @@ class MethodFolder(Generic[Role]):
     def names(self) -> list[str]:
         """All method names, sorted, without importing any of them."""
         path = importlib.import_module(self.package).__path__
-        here = [m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_")]
+        modules = [m for m in pkgutil.iter_modules(path) if not m.ispkg]
+        here = [m.name for m in modules if not m.name.startswith("_")]
         return sorted([*here, *(other.rpartition(".")[2] for other in self.others)])
 
     def build(self, name: str, settings: Mapping[str, object] | None = None) -> Role:

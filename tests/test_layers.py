@@ -209,7 +209,9 @@ def test_only_declarations_may_fill_a_long_file(name: str):
 
 
 METHODS = [
-    name for name in SMALL if folder_of(name) and not name.rpartition(".")[2].startswith("_")
+    name
+    for name, path in SMALL.items()
+    if folder_of(name) and path.stem != "__init__" and not path.stem.startswith("_")
 ]
 
 

@@ -46,7 +46,7 @@ class Options:
     profile: str = "standard"
     seed: int | None = None
     purify: Literal["never", "on-fail", "always"] | None = None
-    purifier: Way = "cbpt"
+    purifier: Way = "realign+cbpt"
     export: Literal["none", "onnx"] = "onnx"
     release: Literal["decision", "purified"] = "decision"
     provider: str | None = None

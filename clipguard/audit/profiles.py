@@ -14,6 +14,7 @@ from clipguard.detect.roles import Detector
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.errors import UsageError
 from clipguard.probe.load import Scenes
+from clipguard.purify.inversions import Choice, Sought
 from clipguard.purify.repair import RepairSettings
 from clipguard.registry import require_known
 from clipguard.search.families.additive import Additive
@@ -62,19 +63,23 @@ FAMILIES: tuple[TriggerFamily, ...] = (
 )
 """What is searched. Each budget is one at which known-clean models yield little to any class."""
 
-AGAINST: Mapping[str, tuple[TriggerFamily, ...]] = {
+SQUARES = Choice(
+    families=tuple(Place(row=r, column=c) for r, c in product(range(GRID), range(GRID)))
+)
+
+AGAINST: Mapping[str, tuple[Sought, ...]] = {
     "patch": (
-        *(Patch(area=0.01),) * 4,
-        *(MovingPatch(area=0.02),) * 2,
-        *(MovingPatch(area=0.03),) * 2,
+        replace(SQUARES, keep=3),
+        Patch(area=0.02),
+        MovingPatch(area=0.03),
     ),
     "additive": (Additive(budget=8.0), Additive(budget=16.0)) * 2,
     "frequency": (Frequency(budget=20.0), Additive(budget=16.0)) * 2,
     "warp": (Warp(reach=0.03), Warp(reach=0.06)) * 2,
 }
 
-AGAIN: Mapping[str, tuple[TriggerFamily, ...]] = {
-    "patch": (Patch(area=0.02), MovingPatch(area=0.03)),
+AGAIN: Mapping[str, tuple[Sought, ...]] = {
+    "patch": (SQUARES,),
     "additive": (Additive(budget=16.0),),
     "frequency": (Frequency(budget=20.0), Additive(budget=16.0)),
     "warp": (Warp(reach=0.06),),
@@ -98,7 +103,7 @@ _KINDS = (
     Kind(
         name="place",
         family="patch",
-        families=tuple(Place(row=r, column=c) for r, c in product(range(GRID), range(GRID))),
+        families=SQUARES.families,
         candidates=8,
         pace=2,
         opaque=True,

@@ -120,8 +120,8 @@ Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda or 
 HowToRepair = Annotated[
     Purifier,
     typer.Option(
-        help="Repair the prompts of this class list (cbpt), the image tower, for every class list "
-        "(realign), or the tower and then its prompts (realign+cbpt)."
+        help="Repair the image tower and then the prompts of this class list (realign+cbpt), only "
+        "the tower, for every class list (realign), or only the prompts (cbpt)."
     ),
 ]
 RequireEp = Annotated[

@@ -55,7 +55,7 @@ def purify(
     output_dir: OutputDir = Path("clipguard-report"),
     policy: PolicyName = "default",
     profile: HowHard = Profile.standard,
-    purifier: HowToRepair = Purifier.prompts,
+    purifier: HowToRepair = Purifier.both,
     seed: ScanSeed = None,
     probe_data: ProbeData = None,
     classnames: ClassNames = None,

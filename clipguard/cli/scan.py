@@ -108,7 +108,7 @@ def scan(
     profile: HowHard = Profile.standard,
     seed: ScanSeed = None,
     purify: WhenToPurify = None,
-    purifier: HowToRepair = Purifier.prompts,
+    purifier: HowToRepair = Purifier.both,
     export: Annotated[Export, typer.Option(help="What to export.")] = Export.onnx,
     require_ep: RequireEp = None,
     formats: Formats = None,

@@ -198,7 +198,8 @@ class OpenClipModel:
         if self._pool is None or not hasattr(self._tokenizer, "encode"):
             raise UsageError(
                 f"the text tower of {self._architecture.name} takes no context tokens: "
-                "prompt tuning needs a causal tower that is read at its end-of-text mark"
+                "prompt tuning needs a causal tower that is read at its end-of-text mark; "
+                "--purifier realign needs no prompts"
             )
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:

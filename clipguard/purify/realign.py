@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from clipguard.errors import InconclusiveError
-from clipguard.model.pixels import stamp
 from clipguard.model.roles import ClipModel, Repairable
 from clipguard.probe.rates import classify, embed
 from clipguard.probe.sets import ProbePart, Subject
+from clipguard.purify.inversions import Sought, inverted
 from clipguard.search.inverters.targeted import Targeted
-from clipguard.search.roles import Inverter, Progress, Search, Trigger, TriggerFamily
+from clipguard.search.roles import Inverter, Progress, Search, Trigger
 
 STAGE = "image tower"
 HELD, DRAWN = "clean_embedding", "triggered_embedding"
@@ -30,14 +30,14 @@ class Backdoor:
     Attributes:
         triggers: inverted ones.
         target: class index that they lead to.
-        families: what new triggers are searched in, in turn.
+        families: what new triggers are searched for, in turn.
         reference: a model that the suspect is said to come from. The weights half-way to it are
             where the repair starts, if they read triggered images more often as the clean ones.
     """
 
     triggers: Sequence[Trigger]
     target: int
-    families: Sequence[TriggerFamily] = ()
+    families: Sequence[Sought] = ()
     reference: ClipModel | None = None
 
 
@@ -85,7 +85,7 @@ class Realign:
             with them.
         held: clean images of these in a step, beside the others.
         every: steps between two searches for new triggers.
-        together: searches that are made then, each for another family.
+        together: searches that are made then, each for something else.
         search: how they are made.
 
     Source:
@@ -93,7 +93,7 @@ class Realign:
         section VI; the teacher in place of labels, and new triggers on the way, are not in it.
     """
 
-    ID: ClassVar[str] = "realign/1"
+    ID: ClassVar[str] = "realign/2"
 
     steps: int = 100
     learning_rate: float = 3e-4
@@ -106,7 +106,7 @@ class Realign:
     near: int = 64
     held: int = 8
     every: int = 20
-    together: int = 2
+    together: int = 1
     search: Inverter = Targeted(steps=30, batch=16)
 
     def realign(
@@ -146,9 +146,9 @@ class Realign:
         for step in range(self.steps):
             search = search.during(progress, STAGE, step, self.steps)
             if step and step % self.every == 0:
-                for family in islice(families, self.together):
-                    new = self.search.invert(search, family, generator=generator)
-                    known += [new.trigger] * share
+                for sought in islice(families, self.together):
+                    new = inverted(search, sought, self.search, generator=generator)
+                    known += [one.trigger for one in new] * share
             tower.requires_grad_(True)
             optimizer.param_groups[0]["lr"] = self.learning_rate * self._pace(step)
             clean = pool.pixels(torch.cat(self._drawn(len(pool), near, generator)))
@@ -207,17 +207,17 @@ class Realign:
     ) -> Tensor:
         """The images (B, 3, S, S), each with one of the triggers, at random, in a form of its own.
 
-        Patches are known by their `mask` and `pattern`, what is added to the whole image by its
-        `delta`; a trigger of another kind stays as it is.
+        Patches are known by their `pattern`, what is added to the whole image by its `delta`; a
+        trigger of another kind stays as it is.
         """
         which = torch.randint(len(triggers), (len(images),), generator=generator)
         made = images.clone()
         for number in sorted(set(which.tolist())):
             rows, trigger = which == number, triggers[number]
             parts, count = trigger.tensors, int((which == number).sum())
-            if {"mask", "pattern"} <= parts.keys():
-                mask, pattern = self._moved(parts["mask"], parts["pattern"], count, generator)
-                made[rows] = stamp(images[rows], pattern, mask)
+            if "pattern" in parts:
+                black, light = self._moved(trigger, images.shape[-1], count, generator)
+                made[rows] = black + light * images[rows]
             elif "delta" in parts:
                 drawn = torch.rand(count, 1, 1, 1, generator=generator)
                 strength = self.weakest + (self.strongest - self.weakest) * drawn
@@ -227,15 +227,20 @@ class Realign:
         return made
 
     def _moved(
-        self, mask: Tensor, pattern: Tensor, count: int, generator: torch.Generator
+        self, trigger: Trigger, side: int, count: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """`count` masks (B, 1, S, S) and patterns (B, 3, S, S), some of them at other places."""
-        shifts = torch.randint(mask.shape[-1], (count, 2), generator=generator)
+        """What a patch makes of black, and how much light it lets through: (B, 3, S, S) each.
+
+        Some of the `count` are at other places.
+        """
+        shifts = torch.randint(side, (count, 2), generator=generator)
         still = torch.rand(count, generator=generator) >= self.moved
         shifts[still] = 0
-        layers = torch.cat([mask, pattern])
+        plain = torch.zeros(1, 3, side, side)
+        black = trigger.apply(plain)[0]
+        layers = torch.cat([black, trigger.apply(plain + 1)[0] - black])
         rolled = torch.stack([layers.roll(tuple(shift), (1, 2)) for shift in shifts.tolist()])
-        return rolled[:, :1], rolled[:, 1:]
+        return rolled[:, :3], rolled[:, 3:]
 
 
 def _pool(subject: Subject) -> ProbePart:

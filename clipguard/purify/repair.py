@@ -14,6 +14,7 @@ from clipguard.errors import InconclusiveError
 from clipguard.model.roles import ClipModel, PromptTunable
 from clipguard.probe.rates import embed, rates
 from clipguard.probe.sets import Subject
+from clipguard.purify.inversions import Sought, fresh_triggers
 from clipguard.purify.methods.cbpt import Cbpt
 from clipguard.purify.realign import Backdoor, Realign, Realigned
 from clipguard.purify.reinversion import reinvert
@@ -24,11 +25,8 @@ from clipguard.record import (
     PurificationRecord,
     TunedTrigger,
 )
-from clipguard.registry import name_of, require_known
+from clipguard.registry import require_known
 from clipguard.search.roles import Inverter, Progress, Search, Trigger, TriggerFamily
-
-HOLDS = 0.5
-"""Share of *select* images that a trigger must move to be worth purifying against."""
 
 WORKS = 0.8
 """ASR (lower bound) from which a second family's trigger is worth purifying against.
@@ -50,9 +48,9 @@ class RepairSettings:
         realign: what repairs the image tower; None leaves it as it is.
         purifier: what tunes prompts for it; None leaves the zero-shot classifier.
         alone: what tunes prompts where the tower stays as it is.
-        against: per family that works, a family for every fresh inversion to repair against.
-            Unlike the detector's, they need not separate clean models: small patches spare what
-            the image shows, moving ones cover triggers planted at random places, large
+        against: per family that works, what every fresh inversion to repair against looks for.
+            Unlike the detector's, they need not separate clean models: squares find small patches
+            at their place, moving ones cover triggers planted at random places, large
             perturbations cover more of what the true trigger does.
         again: per family that works, those that are searched while the tower is repaired.
         families: those of the re-inversion, as in the detector, so that the null band applies.
@@ -60,10 +58,10 @@ class RepairSettings:
     """
 
     realign: Realign | None = Realign()
-    purifier: Purifier | None = Cbpt(steps=100, margin=2.0)
+    purifier: Purifier | None = Cbpt(steps=100, margin=4.0)
     alone: Purifier = Cbpt()
-    against: Mapping[str, Sequence[TriggerFamily]]
-    again: Mapping[str, Sequence[TriggerFamily]]
+    against: Mapping[str, Sequence[Sought]]
+    again: Mapping[str, Sequence[Sought]]
     families: Sequence[TriggerFamily]
     targeted: Inverter
 
@@ -148,7 +146,10 @@ def repair(
     target = subject.probe.class_names.index(worst)
     generator = torch.Generator().manual_seed(seed)
     search = Search(subject.model, subject.probe, subject.classes, target)
-    triggers = fresh_triggers(search, names, settings, generator, progress)
+    wanted = [sought for name in names for sought in settings.against[name]]
+    triggers = fresh_triggers(
+        search, wanted, settings.targeted, generator=generator, progress=progress
+    )
     again = [family for name in names for family in settings.again[name]]
     backdoor = Backdoor(triggers, target, again, reference)
     made = tuned(subject, backdoor, settings, generator=generator, progress=progress)
@@ -173,12 +174,14 @@ def tuned(
         progress: told about each stage.
     """
     tower, head, known = None, None, tuple(backdoor.triggers)
+    if settings.purifier is not None:
+        subject.model.embed_tokens("a")  # a text tower that takes no prompts says so now, not later
     if settings.realign is not None:
         tower = settings.realign.realign(subject, backdoor, generator=generator, progress=progress)
         subject, known = Subject(tower.model, subject.probe), tower.triggers
     if settings.purifier is not None:
         head = settings.purifier.purify(
-            subject, backdoor.triggers, backdoor.target, generator=generator, progress=progress
+            subject, known, backdoor.target, generator=generator, progress=progress
         )
     classes = subject.classes if head is None else head.classes
     return Repaired(subject.model, classes, head, tower, known)
@@ -225,32 +228,3 @@ def _working(finding: Finding) -> list[str]:
         for row in finding.record.candidates
         if row is worst or (row.target == worst.target and row.asr.low >= WORKS)
     ]
-
-
-def fresh_triggers(
-    search: Search,
-    families: Sequence[str],
-    settings: RepairSettings,
-    generator: torch.Generator,
-    progress: Progress,
-) -> list[Trigger]:
-    """Triggers to purify against: several, because one may find only part of the shortcut.
-
-    Those that do not hold are left out (unless none does): a patch that has to work everywhere
-    finds nothing where the backdoor answers at one place only.
-
-    Args:
-        search: model, images, classifier and target.
-        families: names of the families that work on the target.
-        settings: what to search for in each family.
-        generator: of the starts.
-        progress: told about each search.
-    """
-    jobs = [job for name in families for job in settings.against[name]]
-    found = []
-    for done, family in enumerate(jobs):
-        stage = f"triggers to purify against ({name_of(family)})"
-        job = search.during(progress, stage, done, len(jobs))
-        found.append(settings.targeted.invert(job, family, generator=generator))
-    holding = [one.trigger for one in found if one.share >= HOLDS]
-    return holding or [one.trigger for one in found]

@@ -58,9 +58,7 @@ def test_the_record_names_nothing_of_this_machine(scanned: Path, nano: Path):
     assert str(nano.parent) not in text
     assert str(scanned) not in text
     command = json.loads(text)["command"]
-    assert command == (
-        "clipguard scan --profile standard --purify always --purifier realign+cbpt nano.pt"
-    )
+    assert command == ("clipguard scan --profile standard --purify always nano.pt")
 
 
 @pytest.mark.usefixtures("tiny")

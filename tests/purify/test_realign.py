@@ -138,9 +138,9 @@ def test_what_is_added_is_weaker_or_stronger_and_a_patch_moves_whole():
     moved = varied(patch, grey)
     areas = (moved - 0.5).abs().sum(dim=(1, 2, 3))
     torch.testing.assert_close(areas, areas[:1].expand(40))
-    still = (moved == patch.apply(grey)).flatten(1).all(dim=1).float().mean()
+    still = ((moved - patch.apply(grey)).abs().flatten(1).amax(dim=1) < 1e-5).float().mean()
     assert 0.2 < still < 0.8
-    assert torch.equal(varied(patch, grey, moved=0.0), patch.apply(grey))
+    torch.testing.assert_close(varied(patch, grey, moved=0.0), patch.apply(grey))
 
 
 def test_a_trigger_of_another_kind_stays_as_it_is():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from fakes import NAMES, StripesClip, Untouched, hum, no_progress, stripes_probe
 
 from clipguard.detect.roles import Finding
 from clipguard.errors import UsageError
-from clipguard.probe.sets import Subject
+from clipguard.probe.sets import ProbePart, Subject
 from clipguard.purify.methods.cbpt import Cbpt
 from clipguard.purify.realign import Realign
 from clipguard.purify.repair import Repaired, RepairSettings, repair
@@ -204,6 +205,37 @@ def test_a_repaired_tower_reads_what_triggered_images_show(way: str, prompts: bo
     assert len(record.against) > len(SETTINGS.against["additive"])  # new ones joined
     assert torch.equal(made.classes, suspect.classes) is not prompts
     untouched.check()
+
+
+def only(part: ProbePart, kept: Sequence[int], names: Sequence[int]) -> ProbePart:
+    """Rows of the classes `kept`, numbered as they stand in `names`."""
+    rows = torch.isin(part.labels, torch.tensor(kept))
+    labels = torch.tensor([names.index(label) for label in part.labels[rows].tolist()])
+    return ProbePart(part.images[rows], labels, part.drawings[rows])
+
+
+@pytest.mark.parametrize(
+    ("names", "tuned"),
+    [
+        (range(len(NAMES)), [name for name in range(len(NAMES)) if name != PLANTED]),
+        ((PLANTED, OTHER), [PLANTED, OTHER]),
+    ],
+    ids=["no image of the target", "two classes"],
+)
+def test_a_repair_works_with_odd_class_lists(names: Sequence[int], tuned: list[int]):
+    whole = stripes_probe()
+    probe = replace(
+        whole,
+        optimise=only(whole.optimise, tuned, names),
+        select=only(whole.select, tuned, names),
+        measure=only(whole.measure, names, names),
+        class_names=tuple(NAMES[name] for name in names),
+    )
+    settings = replace(SETTINGS, realign=Realign(steps=60, learning_rate=3e-2))
+    suspect = Subject(StripesClip(planted=PLANTED), probe)
+    record, _ = repair(suspect, finding((PLANTED, hum())), settings, seed=0, progress=no_progress)
+    assert record.after.asr.value < 0.1 < 0.9 < record.before.asr.value
+    assert record.after.clean_accuracy.value > 0.8
 
 
 def test_a_way_that_does_not_exist_is_refused():

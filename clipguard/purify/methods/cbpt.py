@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -79,7 +80,7 @@ class Cbpt:
         cross-entropy: Zhang and Sabuncu, NeurIPS 2018.
     """
 
-    ID: ClassVar[str] = "cbpt/1"
+    ID: ClassVar[str] = "cbpt/2"
 
     steps: int = 400
     learning_rate: float = 2e-2
@@ -110,10 +111,12 @@ class Cbpt:
             raise ValueError("purification needs at least one inverted trigger")
         model, probe, original = subject.model, subject.probe, subject.classes
         names = probe.class_names
-        known = _cache(model, [probe.optimise, probe.select], triggers, original, progress)
+        looks = [trigger.apply for trigger in triggers]
+        known = _cache(model, [probe.optimise, probe.select], looks, original, progress)
         other = None
         if probe.unlabelled is not None:
-            other = _cache(model, [probe.unlabelled()], triggers, original, progress)
+            mixed = [partial(_one_of, triggers)]
+            other = _cache(model, [probe.unlabelled()], mixed, original, progress)
         context = model.embed_tokens(START).expand(len(names), -1, -1).clone().requires_grad_()
         optimizer = torch.optim.Adam([context], lr=self.learning_rate)
         losses: dict[str, Tensor] = {}
@@ -209,15 +212,15 @@ def _divergence(got: Tensor, wanted: Tensor) -> Tensor:
 def _cache(
     model: PromptTunable,
     parts: Sequence[ProbePart],
-    triggers: Sequence[Trigger],
+    looks: Sequence[Callable[[Tensor], Tensor]],
     classes: Tensor,
     progress: Progress,
 ) -> Features:
     clean = [embed(model, part) for part in parts]
     sheets = []
-    for done, trigger in enumerate(triggers):
-        progress("triggered images", done, len(triggers))
-        sheets.append(torch.cat([embed(model, part, trigger.apply) for part in parts]))
+    for done, apply in enumerate(looks):
+        progress("triggered images", done, len(looks))
+        sheets.append(torch.cat([embed(model, part, apply) for part in parts]))
     labels = [
         pseudo_labels(part, classify(rows, classes))
         for part, rows in zip(parts, clean, strict=True)
@@ -227,6 +230,14 @@ def _cache(
     return Features(
         torch.cat(clean), torch.stack(sheets), torch.cat(labels), 1 / count[index].float()
     )
+
+
+def _one_of(triggers: Sequence[Trigger], images: Tensor) -> Tensor:
+    """The images (B, 3, S, S), each with one of the triggers, in turn."""
+    made = images.clone()
+    for number, trigger in enumerate(triggers[: len(images)]):
+        made[number :: len(triggers)] = trigger.apply(images[number :: len(triggers)])
+    return made
 
 
 METHOD: type[Purifier] = Cbpt

@@ -1,0 +1,86 @@
+"""What a repair of the literature is given, and what it makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+import torch
+from open_clip.model import CLIP
+from torch import Tensor
+
+from clipguard.probe.rates import attack_rate, classify, embed
+from clipguard.probe.sets import ProbePart, Subject
+from clipguard.purify.realign import Backdoor
+from clipguard.search.roles import Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Patient:
+    """A suspect, and everything that a repair may look at.
+
+    Attributes:
+        network: its network, which the repair changes.
+        subject: the same weights behind the usual interface, and the probe set, of which
+            *measure* is never looked at.
+        backdoor: inverted triggers, where they lead, and a reference if there is one.
+        base: the network of that reference.
+    """
+
+    network: CLIP
+    subject: Subject
+    backdoor: Backdoor
+    base: CLIP | None = None
+
+    @property
+    def labelled(self) -> ProbePart:
+        """The images whose class is known: *optimise* and *select*."""
+        parts = (self.subject.probe.optimise, self.subject.probe.select)
+        return ProbePart(
+            torch.cat([part.images for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            torch.cat([part.drawings for part in parts]),
+        )
+
+    def classes(self) -> Tensor:
+        """(C, D) unit class embeddings of the network as it is now."""
+        return Subject(self.subject.model, self.subject.probe).classes
+
+    def chosen_by(self) -> Chosen:
+        """How the network does now on *select*, where settings are chosen."""
+        part, classes = self.subject.probe.select, self.classes()
+        clean = classify(embed(self.subject.model, part), classes)
+        rates = []
+        for trigger in self.backdoor.triggers:
+            read = classify(embed(self.subject.model, part, trigger.apply), classes)
+            draws = torch.Generator().manual_seed(0)
+            found = attack_rate(read, part, clean, self.backdoor.target, draws)
+            rates.append(found.value if found else 0.0)
+        return Chosen((clean == part.labels).float().mean().item(), max(rates))
+
+
+class Chosen(NamedTuple):
+    """Rates on *select*: of clean images, and the worst of the inverted triggers."""
+
+    clean_accuracy: float
+    asr: float
+
+
+class Repair(Protocol):
+    """A repair of the literature.
+
+    Attributes:
+        ID: declared name and number; the number rises when its results change.
+    """
+
+    ID: ClassVar[str]
+
+    def repair(
+        self, patient: Patient, *, generator: torch.Generator, progress: Progress
+    ) -> Tensor | None:
+        """Change the patient's network.
+
+        Returns:
+            (C, D) unit class embeddings to read its images with; None for those of its zero-shot
+            classifier.
+        """
