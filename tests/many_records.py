@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from canaries import PAYLOADS, poisoned
@@ -90,6 +91,10 @@ def unread() -> AuditRecord:
     return record.model_copy(update={"refused": gone})
 
 
+def _payload(number: int) -> AuditRecord:
+    return judged(poisoned(PAYLOADS[number], "alone"))
+
+
 def _made() -> Iterator[tuple[str, Callable[[], AuditRecord]]]:
     yield from RECORDS.items()
     yield "old", lambda: read_record(OLD)
@@ -105,12 +110,12 @@ def _made() -> Iterator[tuple[str, Callable[[], AuditRecord]]]:
     yield "cut short", lambda: judged(unjudged(complete=False))
     yield "nothing", lambda: judged(unjudged(complete=False, checkpoint=None, probe=None))
     for code in (5, 6, 7, 130, 999):
-        yield f"error {code}", lambda code=code: broken(code)
+        yield f"error {code}", partial(broken, code)
     for number in (0, 20, 21, 24, 31, 34, 41, 58):
-        yield f"payload {number}", lambda n=number: judged(poisoned(PAYLOADS[n], "alone"))
+        yield f"payload {number}", partial(_payload, number)
     yield "payload, with a reference", lambda: poisoned(PAYLOADS[7], "reference")
     for number in (0, 3, 5, 7):
-        yield f"name {number}", lambda n=number: named(HOSTILE[n])
+        yield f"name {number}", partial(named, HOSTILE[number])
 
 
 MANY = dict(_made())
