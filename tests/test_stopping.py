@@ -14,30 +14,38 @@ from processes import run_python
 ONE_LONG_CALL = """
 import hashlib, sys
 from pathlib import Path
+import typer
 from clipguard import stopping
 from clipguard.cli import app
+
+program = typer.Typer()
 
 def say():
     Path("said").write_text("last words")
 
-def work(args, standalone_mode):
+@program.callback(invoke_without_command=True)
+def work():
     with stopping.ends_soon(), stopping.before_the_end(say):
         print("begun", flush=True)
         hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)  # minutes, within one call
 
-app.build_app = lambda: work
+app.build_app = lambda only: program
 sys.exit(app.main([]))
 """
 
 
 WITHIN_EXEC = """
 import sys
+import typer
 from clipguard.cli import app
 
-def work(args, standalone_mode):
+program = typer.Typer()
+
+@program.callback(invoke_without_command=True)
+def work():
     exec("import os, signal, time; os.kill(os.getpid(), signal.{name}); time.sleep(60)")
 
-app.build_app = lambda: work
+app.build_app = lambda only: program
 sys.exit(app.main([]))
 """
 

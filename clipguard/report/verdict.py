@@ -142,6 +142,8 @@ def _about(record: AuditRecord) -> Iterator[Fact]:
     if record.refused is None:
         yield Fact("Held against", _ground(record))
     yield Fact("Policy", gate.policy if gate else "none applied")
+    if gate:
+        yield Fact("sha256 of the policy", gate.policy_sha256, code=True)
     yield Fact("Exit code", str(said.exit_code))
     yield Fact("Made by", f"{record.tool.name} {record.tool.version}")
     if known and known.sha256:

@@ -37,7 +37,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail() -> None:
         raise error
 
-    def build() -> typer.Typer:
+    def build(only: str | None) -> typer.Typer:
         app = typer.Typer(pretty_exceptions_enable=False)
         app.callback()(lambda: None)
         app.command()(fail)

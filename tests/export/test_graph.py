@@ -370,4 +370,4 @@ def test_an_export_that_breaks_the_bounds_is_not_kept(tmp_path: Path, monkeypatc
     with pytest.raises(RefusedError):
         write_onnx(export_job(), tmp_path / "model.onnx", generator=torch.Generator())
     assert [*tmp_path.iterdir()] == []
-    assert main(["predict", str(write_classifier(tmp_path)), str(tmp_path)]) == 4
+    assert main(["predict", str(write_classifier(tmp_path)), str(tmp_path), "--sandbox=none"]) == 4

@@ -97,7 +97,8 @@ def test_a_record_of_version_1_is_read_rendered_and_written_as_one_of_today(name
     assert record.gate is not None
     assert record.gate.exit_code == judge(load_policy("default"), record).exit_code == 1
     assert loads(dumps(record)) == record
-    assert "hot air balloon" in RENDERERS.build(name).render(record, Path("nowhere"))
+    told = {"intoto": "backdoor.outcome"}.get(name, "hot air balloon")
+    assert told in RENDERERS.build(name).render(record, Path("nowhere"))
 
 
 def test_an_upgrade_leaves_out_just_what_version_2_has_no_place_for() -> None:

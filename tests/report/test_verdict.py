@@ -100,7 +100,7 @@ def test_the_advice_is_about_lines_that_a_policy_has():
     known = set()
     for record in (few_images(), failing(), judged(held_against(against_reference()))):
         known |= {check.key for check in record.gate.checks}
-    rare = {"audit.errors", "audit.architecture", "backdoor.canary"}
+    rare = {"audit.errors", "audit.architecture", "audit.folder", "audit.model", "backdoor.canary"}
     rare |= {"backdoor.max_change_concentration"}
     assert ADD.keys() - known <= rare
 
