@@ -38,7 +38,7 @@ MEMORY, MEMORY_RATE, STACK = 2**30, 6, 16 * 2**20
 WORK_RATE = 2 * 10**8
 """Multiply-adds for which there is a second: far fewer than the slowest processor makes."""
 MAX_CLASSES = 10**6
-MAX_METADATA = 2000
+MAX_METADATA = 100_000
 
 
 @contextmanager

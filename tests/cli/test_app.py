@@ -154,7 +154,7 @@ def test_an_interrupt_and_an_end_from_outside_are_told_apart(
     raising(monkeypatch, KeyboardInterrupt())
     assert (main(["fail"]), capsys.readouterr().err) == (130, "interrupted\n")
 
-    monkeypatch.setattr(app_module, "build_app", lambda: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(app_module, "build_app", lambda only: signal.raise_signal(signal.SIGTERM))
     assert (main(["fail"]), capsys.readouterr().err) == (143, "terminated\n")
 
 
