@@ -10,7 +10,7 @@ SIDE = 16
 STRUCTURE = 4.0
 """Deviation of a thumbnail, in 1/255, below which an image shows too little to be compared."""
 ALIKE = 0.995
-"""Correlation of two thumbnails; JPEG at quality 30 leaves 0.998, two photos of a scene less."""
+"""Correlation of two thumbnails, from which on they are near copies."""
 FAR = 12.0
 """Mean difference of two thumbnails, in 1/255, above which they are different images."""
 ROWS = 256

@@ -128,7 +128,7 @@ def test_the_strict_policy_is_nowhere_laxer_than_the_default() -> None:
         ("additive, freq", "aditive, freq", r"line \d+: .*'aditive', did you mean 'additive'"),
         ("[patch, additive, frequency]", "[]", r"coverage.families"),
         ("ration: null ", "ration: 'null' ", r"backdoor.max_change_concentration: .*got 'null'"),
-        ("  max_change_concentration: null", "  # ", r"missing policy key backdoor.max_change_conc"),
+        ("  max_change_concentration: null", "  # ", r"missing policy key backdoor.max_change"),
         ("  alpha: 0.05 ", "  max_score: 0.05 ", r"line 14: .*duplicate key .max_score"),
         ("clear_score: 0.3 ", "clear_score: 0.6 ", r"line 13: backdoor.clear_score .*max_score"),
         ("name: default", "name: &a default", r"line 7: anchors and aliases"),
