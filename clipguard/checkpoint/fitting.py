@@ -89,7 +89,7 @@ def require_one_reading(names: Mapping[str, str]) -> None:
         if name in own:
             continue
         parts = name.removeprefix("/").split(".")
-        ends = {".".join(parts[i:]) for i in range(1, len(parts))} | {key[n:] for n in CUTS}
+        ends = {".".join(parts[i:]) for i in range(len(parts))} | {key[n:] for n in CUTS}
         if hidden := ends & own:
             raise RefusedError(
                 f"CG107 {safe_text(key)} and {safe_text(min(hidden))} are one tensor to some "

@@ -21,7 +21,7 @@ from clipguard.checkpoint.folder import ModelFiles, files_of
 from clipguard.checkpoint.formats import format_of, open_clip_names
 from clipguard.checkpoint.guarded import guarded_contents, guarded_weights
 from clipguard.checkpoint.inspection import naming
-from clipguard.checkpoint.lora import CONFIG, is_adapter
+from clipguard.checkpoint.lora import CONFIG, DOWN, UP, is_adapter
 from clipguard.checkpoint.names import plain_names
 from clipguard.checkpoint.sandbox import Guard
 from clipguard.checkpoint.tensors import each_tensor
@@ -94,10 +94,10 @@ def _difference(mine: Mapping[str, Tensor], path: Path, guard: Guard) -> str | _
     """The first difference, or what was seen where there is none; None for what is no model."""
     files, seen = files_of(path), _Seen()
     names = _names(files, guard)
-    if not any(map(_is_own, names.values())):
+    if is_adapter(names) and not is_adapter(mine) and (path.parent / CONFIG).is_file():
+        return ADAPTER
+    if not any(_is_own(name) and not name.endswith((DOWN, UP)) for name in names.values()):
         return None
-    if is_adapter(names) and not is_adapter(mine):
-        return ADAPTER if (path.parent / CONFIG).is_file() else None
     for key, tensor in _as_open_clips(_each(files, guard), names):
         told = _unlike(mine.get(key), tensor)
         if told is None:
@@ -109,12 +109,15 @@ def _difference(mine: Mapping[str, Tensor], path: Path, guard: Guard) -> str | _
 
 def _names(files: ModelFiles, guard: Guard) -> dict[str, str]:
     """Name in the files to name without a prefix, of all tensors."""
-    keys = [*files.where]
-    if not keys:
-        found = guarded_contents(files.weights[0], guard)
+    keys: list[str] = []
+    for part in files.weights:
+        found = guarded_contents(part, guard)
         if found.refusal is not None:
             raise RefusedError(found.refusal)
-        keys = [tensor.name for tensor in found.tensors]
+        keys += [tensor.name for tensor in found.tensors]
+    if files.where and sorted(keys) != sorted(files.where):
+        # A file that an index names is compared through it alone, so it must list every tensor.
+        raise RefusedError("CG103 the index lists other tensors than its files hold")
     names = plain_names(keys).names
     require_one_reading(names)
     return names
@@ -165,8 +168,8 @@ def _unlike(mine: Tensor | None, theirs: Tensor) -> str | None:
         return ""
     if mine.shape == theirs.shape:
         for name, half in HALVES.items():
-            one, other = mine.to(half).float(), theirs.to(half).float()
-            if torch.equal(one, theirs) or torch.equal(mine, other):
+            # Not the other way round: many models are rounded to one and the same.
+            if torch.equal(mine.to(half).float(), theirs):
                 return name
     return None
 

@@ -155,10 +155,16 @@ def _digest(model: Path, lora_base: Path | None) -> str:
     """The digest of a model as its record has it."""
     from clipguard.checkpoint.folder import digest_of, files_of
     from clipguard.checkpoint.inspection import sha256_of
+    from clipguard.errors import UsageError
 
     def whole(path: Path) -> str:
-        files = files_of(path, refusal=lambda file: None).weights
-        return digest_of([(file.name, sha256_of(file)) for file in files])
+        found = files_of(path, refusal=lambda file: None)
+        if found.others:
+            raise UsageError(
+                f"{path} holds other models, too ({found.others[0].name}), which no digest of the "
+                "record covers; give the weights file that goes out"
+            )
+        return digest_of([(file.name, sha256_of(file)) for file in found.weights])
 
     if lora_base is None:
         return whole(model)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ else:
 FILES = ("clipguard.toml", "pyproject.toml")
 PREFIX = "CLIPGUARD_"
 NO_FILE = f"{PREFIX}NO_FILE"
+TYPED_ONLY = ("--help", "--dry-run")  # set by a file, they would let nothing be looked at
 MAX_BYTES = 2**20
 MODELS = ("models", "model", "reference", "text_from", "lora_base")
 """Parameters that name a checkpoint."""
@@ -99,15 +101,12 @@ def settings_for(
     found = settings_file(folder)
     if found is not None:
         _require_keys(root, found)
-        if not any(_is_inside(found.path, model) for model in models):
-            for table in _tables(found.content, path):
-                for key, value in table.items():
-                    if key in known:
-                        checked = _checked(key, value, known[key], found.path)
-                        made[key] = Setting(checked, found.path.name)
+        for table in _tables(found.content, path) if _is_apart(found.path, models) else ():
+            for key in table.keys() & known.keys():
+                checked = _checked(key, table[key], known[key], found.path)
+                made[key] = Setting(checked, found.path.name)
     for key, param in known.items():
-        name = variable_of(key)
-        if name in os.environ:
+        if (name := variable_of(key)) in os.environ:
             made[key] = Setting(_from_text(name, os.environ[name], param), name)
     return made
 
@@ -128,7 +127,8 @@ def options_of(command: Any) -> dict[str, Any]:
     found = {}
     for param in command.params:
         longest = max(param.opts, key=len)
-        if param.param_type_name == "option" and longest.startswith("--") and longest != "--help":
+        settable = longest.startswith("--") and longest not in TYPED_ONLY
+        if param.param_type_name == "option" and settable:
             found[longest.removeprefix("--")] = param
     return found
 
@@ -166,13 +166,14 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     own = path.name == FILES[0]
     text = read_given(path, MAX_BYTES)
-    if not own and "tool.clipguard" not in text:
+    if not own and "clipguard" not in text:
         return None
     try:
         data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path.name}: not TOML ({safe_text(error)})") from error
-    found = data if own else data.get("tool", {}).get("clipguard")
+    tool = data.get("tool")
+    found = data if own else tool.get("clipguard") if isinstance(tool, dict) else None
     if found is not None and not isinstance(found, dict):
         raise UsageError(f"{path.name}: expected a table tool.clipguard, got a value")
     return found
@@ -254,6 +255,10 @@ def require_variables(root: Any) -> None:
     for name in sorted(os.environ):
         if name in known and not os.environ[name].strip():
             raise UsageError(f"{name} is empty; give it a value, or unset it")
+        if name in known or name == NO_FILE or not name.startswith(PREFIX):
+            continue
+        if close := get_close_matches(name, known, 1, 0.87):
+            raise UsageError(f"no variable named {name}, did you mean {close[0]}?")
 
 
 def _leaves(command: Any) -> Iterator[Any]:
@@ -283,5 +288,13 @@ def _models(given: Mapping[str, Any]) -> list[Path]:
     return found
 
 
-def _is_inside(file: Path, model: Path) -> bool:
-    return model.is_dir() and file.resolve().is_relative_to(model.resolve())
+def _is_apart(file: Path, models: Sequence[Path]) -> bool:
+    """Whether a file is in no model. Beside one it is refused, since it may have come with it."""
+    here = file.resolve()
+    for model in models:
+        if model.is_file() and model.resolve().parent == here.parent:
+            raise UsageError(
+                f"{file.name} lies beside {safe_text(model.name)} and may have come with it; put "
+                f"the model into another folder, or set {NO_FILE}=1 and type the options"
+            )
+    return not any(model.is_dir() and here.is_relative_to(model.resolve()) for model in models)

@@ -27,16 +27,19 @@ def refused_checks(refused: RefusedRecord, record: AuditRecord) -> list[Line]:
     return [Line(made.check, errors.REFUSED), *(_error_line(error) for error in record.errors)]
 
 
-def file_checks(files: Collection[str], record: AuditRecord) -> list[Line]:
+def file_checks(
+    files: Collection[str], record: AuditRecord, *, repaired: bool = False
+) -> list[Line]:
     """That a record is about a file that lies here; no line where none was given.
 
     Args:
         files: sha256 digests of the files that were given with the record.
         record: it names the model, and the file that was exported and kept.
+        repaired: whether a pass is about the repair alone, and so about the exported file alone.
     """
     if not files:
         return []
-    known = record.checkpoint or record.refused
+    known = None if repaired else record.checkpoint or record.refused
     made = record.export.sha256 if record.export and record.export.kept else None
     good = bool({known.sha256 if known else None, made} & set(files))
     reason = (
@@ -103,8 +106,8 @@ def _folder_lines(known: CheckpointRecord | None) -> list[Line]:
     key, limit = "audit.folder", "one model"
     other = [one for one in known.others if not one.equal]
     if not other:
-        names = ", ".join(one.name for one in known.others)
-        return [line(key, limit, limit, PASS, f"the weights in {names} are the same")]
+        same = "; ".join(f"{one.name} {one.says}" for one in known.others)
+        return [line(key, limit, limit, PASS, f"of the other files here, {same}")]
     told = "; ".join(f"{one.name} {one.says}" for one in other)
     reason = (
         f"other libraries may load another file of this folder than the one that was read: {told}; "

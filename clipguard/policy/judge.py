@@ -88,10 +88,9 @@ def judge(
     """
     waive = Waiving(waivers, record.checkpoint.sha256 if record.checkpoint else None)
     about = file_checks(files or (), record)
-    verified = None if files is None else bool(about) and about[0].passes
     if record.refused is not None:
         refused = _gate(policy, [*about, *refused_checks(record.refused, record)], (), waive)
-        return refused.model_copy(update={"verified": verified})
+        return refused.model_copy(update={"verified": _verified(files, about)})
     found = detector_checks(policy, record.detectors, record.calibration, record.reference)
     findings = waive([made for _, lines in found for made in lines])
     purified = purification_checks(policy, record)
@@ -99,6 +98,8 @@ def judge(
     against = [made for made in unwaived if made.repairable and not made.passes]
     relied_on = bool(against) and policy.purification.purified_head_may_pass
     repaired = relied_on and bool(purified) and all(made.passes for made in purified)
+    if repaired:
+        about = file_checks(files or (), record, repaired=True)
     triggered = any(detector.candidates for detector in record.detectors)
     lines = [
         *about,
@@ -114,7 +115,11 @@ def judge(
     ]
     told = _repaired(record, against) if repaired else []
     gate = _gate(policy, lines, conclusions(found), waive, told)
-    return gate.model_copy(update={"verified": verified})
+    return gate.model_copy(update={"verified": _verified(files, about)})
+
+
+def _verified(files: Collection[str] | None, about: Sequence[Line]) -> bool | None:
+    return None if files is None else bool(about) and about[0].passes
 
 
 def _gate(

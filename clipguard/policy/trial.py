@@ -66,7 +66,8 @@ class Trial:
 
     def _wanted(self, path: str) -> str:
         expected = self.expected or {}
-        return next((one for end, one in expected.items() if f"/{path}".endswith(f"/{end}")), "")
+        ends = [end for end in expected if f"/{path}".endswith(f"/{end}")]
+        return expected[max(ends, key=len)] if ends else ""
 
     def _missing(self) -> list[tuple[str, str]]:
         return [

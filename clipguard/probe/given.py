@@ -141,7 +141,12 @@ def _label(item: Item, found: Items, listed: ClassList) -> int:
         longest = [one for one in inside if not any(one != o and one in o for o in inside)]
         return known[longest[0]] if len(longest) == 1 else -1
     place = known.get(spoken(said), -1)
-    if place < 0 and found.told == "index" and said.isdigit() and int(said) < len(listed.names):
+    if (
+        place < 0
+        and found.told == "index"
+        and re.fullmatch("[0-9]{1,9}", said)
+        and int(said) < len(listed.names)
+    ):
         return int(said)
     return place
 

@@ -102,7 +102,7 @@ def _entries(shards: Sequence[Path]) -> Iterator[_Entry]:
                         raise UsageError(f"more than {MAX_ENTRIES:,} entries in tar files")
                     if member.isreg() and not member.issparse():
                         yield _entry(shard, member)
-        except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+        except (tarfile.TarError, OSError, ValueError, ArithmeticError, RecursionError) as error:
             raise UsageError(
                 f"{safe_text(shard.name)}: no plain tar file ({safe_text(error)}); unpack it, or "
                 "write it again without compression"

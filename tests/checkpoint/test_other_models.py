@@ -16,6 +16,7 @@ from transformers_models import save, tiny_clip
 
 from clipguard.checkpoint.gather import gather
 from clipguard.checkpoint.sandbox import Guard
+from clipguard.errors import RefusedError
 from clipguard.record import Decision, OtherModelRecord
 
 State = dict[str, Tensor]
@@ -55,14 +56,39 @@ def test_another_model_is_told_from_it_by_one_tensor(key: str, tmp_path: Path, s
     assert key in found.says
 
 
+def test_what_many_models_are_rounded_to_says_nothing_of_a_finer_one(tmp_path: Path, state: State):
+    halved = {key: tensor.half() for key, tensor in state.items()}
+    save_file(halved, tmp_path / "model.safetensors")
+    save_file(state, tmp_path / "model.fp32.safetensors")
+    assert others(tmp_path) == {"model.fp32.safetensors": False}
+
+
+def test_neither_an_index_nor_a_lora_tensor_hides_another_model(tmp_path: Path, state: State):
+    save_file(state, tmp_path / "open_clip_model.safetensors")
+    evil = changed(state, "visual.proj", by=0.01)
+    save_file({**evil, "x.lora_A.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    index = {"weight_map": {"x": "model.safetensors"}}
+    (tmp_path / "decoy.index.json").write_text(json.dumps(index))
+    assert others(tmp_path) == {"decoy.index.json": False}
+    (tmp_path / "decoy.index.json").unlink()
+    assert others(tmp_path) == {"model.safetensors": False}
+
+
+def test_a_second_model_in_one_file_is_refused(tmp_path: Path, state: State):
+    evil = changed(state, "visual.proj", by=0.01)
+    both = {**evil, **{f"a.{key}": tensor.clone() for key, tensor in state.items()}}
+    save_file(both, tmp_path / "model.safetensors")
+    with pytest.raises(RefusedError, match="CG107"):
+        gather(tmp_path / "model.safetensors", guard=HERE)
+
+
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("first", [True, False])
 def test_half_precision_of_the_same_model_is_the_same(
-    half: torch.dtype, first: bool, tmp_path: Path, state: State
+    half: torch.dtype, tmp_path: Path, state: State
 ):
     halved = {key: tensor.to(half) for key, tensor in state.items()}
-    save_file(halved if first else state, tmp_path / "model.safetensors")
-    save_file(state if first else halved, tmp_path / "model.fp16.safetensors")
+    save_file(state, tmp_path / "model.safetensors")
+    save_file(halved, tmp_path / "model.fp16.safetensors")
     (found,) = gather(tmp_path, guard=HERE).others
     assert found.equal
     assert str(half).removeprefix("torch.") in found.says

@@ -44,7 +44,7 @@ def test_what_is_typed_wins_over_the_environment_and_that_over_the_file(
     assert found["seed"] == ("4", "clipguard.toml")
     assert found["format"] == ("json, sarif", "clipguard.toml")
     assert found["canary"] == ("true", "clipguard.toml")
-    assert found["purifier"] == ("cbpt", "default")
+    assert found["purifier"] == ("realign+cbpt", "default")
     assert shown(capsys, "purify")["seed"] == ("3", "clipguard.toml")
 
 

@@ -57,28 +57,23 @@ def test_the_poisoned_model_fails_and_its_clean_twin_passes(shown: tuple[Path, s
 
 
 @pytest.mark.slow
-def test_a_planted_backdoor_fails_without_a_reference_too(shown: tuple[Path, str], tmp_path: Path):
+def test_the_repaired_model_reads_triggered_images_rightly(shown: tuple[Path, str]):
     victim, twin = (shown[0] / name for name in ("poisoned", "clean-twin"))
     assert json.loads((victim / "victim.json").read_text())["planted"]
-    command = ["scan", str(victim / "model.pt"), "-o", str(tmp_path), "-q"]
-    assert main([*command, "--purifier", "realign+cbpt"]) == 1
-    record = read_record(tmp_path / "audit.json")
+    record = read_record(victim / "report" / "audit.json")
     assert record.detectors[0].target == "banana"
     made = record.purification
     assert (made.method, made.scope) == ("realign+cbpt", "tower")
     assert made.after.asr.value < 0.1 < made.before.asr.value
     assert (record.export.file, record.export.tower) == ("purified.onnx", "repaired")
-    rows = evaluate_head(victim, twin, tmp_path / made.head)
+    rows = evaluate_head(victim, twin, victim / "report" / made.head)
     assert rows["seen"]["asr"] < 0.1 < 0.8 < rows["seen"]["pa_ratio"]
-    nano_network("nano-rn").load_state_dict(load_file(tmp_path / made.repaired), strict=True)
+    repaired = load_file(victim / "report" / made.repaired)
+    nano_network("nano-rn").load_state_dict(repaired, strict=True)
 
 
 @pytest.mark.slow
-def test_the_clean_twin_passes_without_one_and_is_exported_as_it_is(
-    shown: tuple[Path, str], tmp_path: Path
-):
-    model = shown[0] / "clean-twin" / "model.pt"
-    assert main(["scan", str(model), "-o", str(tmp_path), "-q"]) == 0
-    record = read_record(tmp_path / "audit.json")
+def test_the_clean_twin_is_exported_as_it_is(shown: tuple[Path, str]):
+    record = read_record(shown[0] / "clean-twin" / "report" / "audit.json")
     assert record.purification is None
     assert (record.export.file, record.export.head) == ("model.onnx", "zero-shot")

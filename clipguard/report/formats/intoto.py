@@ -66,8 +66,12 @@ def _subjects(record: AuditRecord) -> Iterator[dict[str, Any]]:
             f"{safe_text(name_of(record))}: intoto states something about a digest, and the record "
             "has none; use another format"
         )
-    yield {"name": safe_text(known.name), "digest": {"sha256": known.sha256}}
     passes = verdict(record).decision is Decision.PASS
+    checks = record.gate.checks if record.gate else ()
+    # The lines about a repair count only where the pass rests on it, and then it is no pass of
+    # the checkpoint.
+    if not (passes and any(one.counts and one.key.startswith("purification.") for one in checks)):
+        yield {"name": safe_text(known.name), "digest": {"sha256": known.sha256}}
     if made is not None and made.kept and passes and re.fullmatch("[0-9a-f]{64}", made.sha256):
         yield {"name": safe_text(made.file), "digest": {"sha256": made.sha256}}
 
