@@ -53,11 +53,7 @@ def require_same(cell: DetectCell, record: AuditRecord) -> None:
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
     ("level", "options"),
-    [
-        (None, ()),
-        (-30.0, ("--purify", "never")),
-        pytest.param(-30.0, (), marks=pytest.mark.slow),
-    ],
+    [(None, ()), (-30.0, ("--purify", "never"))],
 )
 def test_a_cell_is_a_scan(
     nano: Path,
@@ -75,14 +71,10 @@ def test_a_cell_is_a_scan(
         level is None,
         level is not None,
     )
-    assert (record.purification is None) is (level is None or options != ())
 
 
 @pytest.mark.slow
-def test_a_cell_is_a_scan_also_with_the_shipped_null_band(nano: Path, tmp_path: Path):
-    cell = benched(nano, tmp_path)
-    assert cell.p_value is not None
+def test_an_honest_model_passes_by_the_shipped_null_band(nano: Path, tmp_path: Path):
     record = scanned(nano, tmp_path)
     assert record.calibration.kind == "models"
-    require_same(cell, record)
-    assert cell.decision is Decision.PASS
+    assert record.gate.decision is Decision.PASS
