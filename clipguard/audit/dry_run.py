@@ -10,10 +10,9 @@ from clipguard.audit.coverage import begun_record
 from clipguard.audit.forecast import Forecast, forecast
 from clipguard.audit.options import Options, seed_of
 from clipguard.audit.outlook import unremarkable
-from clipguard.audit.pipeline import Suspect, loaded
+from clipguard.audit.pipeline import Suspect, asked_for, loaded
 from clipguard.audit.profiles import Profile, profile, profile_alone
 from clipguard.audit.watch import Watch
-from clipguard.checkpoint.load import load_checkpoint
 from clipguard.checkpoint.sandbox import Guard
 from clipguard.detect.cost import Sizes
 from clipguard.detect.lineage import load_reference, open_reference
@@ -97,13 +96,7 @@ def _loaded(path: Path, options: Options, watch: Watch) -> Suspect:
     """As `pipeline.load`, but few images are made and none decides about the architecture."""
     device, guard, reference = device_of(options.device), Guard(options.sandbox), None
     with watch.stage("load"):
-        checkpoint = load_checkpoint(
-            path,
-            arch=options.arch,
-            text_from=options.text_from,
-            lora_base=options.lora_base,
-            guard=guard,
-        )
+        checkpoint = asked_for(path, options, guard)
         model = build_model(checkpoint, device)
     if options.export == "onnx":
         require_exportable(model.image_tower())

@@ -24,7 +24,7 @@ from clipguard.audit.options import Options, seed_of
 from clipguard.audit.profiles import Profile, profile, profile_alone
 from clipguard.audit.release import Release, export, failure, keep, purify, rescan
 from clipguard.audit.watch import Watch
-from clipguard.checkpoint.load import load_checkpoint
+from clipguard.checkpoint.load import Checkpoint, load_checkpoint
 from clipguard.checkpoint.sandbox import Guard
 from clipguard.detect.lineage import Reference, described, load_reference, open_reference
 from clipguard.detect.null_band import choose_band, family_of, scan_key
@@ -143,6 +143,17 @@ def judged(
     return record.model_copy(update={"gate": judge(options.policy, record, options.waivers)})
 
 
+def asked_for(path: Path, options: Options, guard: Guard) -> Checkpoint:
+    """The checkpoint, read as the options say; errors as of `load_checkpoint`."""
+    return load_checkpoint(
+        path,
+        arch=options.arch,
+        text_from=options.text_from,
+        lora_base=options.lora_base,
+        guard=guard,
+    )
+
+
 def load(path: Path, options: Options, settings: Profile, watch: Watch) -> Suspect:
     """Load the checkpoint, compare it with its reference, and gather the probe set.
 
@@ -153,13 +164,7 @@ def load(path: Path, options: Options, settings: Profile, watch: Watch) -> Suspe
     """
     device, guard = device_of(options.device), Guard(options.sandbox, watch.deadline)
     with watch.stage("load"):
-        checkpoint = load_checkpoint(
-            path,
-            arch=options.arch,
-            text_from=options.text_from,
-            lora_base=options.lora_base,
-            guard=guard,
-        )
+        checkpoint = asked_for(path, options, guard)
     seed, other, reference = seed_of(options, checkpoint.record.sha256), None, None
     if options.reference is not None:
         with watch.stage("reference"):

@@ -11,7 +11,7 @@ import pkgutil
 import re
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -93,9 +93,12 @@ def main(arguments: list[str] | None = None) -> int:
         # typer turns an interrupt into the code 130, so only `terminated` knows which it was.
         words = sys.argv[1:] if arguments is None else arguments
         _require_words(words)
-        root: Any = typer.main.get_command(build_app(_only(words)))
+        found = settings_file(Path())
+        # Settings may speak of any command; without them the module of this one is enough.
+        told = found is not None or any(name.startswith(PREFIX) for name in os.environ)
+        root: Any = typer.main.get_command(build_app(None if told or not words else words[0]))
         _tell_whole(root)
-        words, added = filled(root, words, Path())
+        words, added = filled(root, words, found)
         code = root(args=words, prog_name="clipguard", standalone_mode=False)
     except ClipguardError as error:
         _say(f"error: {error}")
@@ -129,12 +132,6 @@ def _heeding_signals() -> list[int]:
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # a shell ignores it in the background
         signal.signal(signal.SIGINT, stop)
     return terminated
-
-
-def _only(words: Sequence[str]) -> str | None:
-    """The command whose module is enough; None where settings may speak of any command."""
-    told = settings_file(Path()) or any(name.startswith(PREFIX) for name in os.environ)
-    return words[0] if words and not told else None
 
 
 def _tell_whole(group: Any) -> None:

@@ -43,8 +43,8 @@ def show(
         raise UsageError(f"no command {safe_text(' '.join(words or []))!r} with options")
     parser = command.make_parser(command.context_class(command))
     given, _, _ = parser.parse_args(list(rest))
-    made = settings_for(root, path, Path())
     found = settings_file(Path())
+    made = settings_for(root, path, found)
     typer.echo(f"# {' '.join(path)}; file: {safe_text(found.path, 400) if found else 'none'}")
     for key, param in known.items():
         if param.name in given:

@@ -173,8 +173,9 @@ def _digest(model: Path, lora_base: Path | None) -> str:
 
 def _named(record: AuditRecord) -> set[str | None]:
     """Digests of the files that a record is about."""
-    known = record.checkpoint or record.refused
-    return {known.sha256 if known else None, record.export.sha256 if record.export else None}
+    from clipguard.record.wording import model_digest
+
+    return {model_digest(record), record.export.sha256 if record.export else None}
 
 
 def _told_unused(waivers: Waivers | None, decided: Sequence[Decided]) -> None:

@@ -49,13 +49,15 @@ class Found(NamedTuple):
     content: dict[str, Any]
 
 
-def filled(root: Any, words: Sequence[str], folder: Path) -> tuple[list[str], dict[str, Setting]]:
+def filled(
+    root: Any, words: Sequence[str], found: Found | None
+) -> tuple[list[str], dict[str, Setting]]:
     """The command line with the options that the file and the environment add.
 
     Args:
         root: the command group of the whole program.
         words: what was typed.
-        folder: the working directory.
+        found: see `settings_file`.
 
     Returns:
         The words, and by parameter name what was added.
@@ -75,7 +77,7 @@ def filled(root: Any, words: Sequence[str], folder: Path) -> tuple[list[str], di
     _require_once(order)
     added = {
         key: setting
-        for key, setting in settings_for(root, path, folder, _models(given)).items()
+        for key, setting in settings_for(root, path, found, _models(given)).items()
         if known[key].name not in given
     }
     more = [word for key, (value, _) in added.items() for word in _words(key, value)]
@@ -83,14 +85,14 @@ def filled(root: Any, words: Sequence[str], folder: Path) -> tuple[list[str], di
 
 
 def settings_for(
-    root: Any, path: Sequence[str], folder: Path, models: Sequence[Path] = ()
+    root: Any, path: Sequence[str], found: Found | None, models: Sequence[Path] = ()
 ) -> dict[str, Setting]:
     """What file and environment say for the options of one command.
 
     Args:
         root: the command group of the whole program.
         path: words of the command, such as `lab`, `plant`.
-        folder: the working directory.
+        found: see `settings_file`.
         models: checkpoints; a file inside one of them is not read.
 
     Raises:
@@ -98,7 +100,6 @@ def settings_for(
     """
     known = options_of(command_of(root, path)[0])
     made: dict[str, Setting] = {}
-    found = settings_file(folder)
     if found is not None:
         _require_keys(root, found)
         for table in _tables(found.content, path) if _is_apart(found.path, models) else ():

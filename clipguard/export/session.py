@@ -234,8 +234,6 @@ def _no_cuda(instead: Sequence[str]) -> ExportError:
 
 
 def _start(data: bytes, name: str, provider: str | None) -> Any:
-    if provider is not None:
-        require_provider(provider)
     use_cuda, wanted = tries_cuda(provider), list[Any]([CPU])
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT

@@ -16,7 +16,14 @@ from clipguard.record import (
     ReferenceRecord,
     RefusedRecord,
 )
-from clipguard.record.wording import TOLD, number, percent, percent_beside, triggers_of
+from clipguard.record.wording import (
+    TOLD,
+    model_digest,
+    number,
+    percent,
+    percent_beside,
+    triggers_of,
+)
 
 PROFILES = ("fast", "standard", "thorough")
 
@@ -39,9 +46,9 @@ def file_checks(
     """
     if not files:
         return []
-    known = None if repaired else record.checkpoint or record.refused
+    known = None if repaired else model_digest(record)
     made = record.export.sha256 if record.export and record.export.kept else None
-    good = bool({known.sha256 if known else None, made} & set(files))
+    good = bool({known, made} & set(files))
     reason = (
         "the record is about the file that was given"
         if good

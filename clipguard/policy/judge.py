@@ -87,8 +87,8 @@ def judge(
         Decision, every line, every reason that is not a pass, and the exit code.
     """
     waive = Waiving(waivers, record.checkpoint.sha256 if record.checkpoint else None)
-    about = file_checks(files or (), record)
     if record.refused is not None:
+        about = file_checks(files or (), record)
         refused = _gate(policy, [*about, *refused_checks(record.refused, record)], (), waive)
         return refused.model_copy(update={"verified": _verified(files, about)})
     found = detector_checks(policy, record.detectors, record.calibration, record.reference)
@@ -98,8 +98,7 @@ def judge(
     against = [made for made in unwaived if made.repairable and not made.passes]
     relied_on = bool(against) and policy.purification.purified_head_may_pass
     repaired = relied_on and bool(purified) and all(made.passes for made in purified)
-    if repaired:
-        about = file_checks(files or (), record, repaired=True)
+    about = file_checks(files or (), record, repaired=repaired)
     triggered = any(detector.candidates for detector in record.detectors)
     lines = [
         *about,

@@ -69,14 +69,15 @@ def given_probe(
     skipped = len(order) - len(read)
     if not read:
         raise UsageError(f"none of {skipped} images in {safe_text(place)} could be read")
-    labels = [_label(item, found, listed) for item in read]
+    known = {spoken(name): i for i, name in enumerate(listed.names)}
+    labels = [_label(item, found, listed, known) for item in read]
     kept, same = _distinct(images, labels)
     if not kept:
         raise UsageError(f"every image in {safe_text(place)} lies in folders of several classes")
     images, labels = images[kept], [labels[i] for i in kept]
     drawings = groups_of(images)
     told = (*listed.warnings, *not_names(listed.names), *found.warnings, *same)
-    told += (*_near(drawings), *_unlisted(found, listed))
+    told += (*_near(drawings), *_unlisted(found, listed, known))
     if len(found.items) > MAX_IMAGES:
         told += (f"drew {MAX_IMAGES} of {len(found.items)} images and left out the rest",)
     if skipped:
@@ -131,9 +132,8 @@ def _read_images(items: Sequence[Item], model: OpenClipModel) -> tuple[Tensor, l
     return torch.cat(rows), read
 
 
-def _label(item: Item, found: Items, listed: ClassList) -> int:
-    """Class index of what is said of an image, or -1."""
-    known = {spoken(name): i for i, name in enumerate(listed.names)}
+def _label(item: Item, found: Items, listed: ClassList, known: Mapping[str, int]) -> int:
+    """Class index of what is said of an image, or -1; `known` has those of the spoken names."""
     said = listed.folders.get(item.said, item.said)
     if found.told == "caption":
         words = re.sub(r"[^\w]+", " ", f" {spoken(said)} ")
@@ -151,12 +151,12 @@ def _label(item: Item, found: Items, listed: ClassList) -> int:
     return place
 
 
-def _unlisted(found: Items, listed: ClassList) -> tuple[str, ...]:
+def _unlisted(found: Items, listed: ClassList, known: Mapping[str, int]) -> tuple[str, ...]:
     """A warning about names that the class list does not know; their images have no label."""
     if found.told in ("nothing", "caption"):
         return ()
     first = {item.said: item for item in found.items}
-    unknown = [said for said, item in first.items() if _label(item, found, listed) < 0]
+    unknown = [said for said, item in first.items() if _label(item, found, listed, known) < 0]
     if not unknown:
         return ()
     names = ", ".join(repr(safe_text(name)) for name in unknown[:SHOWN])

@@ -61,9 +61,7 @@ def _text_table(path: Path) -> Items:
                 f"{safe_text(name)!r}"
             )
         items.append(Item(_said(row.get(said)), partial(_file, path.parent / name)))
-    if told == "name" and all(item.said.isdigit() for item in items):
-        told = "index"
-    return Items(items=tuple(items), told=told)
+    return Items(items=tuple(items), told=_indices(told, items))
 
 
 def _file(path: Path) -> Path:
@@ -151,9 +149,12 @@ def _parquet(path: Path) -> Items:
             text = _said(labels[row]) if said else ""
             items.append(Item(text, partial(_held, group, number, place, path.parent)))
             row += 1
-    if told == "name" and all(item.said.isdigit() for item in items):
-        told = "index"
-    return Items(items=tuple(items), told=told, names=names)
+    return Items(items=tuple(items), told=_indices(told, items), names=names)
+
+
+def _indices(told: Told, items: Sequence[Item]) -> Told:
+    """Names that are all numbers are places in the class list."""
+    return "index" if told == "name" and all(item.said.isdigit() for item in items) else told
 
 
 def _held(group: Callable[[int], list[Any]], number: int, place: int, folder: Path) -> Path | bytes:

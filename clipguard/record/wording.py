@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from clipguard.errors import INCONCLUSIVE
-from clipguard.record import AuditRecord, Check, Decision, Rate
+from clipguard.record import AuditRecord, Check, Decision, GateRecord, Rate
 
 WORDS = {
     Decision.PASS: "Pass",
@@ -69,6 +69,23 @@ def name_of(record: AuditRecord) -> str:
     """What the audited file is called; it may never have been identified."""
     known = record.checkpoint or record.refused
     return known.name if known else "unidentified file"
+
+
+def model_digest(record: AuditRecord) -> str | None:
+    """The sha256 of what was audited; it may never have been identified."""
+    known = record.checkpoint or record.refused
+    return known.sha256 if known else None
+
+
+def rests_on_repair(gate: GateRecord) -> bool:
+    """Whether a pass is one of the repaired model alone: only then lines about a repair count."""
+    counted = any(one.counts and one.key.startswith("purification.") for one in gate.checks)
+    return counted and gate.decision is Decision.PASS
+
+
+def counting(check: Check) -> str:
+    """What stands behind the result of a line that decides nothing; else nothing."""
+    return ", waived" if check.waived else "" if check.counts else ", not counted"
 
 
 TEXT = "text"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from clipguard.record import AuditRecord, Candidate, Check, Rate
-from clipguard.record.wording import interval, name_of, number, verdict
+from clipguard.record.wording import counting, interval, model_digest, name_of, number, verdict
 
 NONE = "none"
 
@@ -39,7 +39,7 @@ def changes(old: AuditRecord, new: AuditRecord) -> list[Change]:
 FACTS: Mapping[str, Callable[[AuditRecord], str]] = {
     "decision": lambda record: f"{verdict(record).word} (exit code {verdict(record).exit_code})",
     "model": name_of,
-    "sha256 of the model": lambda record: _digest(record),
+    "sha256 of the model": lambda record: model_digest(record) or NONE,
     "policy": lambda record: record.gate.policy if record.gate else NONE,
     "sha256 of the policy": lambda record: record.gate.policy_sha256 if record.gate else NONE,
     "reference": lambda record: record.reference.sha256 if record.reference else NONE,
@@ -47,11 +47,6 @@ FACTS: Mapping[str, Callable[[AuditRecord], str]] = {
     "complete": lambda record: "yes" if record.complete else "no",
     "clipguard": lambda record: record.tool.version,
 }
-
-
-def _digest(record: AuditRecord) -> str:
-    known = record.checkpoint or record.refused
-    return (known.sha256 if known else None) or NONE
 
 
 def _facts(old: AuditRecord, new: AuditRecord) -> Iterator[Change]:
@@ -117,5 +112,4 @@ def _checks(record: AuditRecord) -> dict[tuple[str, str, int], Check]:
 def _told(check: Check | None) -> str:
     if check is None:
         return NONE
-    how = ", waived" if check.waived else "" if check.counts else ", not counted"
-    return f"{check.result.value}{how}: {check.value}, limit {check.limit}"
+    return f"{check.result.value}{counting(check)}: {check.value}, limit {check.limit}"

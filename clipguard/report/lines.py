@@ -15,7 +15,6 @@ from clipguard.record import (
     GateRecord,
     Outcome,
     Severity,
-    WaiverRecord,
 )
 from clipguard.record.wording import UNJUDGED, name_of
 from clipguard.report.rules import RULE_OF_WAIVER, rule_of, told
@@ -76,15 +75,22 @@ def _lines(record: AuditRecord, gate: GateRecord) -> Iterator[Said]:
         about = f"{check.key}|{_subject(record, check)}"
         seen[about] += 1
         level = LEVELS[check.result] if check.counts else "note"
-        waived = next(map(told, waivers_of(check, gate)), "") if check.waived else ""
-        text = f"Waived ({waived}): {check.reason}" if check.waived else check.reason
+        waived, text = waived_by(check, gate), reason_of(check, gate)
         yield Said(rule_of(check), level, text, f"{about}|{seen[about]}", check.severity, waived)
 
 
-def waivers_of(check: Check, gate: GateRecord) -> list[WaiverRecord]:
-    """The waiver that a line was waived by."""
-    used = [row for row in gate.waivers if row.state == "used"]
-    return [row for row in used if (row.check, row.target) == (check.key, check.target)][:1]
+def reason_of(check: Check, gate: GateRecord) -> str:
+    """What a line says, behind the waiver that it was waived by."""
+    return f"Waived ({waived_by(check, gate)}): {check.reason}" if check.waived else check.reason
+
+
+def waived_by(check: Check, gate: GateRecord) -> str:
+    """The waiver that a line was waived by, in a sentence; nothing if it was not."""
+    if not check.waived:
+        return ""
+    about = ("used", check.key, check.target)
+    rows = (row for row in gate.waivers if (row.state, row.check, row.target) == about)
+    return next(map(told, rows), "")
 
 
 def _waivers(gate: GateRecord) -> Iterator[Said]:

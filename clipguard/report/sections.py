@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 
 from clipguard.record import AuditRecord, CheckpointRecord, Decision
 from clipguard.record.schema import dumps
-from clipguard.record.wording import TOLD, WORDS, name_of, verdict
+from clipguard.record.wording import TOLD, WORDS, counting, name_of, verdict
 from clipguard.report.against import reference_blocks
 from clipguard.report.blocks import Block, Cell, Fact, Facts, Items, Notes, Section, Table, measured
 from clipguard.report.findings import (
@@ -78,8 +78,7 @@ def _checks(record: AuditRecord) -> Iterator[Block]:
     rows = tuple(
         (
             Cell(
-                WORDS[check.result]
-                + (", waived" if check.waived else "" if check.counts else ", not counted"),
+                WORDS[check.result] + counting(check),
                 decision=check.result,
             ),
             Cell(check.key, more=check.reason),

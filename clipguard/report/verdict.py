@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 from clipguard.errors import REFUSED
 from clipguard.record import AuditRecord, Check, Decision, ProbeRecord
-from clipguard.record.wording import REFUSALS, RESAVE, interval, percent, verdict
+from clipguard.record.wording import (
+    REFUSALS,
+    RESAVE,
+    interval,
+    model_digest,
+    percent,
+    rests_on_repair,
+    verdict,
+)
 from clipguard.report.blocks import Block, Fact, Facts, Items, Notes
 from clipguard.report.waivers import verified_notes
 
@@ -72,8 +80,7 @@ def advice(record: AuditRecord) -> tuple[str, ...]:
     if said.decision is Decision.INCONCLUSIVE:
         unclear = [one for one in counted if one.result is Decision.INCONCLUSIVE]
         return ("Do not release this checkpoint yet.", *_to_add(record, unclear))
-    # The lines about a repair count only where the pass rests on it.
-    if any(one.key.startswith("purification.") for one in counted):
+    if rests_on_repair(gate):
         return (
             "Release is possible for the repaired model only, within the scope named below.",
             "Do not release the checkpoint itself.",
@@ -134,7 +141,7 @@ def without_name(record: AuditRecord, reason: str) -> str:
 
 
 def _about(record: AuditRecord) -> Iterator[Fact]:
-    said, gate, known = verdict(record), record.gate, record.checkpoint or record.refused
+    said, gate = verdict(record), record.gate
     yield Fact("Scanned on", f"{record.times.created[:16].replace('T', ' ')} UTC")
     if record.probe is not None:
         yield Fact("Clean accuracy", accuracy(record.probe))
@@ -146,8 +153,8 @@ def _about(record: AuditRecord) -> Iterator[Fact]:
         yield Fact("sha256 of the policy", gate.policy_sha256, code=True)
     yield Fact("Exit code", str(said.exit_code))
     yield Fact("Made by", f"{record.tool.name} {record.tool.version}")
-    if known and known.sha256:
-        yield Fact("sha256 of the file", known.sha256, code=True)
+    if digest := model_digest(record):
+        yield Fact("sha256 of the file", digest, code=True)
 
 
 def accuracy(probe: ProbeRecord) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from clipguard.record import AuditRecord, Rate
 from clipguard.record.schema import dumps
-from clipguard.record.wording import name_of, verdict
+from clipguard.record.wording import model_digest, name_of, verdict
 from clipguard.report.lines import Said, said
 from clipguard.report.rules import RULES
 from clipguard.text_safety import safe_text
@@ -88,8 +88,7 @@ def _model(record: AuditRecord, reference: str) -> Component:
     from cyclonedx.model import HashAlgorithm, HashType, Property
     from cyclonedx.model.component import Component, ComponentType
 
-    known = record.checkpoint or record.refused
-    digest = known.sha256 if known else None
+    digest = model_digest(record)
     told = ((key, safe_text(value, SENTENCE)) for key, value in _properties(record) if value)
     return Component(
         type=ComponentType.MACHINE_LEARNING_MODEL,

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from clipguard.errors import UsageError
 from clipguard.record import AuditRecord, Check, Decision
-from clipguard.record.wording import name_of, verdict
-from clipguard.report.lines import waivers_of
-from clipguard.report.rules import told
+from clipguard.record.wording import model_digest, name_of, rests_on_repair, verdict
+from clipguard.report.lines import waived_by
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
@@ -60,18 +59,15 @@ METHOD: type[Renderer] = Intoto
 
 def _subjects(record: AuditRecord) -> Iterator[dict[str, Any]]:
     """The checkpoint, and the file that was made of it and kept."""
-    known, made = record.checkpoint or record.refused, record.export
-    if known is None or known.sha256 is None:
+    digest, made = model_digest(record), record.export
+    if digest is None:
         raise UsageError(
             f"{safe_text(name_of(record))}: intoto states something about a digest, and the record "
             "has none; use another format"
         )
     passes = verdict(record).decision is Decision.PASS
-    checks = record.gate.checks if record.gate else ()
-    # The lines about a repair count only where the pass rests on it, and then it is no pass of
-    # the checkpoint.
-    if not (passes and any(one.counts and one.key.startswith("purification.") for one in checks)):
-        yield {"name": safe_text(known.name), "digest": {"sha256": known.sha256}}
+    if record.gate is None or not rests_on_repair(record.gate):
+        yield {"name": safe_text(name_of(record)), "digest": {"sha256": digest}}
     if made is not None and made.kept and passes and re.fullmatch("[0-9a-f]{64}", made.sha256):
         yield {"name": safe_text(made.file), "digest": {"sha256": made.sha256}}
 
@@ -93,10 +89,9 @@ def _predicate(record: AuditRecord) -> dict[str, Any]:
         "warnedTests": [
             *_names(one for one in warned if not one.waived),
             *(
-                safe_text(f"{one.key}, waived: {told(row)}", 1000)
+                safe_text(f"{one.key}, waived: {by}", 1000)
                 for one in warned
-                if one.waived and gate
-                for row in waivers_of(one, gate)
+                if gate and (by := waived_by(one, gate))
             ),
         ],
         "failedTests": _names(failed) if gate else ["gate"],

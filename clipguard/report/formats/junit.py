@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 from xml.etree import ElementTree
 
-from clipguard.record import AuditRecord, Check, Decision
-from clipguard.record.wording import UNJUDGED, name_of, verdict
-from clipguard.report.lines import waivers_of
-from clipguard.report.rules import rule_of, told
+from clipguard.record import AuditRecord, Check, Decision, GateRecord
+from clipguard.record.wording import UNJUDGED, model_digest, name_of, verdict
+from clipguard.report.lines import reason_of
+from clipguard.report.rules import rule_of
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _written(suites: list[Element]) -> str:
 
 def _suite(record: AuditRecord) -> Element:
     name, gate = safe_text(name_of(record)), record.gate
-    cases = [_case(name, check, record) for check in gate.checks] if gate else [_unjudged(name)]
+    cases = [_case(name, check, gate) for check in gate.checks] if gate else [_unjudged(name)]
     kinds = [child.tag for case in cases for child in case]
     seconds = sum(record.times.seconds.values())
     suite = Element(
@@ -73,14 +73,13 @@ def _suite(record: AuditRecord) -> Element:
         },
     )
     word, why, code, decision = verdict(record)
-    known = record.checkpoint or record.refused
     properties = ElementTree.SubElement(suite, "properties")
     for key, value in (
         ("decision", decision.value),
         ("exit_code", code),
         ("verdict", f"{word}: {why}"),
         ("policy", gate.policy if gate else ""),
-        ("sha256", (known.sha256 if known else None) or ""),
+        ("sha256", model_digest(record) or ""),
     ):
         shown = {"name": key, "value": safe_text(value, 1000)}
         ElementTree.SubElement(properties, "property", shown)
@@ -94,14 +93,12 @@ def _unjudged(name: str) -> Element:
     return case
 
 
-def _case(name: str, check: Check, record: AuditRecord) -> Element:
+def _case(name: str, check: Check, gate: GateRecord) -> Element:
     case = Element("testcase", {"classname": name, "name": safe_text(check.key)})
     if check.result is Decision.PASS:
         return case
-    kind, reason = KINDS[check.result] if check.counts else "skipped", check.reason
-    if check.waived and record.gate:
-        waivers = waivers_of(check, record.gate)
-        reason = f"Waived ({next(map(told, waivers), '')}): {reason}"
+    kind = KINDS[check.result] if check.counts else "skipped"
+    reason = reason_of(check, gate)
     detail = ElementTree.SubElement(
         case, kind, {"type": rule_of(check), "message": safe_text(reason, 1000)}
     )

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from clipguard.errors import PASS, POLICY_VIOLATED
 from clipguard.record import AuditRecord
-from clipguard.record.wording import verdict
+from clipguard.record.wording import model_digest, verdict
 from clipguard.report.lines import Said, place_of, said
 from clipguard.report.rules import RULES, SCORES
 from clipguard.text_safety import safe_text
@@ -38,8 +38,8 @@ class Sarif:
         """See `Renderer.render`."""
         lines = said(record)
         used = sorted({line.rule for line in lines})
-        known = record.checkpoint or record.refused
-        digest = known.sha256[:12] if known and known.sha256 else "unidentified"
+        digest = model_digest(record)
+        shown = digest[:12] if digest else "unidentified"
         run = {
             "tool": {
                 "driver": {
@@ -49,7 +49,7 @@ class Sarif:
                 }
             },
             # GitHub closes the alerts of a category, which is what stands before the last slash.
-            "automationDetails": {"id": f"clipguard/{place_of(record)}/{quote(digest)}"},
+            "automationDetails": {"id": f"clipguard/{place_of(record)}/{quote(shown)}"},
             "invocations": [_invocation(record)],
             "results": [_result(record, line, used.index(line.rule)) for line in lines],
         }
