@@ -121,11 +121,12 @@ def _read_images(items: Sequence[Item], model: OpenClipModel) -> tuple[Tensor, l
     side, rule = model.image_size, model.preprocess
     rows, read = [torch.empty(0, 3, side, side, dtype=torch.uint8)], []
     for item in items:
+        held = item.read()  # a table that cannot be read is an error, one image is not
         try:
             pixels = load_image(
-                item.read(), side, resize_mode=rule.resize_mode, interpolation=rule.interpolation
+                held, side, resize_mode=rule.resize_mode, interpolation=rule.interpolation
             )
-        except (UsageError, OSError):
+        except UsageError:
             continue
         rows.append(pixels_to_bytes(torch.from_numpy(pixels))[None])
         read.append(item)

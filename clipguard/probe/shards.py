@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -34,10 +35,11 @@ class _Entry(NamedTuple):
     size: int
 
     def bytes(self) -> bytes:
-        """What it holds."""
-        with self.shard.open("rb") as file:
+        """What it holds; nothing if that can no longer be read."""
+        with suppress(OSError), self.shard.open("rb") as file:
             file.seek(self.start)
             return file.read(self.size)
+        return b""
 
 
 class _Narrow(io.BufferedReader):

@@ -7,6 +7,7 @@ import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,13 @@ def table_items(tables: Sequence[Path]) -> Items:
         tables: one file or more, in order.
 
     Raises:
-        UsageError: unreadable, no column with images, no rows, or pyarrow is needed and missing.
+        UsageError: unreadable, no column with images, no rows, too many, or pyarrow is needed and
+            missing.
     """
-    found = [_parquet(one) if one.suffix == PARQUET else _text_table(one) for one in tables]
+    found, left = list[Items](), MAX_ROWS
+    for one in tables:
+        found.append(_parquet(one, left) if one.suffix == PARQUET else _text_table(one, left))
+        left -= len(found[-1].items)
     items = tuple(item for part in found for item in part.items)
     if not items:
         raise UsageError(f"no rows in {safe_text(tables[0].name)}")
@@ -46,9 +51,11 @@ def table_items(tables: Sequence[Path]) -> Items:
     return Items(items=items, told=found[0].told, names=names)
 
 
-def _text_table(path: Path) -> Items:
+def _text_table(path: Path, most: int) -> Items:
     text = read_given(path, MAX_BYTES).removeprefix("\ufeff")
-    rows = list(_json_rows(path, text) if path.suffix == ".jsonl" else _csv_rows(path, text))
+    every = _json_rows(path, text) if path.suffix == ".jsonl" else _csv_rows(path, text)
+    rows = list(islice(every, most + 1))
+    _require_few(path, len(rows), most)
     if not rows:
         return Items(items=(), told="nothing")
     image, said, told = _columns(path, list(rows[0]))
@@ -115,7 +122,15 @@ def _columns(path: Path, known: Sequence[str]) -> tuple[str, str, Told]:
     return (image, caption, "caption") if caption is not None else (image, "", "nothing")
 
 
-def _parquet(path: Path) -> Items:
+def _require_few(path: Path, rows: int, most: int) -> None:
+    if rows > most:
+        raise UsageError(
+            f"{safe_text(path.name)}: more than {MAX_ROWS:,} rows with what came before it; give "
+            "fewer"
+        )
+
+
+def _parquet(path: Path, most: int) -> Items:
     """The images of a Parquet file, as bytes or as paths; classes by their names where known."""
     try:
         reader: Any = importlib.import_module(f"{ARROW}.parquet")
@@ -127,9 +142,10 @@ def _parquet(path: Path) -> Items:
         file = reader.ParquetFile(path)
         columns = list(file.schema_arrow.names)
         image, said, told = _columns(path, columns)
+        groups = range(file.metadata.num_row_groups)
+        counts = [file.metadata.row_group(number).num_rows for number in groups]
+        _require_few(path, sum(counts), most)  # before any value of them is made
         labels = file.read(columns=[said]).column(0).to_pylist() if said else []
-        if file.metadata.num_rows > MAX_ROWS:
-            raise UsageError(f"{safe_text(path.name)}: more than {MAX_ROWS:,} rows")
         names = _class_names(file.schema_arrow.metadata or {}, said)
     except UsageError:
         raise
@@ -140,15 +156,20 @@ def _parquet(path: Path) -> Items:
 
     @lru_cache(maxsize=1)
     def group(number: int) -> list[Any]:
-        held: list[Any] = file.read_row_group(number, columns=[image]).column(0).to_pylist()
+        try:
+            held: list[Any] = file.read_row_group(number, columns=[image]).column(0).to_pylist()
+        except Exception as error:  # whatever a damaged file makes of the library
+            raise UsageError(
+                f"{safe_text(path.name)}: the images in row group {number + 1} cannot be read "
+                f"({safe_text(error)}); fetch the file again"
+            ) from error
         return held
 
-    items, row = [], 0
-    for number in range(file.metadata.num_row_groups):
-        for place in range(file.metadata.row_group(number).num_rows):
-            text = _said(labels[row]) if said else ""
-            items.append(Item(text, partial(_held, group, number, place, path.parent)))
-            row += 1
+    places = ((number, place) for number, count in enumerate(counts) for place in range(count))
+    items = []
+    for row, (number, place) in enumerate(places):
+        text = _said(labels[row]) if said else ""
+        items.append(Item(text, partial(_held, group, number, place, path.parent)))
     return Items(items=tuple(items), told=_indices(told, items), names=names)
 
 

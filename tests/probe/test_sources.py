@@ -239,3 +239,33 @@ def test_near_copies_share_a_part_and_different_photos_do_not(tmp_path: Path):
 def test_images_without_any_structure_are_never_near_copies():
     flat = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(8, 3, 16, 16)
     assert groups_of(flat).tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_a_table_of_too_many_rows_is_refused_before_they_are_all_there(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_line
+):
+    rows = [{"image": f"{i}.png", "label": CLASSES[i % 2]} for i in range(12)]
+    if name.endswith(".parquet"):
+        arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / name)
+        monkeypatch.setattr(parquet.ParquetFile, "read", lambda *_, **__: pytest.fail("read"))
+    else:
+        table(tmp_path / name, rows)
+    monkeypatch.setattr("clipguard.probe.tables.MAX_ROWS", 11)
+    with one_line(UsageError, r"more than 11 rows"):
+        load(tmp_path / name)
+
+
+def test_a_parquet_file_whose_images_are_damaged_is_one_line(tmp_path: Path, one_line):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = {"label": [i % 2 for i in range(12)], "image": [png(i) for i in range(12)]}
+    file = tmp_path / "a.parquet"
+    parquet.write_table(arrow.table(rows), file, compression="snappy", use_dictionary=False)
+    pages = parquet.ParquetFile(file).metadata.row_group(0).column(1)
+    data = bytearray(file.read_bytes())
+    start = pages.data_page_offset
+    data[start : start + pages.total_compressed_size] = b"\xff" * pages.total_compressed_size
+    file.write_bytes(data)
+    with one_line(UsageError, r"a\.parquet: .*row group 1"):
+        load(file, names(tmp_path / "n.txt"))
