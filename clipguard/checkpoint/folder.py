@@ -52,6 +52,8 @@ OF_A_TRAINER = re.compile(
     r"(training_args|optimizer|scheduler|scaler)\.(bin|pt)|rng_state(_\d+)?\.pth"
 )
 """Names of what trainers save beside a model, which nobody who loads the model opens."""
+OF_OTHERS = re.compile(r"(flax|tf)_model.*\.(msgpack|h5)")
+"""Names under which transformers takes the weights of a folder for Flax and for TensorFlow."""
 MAX_FILES = 10_000
 MAX_INDEX_BYTES = 16 * 2**20
 MAX_SHARDS = 1000
@@ -173,7 +175,9 @@ def _others(chosen: Path, model: ModelFiles, found: Sequence[Path]) -> tuple[Pat
     for index in indices:
         with suppress(RefusedError, UsageError):  # whoever compares it says what is wrong with it
             parts |= {*_model(index).weights}
-    return (*indices, *(file for file in beside if _is_weights(file) and file not in parts))
+    weights = [file for file in beside if _is_weights(file) and file not in parts]
+    foreign = [file for file in beside if OF_OTHERS.fullmatch(file.name) and file.is_file()]
+    return (*indices, *weights, *foreign)
 
 
 def _looked_at(

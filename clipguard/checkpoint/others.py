@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clipguard.checkpoint.fitting import OWN, require_one_reading
-from clipguard.checkpoint.folder import ModelFiles, files_of
+from clipguard.checkpoint.folder import OF_OTHERS, ModelFiles, files_of
 from clipguard.checkpoint.formats import format_of, open_clip_names
 from clipguard.checkpoint.guarded import guarded_contents, guarded_weights
 from clipguard.checkpoint.inspection import naming
@@ -32,6 +32,7 @@ from clipguard.text_safety import safe_text
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 PARTS = re.compile(r"self_attn\.[qkv]_proj\.")
 """Three tensors of transformers that are one in open_clip."""
+UNREAD = "holds weights for Flax or TensorFlow, which clipguard does not read"
 ADAPTER = (
     f"is a LoRA adapter with its {CONFIG}, which transformers adds to the model by itself; scan "
     "the adapter's folder with --lora-base"
@@ -92,6 +93,8 @@ class _Seen:
 
 def _difference(mine: Mapping[str, Tensor], path: Path, guard: Guard) -> str | _Seen | None:
     """The first difference, or what was seen where there is none; None for what is no model."""
+    if OF_OTHERS.fullmatch(path.name):
+        return UNREAD
     files, seen = files_of(path), _Seen()
     names = _names(files, guard)
     if is_adapter(names) and not is_adapter(mine) and (path.parent / CONFIG).is_file():

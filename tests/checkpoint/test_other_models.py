@@ -135,6 +135,15 @@ def test_weights_that_cannot_be_compared_are_not_the_same(tmp_path: Path, state:
     assert others(tmp_path) == {"pytorch_model.bin": False}
 
 
+def test_weights_for_other_frameworks_are_never_taken_for_the_same(tmp_path: Path, state: State):
+    save_file(state, tmp_path / "model.safetensors")
+    for name in ("tf_model.h5", "flax_model-00001-of-00002.msgpack", "notes.msgpack"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "flax_model.msgpack").mkdir()
+    wanted = {"tf_model.h5": False, "flax_model-00001-of-00002.msgpack": False}
+    assert others(tmp_path) == wanted
+
+
 def test_an_adapter_counts_where_transformers_adds_it_by_itself(tmp_path: Path, state: State):
     save_file(state, tmp_path / "model.safetensors")
     key = "base_model.model.visual.proj.lora_A.weight"
