@@ -26,7 +26,17 @@ from clipguard.cli.settings import PREFIX, Setting, filled, settings_file
 from clipguard.errors import ENVIRONMENT, INTERRUPTED, TERMINATED, USAGE, ClipguardError, UsageError
 from clipguard.text_safety import safe_text
 
-NOT_COMMANDS = {"app", "arguments", "crash", "dry_run", "lab_bench", "lab_zoo", "settings", "show"}
+NOT_COMMANDS = {
+    "app",
+    "arguments",
+    "crash",
+    "dry_run",
+    "lab_bench",
+    "lab_zoo",
+    "settings",
+    "show",
+    "tree",
+}
 LONGEST_NAME = 255
 """Bytes. No file system takes more, and asking for such a file is an error of its own kind."""
 # typer carries its own click and re-exports only some of it; this is its ClickException.

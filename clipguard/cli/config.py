@@ -34,7 +34,8 @@ def show(
     [tool.clipguard] in pyproject.toml, and this over the default.
     """
     from clipguard.cli.app import build_app
-    from clipguard.cli.settings import command_of, options_of, settings_file, settings_for
+    from clipguard.cli.settings import settings_file, settings_for
+    from clipguard.cli.tree import command_of, options_of
 
     root: Any = typer.main.get_command(build_app())
     command, path, rest = command_of(root, words or ["scan"])

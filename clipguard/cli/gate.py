@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 Decided = tuple["AuditRecord", Path]
 """A record with its new decision, and the folder that it lies in."""
-RECORD = "audit.json"
 
 
 def add_command(app: typer.Typer) -> None:
@@ -72,38 +71,36 @@ def gate(
     sarif_root: SarifRoot = None,
 ) -> None:
     """Decide again from records, without a scan. The exit code is the gravest of all."""
-    from clipguard.cli.show import out
+    from clipguard.cli.show import out, records_in
     from clipguard.errors import INCONCLUSIVE, worst_exit_code
-    from clipguard.files import write_atomic
     from clipguard.policy.judge import load_policy, load_waivers
     from clipguard.report.outputs import (
         STDOUT,
         parse_format,
         rendered,
-        require_distinct,
-        require_joinable,
+        require_places,
+        write_rendering,
     )
 
     wanted = [parse_format(text) for text in formats or ["text"]]
-    require_distinct(wanted)
     rules = load_policy(policy)
     given = None if waivers is None else load_waivers(waivers)
     digests = {model: _digest(model, lora_base) for model in models or ()}
-    paths = [path for record in records for path in _inside(record)]
+    paths = [path for record in records for path in records_in(record)]
     places = [(name, path or STDOUT) for name, path in wanted]
-    require_joinable(places, len(paths))
+    require_places(places, len(paths))
     decided, codes = _decided(paths, rules, given, list(digests.values()), sarif_root)
     named = {digest for record, _ in decided for digest in _named(record)}
     for model in (one for one, digest in digests.items() if digest not in named):
         _say(f"no record is about {model}")
         codes.append(INCONCLUSIVE)
     if decided:
-        texts = [(path, rendered(name, decided)) for name, path in places]
-        for path, text in sorted(texts, key=lambda pair: pair[0] == STDOUT):
+        texts = [(name, path, rendered(name, decided)) for name, path in places]
+        for name, path, text in sorted(texts, key=lambda made: made[1] == STDOUT):
             if path == STDOUT:
                 out(text.rstrip("\n"))
             else:
-                write_atomic(path, text)
+                write_rendering(name, path, text)
     _told_unused(given, decided)
     raise typer.Exit(worst_exit_code(codes))
 
@@ -137,18 +134,6 @@ def _decided(
             codes.append(verdict.exit_code)
             decided.append((record.model_copy(update={"gate": verdict}), path.parent))
     return decided, codes
-
-
-def _inside(path: Path) -> list[Path]:
-    """The record, or all records of a folder."""
-    from clipguard.errors import UsageError
-
-    if not path.is_dir():
-        return [path]
-    found = sorted(path.rglob(RECORD))
-    if not found:
-        raise UsageError(f"no {RECORD} in {path}; give a record, or a folder that holds some")
-    return found
 
 
 def _digest(model: Path, lora_base: Path | None) -> str:

@@ -15,6 +15,8 @@ WORKFLOW = Path(".github/workflows/clipguard.yml")
 PATHS = '"models/**"'
 NO_ACTION = "your-organisation/clipguard@" + 40 * "0"
 NO_MODEL, NO_REFERENCE = "models/model.pt", "models/base.pt"
+USUAL = {"model": NO_MODEL, "reference": NO_REFERENCE, "reference-sha256": ""}
+"""What the example says; it stays, with its mark, where nothing else was given."""
 
 
 def add_command(app: typer.Typer) -> None:
@@ -73,11 +75,12 @@ def _workflow(model: str, reference: str, digest: str, action: str) -> str:
     if not re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", action):
         raise UsageError("expected --action OWNER/REPO@SHA with the 40 hex digits of a commit")
     text = (shipped("examples") / "gate-release.yml").read_text(encoding="utf-8")
-    for key, value in {"model": model, "reference": reference, "reference-sha256": digest}.items():
+    given = {"model": model, "reference": reference, "reference-sha256": digest}
+    for key, value in given.items():
         # GitHub would compute an expression, and a line end would begin a key of its own.
         if "${{" in value or not value.isprintable() or Path(value).is_absolute():
             raise UsageError(f"expected a plain path inside the repository as --{key}")
-        if value not in ("", NO_MODEL, NO_REFERENCE):
+        if value != USUAL[key]:
             text = _replaced(rf"^( +{key}:) .*$", rf"\1 {_scalar(value)}", text)
     if action != NO_ACTION:
         text = _replaced(rf"{NO_ACTION} # REPLACE.*$", f"{action} # set by init", text)

@@ -107,7 +107,7 @@ def explain(
 def try_out(
     records: Annotated[
         list[Path],
-        typer.Argument(metavar="AUDIT_JSON...", help="Records, or folders that hold JSON files."),
+        typer.Argument(metavar="AUDIT_JSON...", help="Records, or folders that hold some."),
     ],
     policy: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="The policy to try.")
@@ -125,7 +125,7 @@ def try_out(
 
     With --expect the exit code is 1 if one comes to something else than it must, or is not there.
     """
-    from clipguard.cli.show import out
+    from clipguard.cli.show import out, records_in
     from clipguard.errors import PASS, POLICY_VIOLATED
     from clipguard.policy.judge import judge, load_policy, load_waivers
     from clipguard.policy.trial import Trial, read_expected
@@ -135,21 +135,10 @@ def try_out(
     given = None if waivers is None else load_waivers(waivers)
     expected = None if expect is None else read_expected(expect)
     found = {}
-    for path in (inner for given_path in records for inner in _inside(given_path)):
+    for path in (inner for given_path in records for inner in records_in(given_path)):
         record = read_record(path)
         before = record.gate.decision.value if record.gate else "none"
         found[path.as_posix()] = before, judge(rules, record, given).decision.value
     trial = Trial(found, expected)
     out("\n".join(trial.rows()))
     raise typer.Exit(PASS if trial.as_expected else POLICY_VIOLATED)
-
-
-def _inside(path: Path) -> list[Path]:
-    from clipguard.errors import UsageError
-
-    if not path.is_dir():
-        return [path]
-    found = sorted(path.rglob("*.json"))
-    if not found:
-        raise UsageError(f"no JSON file in {path}; give records, or a folder that holds some")
-    return found

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from clipguard.cli.arguments import SarifRoot
+from clipguard.cli.tree import HELP
 from clipguard.errors import PASS, POLICY_VIOLATED, UsageError
 from clipguard.report.formats import RENDERERS
 
@@ -16,12 +17,14 @@ Record = Annotated[Path, typer.Argument(metavar="AUDIT_JSON", help="A record tha
 
 
 class _RendersByDefault(TyperGroup):
-    """`report AUDIT_JSON` is `report render AUDIT_JSON`."""
+    """`report AUDIT_JSON` is `report render AUDIT_JSON`; `command_of` reads that, too."""
+
+    usual = "render"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # typer hides its context class
         """Put the command in front, unless one is named."""
-        named = bool(args) and args[0] in {*self.commands, "-h", "--help"}
-        return super().parse_args(ctx, args if named else ["render", *args])
+        named = bool(args) and args[0] in {*self.commands, *HELP}
+        return super().parse_args(ctx, args if named else [self.usual, *args])
 
 
 def add_command(app: typer.Typer) -> None:
@@ -56,24 +59,30 @@ def render(
 ) -> None:
     """Render an audit record again, by default as HTML beside it."""
     from clipguard.cli.show import out, placed
-    from clipguard.files import write_atomic
     from clipguard.record.schema import read_record
-    from clipguard.report.outputs import STDOUT, default_file, parse_format, require_distinct
+    from clipguard.report.outputs import (
+        STDOUT,
+        default_file,
+        parse_format,
+        require_places,
+        write_rendering,
+    )
     from clipguard.text_safety import safe_text
 
     wanted = [parse_format(text) for text in formats or ["html"]]
-    require_distinct(wanted)
     if output is not None and all(path is not None for _, path in wanted):
         raise UsageError("-o has no effect where every -f names its PATH; leave out one")
     found = placed(read_record(record), record, sarif_root)
+    beside = output or record.parent
+    places = [(name, path or beside / default_file(name)) for name, path in wanted]
+    require_places(places, 1)
     texts = [RENDERERS.build(name).render(found, record.parent) for name, _ in wanted]
-    pairs = sorted(zip(wanted, texts, strict=True), key=lambda pair: pair[0][1] == STDOUT)
-    for (name, path), text in pairs:  # files first, whatever becomes of standard output
-        if path == STDOUT:
+    pairs = sorted(zip(places, texts, strict=True), key=lambda pair: pair[0][1] == STDOUT)
+    for (name, target), text in pairs:  # files first, whatever becomes of standard output
+        if target == STDOUT:
             out(text.rstrip("\n"))
             continue
-        target = path or (output or record.parent) / default_file(name)
-        write_atomic(target, text)
+        write_rendering(name, target, text)
         typer.echo(f"wrote {safe_text(target, 400)}", err=True)
 
 

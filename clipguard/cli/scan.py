@@ -198,11 +198,10 @@ def _renderings(
 ) -> list[tuple[str, Path | None]]:
     """The formats that are asked for; a typing error in them or in a rule must not cost a scan."""
     from clipguard.policy.judge import load_policy, load_waivers
-    from clipguard.report.outputs import parse_format, require_distinct, require_joinable
+    from clipguard.report.outputs import parse_format, require_places
 
     wanted = [parse_format(text) for text in formats]
-    require_distinct(wanted)
-    require_joinable(wanted, len(models))
+    require_places(wanted, len(models))
     load_policy(policy)
     if waivers is not None:
         load_waivers(waivers)
@@ -253,12 +252,12 @@ def _one(
 
 def _write(record: AuditRecord, folder: Path, wanted: list[tuple[str, Path | None]]) -> None:
     """The formats that each model gets in its own folder."""
-    from clipguard.files import write_atomic
-    from clipguard.report.outputs import default_file
+    from clipguard.report.outputs import default_file, write_rendering
 
     for name, path in [("html", None), *wanted]:
         if path is None:
-            write_atomic(folder / default_file(name), RENDERERS.build(name).render(record, folder))
+            text = RENDERERS.build(name).render(record, folder)
+            write_rendering(name, folder / default_file(name), text)
 
 
 def _together(
@@ -266,8 +265,7 @@ def _together(
 ) -> list[int]:
     """The documents about all models; the exit code of one that cannot be written."""
     from clipguard.cli.show import out
-    from clipguard.files import write_atomic
-    from clipguard.report.outputs import STDOUT, rendered
+    from clipguard.report.outputs import STDOUT, rendered, write_rendering
 
     codes = []
     for name, path in sorted(wanted, key=lambda pair: pair[1] == STDOUT) if found else ():
@@ -275,7 +273,7 @@ def _together(
             if path == STDOUT:
                 out(rendered(name, found).rstrip("\n"))
             elif path is not None:
-                write_atomic(path, rendered(name, found))
+                write_rendering(name, path, rendered(name, found))
         except ClipguardError as error:
             sys.stderr.write(f"error: {safe_text(error, 2000)}\n")
             codes.append(ENVIRONMENT)  # only the writing failed

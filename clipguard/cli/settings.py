@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clipguard.cli.tree import command_of, leaves, options_of
 from clipguard.errors import UsageError
 from clipguard.files import read_given
 from clipguard.registry import require_known
@@ -27,7 +28,6 @@ else:
 FILES = ("clipguard.toml", "pyproject.toml")
 PREFIX = "CLIPGUARD_"
 NO_FILE = f"{PREFIX}NO_FILE"
-TYPED_ONLY = ("--help", "--dry-run")  # set by a file, they would let nothing be looked at
 MAX_BYTES = 2**20
 MODELS = ("models", "model", "reference", "text_from", "lora_base")
 """Parameters that name a checkpoint."""
@@ -112,28 +112,6 @@ def settings_for(
     return made
 
 
-def command_of(root: Any, words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
-    """The command that words begin with, its own words, and the rest."""
-    command, path, rest = root, list[str](), list(words)
-    while rest and rest[0] in getattr(command, "commands", {}):
-        command = command.commands[rest[0]]
-        path.append(rest.pop(0))
-    return command, path, rest
-
-
-def options_of(command: Any) -> dict[str, Any]:
-    """Name of each option, as it is typed without dashes, to its parameter; none of a group."""
-    if getattr(command, "commands", None):
-        return {}
-    found = {}
-    for param in command.params:
-        longest = max(param.opts, key=len)
-        settable = longest.startswith("--") and longest not in TYPED_ONLY
-        if param.param_type_name == "option" and settable:
-            found[longest.removeprefix("--")] = param
-    return found
-
-
 def variable_of(key: str) -> str:
     """The environment variable of an option: `CLIPGUARD_PROBE_DATA` of `probe-data`."""
     return f"{PREFIX}{key.upper().replace('-', '_')}"
@@ -182,7 +160,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _require_keys(root: Any, found: Found) -> None:
     """Refuse keys that no command knows: a mistyped one would set nothing."""
-    every = sorted({key for one in _leaves(root) for key in options_of(one)})
+    every = sorted({key for one in leaves(root) for key in options_of(one)})
     plain = [key for key, value in found.content.items() if not isinstance(value, dict)]
     for key in plain:
         require_known(safe_text(key), every, f"setting of {found.path.name}")
@@ -252,7 +230,7 @@ def _words(key: str, value: Value) -> list[str]:
 
 def require_variables(root: Any) -> None:
     """Refuse a variable of ours that is empty, and one that is nearly one of ours."""
-    known = {variable_of(key) for one in _leaves(root) for key in options_of(one)}
+    known = {variable_of(key) for one in leaves(root) for key in options_of(one)}
     for name in sorted(os.environ):
         if name in known and not os.environ[name].strip():
             raise UsageError(f"{name} is empty; give it a value, or unset it")
@@ -260,14 +238,6 @@ def require_variables(root: Any) -> None:
             continue
         if close := get_close_matches(name, known, 1, 0.87):
             raise UsageError(f"no variable named {name}, did you mean {close[0]}?")
-
-
-def _leaves(command: Any) -> Iterator[Any]:
-    inside = getattr(command, "commands", None)
-    if not inside:
-        yield command
-    for one in (inside or {}).values():
-        yield from _leaves(one)
 
 
 def _require_once(order: Sequence[Any]) -> None:

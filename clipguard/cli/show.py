@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from clipguard.record import AuditRecord
     from clipguard.search.roles import Progress
 
+RECORD = "audit.json"
+
 
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress]:
@@ -77,6 +79,27 @@ def placed(record: AuditRecord, path: Path, root: Path | None) -> AuditRecord:
         return record
     found = location_in(path, root or repository_root(Path()))
     return record.model_copy(update={"location": found})
+
+
+def records_in(path: Path) -> list[Path]:
+    """The record, or all records of a folder: every `audit.json`, however deep.
+
+    Where a folder holds none, they have other names: every JSON file that is a record.
+
+    Raises:
+        UsageError: no record in a folder.
+    """
+    from clipguard.errors import UsageError
+    from clipguard.report.outputs import is_record
+
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.rglob(RECORD)) or sorted(filter(is_record, path.rglob("*.json")))
+    if not found:
+        raise UsageError(
+            f"no {RECORD} in {safe_text(path, 400)}; give a record, or a folder that holds some"
+        )
+    return found
 
 
 def folder_name(path: Path) -> str:

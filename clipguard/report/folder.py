@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from clipguard.errors import UsageError
 from clipguard.files import mark, sweep, umask, write_atomic
 from clipguard.report.formats import RENDERERS
-from clipguard.report.outputs import default_file
+from clipguard.report.outputs import default_file, is_ours, is_record
 from clipguard.text_safety import safe_text
 
 PRECIOUS = (
@@ -25,19 +25,19 @@ PRECIOUS = (
     "purified.onnx",
     "triggers",
 )
+PAGES = {default_file(name): name for name in RENDERERS.names()}
+"""File name of a rendering to its format."""
 ARTEFACTS = (
     *PRECIOUS,
     "audit.sarif",
-    *map(default_file, RENDERERS.names()),
+    *PAGES,
     "audit.json",  # after what it vouches for: an interrupted removal must not orphan that
 )
 
 
 LOCK = ".clipguard.lock"
-PAGE_TITLE = re.compile(rb"<title>[^<]*clipguard")
-RECORD_MARK = re.compile(rb'"schema_version"\s*:\s*"clipguard\.audit/')
-LOOKED_AT = 2**16
-"""Bytes at both ends of a file, whatever the order of its keys."""
+LONGEST_PID = 20
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 @contextmanager
@@ -74,12 +74,12 @@ def discard(work: Path) -> None:
 def _alone(out: Path) -> Iterator[None]:
     """Hold the lock of a folder; the system gives that of a killed process free."""
     file = out / LOCK
-    holder = file.read_text("ascii", "replace").strip() if file.is_file() else ""
+    holder = _holder(file)
     lock = FileLock(file, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        who = f" (process {holder})" if holder.isdigit() else ""
+        who = f" (process {holder})" if holder else ""
         raise UsageError(
             f"another clipguard{who} is at work in {safe_text(out, 400)}; wait for it, or choose "
             "another -o"
@@ -88,11 +88,41 @@ def _alone(out: Path) -> Iterator[None]:
         yield
         return
     try:
-        file.write_text(f"{os.getpid()}\n", encoding="ascii")
+        _sign(file)
         yield
     finally:
         file.unlink(missing_ok=True)  # before the lock is free, so that it is nobody else's file
         lock.release()
+
+
+def _holder(file: Path) -> str:
+    """The process that a lock file names, if any; a lock would empty a file of somebody else.
+
+    Raises:
+        UsageError: it is a link, has a second name, or holds anything but a number.
+    """
+    try:
+        state = file.lstat()
+    except FileNotFoundError:
+        return ""
+    plain = stat.S_ISREG(state.st_mode) and state.st_nlink == 1 and state.st_size <= LONGEST_PID
+    told = file.read_text("ascii", "replace").strip() if plain else "-"
+    if told and not told.isdigit():
+        raise UsageError(
+            f"{safe_text(file, 400)} is no lock that clipguard wrote; move it, or choose another -o"
+        )
+    return told
+
+
+def _sign(file: Path) -> None:
+    """Write the number of this process into its lock, not into what was put in its place."""
+    handle = os.open(file, os.O_WRONLY | NO_FOLLOW)
+    try:
+        if os.fstat(handle).st_nlink == 1:
+            os.ftruncate(handle, 0)
+            os.write(handle, f"{os.getpid()}\n".encode("ascii"))
+    finally:
+        os.close(handle)
 
 
 def _remove_if_empty(out: Path, fresh: bool) -> None:
@@ -108,11 +138,10 @@ def require_ours(out: Path) -> None:
     Raises:
         UsageError: a file has the name of one of ours, and no audit left it.
     """
-    record, page = out / "audit.json", out / default_file("html")
-    known = _holds(record, RECORD_MARK)
+    known = is_record(out / "audit.json")
     for name in ARTEFACTS:
-        target = out / name
-        ours = _holds(target, PAGE_TITLE) if target == page else known
+        target, page = out / name, PAGES.get(name)
+        ours = known if page is None else is_ours(page, target)
         if (target.is_symlink() or target.exists()) and not ours:
             raise UsageError(
                 f"{safe_text(out, 400)} holds {name}, which clipguard did not write; move it, or "
@@ -132,16 +161,6 @@ def require_writable(out: Path) -> None:
         raise UsageError(
             f"cannot write to {shown}: no folder that may be written; choose another -o"
         )
-
-
-def _holds(file: Path, wanted: re.Pattern[bytes]) -> bool:
-    """Whether a plain file has what only one of ours has, near its beginning or its end."""
-    if file.is_symlink() or not file.is_file():
-        return False
-    with file.open("rb") as opened:
-        head = opened.read(LOOKED_AT)
-        opened.seek(max(0, file.stat().st_size - LOOKED_AT))
-        return wanted.search(head + opened.read()) is not None
 
 
 def clear_report(out: Path, begun: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from clipguard.errors import UsageError
+from clipguard.files import write_atomic
 from clipguard.record import AuditRecord
 from clipguard.registry import require_known
 from clipguard.report.formats import RENDERERS
@@ -15,6 +17,8 @@ from clipguard.text_safety import safe_text
 STDOUT = Path("-")
 MOST = {"sarif": 20}
 """Models of one document, where its readers take no more: GitHub takes 20 runs."""
+LOOKED_AT = 2**16
+"""Bytes at both ends of a file, in which its mark must stand."""
 ALIASES = {"md": "markdown", "in-toto": "intoto"}
 
 
@@ -33,6 +37,23 @@ def parse_format(text: str) -> tuple[str, Path | None]:
     if sign and not path:
         raise UsageError(f"expected {name}=PATH, got no path; give one, or only {name}")
     return name, Path(path) if sign else None
+
+
+def require_places(wanted: Sequence[tuple[str, Path | None]], records: int) -> None:
+    """Stop before renderings overwrite each other, or what somebody else wrote.
+
+    Args:
+        wanted: format and target of each; None for beside the record.
+        records: how many there will be.
+
+    Raises:
+        UsageError: as `require_distinct`, `require_joinable` and `require_replaceable`.
+    """
+    require_distinct(wanted)
+    require_joinable(wanted, records)
+    for name, path in wanted:
+        if path is not None:
+            require_replaceable(name, path)
 
 
 def require_joinable(wanted: Sequence[tuple[str, Path | None]], records: int) -> None:
@@ -93,7 +114,7 @@ def location_in(path: Path, root: Path) -> str | None:
     return found.as_posix() if found.parts else None
 
 
-def require_distinct(wanted: list[tuple[str, Path | None]]) -> None:
+def require_distinct(wanted: Sequence[tuple[str, Path | None]]) -> None:
     """Stop before two renderings overwrite each other.
 
     Args:
@@ -111,3 +132,73 @@ def require_distinct(wanted: list[tuple[str, Path | None]]) -> None:
 def default_file(name: str) -> str:
     """The file name of a rendering for which none was given, for example `report.html`."""
     return f"report{RENDERERS.build(name).SUFFIX}"
+
+
+def write_rendering(name: str, path: Path, text: str) -> None:
+    """Write a rendering, never over what clipguard did not write.
+
+    Args:
+        name: of the format.
+        path: target; missing folders are made.
+        text: the document.
+
+    Raises:
+        UsageError: as `require_replaceable`, or it cannot be written.
+    """
+    require_replaceable(name, path)
+    write_atomic(path, text)
+
+
+def require_replaceable(name: str, path: Path) -> None:
+    """Refuse to put a rendering over a file that somebody else wrote; an empty one is nobody's.
+
+    Args:
+        name: of the format.
+        path: target.
+
+    Raises:
+        UsageError: a file that is no rendering of this format stands there.
+    """
+    if path.is_file() and not path.is_symlink() and not is_ours(name, path):
+        raise UsageError(
+            f"{safe_text(path, 400)} is there, and no {name} that clipguard wrote; move it, or "
+            "name another file"
+        )
+
+
+def is_ours(name: str, path: Path) -> bool:
+    """Whether a plain file is empty, or a rendering of this format.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    if path.is_symlink() or not path.is_file():
+        return False
+    return path.stat().st_size == 0 or holds(path, RENDERERS.build(name).MARK)
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is the record of one audit, or was one before it was damaged."""
+    return holds(path, rf"(?s)\A\s*\{{.*{RENDERERS.build('json').MARK}")
+
+
+def holds(path: Path, mark: str) -> bool:
+    """Whether a plain file has a text near its beginning or its end.
+
+    Args:
+        path: the file.
+        mark: regular expression.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    if path.is_symlink() or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as opened:
+            head = opened.read(LOOKED_AT)
+            opened.seek(max(0, path.stat().st_size - LOOKED_AT))
+            return re.search(mark.encode("ascii"), head + opened.read()) is not None
+    except OSError as error:
+        shown = safe_text(path, 400)
+        raise UsageError(f"cannot read {shown}: {error.strerror}; move it away") from error

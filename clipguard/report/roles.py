@@ -14,9 +14,12 @@ class Renderer(Protocol):
 
     Attributes:
         SUFFIX: what the name of its file ends with, for example `.html`.
+        MARK: regular expression of what each of its documents holds near its beginning or its
+            end, and a file of no other tool does: only a file with it may be replaced.
     """
 
     SUFFIX: ClassVar[str]
+    MARK: ClassVar[str]
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """Render `record`, whose relative file names are found in `folder`."""

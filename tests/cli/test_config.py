@@ -48,6 +48,15 @@ def test_what_is_typed_wins_over_the_environment_and_that_over_the_file(
     assert shown(capsys, "purify")["seed"] == ("3", "clipguard.toml")
 
 
+def test_settings_of_a_command_reach_it_under_its_short_form_too(
+    repository: Path, tmp_path: Path, refused: Callable[..., str]
+):
+    (repository / "clipguard.toml").write_text('[report.render]\nformat = ["pdf"]\n')
+    for words in (["report", "audit.json"], ["report", "render", "audit.json"]):
+        assert "no format named 'pdf'" in refused(2, *words)
+    assert main(["report", "--help"]) == 0
+
+
 def test_settings_reach_the_command_and_an_error_names_their_origin(
     repository: Path, refused: Callable[..., str]
 ):

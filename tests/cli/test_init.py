@@ -74,6 +74,14 @@ def test_what_is_left_to_fill_in_is_said_and_marked(init: Callable[..., str]):
     assert WORKFLOW.read_text("utf-8").partition("jobs:")[2].count("REPLACE") == 4
 
 
+def test_a_model_at_the_usual_place_of_a_reference_is_still_the_model(init: Callable[..., str]):
+    init("--github", "--model", "models/base.pt", "--reference", "models/model.pt")
+    step = audit_step()
+    assert (step["model"], step["reference"]) == ("models/base.pt", "models/model.pt")
+    assert "REPLACE" not in step["model"] + step["reference"]
+    assert WORKFLOW.read_text("utf-8").partition("jobs:")[2].count("REPLACE") == 2
+
+
 def test_its_policies_are_valid_and_only_the_short_one_lets_a_short_search_pass(
     init: Callable[..., str],
 ):

@@ -65,6 +65,24 @@ def test_records_are_held_against_what_they_must_come_to(tmp_path: Path, expecte
     assert main([*command, "--expect", str(tmp_path / "expected.yaml")]) == code
 
 
+def test_what_is_no_record_in_a_folder_is_passed_by(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "runs" / "one"
+    out.mkdir(parents=True)
+    record = written(out, "pass")[0]
+    assert main(["gate", record, record, "-f", f"json={out / 'all.json'}"]) == 0
+    assert main(["report", record, "-f", "cyclonedx"]) == 0
+    (out / "package.json").write_text("{}")
+    for command in (["policy", "test"], ["gate", "-f", "github"]):
+        capsys.readouterr()
+        assert main([*command, str(tmp_path)]) == 0
+        assert "all.json" not in capsys.readouterr().out
+    Path(record).rename(out / "audit.json")
+    written(out, "fail")
+    assert main(["gate", str(tmp_path)]) == 0, "where there is an audit.json, only these count"
+
+
 def test_without_expectations_the_table_shows_what_a_policy_would_change(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

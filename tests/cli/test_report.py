@@ -70,6 +70,22 @@ def test_a_wrong_command_is_one_line_and_leaves_nothing(
     assert sorted(audit.parent.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    "words", [[], ["-f", "html=AUDIT/report.html"], ["-f", "sarif", "-f", "html"]]
+)
+def test_a_page_of_another_tool_is_never_replaced(
+    audit: Path, words: list[str], refused: Callable[..., str]
+) -> None:
+    page = audit.parent / "report.html"
+    page.write_text("<title>Test report</title> of clipguard")
+    told = [word.replace("AUDIT", str(audit.parent)) for word in words]
+    assert "report.html" in refused(USAGE, "report", audit, *told)
+    assert page.read_text() == "<title>Test report</title> of clipguard"
+    assert not (audit.parent / "report.sarif").exists()
+    page.write_text("")
+    assert main(["report", str(audit), *told]) == PASS
+
+
 def test_schema_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == PASS
     assert json.loads(capsys.readouterr().out) == json_schema()

@@ -205,3 +205,27 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path):
     with workspace(tmp_path) as work:
         discard(work)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["hard", "symbolic", "plain"])
+def test_a_lock_that_is_somebody_elses_file_is_left_as_it_is(tmp_path: Path, kind: str):
+    mine, lock = tmp_path / "notes.txt", tmp_path / "out" / LOCK
+    mine.write_text("12345")
+    lock.parent.mkdir()
+    if kind == "hard":
+        lock.hardlink_to(mine)
+    elif kind == "symbolic":
+        lock.symlink_to(mine)
+    else:
+        lock.write_text("a list of locks")
+    before = lock.read_text()
+    with pytest.raises(UsageError, match="no lock that clipguard wrote"), workspace(lock.parent):
+        pytest.fail("a workspace under a lock of somebody else")
+    assert (mine.read_text(), lock.read_text()) == ("12345", before)
+
+
+def test_an_empty_record_vouches_for_nothing(tmp_path: Path):
+    (tmp_path / "audit.json").touch()
+    (tmp_path / "model.onnx").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds model\.onnx"):
+        require_ours(tmp_path)

@@ -4,11 +4,12 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from many_records import MANY
 
 from clipguard.errors import UsageError
 from clipguard.files import write_atomic
 from clipguard.report.formats import RENDERERS
-from clipguard.report.outputs import STDOUT, default_file, parse_format
+from clipguard.report.outputs import STDOUT, default_file, is_ours, parse_format, rendered
 
 
 def test_a_format_may_name_its_file() -> None:
@@ -76,3 +77,14 @@ def test_a_file_in_the_way_of_a_folder_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     with pytest.raises(UsageError, match="cannot write"):
         write_atomic(tmp_path / "a" / "b", "x")
+
+
+@pytest.mark.parametrize("name", RENDERERS.names())
+def test_a_document_of_ours_is_known_again_and_none_of_another_format(
+    tmp_path: Path, name: str
+) -> None:
+    kinds = ("pass", "refused", "unjudged", "cut short")
+    for kind in kinds:
+        (tmp_path / kind).write_text(rendered(name, [(MANY[kind](), tmp_path)]), encoding="utf-8")
+        known = [one for one in RENDERERS.names() if is_ours(one, tmp_path / kind)]
+        assert known == [name], kind

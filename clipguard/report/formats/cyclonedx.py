@@ -41,6 +41,7 @@ class Cyclonedx:
     """One component for the model, one for the reference; ratings are the policy's severities."""
 
     SUFFIX: ClassVar[str] = ".cdx.json"
+    MARK: ClassVar[str] = r'"name": "clipguard:[a-z_0-9]+"'
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""

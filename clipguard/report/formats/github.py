@@ -30,6 +30,7 @@ class Github:
     """The decision as a notice, and a line for all that keeps the checkpoint from passing."""
 
     SUFFIX: ClassVar[str] = ".github.txt"
+    MARK: ClassVar[str] = r"::notice file=[^\n]*title=clipguard::"
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""

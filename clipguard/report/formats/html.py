@@ -37,6 +37,7 @@ class Html:
     """
 
     SUFFIX: ClassVar[str] = ".html"
+    MARK: ClassVar[str] = r"<title>[^<]*clipguard"
 
     rows: int = 40
     pictures: int = 4

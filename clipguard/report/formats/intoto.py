@@ -33,6 +33,7 @@ class Intoto:
     """Passed only on a pass without a waiver; a waived pass warns, cannot tell is a fail."""
 
     SUFFIX: ClassVar[str] = ".intoto.jsonl"
+    MARK: ClassVar[str] = r'test-result/v0\.1".*("policy/|"gate")'
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`.

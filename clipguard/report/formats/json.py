@@ -19,6 +19,7 @@ class Json:
     """The published schema, for machines."""
 
     SUFFIX: ClassVar[str] = ".json"
+    MARK: ClassVar[str] = r'"schema_version"\s*:\s*"clipguard\.audit/'
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""

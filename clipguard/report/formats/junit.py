@@ -31,6 +31,7 @@ class Junit:
     """A fail is a failure, an inconclusive line an error; what does not count is skipped."""
 
     SUFFIX: ClassVar[str] = ".junit.xml"
+    MARK: ClassVar[str] = r'<testsuites name="clipguard"'
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""

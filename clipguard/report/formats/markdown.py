@@ -31,6 +31,7 @@ class Markdown:
     """
 
     SUFFIX: ClassVar[str] = ".md"
+    MARK: ClassVar[str] = r"Made by: clipguard "
 
     rows: int = 15
     leaves_out: tuple[str, ...] = (

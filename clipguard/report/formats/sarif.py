@@ -33,6 +33,7 @@ class Sarif:
     """Results are empty on a pass; a fail is an error, an inconclusive line a warning."""
 
     SUFFIX: ClassVar[str] = ".sarif"
+    MARK: ClassVar[str] = r'"driver":\s*\{\s*"name":\s*"clipguard"'
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""

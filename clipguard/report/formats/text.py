@@ -29,6 +29,7 @@ class Text:
     """
 
     SUFFIX: ClassVar[str] = ".txt"
+    MARK: ClassVar[str] = r"Made by +clipguard "
 
     rows: int = 40
     leaves_out: tuple[str, ...] = (
