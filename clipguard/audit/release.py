@@ -12,7 +12,13 @@ from clipguard.audit.profiles import Profile
 from clipguard.audit.watch import Watch
 from clipguard.detect.roles import Finding
 from clipguard.detect.score import curve_of, scored
-from clipguard.errors import ENVIRONMENT, ExportError, InconclusiveError, RefusedError
+from clipguard.errors import (
+    ENVIRONMENT,
+    BudgetSpentError,
+    ExportError,
+    InconclusiveError,
+    RefusedError,
+)
 from clipguard.export.onnx import ExportJob, write_onnx
 from clipguard.model.roles import ClipModel
 from clipguard.policy.judge import judge
@@ -72,7 +78,8 @@ def failure(stage: str, error: Exception) -> ErrorRecord:
     """What the record says of a stage that failed; it cannot outrank what was found."""
     code = error.exit_code if isinstance(error, KNOWN) else ENVIRONMENT
     message = str(error).partition("\n")[0] or type(error).__name__
-    return ErrorRecord(stage=stage, message=message, exit_code=code)
+    spent = isinstance(error, BudgetSpentError)
+    return ErrorRecord(stage=stage, message=message, exit_code=code, out_of_time=spent)
 
 
 def purify(

@@ -48,5 +48,8 @@ class Watch:
             BudgetSpentError: no time left.
         """
         if self.is_spent:
-            raise BudgetSpentError(f"the budget of {self._budget_s:g} s ran out during {stage}")
+            raise BudgetSpentError(
+                f"the budget of {self._budget_s:g} s ran out during {stage}, at step {done} of "
+                f"{total}"
+            )
         self._progress(stage, done, total)

@@ -171,12 +171,23 @@ def _require_words(given: list[str]) -> None:
     empty = [i for i, word in enumerate(given, 1) if re.fullmatch(r"(--[^=]+=)?\s*", word)]
     if empty:
         raise UsageError(
-            f"argument {empty[0]} is empty, as from a variable that is not set; give it a value"
+            f"{_called(given, empty[0])} is empty, as from a variable that is not set; give it a "
+            "value"
         )
     for i, word in enumerate(given, 1):
         name = max(re.split(r"[/=]", word), key=len)
         if len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
-            raise UsageError(f"argument {i} is longer than a file may be called: {safe_text(name)}")
+            told = _called(given, i)
+            raise UsageError(f"{told} is longer than a file may be called: {safe_text(name)}")
+
+
+def _called(given: list[str], number: int) -> str:
+    """The option that a word belongs to, as it was typed; else its place among the words."""
+    before, word = given[number - 2] if number > 1 else "", given[number - 1]
+    for text in (word, before):
+        if found := re.match(r"--?[A-Za-z][\w-]*(?==|$)", text):
+            return found[0]
+    return f"word {number} of the command"
 
 
 def _say(message: str) -> None:

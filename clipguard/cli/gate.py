@@ -53,10 +53,11 @@ Formats = Annotated[
         "-f",
         "--format",
         metavar="FMT[=PATH]",
-        help=f"One of {', '.join(RENDERERS.names())}, about all records; text if left out. "
-        "Standard output without PATH.",
+        help=f"One of {', '.join(RENDERERS.names())}, about all records. Standard output without "
+        "PATH. The beginning of text if left out.",
     ),
 ]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="The whole text, as -f text.")]
 
 
 def gate(
@@ -68,11 +69,12 @@ def gate(
     models: Models = None,
     lora_base: AdapterBase = None,
     formats: Formats = None,
+    verbose: Verbose = False,
     sarif_root: SarifRoot = None,
 ) -> None:
     """Decide again from records, without a scan. The exit code is the gravest of all."""
     from clipguard.cli.show import out, records_in
-    from clipguard.errors import INCONCLUSIVE, worst_exit_code
+    from clipguard.errors import INCONCLUSIVE, UsageError, worst_exit_code
     from clipguard.policy.judge import load_policy, load_waivers
     from clipguard.report.outputs import (
         STDOUT,
@@ -82,7 +84,10 @@ def gate(
         write_rendering,
     )
 
+    if verbose and formats:
+        raise UsageError("--verbose has no effect beside -f; leave out one of the two")
     wanted = [parse_format(text) for text in formats or ["text"]]
+    settings = {"brief": True} if not formats and not verbose else {}
     rules = load_policy(policy)
     given = None if waivers is None else load_waivers(waivers)
     digests = {model: _digest(model, lora_base) for model in models or ()}
@@ -95,7 +100,7 @@ def gate(
         _say(f"no record is about {model}")
         codes.append(INCONCLUSIVE)
     if decided:
-        texts = [(name, path, rendered(name, decided)) for name, path in places]
+        texts = [(name, path, rendered(name, decided, settings)) for name, path in places]
         for name, path, text in sorted(texts, key=lambda made: made[1] == STDOUT):
             if path == STDOUT:
                 out(text.rstrip("\n"))
@@ -170,7 +175,8 @@ def _told_unused(waivers: Waivers | None, decided: Sequence[Decided]) -> None:
     for number, row in enumerate(rows):
         states = {gate.waivers[number].state for gate in gates}
         if "used" not in states:
-            told = ", ".join(sorted(state.replace("_", " ") for state in states))
+            why = sorted({gate.waivers[number].why for gate in gates} - {""})
+            told = ", ".join([*sorted(state.replace("_", " ") for state in states), *why])
             _say(f"waiver {number + 1} ({row.check}, {row.sha256[:12]}): {told}", "warning")
 
 

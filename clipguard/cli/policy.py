@@ -44,6 +44,7 @@ def init(
 ) -> None:
     """Write a policy of your own, with a comment on every key, named after its file."""
     import re
+    import shlex
 
     from clipguard.errors import UsageError
     from clipguard.files import write_atomic
@@ -55,7 +56,11 @@ def init(
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem)[:60] or "mine"
     text = read_policy_text(policy_path(start.value))
     write_atomic(file, text.replace(f"\nname: {start.value}", f'\nname: "{name}"', 1))
-    typer.echo(f"wrote {safe_text(file, 400)}; next: clipguard policy validate", err=True)
+    shown = safe_text(file, 400)
+    typer.echo(
+        f"wrote {shown}; next: edit it, then clipguard policy validate {shlex.quote(shown)}",
+        err=True,
+    )
 
 
 def validate(

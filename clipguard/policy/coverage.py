@@ -25,6 +25,15 @@ from clipguard.record.wording import (
     triggers_of,
 )
 
+SEARCHES = {
+    "load": "reading the file",
+    "detect": "the search for triggers",
+    "text": "the search for words",
+    "purify": "the repair",
+    "second scan": "the search through the repair",
+    "export": "the export",
+}
+"""Stages as a person calls them."""
 PROFILES = ("fast", "standard", "thorough")
 
 
@@ -128,6 +137,10 @@ def _error_line(error: ErrorRecord) -> Line:
     if code not in errors.SEVERITY or code == errors.PASS:  # an error never looks like a pass
         code = errors.ENVIRONMENT
     result = FAIL if code in {errors.REFUSED, errors.POLICY_VIOLATED} else INCONCLUSIVE
+    if error.out_of_time and result is not FAIL:
+        during = SEARCHES.get(error.stage, f"the stage {error.stage}")
+        reason = f"time ran out in {during} ({error.message}); give a larger --budget, or none"
+        return Line(line("audit.budget", "enough", "spent", INCONCLUSIVE, reason).check, code)
     reason = f"{error.stage}: {error.message}"
     return Line(line("audit.errors", "none", error.stage, result, reason).check, code)
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clipguard.errors import UsageError
 from clipguard.policy.strict_yaml import Location
+from clipguard.record.schema import plain_message
 from clipguard.registry import require_known
 from clipguard.text_safety import safe_text
 
@@ -53,7 +54,7 @@ def _problem(kind: str, where: Location, error: Any, document: type[Section]) ->
     if kind == "missing":
         return f"missing {document.KEY} {dotted}; {document.HELP}"
     if kind != "extra_forbidden":
-        return f"{dotted}: {safe_text(error['msg'])}, got {safe_text(repr(error['input']), 60)}"
+        return f"{dotted}: {plain_message(error['msg'])}, got {safe_text(repr(error['input']), 60)}"
     section: Any = document
     for part in where[:-1]:
         known = section.model_fields[part].annotation if isinstance(part, str) else section

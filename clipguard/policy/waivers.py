@@ -77,10 +77,14 @@ class Waivers:
     today: date
     source: Path = Path("waivers.yaml")
 
-    def is_too_broad(self, row: Waiver) -> bool:
-        """Whether it holds for too long, or for a line that nobody may waive."""
-        known = row.check.startswith(SECTIONS) and row.check not in NO_WAIVER
-        return not known or row.expires > self.today + LONGEST
+    def too_broad(self, row: Waiver) -> str:
+        """What is too broad about it by itself: its line, or its time. Empty if nothing is."""
+        if not row.check.startswith(SECTIONS) or row.check in NO_WAIVER:
+            return "nobody may waive this line"
+        last = self.today + LONGEST
+        if row.expires > last:
+            return f"its last day is after {last}, {LONGEST.days} days from now"
+        return ""
 
 
 def load_waivers(path: Path, today: date | None = None) -> Waivers:
@@ -131,6 +135,7 @@ class Waiving:
                 **row.model_dump(exclude={"expires"}),
                 expires=row.expires.isoformat(),
                 state=self._state(number, row),
+                why=self._why(number, row),
             )
             for number, row in enumerate(rows)
         )
@@ -151,14 +156,20 @@ class Waiving:
                 )
         return made
 
+    def _why(self, number: int, row: Waiver) -> str:
+        told = self.given.too_broad(row) if self.given else ""
+        if not told and number in self._broad:
+            told = "the line is about a class or trigger family; name that as its target"
+        return told
+
     def _state(
         self, number: int, row: Waiver
     ) -> Literal["used", "unused", "expired", "other_model", "too_broad"]:
         if number in self._used:
             return "used"
-        if self.given is None or self.given.is_too_broad(row) or number in self._broad:
+        if self._why(number, row):
             return "too_broad"
-        if row.expires < self.given.today:
+        if self.given is None or row.expires < self.given.today:
             return "expired"
         if row.sha256 != self.sha256:
             return "other_model"

@@ -143,11 +143,19 @@ class ProbeRecord(Part):
 
 
 class ErrorRecord(Part):
-    """A stage that failed, and how."""
+    """A stage that did not come to its end, and why.
+
+    Attributes:
+        stage: its name.
+        message: one sentence.
+        exit_code: of this alone.
+        out_of_time: whether it is no fault: the time that was given was spent.
+    """
 
     stage: str
     message: str
     exit_code: int
+    out_of_time: bool = False
 
 
 class RefusedRecord(Part):

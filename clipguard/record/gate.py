@@ -49,6 +49,7 @@ class WaiverRecord(Part):
         ticket: where it was discussed.
         state: `used`, `unused` (no line of this model needs it), `expired`, `other_model` or
             `too_broad` (holds for too long, for a line that nobody may waive, or for any class).
+        why: what is too broad about it; empty otherwise.
     """
 
     check: str
@@ -59,6 +60,7 @@ class WaiverRecord(Part):
     expires: str
     ticket: str = ""
     state: Literal["used", "unused", "expired", "other_model", "too_broad"]
+    why: str = ""
 
 
 class Conclusion(Part):

@@ -82,7 +82,12 @@ def first_problem(error: ValidationError) -> str:
     """Where and what the first thing is that does not fit, in one harmless line."""
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"]) or "the file"
-    return f"{safe_text(where)}: {safe_text(problem['msg'])}"
+    return f"{safe_text(where)}: {plain_message(problem['msg'])}"
+
+
+def plain_message(text: str) -> str:
+    """What a validator says, in one harmless line and without what pydantic puts before it."""
+    return safe_text(re.sub(r"^(Value error|Assertion failed), ", "", text))
 
 
 def read_record(path: Path) -> AuditRecord:

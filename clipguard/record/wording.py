@@ -124,6 +124,9 @@ def missed_told(checks: Iterable[Check]) -> str:
     return "; ".join(f"{row.key} is {row.value}, the limit is {row.limit}" for row in missed)
 
 
+UNMEASURED = "not measured"
+
+
 def number(value: float | None) -> str:
     """A plain number with four significant digits, or that it was not measured."""
-    return "not measured" if value is None else f"{value:.4g}"
+    return UNMEASURED if value is None else f"{value:.4g}"

@@ -98,7 +98,8 @@ def _waivers(gate: GateRecord) -> Iterator[Said]:
         rule = RULE_OF_WAIVER.get(row.state)
         if rule is not None:
             level: Level = "note" if row.state == "unused" else "warning"
-            text = f"This waiver is {row.state.replace('_', ' ')} and changes nothing: {told(row)}"
+            state = row.state.replace("_", " ") + (f" ({row.why})" if row.why else "")
+            text = f"This waiver is {state} and changes nothing: {told(row)}"
             yield Said(rule, level, text, f"waiver|{row.check}|{row.target}|{number}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clipguard.errors import UsageError
@@ -81,17 +81,22 @@ def require_joinable(wanted: Sequence[tuple[str, Path | None]], records: int) ->
             )
 
 
-def rendered(name: str, records: Sequence[tuple[AuditRecord, Path]]) -> str:
+def rendered(
+    name: str,
+    records: Sequence[tuple[AuditRecord, Path]],
+    settings: Mapping[str, object] | None = None,
+) -> str:
     """One document about all records.
 
     Args:
         name: of the format.
         records: each with the folder that its file names are relative to.
+        settings: of the format.
 
     Raises:
         UsageError: the format has no document for so many.
     """
-    renderer = RENDERERS.build(name)
+    renderer = RENDERERS.build(name, settings)
     texts = [renderer.render(record, folder) for record, folder in records]
     if len(texts) == 1:
         return texts[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from clipguard.record import Check, WaiverRecord
+from clipguard.record import Check, Decision, WaiverRecord
+from clipguard.record.wording import UNMEASURED
 
 NO_CHECKPOINT = "CG102"
 RULES = {
@@ -17,6 +18,8 @@ RULES = {
     "CG107": ("DuplicateKey", "A key stands twice in the header"),
     "CG108": ("UnreadableName", "The name of a tensor is no printable text"),
     "CG109": ("NotFinite", "Weights or embeddings are not finite"),
+    "CG106": ("TorchScript", "The file is a TorchScript archive; its code is not looked at"),
+    "CG110": ("LeftOutOrAssumed", "Something of the file was left out, or assumed"),
     "CG111": ("UnsureArchitecture", "The architecture is an assumption, or a rival reads better"),
     "CG112": ("SeveralModels", "The folder holds another model, which a library may load instead"),
     "CG201": ("InvertedTrigger", "A trigger was found that sends images, or prompts, to one class"),
@@ -37,6 +40,8 @@ RULES = {
     "CG604": ("WeakSearch", "Profile or null band is weaker than the policy asks for"),
     "CG605": ("CutShort", "The audit did not run to its end"),
     "CG501": ("OtherFile", "The record is about another file than the one that was given"),
+    "CG608": ("OutOfTime", "The time that was given ran out before the work was done"),
+    "CG609": ("NotMeasured", "What decides about a backdoor was not measured"),
     "CG607": ("UnknownPower", "How many planted backdoors such a scan fails is unknown or too few"),
     "CG901": ("UnusedWaiver", "A waiver that no line of this model needs"),
     "CG902": ("ExpiredWaiver", "A waiver whose last day is over; it changes nothing"),
@@ -49,12 +54,13 @@ RULE_OF_KEY = {
     "audit.complete": "CG605",
     "audit.checkpoint": "CG605",
     "audit.model": "CG501",
+    "audit.budget": "CG608",
     "audit.errors": "CG906",
     "backdoor": "CG601",
     "backdoor.max_score": "CG201",
     "backdoor.strong_asr": "CG201",
     "backdoor.max_word_pull": "CG201",
-    "backdoor.alpha": "CG202",
+    "backdoor.alpha": "CG204",
     "backdoor.min_excess": "CG202",
     "backdoor.families": "CG602",
     "backdoor.max_unsettled_excess": "CG202",
@@ -75,6 +81,8 @@ RULE_OF_KEY = {
     "export.max_asr_difference": "CG405",
     "export.head": "CG407",
 }
+FOUND = ("CG201", "CG202")
+"""Rules that speak of something that was found."""
 RULE_OF_SECTION = {"backdoor": "CG201", "purification": "CG301", "export": "CG401"}
 """For keys without a rule of their own."""
 RULE_OF_WAIVER = {"unused": "CG901", "expired": "CG902", "too_broad": "CG903"}
@@ -84,7 +92,14 @@ SCORES = {"critical": 9.5, "high": 8.0, "medium": 5.5, "low": 2.0}
 
 
 def rule_of(check: Check) -> str:
-    """That of the policy key; a file that was refused is of the rule that it breaks."""
+    """That of the policy key; a file that was refused is of the rule that it breaks.
+
+    A line that cannot tell for want of a measurement found nothing, and so is of no rule that says
+    so.
+    """
+    unmeasured = check.result is Decision.INCONCLUSIVE and check.value.startswith(UNMEASURED)
+    if unmeasured and RULE_OF_KEY.get(check.key) in FOUND:
+        return "CG609"
     if check.key == "audit.refused":
         return check.value if check.value in RULES else NO_CHECKPOINT
     return RULE_OF_KEY.get(check.key) or RULE_OF_SECTION.get(check.key.partition(".")[0], "CG604")

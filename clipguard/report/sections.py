@@ -133,11 +133,10 @@ def _warnings(record: AuditRecord) -> Iterator[Block]:
 
 
 def _errors(record: AuditRecord) -> Iterator[Block]:
-    if record.errors:
+    failed = [error for error in record.errors if not error.out_of_time]
+    if failed:
         yield Notes(("An error never counts as a pass.",))
-        yield Items(
-            tuple(f"{e.stage}, exit code {e.exit_code}: {e.message}" for e in record.errors)
-        )
+        yield Items(tuple(f"{e.stage}, exit code {e.exit_code}: {e.message}" for e in failed))
 
 
 def _told_by(file: CheckpointRecord) -> str:

@@ -11,6 +11,7 @@ from clipguard.record.wording import (
     RESAVE,
     interval,
     model_digest,
+    name_of,
     percent,
     rests_on_repair,
     verdict,
@@ -18,13 +19,14 @@ from clipguard.record.wording import (
 from clipguard.report.blocks import Block, Fact, Facts, Items, Notes
 from clipguard.report.waivers import verified_notes
 
+LONGER = "Let every search run to its end: a larger --budget, or none."
 ADD = {
     "audit.complete": "Let the scan run to its end.",
+    "audit.budget": LONGER,
     "audit.errors": "Mend what stands under Errors, then scan again.",
     "audit.architecture": "Say with --arch which architecture it is.",
     "audit.folder": "Scan each model file by its own path, or keep one in the folder.",
-    "audit.model": "Give the file that the record is about, or scan the file that you have.",
-    "coverage.families": "Let every search run to its end: a longer --budget, or none.",
+    "coverage.families": LONGER,
     "coverage.min_clean_accuracy": "Give images and class names that the model is for: "
     "--probe-data and --classnames. It reads too few of these rightly.",
     "coverage.min_profile": "Search with --profile {limit}.",
@@ -93,6 +95,13 @@ def advice(record: AuditRecord) -> tuple[str, ...]:
 
 
 def _after_fail(record: AuditRecord, failed: list[Check]) -> tuple[str, ...]:
+    if any(check.key == "audit.model" for check in failed):
+        digest = model_digest(record)
+        shown = f", sha256 {digest}" if digest else ""
+        return (
+            "Do not release the file that was given: this record is about another one.",
+            f"Scan that file, or give the one of the record: {name_of(record)}{shown}.",
+        )
     if all(check.key.startswith("export.") for check in failed):
         return (
             "Do not release the exported file: it does not do what the model does.",

@@ -22,7 +22,7 @@ def waiver_blocks(record: AuditRecord) -> Iterator[Block]:
     given = record.gate.waivers if record.gate else ()
     rows = tuple(
         (
-            Cell(STATES[row.state]),
+            Cell(STATES[row.state] + (f" ({row.why})" if row.why else "")),
             Cell(row.check, more=row.reason),
             Cell("none" if row.target is None else row.target),
             Cell(row.sha256[:12]),
@@ -40,12 +40,15 @@ def waiver_blocks(record: AuditRecord) -> Iterator[Block]:
 
 def verified_notes(record: AuditRecord) -> Iterator[Notes]:
     """That a record came alone, or with its file; nothing where the scan itself decided."""
-    verified = record.gate.verified if record.gate else None
+    gate = record.gate
+    verified = gate.verified if gate else None
+    if gate and any(check.key == "audit.model" for check in gate.checks) and not verified:
+        return  # it was compared, and that is a reason already
     if verified is False:
         yield Notes(
             (
-                "Not verified: no file was given with this record, or another one. Decide with "
-                "`clipguard gate --model FILE` to know that the record is about that very file.",
+                "Not verified: nobody compared this record with the file that goes out. "
+                "`clipguard gate --model FILE` does.",
             ),
             loud=True,
         )

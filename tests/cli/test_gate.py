@@ -48,6 +48,22 @@ def test_a_record_that_cannot_be_read_hides_no_finding(
     assert shown.err.count("error: ") == 1
 
 
+def test_the_first_screen_is_printed_unless_more_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
+) -> None:
+    (record,) = written(tmp_path, "fail")
+    shown = []
+    for more in ((), ("-v",), ("-f", "text")):
+        assert main(["gate", record, *more]) == 1
+        shown.append(capsys.readouterr().out)
+    brief, *whole = shown
+    assert whole[0] == whole[1]
+    assert whole[0].startswith(brief)
+    assert "Policy checks" in whole[0]
+    assert "Policy checks" not in brief
+    assert "--verbose" in refused(2, "gate", record, "-v", "-f", "json")
+
+
 def test_the_policy_is_named_with_its_digest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

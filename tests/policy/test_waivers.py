@@ -108,6 +108,7 @@ def test_only_a_waiver_in_force_changes_a_decision(
 ):
     gate = decide(tmp_path, waiver("backdoor.strong_asr"), waiver(**change))
     assert states(gate) == ["used", state]
+    assert [bool(row.why) for row in gate.waivers] == [False, state == "too_broad"]
     assert gate.decision is (Decision.PASS if state == "used" else Decision.FAIL)
 
 

@@ -22,6 +22,7 @@ from clipguard.record import AuditRecord, CalibrationRecord, Check, Decision, Er
 from clipguard.report.blocks import Facts, Table
 from clipguard.report.sections import sections
 from clipguard.report.verdict import ADD, advice, verdict_blocks
+from clipguard.report.waivers import verified_notes
 
 
 def test_the_first_thing_to_do_follows_the_decision():
@@ -81,6 +82,12 @@ def read_wrongly() -> AuditRecord:
         (read_wrongly(), ("--probe-data", "--classnames")),
         (with_changes(calibration=CalibrationRecord(kind="none")), ("--reference", "calibrate")),
         (with_changes(complete=False), ("end",)),
+        (
+            with_changes(
+                errors=(ErrorRecord(stage="text", message="x", exit_code=3, out_of_time=True),)
+            ),
+            ("--budget",),
+        ),
         (with_changes(settings={"profile": "fast"}), ("--profile standard",)),
         (
             with_changes(errors=(ErrorRecord(stage="export", message="x", exit_code=5),)),
@@ -100,9 +107,24 @@ def test_the_advice_is_about_lines_that_a_policy_has():
     known = set()
     for record in (few_images(), failing(), judged(held_against(against_reference()))):
         known |= {check.key for check in record.gate.checks}
-    rare = {"audit.errors", "audit.architecture", "audit.folder", "audit.model", "backdoor.canary"}
-    rare |= {"backdoor.max_change_concentration"}
+    rare = {"audit.errors", "audit.architecture", "audit.folder", "audit.budget"}
+    rare |= {"backdoor.canary", "backdoor.max_change_concentration"}
     assert ADD.keys() - known <= rare
+
+
+def test_a_record_about_another_file_says_nothing_of_the_one_that_was_given():
+    for record in (unjudged(), failing()):
+        gate = judge(load_policy("default"), record, files=["12" * 32])
+        told = " ".join(advice(record.model_copy(update={"gate": gate})))
+        assert ("5f" * 32 in told, "Do not release this checkpoint" in told) == (True, False)
+        assert list(verified_notes(record.model_copy(update={"gate": gate}))) == []
+
+
+def test_time_that_ran_out_is_no_error_to_mend():
+    spent = ErrorRecord(stage="detect", message="x", exit_code=3, out_of_time=True)
+    record = with_changes(errors=(spent,))
+    assert "errors" not in {part.key for part in sections(record)}
+    assert "search" in record.gate.reasons[0]
 
 
 def test_an_old_gate_with_unknown_lines_still_says_what_to_do():

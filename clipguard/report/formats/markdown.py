@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 MARKS = {Decision.PASS: "✅", Decision.INCONCLUSIVE: "⚠️", Decision.FAIL: "❌"}
 CELL, SENTENCE = 60, 1200
+MARKUP = re.compile(
+    r"""[\\`*\[\]<>|~&@$#]    # code, emphasis, link, HTML, cell, strike, entity, mention, formula
+    |(?<![^\W_])_|_(?![^\W_])  # emphasis, not within a word
+    |:(?=\S)                   # address, emoji
+    |(?<=www)\.                # address
+    |^[-+=]|(?<=\d)[.)](?=\s|$)  # list, heading
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""Marks that GitHub's Markdown may read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +78,12 @@ METHOD: type[Renderer] = Markdown
 def escape(text: object, limit: int = 80) -> str:
     """Text from outside as Markdown that shows it and does nothing else.
 
-    Every ASCII punctuation mark is escaped, which CommonMark allows, so that no mark can start
-    markup, HTML, a table cell, a link or an automatic link. Blanks are single and stand inside, so
-    that none can make a block of code or break a line.
+    A mark is escaped where it could start markup, HTML, a table cell, a link, an automatic link, a
+    mention, an emoji, a formula or a list; elsewhere it is left, so that the source can be read,
+    too. Blanks are single and stand inside, so that none can make a block of code or break a line.
     """
     shown = " ".join(safe_text(text, limit).split())
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", shown)
+    return MARKUP.sub(r"\\\g<0>", shown)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -126,7 +126,10 @@ def _rule(rule: str, lines: Sequence[Said]) -> dict[str, Any]:
 def _invocation(record: AuditRecord) -> dict[str, Any]:
     code = verdict(record).exit_code
     notes = [
-        {"level": "error", "message": {"text": message(f"{error.stage}: {error.message}")}}
+        {
+            "level": "warning" if error.out_of_time else "error",
+            "message": {"text": message(f"{error.stage}: {error.message}")},
+        }
         for error in record.errors[:MOST_ERRORS]
     ]
     return {

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from clipguard.report.roles import Renderer
 
 WIDTH, CELL, SENTENCE = 100, 60, 1200
+FIRST = ("verdict", "waivers")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """What `scan` and `gate` print: the decision and what it rests on; the HTML file has all.
+    """What `scan` prints: the decision and what it rests on; the HTML file has all.
 
     Attributes:
         rows: most rows of a table or a list.
         leaves_out: keys of sections that are not shown.
+        brief: show the first screen alone: the decision, what to do, why, and the waivers.
     """
 
     SUFFIX: ClassVar[str] = ".txt"
@@ -36,6 +38,7 @@ class Text:
         *("evidence", "triggers", "reinversion", "export"),
         *("checkpoint", "reproduce", "glossary"),
     )
+    brief: bool = False
 
     def render(self, record: AuditRecord, folder: Path) -> str:
         """See `Renderer.render`."""
@@ -45,6 +48,7 @@ class Text:
         parts = [
             [safe_text(part.heading, SENTENCE), *(line for b in part.blocks for line in _block(b))]
             for part in shown
+            if not self.brief or part.key in FIRST
         ]
         return "\n\n".join("\n".join(part) for part in parts) + "\n"
 

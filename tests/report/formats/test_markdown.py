@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 from samples import HOSTILE, RECORDS, failing, inconclusive, passing
 
 from clipguard.record import AuditRecord
@@ -21,7 +22,7 @@ def test_the_verdict_comes_first() -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_every_mark_of_a_hostile_name_is_escaped(name: str) -> None:
     escaped = escape(name)
-    assert not re.search(r"(?<!\\)(?:\\\\)*[<>|`*_\[\]{}!#:(]", escaped)
+    assert not re.search(r"(?<!\\)(?:\\\\)*([<>|`*\[\]#@$~&]|:(?=\S))", escaped)
     assert "\n" not in escaped
     assert "\x1b" not in escaped
 
@@ -36,5 +37,19 @@ def test_no_text_opens_markup_or_breaks_a_table(kind: str) -> None:
         assert len(columns) == 1, rows
 
 
-def test_escaped_text_reads_as_before() -> None:
-    assert re.sub(r"\\(.)", r"\1", escape("a|b*c <d>")) == "a|b*c <d>"
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("a|b*c <d>", "_a_ __b__", "1. x", "1234) x", "- x", "+ x", "# x", "===", "> x", "~~~"),
+        *("www.evil.example", "https://a.b/c", "a@b.c", "a\\*b*", "![a](b)", "&lt;"),
+    ],
+)
+def test_escaped_text_reads_as_before(text: str) -> None:
+    """By a reader of GitHub's Markdown: a paragraph of plain text, and nothing else."""
+    assert not re.search(r"www\.|(?<!\\)://|\w@", escape(text)), "automatic links"
+    page = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    (_, inline, _) = page.parse(escape(text))
+    assert {child.type for child in inline.children} <= {"text", "text_special"}
+    assert "".join(child.content for child in inline.children) == text
+    plain = "max_score is 0.5 (p = 0.05), above the limit; 97.2 % of images: all!"
+    assert escape(plain) == plain

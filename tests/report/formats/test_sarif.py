@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import RECORDS, failing, inconclusive, judged, passing, refused, unjudged
+from samples import (
+    RECORDS,
+    failing,
+    held_against,
+    inconclusive,
+    judged,
+    passing,
+    refused,
+    unjudged,
+)
 
 from clipguard.errors import UsageError
 from clipguard.record import AuditRecord, CalibrationRecord, Check, Decision, ErrorRecord
@@ -55,7 +64,7 @@ def unknown() -> AuditRecord:
     [
         (passing, []),
         (failing, [("CG201", "error")] * 2 + [("CG303", "note")]),  # it names the scope
-        (unknown, [("CG202", "warning")]),
+        (unknown, [("CG204", "warning")]),
     ],
 )
 def test_a_finding_is_an_error_and_what_is_not_known_a_warning(make, results) -> None:
@@ -80,7 +89,7 @@ def test_a_limit_that_the_head_missed_is_a_note_where_it_decides_nothing() -> No
 def test_an_inconclusive_line_is_a_warning() -> None:
     only = run(inconclusive())
     assert {r["level"] for r in only["results"]} == {"warning"}
-    assert {"CG602", "CG202"} <= {r["ruleId"] for r in only["results"]}
+    assert {"CG602", "CG204", "CG609"} <= {r["ruleId"] for r in only["results"]}
     assert only["invocations"][0]["executionSuccessful"] is False
 
 
@@ -120,8 +129,21 @@ def test_fingerprints_survive_other_numbers() -> None:
 
 def test_every_key_has_a_rule_that_exists() -> None:
     of_files = {rule for rule in RULES if rule.startswith("CG1")}
-    others = {"CG301", "CG303", "CG604", *RULE_OF_WAIVER.values()}
+    others = {"CG301", "CG303", "CG604", "CG609", *RULE_OF_WAIVER.values()}
     assert set(RULE_OF_KEY.values()) | of_files | others == set(RULES)
+
+
+def test_what_was_not_measured_is_of_no_rule_that_says_something_was_found() -> None:
+    empty = {"candidates": (), "families": (), "apart": (), "score": None, "statistic": None}
+    [detector] = held_against().detectors
+    spent = ErrorRecord(stage="detect", message="m", exit_code=3, out_of_time=True)
+    record = unjudged(detectors=(detector.model_copy(update=empty),), errors=(spent,))
+    record = judged(record.model_copy(update={"reference": held_against().reference}))
+    assert record.gate.decision is Decision.INCONCLUSIVE
+    rules = {result["ruleId"] for result in run(record)["results"]}
+    assert "CG201" not in rules
+    assert {"CG608", "CG609"} <= rules
+    assert "CG906" not in rules
 
 
 def test_messages_hold_no_links_and_no_placeholders() -> None:
