@@ -9,11 +9,16 @@ import platform
 import re
 import shutil
 import tempfile
+from difflib import get_close_matches
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from clipguard.errors import UsageError
 from clipguard.text_safety import safe_text
+
+MOST_NAMES, NEAR = 5000, 0.75
+"""Names of a folder that a mistyped one is compared with, and how alike it must be to be told."""
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -100,6 +105,26 @@ def umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def require_path(path: Path, what: str = "") -> None:
+    """Stop before anything else is touched if a path was mistyped.
+
+    Args:
+        path: of a file or a folder.
+        what: the option that it was given with, if it was one.
+
+    Raises:
+        UsageError: nothing there; a name beside it that is nearly the same is told.
+    """
+    if path.is_dir() or path.is_file():
+        return
+    beside = os.scandir(path.parent) if path.parent.is_dir() else ()
+    names = [entry.name for entry in islice(beside, MOST_NAMES)]
+    close = get_close_matches(path.name, names, 1, NEAR)
+    hint = f"did you mean {safe_text(path.parent / close[0], 400)}?" if close else "check the path"
+    told = f"{what}: " if what else ""
+    raise UsageError(f"{told}no file or folder at {safe_text(path)}; {hint}")
 
 
 def read_given(path: Path, most: int) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 from clipguard.audit.machine import free_disk, free_memory
 from clipguard.audit.options import Options
 from clipguard.checkpoint.hubs import is_remote
-from clipguard.checkpoint.inspection import require_path
 from clipguard.checkpoint.load import architecture_asked
 from clipguard.detect.null_band import read_null_band
 from clipguard.errors import ClipguardError, UsageError
 from clipguard.export.session import require_provider
+from clipguard.files import require_path
 from clipguard.model.open_clip import device_of
 from clipguard.model.prompts import read_class_names, read_templates
 from clipguard.probe.load import IMAGENET, ProbeSource
@@ -35,19 +35,28 @@ def require_inputs(path: Path, options: Options, out: Path | None = None) -> Non
         ClipguardError: too little memory or disk for what is asked.
     """
     _require_effect(options)
-    probe, parts = options.probe, (options.text_from, options.lora_base)
-    lists = tuple(one for one in (probe.class_names, _listed(probe)) if one is not None)
-    files = (probe.images, *lists, probe.templates, options.calibration)
-    for given in (path, *files, *parts, options.reference):
-        if given is not None and not (given is options.reference and is_remote(given)):
-            require_path(given)
+    probe, base = options.probe, options.reference
+    for what, given in (
+        ("", path),
+        ("--probe-data", probe.images),
+        ("--classnames", probe.class_names),
+        ("--vocabulary", _listed(probe)),
+        ("--templates", probe.templates),
+        ("--calibration", options.calibration),
+        ("--text-from", options.text_from),
+        ("--lora-base", options.lora_base),
+        ("--reference", None if base is None or is_remote(base) else base),
+    ):
+        if given is not None:
+            require_path(given, what)
     device_of(options.device)
     if options.arch is not None:
         architecture_asked(options.arch)
     if options.calibration is not None:
         read_null_band(options.calibration)
-    for given in lists:
-        read_class_names(given)
+    for listed in (probe.class_names, _listed(probe)):
+        if listed is not None:
+            read_class_names(listed)
     if probe.templates is not None:
         read_templates(probe.templates)
     if options.provider is not None:

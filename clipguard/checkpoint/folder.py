@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipguard.checkpoint.inspection import require_path
 from clipguard.checkpoint.layouts import read_layout
 from clipguard.checkpoint.source import opened
 from clipguard.checkpoint.unwrap import named
 from clipguard.errors import RefusedError, UsageError
-from clipguard.files import read_json_given
+from clipguard.files import read_json_given, require_path
 from clipguard.text_safety import safe_text
 
 INDEX = ".index.json"

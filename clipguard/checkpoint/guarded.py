@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from clipguard.checkpoint.contents import Contents, contents
-from clipguard.checkpoint.inspection import Inspection, naming, require_path
+from clipguard.checkpoint.inspection import Inspection, naming
 from clipguard.checkpoint.raw import Buffer, RawTensor, RawWeights, raw_weights, require_modest
 from clipguard.checkpoint.reply import read_contents, read_head, require_weights
 from clipguard.checkpoint.safetensors_header import read_header
 from clipguard.checkpoint.sandbox import AUTO, Guard, Reader, reader_of
 from clipguard.checkpoint.source import CHANGED, hashing, opened
 from clipguard.errors import RefusedError
+from clipguard.files import require_path
 from clipguard.text_safety import safe_text
 
 

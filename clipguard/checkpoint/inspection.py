@@ -9,7 +9,8 @@ from pathlib import Path
 
 from clipguard.checkpoint.layouts import Layout, read_layout
 from clipguard.checkpoint.source import Source, opened
-from clipguard.errors import RefusedError, UsageError
+from clipguard.errors import RefusedError
+from clipguard.files import require_path
 from clipguard.text_safety import safe_text
 
 
@@ -30,16 +31,6 @@ class Inspection:
     sha256: str
     size_bytes: int
     weights_file: Path
-
-
-def require_path(path: Path) -> None:
-    """Stop before anything else is touched if `path` was mistyped.
-
-    Raises:
-        UsageError: nothing there.
-    """
-    if not path.is_dir() and not path.is_file():
-        raise UsageError(f"no file or folder at {safe_text(path)}; check the path")
 
 
 @dataclass(frozen=True)

@@ -53,10 +53,12 @@ def calibrate(
 
     Give 20 or more. Each model gets the next seed, so the band also covers the luck of the search.
     """
+    from clipguard.cli.show import progress_bar, require_given
+
+    require_given(models, locals())
     from clipguard.audit.calibrate import assemble, measure_clean, require_enough
     from clipguard.audit.command import command
     from clipguard.audit.options import Options
-    from clipguard.cli.show import progress_bar
     from clipguard.detect.null_band import dump_null_band
     from clipguard.files import write_atomic
     from clipguard.policy.judge import load_policy

@@ -51,9 +51,11 @@ def export_command(
 
     A file that misses the export limits of the default policy is removed.
     """
+    from clipguard.cli.show import progress_bar, require_given
+
+    require_given([model], locals())
     from clipguard.audit.export import export_unjudged
     from clipguard.audit.options import Options
-    from clipguard.cli.show import progress_bar
     from clipguard.policy.judge import load_policy
     from clipguard.probe.load import ProbeSource
 

@@ -75,9 +75,11 @@ def purify(
 
     `--purifier cbpt` repairs the classifier of this class list only; the tower stays poisoned.
     """
+    from clipguard.cli.show import progress_bar, require_given
+
+    require_given([model], locals())
     from clipguard.audit.options import Options
     from clipguard.audit.scan import audit
-    from clipguard.cli.show import progress_bar
     from clipguard.files import write_atomic
     from clipguard.policy.judge import load_policy
     from clipguard.probe.load import ProbeSource

@@ -157,7 +157,7 @@ def scan(
         vocabulary=vocabulary,
         waivers=waivers,
     )
-    places = _places(models, output_dir, sarif_root)
+    places = _places(models, options, output_dir, sarif_root)
     if dry_run:
         raise typer.Exit(foretold(models, places, policy, options, quiet))
     raise typer.Exit(_all(models, places, policy, options, wanted, quiet))
@@ -183,11 +183,17 @@ def _all(
 
 
 def _places(
-    models: list[Path], output_dir: Path, root: Path | None
+    models: list[Path], options: ScanOptions, output_dir: Path, root: Path | None
 ) -> list[tuple[Path, str | None]]:
-    """The report folder of each model, and where the model lies in its repository."""
+    """The report folder of each model, and where the model lies in its repository.
+
+    Raises:
+        UsageError: a path that was given is not there.
+    """
+    from clipguard.cli.show import require_given
     from clipguard.report.outputs import location_in, repository_root
 
+    require_given(models, options)
     start = root or repository_root(Path())
     folders = _folders(models, output_dir)
     return [(one, location_in(model, start)) for model, one in zip(models, folders, strict=True)]

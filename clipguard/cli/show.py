@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from clipguard.search.roles import Progress
 
 RECORD = "audit.json"
+PATHS = ("probe_data", "classnames", "templates", "vocabulary", "calibration", "reference")
+PATHS += ("text_from", "lora_base")
 
 
 @contextmanager
@@ -79,6 +81,31 @@ def placed(record: AuditRecord, path: Path, root: Path | None) -> AuditRecord:
         return record
     found = location_in(path, root or repository_root(Path()))
     return record.model_copy(update={"location": found})
+
+
+def require_given(models: Sequence[Path], options: Mapping[str, object]) -> None:
+    """Refuse a mistyped path before torch is imported, which takes seconds.
+
+    Args:
+        models: the checkpoints.
+        options: value of each option that may be a path, by its name in Python.
+
+    Raises:
+        UsageError: nothing there; the message names the option.
+    """
+    from clipguard.files import require_path
+
+    for model in models:
+        require_path(model)
+    for key in PATHS:
+        given = options.get(key)
+        if isinstance(given, Path) and not _is_name(given):
+            require_path(given, f"--{key.replace('_', '-')}")
+
+
+def _is_name(given: Path) -> bool:
+    """Whether it may be a list or a hub's model, which whoever loads it looks up."""
+    return str(given) == "imagenet" or ":" in str(given)
 
 
 def records_in(path: Path) -> list[Path]:

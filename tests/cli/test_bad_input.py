@@ -292,6 +292,30 @@ def test_a_bad_option_is_one_line_exit_code_2_and_no_file(
     assert not (tmp_path / "file").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["scan", "modle.pt"], "did you mean model.pt"),
+        (["scan", "model.pt", "--reference", "baze.pt"], "--reference: no file or folder at baze"),
+        (["scan", "model.pt", "--probe-data", "prob", "--dry-run"], "did you mean probe"),
+        (["scan", "model.pt", "other/model.pt"], "no file or folder at other/model.pt; check"),
+        (["purify", "model.pt", "--calibration", "band.jsn"], "--calibration: "),
+        (["export", "model.pt", "--text-from", "nothing"], "--text-from: "),
+        (["calibrate", "model.pt", "b.pt", "-o", "band.json"], "no file or folder at b.pt"),
+    ],
+)
+def test_a_mistyped_path_names_its_option_and_what_lies_near_before_torch_is_imported(
+    words: list[str], says: str, tmp_path: Path, monkeypatch, refused: Callable[..., str]
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.pt").touch()
+    (tmp_path / "probe").mkdir()
+    for name in ("clipguard.audit.options", "clipguard.audit.scan", "clipguard.audit.calibrate"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert says in refused(2, *words)
+    assert left_in(tmp_path) == ["model.pt"]
+
+
 @pytest.mark.parametrize("option", ["", "--probe-data", "--classnames", "--calibration"])
 def test_a_mistyped_path_leaves_an_earlier_report_alone(
     option: str, nano: Path, tmp_path: Path, refused: Callable[..., str]
