@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clipguard.checkpoint.folder import digest_of, files_of
+from clipguard.checkpoint.folder import ModelFiles, digest_of, files_of, is_weights
 from clipguard.checkpoint.inspection import checked, naming
+from clipguard.checkpoint.names import DOWN, OWN, plain_names, require_one_reading
 from clipguard.checkpoint.raw import RawTensor, require_modest
 from clipguard.checkpoint.source import Source, opened
-from clipguard.checkpoint.unwrap import weights_in
+from clipguard.checkpoint.unwrap import named, weights_in
 from clipguard.checkpoint.values import LeftOut, Name, TensorRef, survey
 from clipguard.errors import RefusedError
 from clipguard.text_safety import safe_text
@@ -74,10 +75,12 @@ def contents(path: Path, look: Callable[[Path], Contents] = contents_of) -> Cont
     except RefusedError as error:
         return Contents(path.name, refusal=str(error))
     parts = [look(file) for file in files.weights]
-    first = replace(parts[0], notes=(*files.notes, *parts[0].notes))
+    refused = [part.refusal for part in parts if part.refusal is not None]
+    told, why = ((), refused[0]) if refused else _names(parts, files)
+    notes = (*files.notes, *parts[0].notes, *told, *_others(files, look))
+    first = replace(parts[0], notes=notes, refusal=why)
     if len(parts) == 1:
         return first
-    refused = (part.refusal for part in parts if part.refusal is not None)
     return replace(
         first,
         weights_file=path.name,
@@ -87,8 +90,48 @@ def contents(path: Path, look: Callable[[Path], Contents] = contents_of) -> Cont
         tensors=tuple(tensor for part in parts for tensor in part.tensors),
         other_tensors=sum(part.other_tensors for part in parts),
         notes=tuple(dict.fromkeys(note for part in (first, *parts[1:]) for note in part.notes)),
-        refusal=next(refused, None),
     )
+
+
+def _names(parts: Sequence[Contents], files: ModelFiles) -> tuple[tuple[str, ...], str | None]:
+    """Notes on the names of the tensors, and why a scan refuses the model for them."""
+    file = parts[0].weights_file
+    where = {tensor.name: part.weights_file for part in parts for tensor in part.tensors}
+    try:
+        for part in parts:
+            for tensor in part.tensors:
+                if files.where and files.where.get(tensor.name) != part.weights_file:
+                    raise RefusedError(
+                        f"CG107 tensor {safe_text(tensor.name)} is in "
+                        f"{safe_text(part.weights_file)}, and the index says otherwise"
+                    )
+        plain = plain_names(where)
+        require_one_reading(plain.names)
+    except RefusedError as error:
+        return (), f"{safe_text(file)}: {error}"
+    told = plain.notes
+    if any(name.endswith(DOWN) for name in where):
+        told += ("CG110 a LoRA adapter: a scan needs the model that it changes, --lora-base",)
+    return told, None
+
+
+def _others(files: ModelFiles, look: Callable[[Path], Contents]) -> tuple[str, ...]:
+    """That a scan will compare what else may be a model, which takes reading all of it."""
+    found = [file.name for file in files.others if _may_be_a_model(file, look)]
+    if not found:
+        return ()
+    return (f"CG112 {named(found)}: nothing passes unless a scan finds the same weights there",)
+
+
+def _may_be_a_model(file: Path, look: Callable[[Path], Contents]) -> bool:
+    """Whether it is an index, weights of another framework, or holds a tensor of a CLIP."""
+    if not is_weights(file):
+        return True
+    try:
+        names = plain_names(tensor.name for tensor in look(file).tensors).names
+    except RefusedError:
+        return True
+    return any(name.partition(".")[0] in OWN for name in names.values())
 
 
 def read_contents(source: Source, path: Path) -> Contents:

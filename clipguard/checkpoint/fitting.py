@@ -15,31 +15,15 @@ from clipguard.checkpoint.architectures import (
     known_configs,
 )
 from clipguard.checkpoint.configs import MAX_IMAGE_SIDE
+from clipguard.checkpoint.names import OWN, TEXT_PARTS
 from clipguard.checkpoint.unwrap import NO_PART, named
-from clipguard.errors import RefusedError, UsageError
+from clipguard.errors import UsageError
 from clipguard.record import ToldBy
-from clipguard.text_safety import safe_text
 
-TEXT = frozenset(
-    {
-        "text",
-        "transformer",
-        "token_embedding",
-        "positional_embedding",
-        "ln_final",
-        "text_projection",
-        "text_model",
-    }
-)
-OWN = TEXT | {"visual", "vision_model", "visual_projection", "logit_scale", "logit_bias"}
-"""First part of every name that a CLIP may have. A tensor below one is never left out: it may
-mean that the network is another one."""
 VIT, RESNET = "visual.positional_embedding", "visual.attnpool.positional_embedding"
 SIGLIP = "visual.trunk.pos_embed"
 RESNET_STEP = 32
 """Pixels of the image for one place of the last layer of a ResNet."""
-CUTS = tuple(map(len, ("module.", "model.", "_orig_mod.")))
-"""Characters that readers take off every name if the first begins with such a prefix."""
 
 
 class Told(NamedTuple):
@@ -69,32 +53,9 @@ class Fit:
 def is_image_tower(keys: Mapping[str, object]) -> bool:
     """Whether these are the names of an image tower without its text tower."""
     parts = {key.partition(".")[0] for key in keys}
-    return bool(parts & {"visual", "vision_model"}) and not parts & (TEXT - {"text_projection"})
-
-
-def require_one_reading(names: Mapping[str, str]) -> None:
-    """Refuse a tensor that a reader which cuts another prefix would take for a part of the CLIP.
-
-    Some cut as many characters as the usual prefix has off every name, some whatever stands before
-    a name that they know.
-
-    Args:
-        names: see `Naming.names`.
-
-    Raises:
-        RefusedError: there is one (CG107).
-    """
-    own = {name for name in names.values() if name.partition(".")[0] in OWN}
-    for key, name in names.items():
-        if name in own:
-            continue
-        parts = name.removeprefix("/").split(".")
-        ends = {".".join(parts[i:]) for i in range(len(parts))} | {key[n:] for n in CUTS}
-        if hidden := ends & own:
-            raise RefusedError(
-                f"CG107 {safe_text(key)} and {safe_text(min(hidden))} are one tensor to some "
-                "readers, so two of them would see two models; save one model alone"
-            )
+    return bool(parts & {"visual", "vision_model"}) and not parts & (
+        TEXT_PARTS - {"text_projection"}
+    )
 
 
 def fitted(find: Callable[[Shapes], Told], shapes: Shapes) -> Fit:

@@ -128,7 +128,7 @@ def _chosen(folder: Path, found: Sequence[Path]) -> Path:
     for name in PREFERRED:
         if (folder / name).is_file():
             return folder / name
-    weights = [file for file in found if _is_weights(file)]
+    weights = [file for file in found if is_weights(file)]
     indices = [file for file in found if file.name.endswith(INDEX) and file.is_file()]
     best = indices or weights
     if len(best) != 1:
@@ -140,7 +140,8 @@ def _chosen(folder: Path, found: Sequence[Path]) -> Path:
     return best[0]
 
 
-def _is_weights(file: Path) -> bool:
+def is_weights(file: Path) -> bool:
+    """Whether a file is called as weights are that torch or safetensors can hold."""
     return file.suffix.lower() in SUFFIXES and file.is_file()
 
 
@@ -174,7 +175,7 @@ def _others(chosen: Path, model: ModelFiles, found: Sequence[Path]) -> tuple[Pat
     for index in indices:
         with suppress(RefusedError, UsageError):  # whoever compares it says what is wrong with it
             parts |= {*_model(index).weights}
-    weights = [file for file in beside if _is_weights(file) and file not in parts]
+    weights = [file for file in beside if is_weights(file) and file not in parts]
     foreign = [file for file in beside if OF_OTHERS.fullmatch(file.name) and file.is_file()]
     return (*indices, *weights, *foreign)
 
@@ -188,7 +189,7 @@ def _looked_at(
         A note on what was read, and what of a trainer is refused, which refuses nothing else.
     """
     beside = [file for file in found if file not in model.weights]
-    looked = [file for file in beside if _is_weights(file)]
+    looked = [file for file in beside if is_weights(file)]
     rest = [f for f in beside if f not in looked and f.name not in READ_ELSEWHERE]
     rest = [file for file in rest if not file.name.endswith(INDEX)]
     told = [f"CG110 read: {_named(model.weights)}"]

@@ -9,12 +9,11 @@ from pathlib import Path
 from torch import Tensor
 
 from clipguard.checkpoint.configs import read_json
-from clipguard.checkpoint.fitting import require_one_reading
 from clipguard.checkpoint.folder import ModelFiles, digest_of, files_of
 from clipguard.checkpoint.formats import open_clip_names
-from clipguard.checkpoint.guarded import guarded_contents
+from clipguard.checkpoint.guarded import guarded_file
 from clipguard.checkpoint.lora import CONFIG, is_adapter, merged
-from clipguard.checkpoint.names import plain_names
+from clipguard.checkpoint.names import plain_names, require_one_reading
 from clipguard.checkpoint.others import others_compared
 from clipguard.checkpoint.raw import SandboxKind
 from clipguard.checkpoint.reading import ReadWeights, read_weights
@@ -95,7 +94,7 @@ def gather(path: Path, lora_base: Path | None = None, guard: Guard = AUTO) -> Ga
 
 def _read(path: Path, guard: Guard) -> Gathered:
     """The weights as the file names them, without a prefix."""
-    files = files_of(path, lambda file: guarded_contents(file, guard).refusal)
+    files = files_of(path, lambda file: guarded_file(file, guard).refusal)
     parts = [read_weights(file, guard) for file in files.weights]
     first = parts[0].inspection
     file = safe_text(first.weights_file.name)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from clipguard.checkpoint.contents import Contents, contents
+from clipguard.checkpoint.contents import Contents, contents, contents_of
 from clipguard.checkpoint.inspection import Inspection, naming
 from clipguard.checkpoint.raw import Buffer, RawTensor, RawWeights, raw_weights, require_modest
 from clipguard.checkpoint.reply import read_contents, read_head, require_weights
@@ -78,13 +78,13 @@ def guarded_contents(path: Path, guard: Guard = AUTO) -> Contents:
         UsageError: as `contents`.
     """
     require_path(path)
+    return replace(contents(path, lambda file: guarded_file(file, guard)), sandbox=guard.kind)
+
+
+def guarded_file(path: Path, guard: Guard = AUTO) -> Contents:
+    """What is in one weights file, whatever its tensors are called; size and digest are our own."""
     if guard.kind == "none":
-        return contents(path)
-    return replace(contents(path, lambda file: _contents(file, guard)), sandbox=guard.kind)
-
-
-def _contents(path: Path, guard: Guard) -> Contents:
-    """What is in one file; size and digest are our own."""
+        return contents_of(path)
     shown = safe_text(path.name)
     try:
         with opened(path) as source, hashing(source) as digest:

@@ -21,15 +21,9 @@ from clipguard.checkpoint.architectures import (
     network_of,
     shapes_of,
 )
-from clipguard.checkpoint.fitting import (
-    TEXT,
-    Fit,
-    Told,
-    fitted,
-    infer_at_any_size,
-    is_image_tower,
-)
+from clipguard.checkpoint.fitting import Fit, Told, fitted, infer_at_any_size, is_image_tower
 from clipguard.checkpoint.gather import Gathered, gather
+from clipguard.checkpoint.names import TEXT_PARTS
 from clipguard.checkpoint.sandbox import AUTO, Guard
 from clipguard.checkpoint.tokenizer_file import TokenizerFile, needs_own, tokenizer_in
 from clipguard.checkpoint.told import fitting, told_architecture
@@ -154,7 +148,7 @@ def _with_text(found: Gathered, text_from: Path | None, guard: Guard) -> Gathere
     if not alone:
         raise UsageError("has a text tower of its own; leave out --text-from")
     other = gather(text_from, guard=guard)
-    towers = TEXT | {"logit_scale", "logit_bias"}
+    towers = TEXT_PARTS | {"logit_scale", "logit_bias"}
     text = {key: t for key, t in other.tensors.items() if key.partition(".")[0] in towers}
     if not text.keys() - {"logit_scale", "logit_bias"}:
         raise UsageError(f"--text-from {other.shown} has no text tower; give a whole CLIP")

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from clipguard.checkpoint.names import DOWN, UP
 from clipguard.errors import RefusedError, UsageError
 from clipguard.text_safety import safe_text
 
 CONFIG = "adapter_config.json"
 ROOT = "base_model.model."
-DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 CHANGES = (
     *("alora_invocation_tokens", "alpha_pattern", "arrow_config", "fan_in_fan_out"),
     *("exclude_modules", "layer_replication", "layers_pattern", "layers_to_transform"),

@@ -6,7 +6,7 @@ what has another prefix than the CLIP keeps its whole name, and `fitting` decide
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clipguard.checkpoint.unwrap import named
@@ -20,6 +20,24 @@ BARE = ("conv1.weight", "ln_post.weight"), ("conv1.weight", "attnpool.c_proj.wei
 """Names that only open_clip's image towers have, where they were saved alone."""
 COMPILED = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Parts of a name that torch adds around a module, anywhere."""
+TEXT_PARTS = frozenset(
+    {
+        "text",
+        "transformer",
+        "token_embedding",
+        "positional_embedding",
+        "ln_final",
+        "text_projection",
+        "text_model",
+    }
+)
+OWN = TEXT_PARTS | {"visual", "vision_model", "visual_projection", "logit_scale", "logit_bias"}
+"""First part of every name that a CLIP may have. A tensor below one is never left out: it may
+mean that the network is another one."""
+CUTS = tuple(map(len, ("module.", "model.", "_orig_mod.")))
+"""Characters that readers take off every name if the first begins with such a prefix."""
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+"""Ends of the names of the two factors of a LoRA adapter."""
 MAX_ROOTS = 16
 MEAN = ("ema", "averaged", "swa", "teacher", "momentum")
 """What a prefix says where the weights below it are no trained ones, but their running mean."""
@@ -59,6 +77,31 @@ def plain_names(keys: Iterable[str]) -> Naming:
     # What stands outside must never pass for a part: such a name is marked by its root.
     kept = {key: f"/{name}" if root else name for key, name in outside.items()}
     return Naming(_distinct(cut | kept), _notes(root, roots))
+
+
+def require_one_reading(names: Mapping[str, str]) -> None:
+    """Refuse a tensor that a reader which cuts another prefix would take for a part of the CLIP.
+
+    Some cut as many characters as the usual prefix has off every name, some whatever stands before
+    a name that they know.
+
+    Args:
+        names: see `Naming.names`.
+
+    Raises:
+        RefusedError: there is one (CG107).
+    """
+    own = {name for name in names.values() if name.partition(".")[0] in OWN}
+    for key, name in names.items():
+        if name in own:
+            continue
+        parts = name.removeprefix("/").split(".")
+        ends = {".".join(parts[i:]) for i in range(len(parts))} | {key[n:] for n in CUTS}
+        if hidden := ends & own:
+            raise RefusedError(
+                f"CG107 {safe_text(key)} and {safe_text(min(hidden))} are one tensor to some "
+                "readers, so two of them would see two models; save one model alone"
+            )
 
 
 def _without_wrappers(key: str) -> str:

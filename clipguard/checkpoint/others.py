@@ -16,13 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from clipguard.checkpoint.fitting import OWN, require_one_reading
 from clipguard.checkpoint.folder import OF_OTHERS, ModelFiles, files_of
 from clipguard.checkpoint.formats import format_of, open_clip_names
-from clipguard.checkpoint.guarded import guarded_contents, guarded_weights
+from clipguard.checkpoint.guarded import guarded_file, guarded_weights
 from clipguard.checkpoint.inspection import naming
-from clipguard.checkpoint.lora import CONFIG, DOWN, UP, is_adapter
-from clipguard.checkpoint.names import plain_names
+from clipguard.checkpoint.lora import CONFIG, is_adapter
+from clipguard.checkpoint.names import DOWN, OWN, UP, plain_names, require_one_reading
 from clipguard.checkpoint.sandbox import Guard
 from clipguard.checkpoint.tensors import each_tensor
 from clipguard.errors import RefusedError, UsageError
@@ -114,7 +113,7 @@ def _names(files: ModelFiles, guard: Guard) -> dict[str, str]:
     """Name in the files to name without a prefix, of all tensors."""
     keys: list[str] = []
     for part in files.weights:
-        found = guarded_contents(part, guard)
+        found = guarded_file(part, guard)
         if found.refusal is not None:
             raise RefusedError(found.refusal)
         keys += [tensor.name for tensor in found.tensors]

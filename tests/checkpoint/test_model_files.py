@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from clipguard.checkpoint.contents import contents
 from clipguard.checkpoint.folder import ModelFiles, digest_of, files_of
 from clipguard.errors import RefusedError, UsageError
 
@@ -35,6 +36,21 @@ def test_the_usual_name_is_taken_before_all_others(tmp_path: Path):
         files_of(tmp_path)
     best = put(tmp_path / "open_clip_pytorch_model.bin")
     assert files_of(tmp_path).weights == (best,)
+
+
+def test_inspect_tells_of_other_models_and_of_an_index_that_lies_as_a_scan_does(tmp_path: Path):
+    put(tmp_path / "model.safetensors", "visual.proj")
+    put(tmp_path / "optimizer.pt", "state")
+    assert not [note for note in contents(tmp_path).notes if "CG112" in note]
+    put(tmp_path / "pytorch_model.bin", "module.visual.proj")
+    (tmp_path / "tf_model.h5").write_bytes(b"x")
+    [note] = [note for note in contents(tmp_path).notes if "CG112" in note]
+    assert "pytorch_model.bin, tf_model.h5" in note
+    shards = {"a": put(tmp_path / "1.bin", "a").name, "b": put(tmp_path / "2.bin", "b").name}
+    for where, refusal in ((shards, None), ({"a": "1.bin", "b": "1.bin", "c": "2.bin"}, "CG107")):
+        (tmp_path / "x.index.json").write_text(json.dumps({"weight_map": where}))
+        told = contents(tmp_path / "x.index.json").refusal
+        assert told is None if refusal is None else refusal in told
 
 
 def test_a_note_names_what_was_read_and_what_was_not(tmp_path: Path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_clip import TINY, state_of, write_config
 
+from clipguard.checkpoint.contents import contents
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.checkpoint.sandbox import Guard
 from clipguard.errors import RefusedError
@@ -39,3 +40,6 @@ def test_it_is_refused(content: dict[str, Any], rule: str, tmp_path: Path):
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(RefusedError, match=rf"^model\.pt: {rule} "):
         load_checkpoint(tmp_path / "model.pt", arch=str(config), guard=Guard("none"))
+    told = contents(tmp_path / "model.pt").refusal
+    assert told is not None, "inspect says the same"
+    assert told.startswith(f"model.pt: {rule} ")
