@@ -82,8 +82,11 @@ def _of_folders(place: Path) -> Items:
     files = images("*/*")
     found = files or images("*")
     if not found:
-        shown = safe_text(place)
-        raise UsageError(f"no images in {shown}; expected {shown}/CLASS/*")
+        shown = safe_text(place, 400)
+        raise UsageError(
+            f"no images in {shown} and in the folders in it; expected one folder of images per "
+            f"class ({shown}/CLASS/*), a table, or tar files"
+        )
     items = tuple(Item(path.parent.name if files else "", partial(_file, path)) for path in found)
     names = ", ".join(repr(safe_text(name)) for name in sorted(stray)[:SHOWN])
     count = sum(stray.values())

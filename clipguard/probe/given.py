@@ -107,6 +107,13 @@ def _listed(found: Items, place: Path) -> ClassList:
             "--classnames FILE"
         )
     names = sorted({item.said for item in found.items if item.said})
+    if len(names) < 2:
+        held = f"only images of one class, {safe_text(names[0])!r}" if names else "images alone"
+        shown = safe_text(place, 400)
+        raise UsageError(
+            f"{shown} holds {held}; expected one folder of images per class ({shown}/CLASS/*), two "
+            "or more, or a class list for images without labels: --classnames FILE"
+        )
     for name in names:
         if has_control_characters(name):
             raise UsageError(

@@ -46,14 +46,25 @@ def against_blocks(record: AuditRecord) -> Iterator[Block]:
     )
     if not rows:
         return
+    units = dict.fromkeys(f"{row.family} in {row.trigger.unit}" for row in pairs)
     yield Notes(
         (
-            "A trigger was searched on this model and, in the same way, on the reference. Each "
-            "rate is the share of unseen images that are then read as the target class: under the "
-            "trigger found here, on this model (own) and on the reference (transfer); under the "
-            "one found there, on the reference (other) and on this model (back). Excess is how far "
-            "V lies above that of the lab's honest models, in their deviations.",
+            "A trigger was searched on this model and, in the same way, on the reference. Rates "
+            "are shares of unseen images that are then read as the target class.",
         )
+    )
+    yield Facts(
+        (
+            Fact("Trigger", f"its family and its size: {'; '.join(units)}"),
+            Fact("Own", "with the trigger found here, on this model"),
+            Fact("Transfer", "with the trigger found here, on the reference"),
+            Fact("Other", "with the trigger found on the reference, there"),
+            Fact("Back", "with the trigger found on the reference, on this model"),
+            Fact("Gap", "Own less the larger of Transfer and Other, in percentage points"),
+            Fact("V", "how much more this class yields here than there, in log odds"),
+            Fact("Excess", "how far V lies above the lab's honest models, in their deviations"),
+        ),
+        "What the columns mean",
     )
     head = (
         *("#", "Target class", "Trigger", "Own"),

@@ -126,6 +126,14 @@ def targets_blocks(record: AuditRecord) -> Iterator[Block]:
     head = ("#", "Target class", "Family", "Search", "ASR", "Without trigger", "Statistic")
     if rows:
         yield Table(caption, head, rows, name=1)
+        strongest = "how strong it is; the largest of a family is held against known-clean models"
+        yield Facts(
+            (
+                Fact("Without trigger", "share of the same images that are read so as they are"),
+                Fact("Statistic", strongest),
+            ),
+            "What the columns mean",
+        )
 
 
 def purification_blocks(record: AuditRecord) -> Iterator[Block]:

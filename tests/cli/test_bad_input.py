@@ -180,7 +180,7 @@ OPTIONS: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     ),
     "one class": (
         lambda folder: ["--probe-data", picture(folder / "p" / "cat" / "a.png").parents[1]],
-        "at least two classes",
+        "only images of one class, 'cat'",
     ),
     "empty class list": (
         lambda folder: ["--classnames", write(folder / "names.txt", "\n \n")],

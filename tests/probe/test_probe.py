@@ -187,7 +187,8 @@ def test_folders_that_give_no_probe_set_are_refused(folder: Path, tmp_path: Path
     (tmp_path / "nothing").mkdir()
     names = {"class_names": class_file(tmp_path, ["owl"])}
     for given, source, says in (
-        (tmp_path / "single", {}, "at least two classes"),
+        (tmp_path / "single", {}, "one class, 'cat'"),
+        (tmp_path / "single" / "cat", {}, "images alone"),
         (None, names, "at least two classes"),
         (tmp_path / "broken", {}, "none of 2 images"),
         (tmp_path / "nothing", {}, "no images in"),
