@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from shutil import get_terminal_size
 from types import FrameType
 from typing import Any, cast
 
@@ -37,6 +38,8 @@ NOT_COMMANDS = {
     "show",
     "tree",
 }
+WIDE, LABEL = 60, 6
+"""Columns of a terminal from which help has two columns, and those of the first one below that."""
 LONGEST_NAME = 255
 """Bytes. No file system takes more, and asking for such a file is an error of its own kind."""
 # typer carries its own click and re-exports only some of it; this is its ClickException.
@@ -145,11 +148,25 @@ def _heeding_signals() -> list[int]:
 
 
 def _tell_whole(group: Any) -> None:
-    """Let a list of commands show their first sentences, which it cuts to the terminal's width."""
+    """Let help say all on a narrow terminal: it cuts sentences, and takes 50 columns or more."""
+    columns = get_terminal_size().columns
+    if columns < WIDE:
+        group.context_class = _narrow(group.context_class, columns)
     for command in getattr(group, "commands", {}).values():
         paragraph = inspect.cleandoc(command.help or "").partition("\n\n")[0]
         command.short_help = " ".join(paragraph.split())
         _tell_whole(command)
+
+
+def _narrow(context: Any, columns: int) -> Any:
+    """A context whose help has what an option does below its name, in so many columns."""
+    base = context.formatter_class
+    changes = {
+        "__init__": lambda self, **_: base.__init__(self, width=columns),
+        "write_dl": lambda self, rows, **_: base.write_dl(self, rows, col_max=LABEL),
+    }
+    formatter = type("Narrow", (base,), changes)
+    return type("NarrowContext", (context,), {"formatter_class": formatter})
 
 
 def _misused(error: Any, added: Mapping[str, Setting]) -> None:

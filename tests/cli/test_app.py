@@ -162,3 +162,14 @@ def test_text_from_outside_cannot_steer_the_terminal(tmp_path: Path, refused: Ca
     model = tmp_path / "evil\x1b[2J\n##[error].pt"
     model.write_text("text")
     assert "\x1b" not in refused(4, "scan", model, "-o", tmp_path / "out", "-q")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["scan", "--help"], ["gate", "--help"], ["policy"]])
+def test_help_fits_a_narrow_terminal(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    main(words)
+    shown = "".join(capsys.readouterr())
+    assert [line for line in shown.splitlines() if len(line) > 40] == []
+    assert len(shown.splitlines()) > 10
