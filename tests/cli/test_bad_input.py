@@ -79,20 +79,20 @@ def test_a_pipe_is_not_waited_for(pipe: Path, read: Callable[[Path], object]):
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "named"),
     [
-        ["scan", ""],
-        ["scan", "model.pt", "-o", ""],
-        ["export", "model.pt", "--classnames="],
-        ["gate", "audit.json", "--policy", ""],
-        ["lab", "plant", "badnets", "-o", ""],
+        (["scan", ""], "word 2"),
+        (["scan", "model.pt", "-o", ""], "-o is empty"),
+        (["export", "model.pt", "--classnames="], "--classnames is empty"),
+        (["gate", "audit.json", "--policy", ""], "--policy is empty"),
+        (["lab", "plant", "badnets", "-o", ""], "-o is empty"),
     ],
 )
 def test_an_empty_argument_is_a_usage_error_and_writes_nothing(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], named: str, tmp_path: Path, monkeypatch, refused: Callable[..., str]
 ):
     monkeypatch.chdir(tmp_path)
-    assert main(words) == 2
+    assert named in refused(2, *words)
     assert not any(tmp_path.iterdir())
 
 

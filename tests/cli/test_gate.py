@@ -220,9 +220,13 @@ for command in sys.argv[1:]:
 
 def test_a_closed_pipe_changes_no_exit_code(tmp_path: Path) -> None:
     failing, passing = written(tmp_path, "fail", "pass")
-    commands = (f"gate|{failing}|{passing}", f"report|{failing}|-f|text=-", "policy|show|default")
+    rendered = f"report|{failing}|-f|text=-|-f|html={tmp_path / 'report.html'}"
+    commands = (f"gate|{failing}|{passing}", rendered, "policy|show|default")
     done = run_python("-c", PIPED, *commands, code=0)
-    assert done.stdout.splitlines() == ["1 b''", "0 b''", "0 b''"]
+    out = [line for line in done.stdout.splitlines() if not line.startswith("1 b''")]
+    assert done.stdout.startswith("1 b''")
+    assert [line[:1] for line in out] == ["0", "0"]
+    assert (tmp_path / "report.html").exists()
 
 
 def test_a_policy_is_shown_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from samples import (
     RECORDS,
     against_reference,
     candidate,
+    clean_detector,
     dropped,
     export,
     failing,
@@ -12,15 +13,26 @@ from samples import (
     held_against,
     judged,
     purification,
+    rate,
     reference,
     refused,
     unjudged,
 )
 
 from clipguard.policy.judge import judge, load_policy
-from clipguard.record import AuditRecord, CalibrationRecord, Check, Decision, ErrorRecord, Rate
-from clipguard.report.blocks import Facts, Table
+from clipguard.record import (
+    AuditRecord,
+    CalibrationRecord,
+    Check,
+    CoverageRecord,
+    Decision,
+    ErrorRecord,
+    PowerRecord,
+    Rate,
+)
+from clipguard.report.blocks import Facts, Notes, Pictures, Table
 from clipguard.report.sections import sections
+from clipguard.report.triggers import HARMLESS, triggers_blocks
 from clipguard.report.verdict import ADD, advice, verdict_blocks
 from clipguard.report.waivers import verified_notes
 
@@ -166,3 +178,27 @@ def test_targets_are_ranked_by_what_triggers_do():
     held = against_reference().model_copy(update={"candidates": rows})
     record = unjudged(detectors=(held,), reference=reference())
     assert column(record, "targets", "Target class") == ["wide", "narrow"]
+
+
+def test_what_a_pass_is_worth_counts_what_was_found_and_not_what_was_missed():
+    rows = (PowerRecord(attack="badnets", side="test", failed=rate(0.25, 12)),)
+    record = unjudged(coverage=CoverageRecord(power=rows))
+    [cell] = column(record, "power", "Planted backdoors")
+    assert "3 of 12" in cell
+
+
+def test_only_a_report_that_finds_nothing_says_that_clean_models_have_triggers_too():
+    def notes(record: AuditRecord) -> list[str]:
+        blocks = (one for one in triggers_blocks(record) if isinstance(one, Notes))
+        return [row for block in blocks for row in block.rows]
+
+    shown = candidate("teapot", "additive", 0.16, stem="additive-0")
+    clean = clean_detector().model_copy(update={"candidates": (shown,)})
+    passing = judged(unjudged(detectors=(clean,)))
+    guilty = judged(unjudged(detectors=(guilty_detector(),)))
+    assert HARMLESS in notes(passing)
+    assert notes(guilty)
+    assert HARMLESS not in notes(guilty)
+    for record, loud in ((passing, False), (guilty, True)):
+        shots = [s for b in triggers_blocks(record) if isinstance(b, Pictures) for s in b.rows]
+        assert any(fact.loud for shot in shots for fact in shot.facts.rows) is loud
