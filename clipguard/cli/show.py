@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from clipguard.search.roles import Progress
 
 RECORD = "audit.json"
-PATHS = ("probe_data", "classnames", "templates", "vocabulary", "calibration", "reference")
-PATHS += ("text_from", "lora_base")
+PATHS = (
+    *("probe_data", "classnames", "templates", "vocabulary"),
+    *("calibration", "reference", "text_from", "lora_base"),
+)
+"""Options that may be a path, by their names in Python."""
 
 
 @contextmanager

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from clipguard.errors import UsageError
 from clipguard.model.prompts import read_class_names
+from clipguard.probe.columnar import OPENERS
 from clipguard.probe.items import IMAGE_SUFFIXES, Item, Items
 from clipguard.probe.shards import shard_items
-from clipguard.probe.tables import PARQUET, TEXT_TABLES, table_items
+from clipguard.probe.tables import TEXT_TABLES, table_items
 from clipguard.text_safety import safe_text
 
 SYSTEM_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
@@ -18,6 +19,8 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 """Tables that `datasets` looks for in a folder of images."""
 SPLITS = (".", "test", "validation", "val", "train", "data")
 """Folders in which tables and tar files may lie, those that were not trained on first."""
+CACHED = "cache-"
+"""How the names of files begin that `datasets` keeps beside those of a set."""
 TAR = ".tar"
 CLASSNAMES = "classnames.txt"
 """The class list of the layout of CLIP_benchmark."""
@@ -26,16 +29,16 @@ CLASSNAMES = "classnames.txt"
 def items_at(place: Path) -> Items:
     """The images at `place`.
 
-    A file is a table (CSV, TSV, JSON lines, Parquet) or a tar file. A folder holds a
-    `metadata.csv` or `metadata.jsonl`, tar files, Parquet files, or one folder of images per
-    class, or images alone.
+    A file is a table (CSV, TSV, JSON lines, Parquet, Arrow) or a tar file. A folder holds a
+    `metadata.csv` or `metadata.jsonl`, tar files, Parquet or Arrow files, or one folder of images
+    per class, or images alone.
 
     Raises:
         UsageError: nothing there, or nothing that can be read as images.
     """
     if place.is_file():
-        if place.suffix not in (*TEXT_TABLES, PARQUET, TAR):
-            known = ", ".join((*TEXT_TABLES, PARQUET, TAR))
+        if place.suffix not in (*TEXT_TABLES, *OPENERS, TAR):
+            known = ", ".join((*TEXT_TABLES, *OPENERS, TAR))
             raise UsageError(
                 f"{safe_text(place.name)}: expected a folder of images, or a file of {known}"
             )
@@ -49,8 +52,10 @@ def items_at(place: Path) -> Items:
                 return table_items([inside / name])
         if shards := sorted(inside.glob(f"*{TAR}")):
             return _with_names(shard_items(shards), place)
-        if tables := sorted(inside.glob(f"*{PARQUET}")):
-            return table_items(tables)
+        for suffix in OPENERS:
+            found = (one for one in inside.glob(f"*{suffix}") if not one.name.startswith(CACHED))
+            if tables := sorted(found):
+                return table_items(tables)
     return _of_folders(place)
 
 

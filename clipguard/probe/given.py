@@ -65,7 +65,7 @@ def given_probe(
     require_two(listed.names)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(found.items), generator=generator)[:MAX_IMAGES].tolist()
-    images, read = _read_images([found.items[i] for i in order], model)
+    images, read = _read_images(found.items, order, model)
     skipped = len(order) - len(read)
     if not read:
         raise UsageError(f"none of {skipped} images in {safe_text(place)} could be read")
@@ -123,21 +123,29 @@ def _listed(found: Items, place: Path) -> ClassList:
     return ClassList(*merge_duplicates(names))
 
 
-def _read_images(items: Sequence[Item], model: OpenClipModel) -> tuple[Tensor, list[Item]]:
-    """Images (N, 3, S, S) uint8 by the model's own resize rule, and the N items that had one."""
+def _read_images(
+    items: Sequence[Item], order: Sequence[int], model: OpenClipModel
+) -> tuple[Tensor, list[Item]]:
+    """Images (N, 3, S, S) uint8 by the model's own resize rule, and the N items that had one.
+
+    They are read as they lie, since what lies together is read together, and returned in `order`.
+    """
     side, rule = model.image_size, model.preprocess
-    rows, read = [torch.empty(0, 3, side, side, dtype=torch.uint8)], []
-    for item in items:
-        held = item.read()  # a table that cannot be read is an error, one image is not
+    rows: dict[int, Tensor] = {}
+    for place in sorted(order):
+        held = items[place].read()  # a table that cannot be read is an error, one image is not
         try:
             pixels = load_image(
                 held, side, resize_mode=rule.resize_mode, interpolation=rule.interpolation
             )
         except UsageError:
             continue
-        rows.append(pixels_to_bytes(torch.from_numpy(pixels))[None])
-        read.append(item)
-    return torch.cat(rows), read
+        rows[place] = pixels_to_bytes(torch.from_numpy(pixels))
+    read = [place for place in order if place in rows]
+    images = torch.empty(len(read), 3, side, side, dtype=torch.uint8)
+    for number, place in enumerate(read):
+        images[number] = rows.pop(place)
+    return images, [items[place] for place in read]
 
 
 def _label(item: Item, found: Items, listed: ClassList, known: Mapping[str, int]) -> int:

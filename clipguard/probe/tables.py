@@ -1,9 +1,8 @@
-"""Images that a table names: CSV, TSV and JSON lines, and Parquet where pyarrow is installed."""
+"""Images that a table names: CSV, TSV and JSON lines; Parquet and Arrow where pyarrow is."""
 
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
@@ -13,6 +12,7 @@ from typing import Any
 
 from clipguard.errors import UsageError
 from clipguard.files import read_given
+from clipguard.probe.columnar import OPENERS, open_columnar
 from clipguard.probe.items import Item, Items, Told
 from clipguard.text_safety import safe_text
 
@@ -23,8 +23,6 @@ CAPTION = ("caption", "text", "title")
 MAX_BYTES = 64 * 2**20
 MAX_ROWS = 2_000_000
 TEXT_TABLES = (".csv", ".tsv", ".jsonl")
-PARQUET = ".parquet"
-ARROW = "pyarrow"
 
 
 def table_items(tables: Sequence[Path]) -> Items:
@@ -42,7 +40,7 @@ def table_items(tables: Sequence[Path]) -> Items:
     """
     found, left = list[Items](), MAX_ROWS
     for one in tables:
-        found.append(_parquet(one, left) if one.suffix == PARQUET else _text_table(one, left))
+        found.append(_columnar(one, left) if one.suffix in OPENERS else _text_table(one, left))
         left -= len(found[-1].items)
     items = tuple(item for part in found for item in part.items)
     if not items:
@@ -130,46 +128,26 @@ def _require_few(path: Path, rows: int, most: int) -> None:
         )
 
 
-def _parquet(path: Path, most: int) -> Items:
-    """The images of a Parquet file, as bytes or as paths; classes by their names where known."""
-    try:
-        reader: Any = importlib.import_module(f"{ARROW}.parquet")
-    except ImportError as error:
-        raise UsageError(
-            f"{safe_text(path.name)}: Parquet needs pyarrow; pip install 'clipguard[data]'"
-        ) from error
-    try:
-        file = reader.ParquetFile(path)
-        columns = list(file.schema_arrow.names)
-        image, said, told = _columns(path, columns)
-        groups = range(file.metadata.num_row_groups)
-        counts = [file.metadata.row_group(number).num_rows for number in groups]
-        _require_few(path, sum(counts), most)  # before any value of them is made
-        labels = file.read(columns=[said]).column(0).to_pylist() if said else []
-        names = _class_names(file.schema_arrow.metadata or {}, said)
-    except UsageError:
-        raise
-    except Exception as error:  # whatever a damaged file makes of the library
-        raise UsageError(
-            f"{safe_text(path.name)}: cannot be read as Parquet ({safe_text(error)})"
-        ) from error
+def _columnar(path: Path, most: int) -> Items:
+    """The images of a table by columns, as bytes or as paths; classes by name where known."""
+    table = open_columnar(path)
+    image, said, told = _columns(path, table.names)
+    _require_few(path, sum(table.counts), most)  # before any value of them is made
+    places = [(number, i) for number, count in enumerate(table.counts) for i in range(count)]
+    groups = range(len(table.counts)) if said else ()
+    labels = [value for number in groups for value in table.values(number, said)]
+    if said and len(labels) != len(places):
+        raise UsageError(f"{safe_text(path.name)}: not as many rows as it says; fetch it again")
 
     @lru_cache(maxsize=1)
     def group(number: int) -> list[Any]:
-        try:
-            held: list[Any] = file.read_row_group(number, columns=[image]).column(0).to_pylist()
-        except Exception as error:  # whatever a damaged file makes of the library
-            raise UsageError(
-                f"{safe_text(path.name)}: the images in row group {number + 1} cannot be read "
-                f"({safe_text(error)}); fetch the file again"
-            ) from error
-        return held
+        return table.values(number, image)
 
-    places = ((number, place) for number, count in enumerate(counts) for place in range(count))
     items = []
     for row, (number, place) in enumerate(places):
         text = _said(labels[row]) if said else ""
         items.append(Item(text, partial(_held, group, number, place, path.parent)))
+    names = _class_names(table.metadata, said)
     return Items(items=tuple(items), told=_indices(told, items), names=names)
 
 
@@ -180,7 +158,8 @@ def _indices(told: Told, items: Sequence[Item]) -> Told:
 
 def _held(group: Callable[[int], list[Any]], number: int, place: int, folder: Path) -> Path | bytes:
     """The bytes of an image, or the file that stands for it; nothing is empty bytes."""
-    value = group(number)[place]
+    found = group(number)
+    value = found[place] if place < len(found) else None
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str):

@@ -200,6 +200,32 @@ def test_parquet_holds_images_and_names_of_classes(tmp_path: Path):
         load(tmp_path / "b.parquet")
 
 
+def test_a_set_that_datasets_saved_is_read_without_what_it_keeps_beside(tmp_path: Path):
+    arrow, ipc = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.ipc")
+    rows = {
+        "image": [{"bytes": png(i), "path": None} for i in range(12)],
+        "label": [i % 2 for i in range(12)],
+    }
+    told = {"info": {"features": {"label": {"names": list(CLASSES), "_type": "ClassLabel"}}}}
+    made = arrow.table(rows).replace_schema_metadata({"huggingface": json.dumps(told)})
+    folder = tmp_path / "set" / "test"
+    folder.mkdir(parents=True)
+    (folder / "cache-1.arrow").write_bytes(b"x")
+    for number, part in enumerate((made[:5], made[5:])):
+        name = folder / f"data-0000{number}-of-00002.arrow"
+        with ipc.new_stream(name, made.schema) as writer:
+            writer.write_table(part, max_chunksize=3)
+    assert read_rightly(load(tmp_path / "set"))
+    with ipc.new_file(tmp_path / "a.arrow", made.schema) as writer:
+        writer.write_table(made)
+    assert read_rightly(load(tmp_path / "a.arrow"))
+    data = (tmp_path / "a.arrow").read_bytes()
+    for damaged in (data[:300], b"not arrow at all"):
+        (tmp_path / "b.arrow").write_bytes(damaged)
+        with pytest.raises(UsageError, match=r"b\.arrow: "):
+            load(tmp_path / "b.arrow")
+
+
 @pytest.mark.parametrize("head", ["", "folder,name\n"])
 def test_a_csv_file_names_folders_that_are_called_by_a_number(head: str, tmp_path: Path):
     for place in range(12):
@@ -249,7 +275,8 @@ def test_a_table_of_too_many_rows_is_refused_before_they_are_all_there(
     if name.endswith(".parquet"):
         arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
         parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / name)
-        monkeypatch.setattr(parquet.ParquetFile, "read", lambda *_, **__: pytest.fail("read"))
+        refuses = lambda *_, **__: pytest.fail("read")  # noqa: E731
+        monkeypatch.setattr(parquet.ParquetFile, "read_row_group", refuses)
     else:
         table(tmp_path / name, rows)
     monkeypatch.setattr("clipguard.probe.tables.MAX_ROWS", 11)
