@@ -37,7 +37,8 @@ def open_columnar(path: Path) -> Columnar:
     Raises:
         UsageError: no such table, or pyarrow is missing.
     """
-    return _explained(path, "the file", lambda: OPENERS[path.suffix](path))
+    opened: Columnar = _explained(path, "the file", lambda: OPENERS[path.suffix](path))
+    return opened
 
 
 def _explained(path: Path, what: str, work: Callable[[], Any]) -> Any:
@@ -61,11 +62,12 @@ def _parquet(path: Path) -> Columnar:
     schema = file.schema_arrow
 
     def values(number: int, name: str) -> list[Any]:
-        return _explained(  # type: ignore[no-any-return]
-            path,
-            f"column {safe_text(name)} of row group {number + 1}",
-            lambda: file.read_row_group(number, columns=[name]).column(0).to_pylist(),
-        )
+        def read() -> Any:
+            return file.read_row_group(number, columns=[name]).column(0).to_pylist()
+
+        what = f"column {safe_text(name)} of row group {number + 1}"
+        held: list[Any] = _explained(path, what, read)
+        return held
 
     return Columnar(list(schema.names), schema.metadata or {}, counts, values)
 
@@ -86,7 +88,8 @@ def _arrow(path: Path) -> Columnar:
             return column.to_pylist()
 
         what = f"column {safe_text(name)} of batch {number + 1}"
-        return _explained(path, what, read)  # type: ignore[no-any-return]
+        held: list[Any] = _explained(path, what, read)
+        return held
 
     counts = [batch.num_rows for batch in batches]
     return Columnar(list(reader.schema.names), reader.schema.metadata or {}, counts, values)
