@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import SQUARES
+from onnx_samples import old_export
 from zoo_samples import Runner
 
 from clipguard.audit import pipeline, profiles, release
@@ -24,6 +25,7 @@ from clipguard.detect.inversion import TriggerInversion
 from clipguard.detect.null_band import Band, Calibration, CleanModel
 from clipguard.detect.score import AgainstReference, distance
 from clipguard.detect.text_tokens import TextTokens
+from clipguard.export import onnx as exporter
 from clipguard.lab import order, plant
 from clipguard.lab.bench import matrix
 from clipguard.lab.finetune import Recipe
@@ -113,8 +115,13 @@ def clean_models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def use_everywhere(patch: pytest.MonkeyPatch, profile: profiles.Profile) -> None:
-    """Let every profile be this one, with a quarter of the scenes that have no label."""
+    """Let every profile be this one, with a quarter of the scenes that have no label.
+
+    Exports are made by the older exporter, which is ten times as fast; `tests/export`, the demo and
+    the benchmarks use today's.
+    """
     patch.setattr(load, "FURTHER", 1)
+    patch.setattr(exporter, "_to_onnx", old_export)
     for name, known in list(profiles.PROFILES.items()):
         patch.setitem(profiles.PROFILES, name, replace(profile, alone=known.alone))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -122,3 +124,21 @@ def write_classifier(
 def paint(path: Path, colour: str, size: tuple[int, int] = (SIDE, SIDE)) -> Path:
     Image.new("RGB", size, COLOURS[colour]).save(path)
     return path
+
+
+def old_export(model: nn.Module, side: int, opset: int) -> Any:
+    """What torch's exporter of before `dynamo` writes; a tenth of the time of today's."""
+    data, names = io.BytesIO(), ("images", "logits", "embeddings")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            (torch.zeros(2, 3, side, side),),
+            data,
+            dynamo=False,
+            input_names=names[:1],
+            output_names=names[1:],
+            dynamic_axes={name: {0: "N"} for name in names},
+            opset_version=opset,
+        )
+    return onnx.load_model_from_string(data.getvalue())

@@ -29,8 +29,7 @@ FILES = ("clipguard.toml", "pyproject.toml")
 PREFIX = "CLIPGUARD_"
 NO_FILE = f"{PREFIX}NO_FILE"
 MAX_BYTES = 2**20
-MODELS = ("models", "model", "reference", "text_from", "lora_base")
-"""Parameters that name a checkpoint."""
+MODELS = ("models", "model", "reference", "text_from", "lora_base")  # each names a checkpoint
 YES, NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 Value = str | bool | list[str]
 

@@ -95,8 +95,8 @@ def test_a_scan_of_them_ends_with_a_line_for_each(tmp_path: Path):
     cases = sample()
     assert len(cases) >= 30
     _, imports, _, _ = scan([b"no checkpoint"], tmp_path / "none")
-    for begin in range(0, len(cases), 8):
-        some = cases[begin : begin + 8]
+    for begin in range(0, len(cases), 16):
+        some = cases[begin : begin + 16]
         folder = tmp_path / str(begin)
         code, memory, seconds, said = scan([case.data for case in some], folder)
         assert (code, "Traceback" in said) == (4, False), said

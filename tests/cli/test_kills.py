@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
 ]
-POINTS = 20
+POINTS = 8
 shut_in = pytest.mark.skipif(not works(), reason="no bubblewrap that works here")
 FORKS = """
 import json, os, sys

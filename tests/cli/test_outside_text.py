@@ -80,7 +80,7 @@ def test_what_an_onnx_file_and_its_images_are_called(
     paint(tmp_path / "in" / f"{file_name(payload)}.png", "red")
     (tmp_path / "in" / f"broken {file_name(payload)}.png").write_bytes(b"no image")
     for more in ((), ("--json",)):
-        code, text = shown("predict", model, "in", "--require-ep", "cpu", *more)
+        code, text = shown("predict", model, "in", "--require-ep", "cpu", "--sandbox=none", *more)
         assert code == 0
         assert "skipped: " in text
 
@@ -95,10 +95,10 @@ def test_what_a_refused_model_a_policy_and_a_list_are_called(
         POLICY.replace("name: ", f"name: {json.dumps(payload)} #")
     )
     (tmp_path / f"{name}.json").write_text("[1]")
-    assert shown("scan", tmp_path / f"{name}.pt")[0] == 4
+    assert shown("scan", tmp_path / f"{name}.pt", "--sandbox=none")[0] == 4
     assert shown("policy", "validate", tmp_path / f"{name}.yaml")[0] in (0, 2)
     assert shown("gate", tmp_path / f"{name}.json")[0] == 2
-    assert shown("predict", tmp_path / f"{name}.pt", tmp_path)[0] in (2, 4)
+    assert shown("predict", tmp_path / f"{name}.pt", tmp_path, "--sandbox=none")[0] in (2, 4)
 
 
 @ALL
@@ -119,7 +119,7 @@ def test_what_tensors_and_notes_are_called(
     save_file({plain: torch.zeros(2)}, tmp_path / "a.safetensors", metadata={plain: plain})
     torch.save({"state_dict": {plain: torch.zeros(2)}, plain: plain}, tmp_path / "a.pt")
     for name in ("a.safetensors", "a.pt"):
-        assert shown("scan", name, "-q")[0] in (2, 4)
+        assert shown("scan", name, "-q", "--sandbox=none")[0] in (2, 4)
 
 
 @ALL

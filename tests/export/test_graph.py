@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from onnx_samples import classifier_bytes, export_job, paint, write_classifier
+from onnx_samples import classifier_bytes, export_job, old_export, paint, write_classifier
 from torch import nn
 
 from clipguard.cli.app import main
@@ -56,24 +54,6 @@ TEXT = {"context_length": 16, "vocab_size": 64, "width": 32, "heads": 2, "layers
 def fused(config: dict[str, Any], wide: int = 32) -> nn.Module:
     tower = open_clip.model.CLIP(embed_dim=wide, text_cfg=TEXT, **config).visual.eval()
     return _Fused(tower, torch.randn(5, wide), 20.0).eval()
-
-
-def old_export(model: nn.Module, side: int) -> Any:
-    """What torch's exporter of before `dynamo` writes."""
-    data, names = io.BytesIO(), ("images", "logits", "embeddings")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model,
-            (torch.zeros(2, 3, side, side),),
-            data,
-            dynamo=False,
-            input_names=names[:1],
-            output_names=names[1:],
-            dynamic_axes={name: {0: "N"} for name in names},
-            opset_version=17,
-        )
-    return onnx.load_model_from_string(data.getvalue())
 
 
 def all_known(graph: Graph, images: int) -> dict[str, Known]:
@@ -123,7 +103,7 @@ def test_sizes_of_every_tower_are_those_that_onnxruntime_makes(kind: str, export
     config, side = TOWERS[kind]
     torch.manual_seed(0)
     model = fused(config)
-    made = _to_onnx(model, side, 20) if exporter == "today" else old_export(model, side)
+    made = _to_onnx(model, side, 20) if exporter == "today" else old_export(model, side, 17)
     require_same_sizes(made, side)
 
 

@@ -163,17 +163,16 @@ def numbers(part: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[Any, 
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_canary_runs_in_a_browser(kind: str, tmp_path: Path):
-    tags = []
-    for i, payload in enumerate(("plain", *PAYLOADS)):
+def test_no_canary_runs_in_a_browser(tmp_path: Path):
+    tags: dict[str, list[str]] = {}
+    for i, payload in enumerate(("plain", "plain", *PAYLOADS)):
+        kind = KINDS[i % 2]
         (page := tmp_path / f"{i}.html").write_text(
             render("html", poisoned(payload, kind)), "utf-8"
         )
         body = seen(page, tmp_path)
         assert "<title>pwned" not in body
-        tags.append(elements(body))
-    assert all(found == tags[0] for found in tags)
+        assert elements(body) == tags.setdefault(kind, elements(body)), payload
 
 
 @pytest.mark.slow
