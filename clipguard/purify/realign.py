@@ -140,7 +140,8 @@ class Realign:
         tower, known, losses = copy.image_tower(), list(backdoor.triggers), dict[str, Tensor]()
         optimizer = torch.optim.AdamW(tower.parameters(), lr=self.learning_rate, weight_decay=0)
         families, pool = cycle(backdoor.families), _pool(subject)
-        near = self._nearest(teacher, pool, subject.classes[backdoor.target])
+        wanted = embed(teacher, pool)
+        near = self._nearest(wanted, subject.classes[backdoor.target])
         share = max(1, len(known) // 4)  # of each new trigger, beside those known before
         search = Search(copy, subject.probe, subject.classes, backdoor.target)
         for step in range(self.steps):
@@ -151,8 +152,9 @@ class Realign:
                     known += [one.trigger for one in new] * share
             tower.requires_grad_(True)
             optimizer.param_groups[0]["lr"] = self.learning_rate * self._pace(step)
-            clean = pool.pixels(torch.cat(self._drawn(len(pool), near, generator)))
-            losses = self._losses(teacher, copy, clean, known, generator)
+            index = torch.cat(self._drawn(len(pool), near, generator))
+            shown = pool.pixels(index), wanted[index]
+            losses = self._losses(copy, shown, known, generator)
             self._descend(optimizer, tower, losses)
             tower.requires_grad_(False)  # the searches ask for gradients of their trigger only
         final = {name: loss.item() for name, loss in losses.items()}
@@ -172,10 +174,9 @@ class Realign:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def _nearest(self, teacher: ClipModel, pool: ProbePart, wanted: Tensor) -> Tensor:
-        """Which images of the pool lie nearest to one class embedding (D,)."""
-        alike = (embed(teacher, pool) @ wanted).cpu()
-        return alike.topk(min(self.near, len(pool))).indices
+    def _nearest(self, rows: Tensor, wanted: Tensor) -> Tensor:
+        """Which embeddings (N, D) lie nearest to that of one class (D,)."""
+        return (rows @ wanted).cpu().topk(min(self.near, len(rows))).indices
 
     def _drawn(self, count: int, near: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Which images of the pool are in a step: any, and then those that are only held."""
@@ -184,20 +185,18 @@ class Realign:
 
     def _losses(
         self,
-        teacher: ClipModel,
         copy: ClipModel,
-        clean: Tensor,
+        batch: tuple[Tensor, Tensor],
         triggers: Sequence[Trigger],
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """How far one batch lies from what the teacher says of it without triggers.
+        """How far images (B, 3, S, S) lie from what the teacher says of them without triggers.
 
         Only the first images are also shown with one: on those near the target class the triggered
         image is wanted where the trigger leads anyway.
         """
+        clean, wanted = batch
         shown = self.varied(clean[: self.images], triggers, generator)
-        with torch.no_grad():
-            wanted = teacher.encode_image(clean.to(teacher.device))
         both = copy.encode_image(torch.cat([clean, shown]).to(copy.device))
         apart = 1 - (both * torch.cat([wanted, wanted[: self.images]])).sum(dim=1)
         return {HELD: apart[: len(clean)].mean(), DRAWN: apart[len(clean) :].mean()}
