@@ -113,3 +113,9 @@ def one_of(triggers: Sequence[Trigger], generator: torch.Generator, images: Tens
     for number in sorted(set(drawn.tolist())):
         made[drawn == number] = triggers[number].apply(images[drawn == number])
     return made
+
+
+def some(part: ProbePart, count: int, generator: torch.Generator) -> ProbePart:
+    """At most `count` images of `part`, at random."""
+    index = torch.randperm(len(part), generator=generator)[:count]
+    return ProbePart(part.images[index], part.labels[index], part.drawings[index])

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clipguard.probe.sets import ProbePart, Subject
-from clipguard.purify.features import cached, one_of
+from clipguard.probe.sets import Subject
+from clipguard.purify.features import cached, one_of, some
 from clipguard.purify.roles import PurifiedHead, Purifier
 from clipguard.search.roles import Progress, Trigger
 
@@ -103,7 +103,7 @@ class Cbpt:
         known = cached(model, [probe.optimise, probe.select], looks, original, progress)
         other = None
         if probe.unlabelled is not None:
-            further = _some(probe.unlabelled(), self.further, generator)
+            further = some(probe.unlabelled(), self.further, generator)
             other = cached(model, [further], looks[:1], original, progress)
         context = model.embed_tokens(START).expand(len(names), -1, -1).clone().requires_grad_()
         optimizer = torch.optim.Adam([context], lr=self.learning_rate)
@@ -201,12 +201,6 @@ def _divergence(got: Tensor, wanted: Tensor) -> Tensor:
     return functional.kl_div(
         got.log_softmax(dim=1), wanted.log_softmax(dim=1), reduction="batchmean", log_target=True
     )
-
-
-def _some(part: ProbePart, count: int, generator: torch.Generator) -> ProbePart:
-    """At most `count` images, at random."""
-    index = torch.randperm(len(part), generator=generator)[:count]
-    return ProbePart(part.images[index], part.labels[index], part.drawings[index])
 
 
 METHOD: type[Purifier] = Cbpt
