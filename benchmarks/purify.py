@@ -104,7 +104,7 @@ class Ward:
             subject, draws = self.subject, torch.Generator().manual_seed(self.given.seed)
             search = Search(subject.model, subject.probe, subject.classes, self.case.target)
             triggers = fresh_triggers(
-                search, settings.against[family], settings.targeted, generator=draws, progress=quiet
+                search, settings.against[family], settings.fresh, generator=draws, progress=quiet
             )
         reference = base_named(self.case.truth["base"]) if self.given.reference else None
         backdoor = Backdoor(triggers, self.case.target, settings.again[family], reference)

@@ -68,14 +68,10 @@ SQUARES = Choice(
 )
 
 AGAINST: Mapping[str, tuple[Sought, ...]] = {
-    "patch": (
-        replace(SQUARES, keep=3),
-        Patch(area=0.02),
-        MovingPatch(area=0.03),
-    ),
-    "additive": (Additive(budget=8.0), Additive(budget=16.0)) * 2,
-    "frequency": (Frequency(budget=20.0), Additive(budget=16.0)) * 2,
-    "warp": (Warp(reach=0.03), Warp(reach=0.06)) * 2,
+    "patch": (replace(SQUARES, keep=3), MovingPatch(area=0.03)),
+    "additive": (Additive(budget=8.0), Additive(budget=16.0)),
+    "frequency": (Frequency(budget=20.0), Additive(budget=16.0)),
+    "warp": (Warp(reach=0.03), Warp(reach=0.06)),
 }
 
 AGAIN: Mapping[str, tuple[Sought, ...]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from clipguard.errors import InconclusiveError
 from clipguard.model.roles import ClipModel, Repairable
 from clipguard.probe.rates import classify, embed
 from clipguard.probe.sets import ProbePart, Subject
+from clipguard.purify.features import one_of, some
 from clipguard.purify.inversions import Sought, inverted
 from clipguard.search.inverters.targeted import Targeted
 from clipguard.search.roles import Inverter, Progress, Search, Trigger
@@ -80,6 +82,7 @@ class Realign:
         moved: share of patches that are shifted to a random place, in a circle.
         weakest: least strength of what is added to the whole image, times the inverted one.
         strongest: largest strength of that.
+        further: unlabelled images that are used beside *optimise*, at most.
         near: images that are most like the target class, by the teacher's embeddings. Triggers
             that lead there share something with what it looks like, which must not be unlearned
             with them.
@@ -103,6 +106,7 @@ class Realign:
     moved: float = 0.5
     weakest: float = 0.5
     strongest: float = 3.0
+    further: int = 800
     near: int = 64
     held: int = 8
     every: int = 20
@@ -139,8 +143,9 @@ class Realign:
         copy, teacher = _start(subject, subject.model, backdoor)
         tower, known, losses = copy.image_tower(), list(backdoor.triggers), dict[str, Tensor]()
         optimizer = torch.optim.AdamW(tower.parameters(), lr=self.learning_rate, weight_decay=0)
-        families, pool = cycle(backdoor.families), _pool(subject)
-        near = self._nearest(teacher, pool, subject.classes[backdoor.target])
+        families, pool = cycle(backdoor.families), self._pool(subject, generator)
+        wanted = embed(teacher, pool)
+        near = self._nearest(wanted, subject.classes[backdoor.target])
         share = max(1, len(known) // 4)  # of each new trigger, beside those known before
         search = Search(copy, subject.probe, subject.classes, backdoor.target)
         for step in range(self.steps):
@@ -151,8 +156,9 @@ class Realign:
                     known += [one.trigger for one in new] * share
             tower.requires_grad_(True)
             optimizer.param_groups[0]["lr"] = self.learning_rate * self._pace(step)
-            clean = pool.pixels(torch.cat(self._drawn(len(pool), near, generator)))
-            losses = self._losses(teacher, copy, clean, known, generator)
+            index = torch.cat(self._drawn(len(pool), near, generator))
+            shown = pool.pixels(index), wanted[index]
+            losses = self._losses(copy, shown, known, generator)
             self._descend(optimizer, tower, losses)
             tower.requires_grad_(False)  # the searches ask for gradients of their trigger only
         final = {name: loss.item() for name, loss in losses.items()}
@@ -172,10 +178,21 @@ class Realign:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def _nearest(self, teacher: ClipModel, pool: ProbePart, wanted: Tensor) -> Tensor:
-        """Which images of the pool lie nearest to one class embedding (D,)."""
-        alike = (embed(teacher, pool) @ wanted).cpu()
-        return alike.topk(min(self.near, len(pool))).indices
+    def _pool(self, subject: Subject, generator: torch.Generator) -> ProbePart:
+        """What the tower is trained on."""
+        probe = subject.probe
+        if probe.unlabelled is None:
+            return probe.optimise
+        parts = probe.optimise, some(probe.unlabelled(), self.further, generator)
+        return ProbePart(
+            torch.cat([part.images for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            torch.cat([part.drawings for part in parts]),
+        )
+
+    def _nearest(self, rows: Tensor, wanted: Tensor) -> Tensor:
+        """Which embeddings (N, D) lie nearest to that of one class (D,)."""
+        return (rows @ wanted).cpu().topk(min(self.near, len(rows))).indices
 
     def _drawn(self, count: int, near: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Which images of the pool are in a step: any, and then those that are only held."""
@@ -184,20 +201,18 @@ class Realign:
 
     def _losses(
         self,
-        teacher: ClipModel,
         copy: ClipModel,
-        clean: Tensor,
+        batch: tuple[Tensor, Tensor],
         triggers: Sequence[Trigger],
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """How far one batch lies from what the teacher says of it without triggers.
+        """How far images (B, 3, S, S) lie from what the teacher says of them without triggers.
 
         Only the first images are also shown with one: on those near the target class the triggered
         image is wanted where the trigger leads anyway.
         """
+        clean, wanted = batch
         shown = self.varied(clean[: self.images], triggers, generator)
-        with torch.no_grad():
-            wanted = teacher.encode_image(clean.to(teacher.device))
         both = copy.encode_image(torch.cat([clean, shown]).to(copy.device))
         apart = 1 - (both * torch.cat([wanted, wanted[: self.images]])).sum(dim=1)
         return {HELD: apart[: len(clean)].mean(), DRAWN: apart[len(clean) :].mean()}
@@ -243,17 +258,6 @@ class Realign:
         return rolled[:, :3], rolled[:, 3:]
 
 
-def _pool(subject: Subject) -> ProbePart:
-    """What the tower is trained on."""
-    probe = subject.probe
-    parts = [probe.optimise, *([probe.unlabelled()] if probe.unlabelled else [])]
-    return ProbePart(
-        torch.cat([part.images for part in parts]),
-        torch.cat([part.labels for part in parts]),
-        torch.cat([part.drawings for part in parts]),
-    )
-
-
 def _start(subject: Subject, model: Repairable, backdoor: Backdoor) -> tuple[Repairable, ClipModel]:
     """What to tune, and its teacher: the suspect, or what lies half-way to the reference."""
     copy, reference = model.copied(), backdoor.reference
@@ -265,9 +269,9 @@ def _start(subject: Subject, model: Repairable, backdoor: Backdoor) -> tuple[Rep
 
     def kept(one: ClipModel) -> float:
         """Share of readings, of the clean and of the triggered images, that are as wanted."""
-        looks = [None, *(trigger.apply for trigger in backdoor.triggers)]
+        looks = None, partial(one_of, backdoor.triggers, torch.Generator().manual_seed(0))
         read = [(classify(embed(one, part, look), classes) == wanted).float() for look in looks]
-        return (read[0].mean() + torch.stack(read[1:]).mean()).item()
+        return (read[0].mean() + read[1].mean()).item()
 
     return (mixed.copied(), mixed) if kept(mixed) > kept(copy) else (copy, model)
 

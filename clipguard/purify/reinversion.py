@@ -22,7 +22,7 @@ def reinvert(
     generator: torch.Generator,
     progress: Progress,
 ) -> tuple[ReinversionRecord, ...]:
-    """Search every family, as the detector did, for a new trigger.
+    """Search every family that the detector measured for a new trigger, as it did.
 
     Args:
         search: through what was repaired, towards the target that was.
@@ -36,23 +36,24 @@ def reinvert(
     if target is None:
         raise ValueError("a new search needs the target class")
     clean = classify(embed(search.model, part), search.classes)
-    first = {row.family: row.statistic for row in finding.record.families}
+    rows = finding.record.families
+    first = {row.family: row.statistic for row in rows if row.statistic is not None}
+    compared = [family for family in families if name_of(family) in first]
     records = []
-    for done, family in enumerate(families):
+    for done, family in enumerate(compared):
         name = name_of(family)
-        job = search.during(progress, f"re-inversion ({name})", done, len(families))
+        job = search.during(progress, f"re-inversion ({name})", done, len(compared))
         inversion = inverter.invert(job, family, generator=generator)
         read = classify(embed(search.model, part, inversion.trigger.apply), search.classes)
         asr = attack_rate(read, part, clean, target, generator)
-        before = first.get(name)
-        if asr is not None and before is not None:
+        if asr is not None:
             records.append(
                 ReinversionRecord(
                     family=name,
                     target=search.probe.class_names[target],
                     asr=asr,
                     statistic=log_odds(asr.value, asr.n),
-                    original_statistic=before,
+                    original_statistic=first[name],
                     searched=inversion.searched,
                     settled=inversion.converged,
                 )

@@ -26,6 +26,7 @@ from clipguard.record import (
     TunedTrigger,
 )
 from clipguard.registry import require_known
+from clipguard.search.inverters.targeted import Targeted
 from clipguard.search.roles import Inverter, Progress, Search, Trigger, TriggerFamily
 
 WORKS = 0.8
@@ -47,21 +48,27 @@ class RepairSettings:
     Attributes:
         realign: what repairs the image tower; None leaves it as it is.
         purifier: what tunes prompts for it; None leaves the zero-shot classifier.
+        tower: what repairs the tower where no prompts follow: longer, for nothing closes what it
+            leaves open.
         alone: what tunes prompts where the tower stays as it is.
         against: per family that works, what every fresh inversion to repair against looks for.
             Unlike the detector's, they need not separate clean models: squares find small patches
             at their place, moving ones cover triggers planted at random places, large
             perturbations cover more of what the true trigger does.
         again: per family that works, those that are searched while the tower is repaired.
+        fresh: the inversions to repair against. Few steps do, for several triggers make up for
+            what each of them lacks.
         families: those of the re-inversion, as in the detector, so that the null band applies.
         targeted: the targeted inversion, as in the detector.
     """
 
-    realign: Realign | None = Realign()
+    realign: Realign | None = Realign(steps=60, every=15)
     purifier: Purifier | None = Cbpt(steps=100, margin=4.0)
+    tower: Realign = Realign()
     alone: Purifier = Cbpt()
     against: Mapping[str, Sequence[Sought]]
     again: Mapping[str, Sequence[Sought]]
+    fresh: Inverter = Targeted(steps=30, batch=16)
     families: Sequence[TriggerFamily]
     targeted: Inverter
 
@@ -74,7 +81,7 @@ class RepairSettings:
         require_known(way, WAYS, "purifier")
         if way == "cbpt":
             return replace(self, realign=None, purifier=self.alone)
-        return replace(self, purifier=None) if way == "realign" else self
+        return replace(self, realign=self.tower, purifier=None) if way == "realign" else self
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,11 +153,11 @@ def repair(
     target = subject.probe.class_names.index(worst)
     generator = torch.Generator().manual_seed(seed)
     search = Search(subject.model, subject.probe, subject.classes, target)
-    wanted = [sought for name in names for sought in settings.against[name]]
+    wanted = dict.fromkeys(sought for name in names for sought in settings.against[name])
     triggers = fresh_triggers(
-        search, wanted, settings.targeted, generator=generator, progress=progress
+        search, [*wanted], settings.fresh, generator=generator, progress=progress
     )
-    again = [family for name in names for family in settings.again[name]]
+    again = [*dict.fromkeys(sought for name in names for sought in settings.again[name])]
     backdoor = Backdoor(triggers, target, again, reference)
     made = tuned(subject, backdoor, settings, generator=generator, progress=progress)
     return _record(subject, finding, settings, made, seed + 1_000_003, progress), made

@@ -22,14 +22,21 @@ from torch.nn import functional
 
 from clipguard.probe.rates import classify, embed
 from clipguard.probe.sets import ProbePart, ProbeSet, Subject
-from clipguard.purify.methods.cbpt import Cbpt, Features, _preservation, generalised_cross_entropy
+from clipguard.purify.features import Features
+from clipguard.purify.methods.cbpt import Cbpt, _preservation, generalised_cross_entropy
 from clipguard.purify.roles import PurifiedHead
 from clipguard.search.families.additive import Additive
 from clipguard.search.roles import Progress, Trigger
 
 PLANTED = 3
 CLASSES = torch.eye(len(NAMES), WIDTH)
-SETTINGS = {"steps": 300, "learning_rate": 2e-3, "images": 400, "consistency_weight": 8.0}
+SETTINGS = {
+    "steps": 300,
+    "learning_rate": 2e-3,
+    "images": 400,
+    "consistency_weight": 8.0,
+    "lent_weight": 0.1,
+}
 
 
 def purify(
@@ -82,8 +89,8 @@ def test_the_classes_are_those_of_the_returned_context_and_progress_counts_the_s
     head = purify(progress=lambda *news: told.append(news), probe=sealed_probe, steps=7)
     assert head.context.shape == (len(NAMES), CONTEXT_TOKENS, WIDTH)
     torch.testing.assert_close(StripesClip().encode_context(head.context, NAMES), head.classes)
-    assert head.losses.keys() == {"classification", "alignment", "consistency"}
-    assert told[1:] == [("class-wise prompts", i, 7) for i in range(7)]
+    assert head.losses.keys() == {"classification", "alignment", "consistency", "lent"}
+    assert told[Cbpt.sheets :] == [("class-wise prompts", i, 7) for i in range(7)]
 
 
 def test_consistency_holds_the_classes_near_their_prompts():
@@ -132,6 +139,41 @@ def test_the_losses_worked_by_hand():
     apart = scale * (2 * sure - 1)  # KL between a reading and the swapped one
     assert found["alignment"].item() == pytest.approx(apart, rel=1e-4)
     assert _preservation(heads, drawn).item() == pytest.approx(apart, rel=1e-4)
+
+
+def test_classes_lend_each_other_how_their_drawings_differ():
+    """Classes 0 and 1 have two drawings each, 2 has one, 3 none; 1 differs along the last axis."""
+    axes = torch.eye(6)
+    rows = torch.stack([axes[0], axes[0], axes[1] + axes[5], axes[1] - axes[5], axes[2]])
+    cache = Features(rows, rows[None], torch.tensor([0, 0, 1, 1, 2]), torch.ones(5))
+    made, shown = cache.lent(400, axes[:4], 2, generator())
+    assert set(shown.tolist()) == {0, 1, 2}
+    assert 0.6 < (shown == 2).float().mean() < 0.75  # half, and a third of the rest
+    alone = made[shown == 2]
+    # one drawing of the target, two of the lender: stretched by the root of 2 / 1 * (1 + 1 / 1)
+    heights = (alone[:, 5] / alone[:, 2]).abs().round(decimals=4)
+    assert heights.unique().tolist() == [0.0, 2.0]
+    assert cache.lent(50, axes[:4], 3, generator())[1].unique().tolist() == [0, 1, 2]
+
+
+def test_what_still_reads_as_its_lender_is_left_out_and_one_drawing_lends_nothing():
+    axes = torch.eye(3)
+    rows = torch.stack([3 * axes[0], -axes[0], axes[1]])  # class 0 differs along its own axis
+    cache = Features(rows, rows[None], torch.tensor([0, 0, 1]), torch.ones(3))
+    made, shown = cache.lent(200, axes, 1, generator())
+    assert len(made) < 200
+    assert (made[shown == 1][:, 0] < 0).all()
+    single = Features(rows, rows[None], torch.tensor([0, 1, 2]), torch.ones(3))
+    assert [len(part) for part in single.lent(50, axes, 1, generator())] == [0, 0]
+
+
+def test_what_is_lent_holds_the_target_class():
+    own = stripes_probe().measure.labels == PLANTED
+    kept, free = (
+        (scaled()[own] @ purify(lent_weight=weight, margin=8.0).classes.T).softmax(dim=1)
+        for weight in (8.0, 0.0)
+    )
+    assert kept[:, PLANTED].mean() > free[:, PLANTED].mean() + 0.05
 
 
 def test_alignment_leaves_the_clean_reading_alone():

@@ -107,15 +107,17 @@ def test_a_reference_of_another_shape_is_left_out():
 def test_images_near_the_target_class_are_held_and_never_triggered():
     settings, model = Realign(images=2, held=3, near=4), StripesClip()
     part = stripes_probe().optimise
-    near = settings._nearest(model, part, torch.eye(len(NAMES), 12)[PLANTED])
+    rows = embed(model, part)
+    near = settings._nearest(rows, torch.eye(len(NAMES), 12)[PLANTED])
     assert part.labels[near].tolist() == [PLANTED] * 4
     index, held = settings._drawn(len(part), near, generator())
     assert (len(index), set(held.tolist()) <= set(near.tolist())) == (2, True)
-    clean = part.pixels(torch.cat([index, held]))
+    drawn = torch.cat([index, held])
+    clean = part.pixels(drawn)
     faint = Additive(budget=40.0)
     trigger = faint.trigger(faint.start(SIDE, generator=generator(1)), 1.0)
     fixed = replace(settings, weakest=1.0, strongest=1.0)
-    losses = fixed._losses(model, model, clean, [trigger], generator())
+    losses = fixed._losses(model, (clean, rows[drawn]), [trigger], generator())
     shown, wanted = model.encode_image(trigger.apply(clean[:2])), model.encode_image(clean[:2])
     assert losses["clean_embedding"].item() == pytest.approx(0, abs=1e-6)
     torch.testing.assert_close(

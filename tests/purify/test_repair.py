@@ -33,14 +33,22 @@ from clipguard.search.roles import Trigger
 
 PLANTED, OTHER = 3, 5
 STRONG = Additive(budget=20.0)
-CBPT = Cbpt(steps=300, learning_rate=0.05, consistency_weight=1.0, triggered_weight=2.0, margin=4.0)
+CBPT = Cbpt(
+    steps=300,
+    learning_rate=0.05,
+    consistency_weight=1.0,
+    triggered_weight=2.0,
+    margin=4.0,
+    lent_weight=0.1,
+)
 SETTINGS = RepairSettings(
     realign=None,
     purifier=CBPT,
     alone=CBPT,
-    against={"additive": (STRONG, STRONG), "patch": (Patch(area=0.05),)},
+    against={"additive": (STRONG, Additive(budget=16.0)), "patch": (Patch(area=0.05),)},
     again={"additive": (STRONG,), "patch": (Patch(area=0.05),)},
     families=(Additive(),),
+    fresh=Targeted(steps=100, batch=16),
     targeted=Targeted(steps=100, batch=16),
 )
 SHARE = Rate(value=0.5, low=0.4, high=0.6, n=70)
@@ -102,7 +110,7 @@ def test_the_true_trigger_loses_its_hold_and_clean_accuracy_stays():
     assert after.clean_accuracy.value >= before.clean_accuracy.value - 0.02
     torch.testing.assert_close(made.classes.norm(dim=1), torch.ones(len(NAMES)))
     assert (made.tower, made.head.classes is made.classes) == (None, True)
-    assert set(record.losses) == {"classification", "alignment", "consistency"}
+    assert set(record.losses) == {"classification", "alignment", "consistency", "lent"}
     assert (record.scope, record.head, record.statement) == ("head", None, HEAD_SCOPE)
 
 
@@ -131,12 +139,11 @@ def test_it_purifies_against_the_worst_family_and_others_that_work(low: float, u
 
 
 def test_the_new_search_goes_through_the_purified_head_with_draws_of_its_own():
-    spy = Spy(SETTINGS.targeted)
-    changed = replace(SETTINGS, targeted=spy)
+    fresh, spy = Spy(SETTINGS.fresh), Spy(SETTINGS.targeted)
+    changed = replace(SETTINGS, fresh=fresh, targeted=spy)
     record, head = run(finding((PLANTED, hum())), seed=4, settings=changed)
-    *before, last = spy.calls
-    assert len(before) == len(SETTINGS.against["additive"])
-    (search, _), seed = last
+    before, (((search, _), seed),) = fresh.calls, spy.calls
+    assert len(before) == len(set(SETTINGS.against["additive"]))
     assert torch.equal(search.classes, head.classes)
     assert search.target == PLANTED
     for (earlier, _), used in before:
@@ -192,7 +199,8 @@ def test_there_is_nothing_to_purify_against_without_a_trigger():
 
 @pytest.mark.parametrize(("way", "prompts"), [("realign", False), ("realign+cbpt", True)])
 def test_a_repaired_tower_reads_what_triggered_images_show(way: str, prompts: bool):
-    settings = replace(SETTINGS, realign=Realign(steps=60, learning_rate=3e-2))
+    longer = Realign(steps=60, learning_rate=3e-2)
+    settings = replace(SETTINGS, realign=longer, tower=longer)
     suspect = Subject(StripesClip(planted=PLANTED), stripes_probe())
     untouched = Untouched(suspect.model)
     found = finding((PLANTED, hum()))

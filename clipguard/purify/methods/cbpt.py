@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -12,36 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clipguard.model.roles import PromptTunable
-from clipguard.probe.rates import classify, embed, pseudo_labels
-from clipguard.probe.sets import ProbePart, Subject
+from clipguard.probe.sets import Subject
+from clipguard.purify.features import cached, one_of, some
 from clipguard.purify.roles import PurifiedHead, Purifier
 from clipguard.search.roles import Progress, Trigger
 
 START = "a photo of a"
-
-
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Cached embeddings: the tower is frozen, so every image is encoded once.
-
-    Attributes:
-        clean: (N, D).
-        triggered: (T, N, D), one sheet per trigger.
-        labels: (N,) true classes, or the reading of the clean image where unlabelled.
-        weights: (N,) chance of being drawn; every drawing has the same.
-    """
-
-    clean: Tensor
-    triggered: Tensor
-    labels: Tensor
-    weights: Tensor
-
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Clean (B, D), triggered (T, B, D) and labels (B,) of at most `count` images."""
-        count = min(count, len(self.labels))
-        index = torch.multinomial(self.weights, count, generator=generator)
-        return self.clean[index], self.triggered[:, index], self.labels[index]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +31,22 @@ class Cbpt:
     clean and triggered, the reading is pulled to what the original classifier read from the
     clean image, so that a few labelled drawings do not bend the classifier for all others.
 
+    A fifth, `lent`, classifies embeddings that classes might have (`Features.lent`): how drawings
+    of a class differ is known from all classes, and the few drawings of the target alone do not
+    hold it.
+
     In the first two, triggered images are read with the target's logit raised by `margin`: an
-    inverted trigger is not the true one, so it must be beaten by a distance. Their classification
-    is the generalised cross-entropy, which is bounded: an image that its trigger has destroyed must
-    not bend the classifier. Both press on the target class; `target_share` presses back.
+    inverted trigger is not the true one, so it must be beaten by a distance. Their classification,
+    and `lent`, is the generalised cross-entropy, which is bounded: an image that its trigger has
+    destroyed must not bend the classifier. Both press on the target class; `target_share` and
+    `lent` press back.
 
     Attributes:
         steps: Adam steps; nothing is selected, the last one counts.
         learning_rate: Adam peak, decayed to zero along a cosine.
         images: images drawn in a step.
+        sheets: how often each labelled image is embedded with a trigger, each time a random one.
+        further: unlabelled images that are embedded, at most.
         margin: added to the target's logit on triggered images, in units of a logit.
         robustness: q of the generalised cross-entropy, in (0, 1]; near 0 it is the ordinary one.
         target_share: least share of the clean half of `classification` that is of the target
@@ -72,19 +55,23 @@ class Cbpt:
         alignment_weight: of `alignment`.
         consistency_weight: of `consistency`.
         preservation_weight: of `preservation`.
+        lent_weight: of `lent`.
 
     Source:
         Kong et al., Neural Antidote (CBPT), arXiv 2502.19269, reconstructed: the abstract names
         class-wise prompts and three losses; their form, `preservation` and every number are
-        ours. Context form: class-specific context of CoOp (Zhou et al., IJCV 2022). Generalised
-        cross-entropy: Zhang and Sabuncu, NeurIPS 2018.
+        ours. `lent` is a plain form of Hariharan and Girshick, Low-shot Visual Recognition by
+        Shrinking and Hallucinating Features, ICCV 2017. Context form: class-specific context of
+        CoOp (Zhou et al., IJCV 2022). Generalised cross-entropy: Zhang and Sabuncu, NeurIPS 2018.
     """
 
-    ID: ClassVar[str] = "cbpt/2"
+    ID: ClassVar[str] = "cbpt/3"
 
     steps: int = 400
     learning_rate: float = 2e-2
     images: int = 400
+    sheets: int = 4
+    further: int = 800
     margin: float = 8.0
     robustness: float = 0.5
     target_share: float = 0.15
@@ -92,6 +79,7 @@ class Cbpt:
     alignment_weight: float = 0.25
     consistency_weight: float = 8.0
     preservation_weight: float = 1.0
+    lent_weight: float = 8.0
 
     def purify(
         self,
@@ -111,12 +99,12 @@ class Cbpt:
             raise ValueError("purification needs at least one inverted trigger")
         model, probe, original = subject.model, subject.probe, subject.classes
         names = probe.class_names
-        looks = [trigger.apply for trigger in triggers]
-        known = _cache(model, [probe.optimise, probe.select], looks, original, progress)
+        looks = [partial(one_of, triggers, generator)] * self.sheets
+        known = cached(model, [probe.optimise, probe.select], looks, original, progress)
         other = None
         if probe.unlabelled is not None:
-            mixed = [partial(_one_of, triggers)]
-            other = _cache(model, [probe.unlabelled()], mixed, original, progress)
+            further = some(probe.unlabelled(), self.further, generator)
+            other = cached(model, [further], looks[:1], original, progress)
         context = model.embed_tokens(START).expand(len(names), -1, -1).clone().requires_grad_()
         optimizer = torch.optim.Adam([context], lr=self.learning_rate)
         losses: dict[str, Tensor] = {}
@@ -128,6 +116,11 @@ class Cbpt:
             classes = model.encode_context(context, names)
             heads = classes * model.logit_scale, original * model.logit_scale
             losses = self._losses(heads, known.draw(self.images, generator), target)
+            lent, shown = known.lent(self.images, original, target, generator)
+            if len(lent):
+                losses["lent"] = generalised_cross_entropy(
+                    lent @ heads[0].T, shown.to(lent.device), self.robustness
+                )
             losses["consistency"] = (1 - (classes * original).sum(dim=1)).mean()
             if other is not None:
                 losses["preservation"] = _preservation(heads, other.draw(self.images, generator))
@@ -169,6 +162,7 @@ class Cbpt:
             "alignment": self.alignment_weight,
             "consistency": self.consistency_weight,
             "preservation": self.preservation_weight,
+            "lent": self.lent_weight,
         }
         return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
@@ -207,37 +201,6 @@ def _divergence(got: Tensor, wanted: Tensor) -> Tensor:
     return functional.kl_div(
         got.log_softmax(dim=1), wanted.log_softmax(dim=1), reduction="batchmean", log_target=True
     )
-
-
-def _cache(
-    model: PromptTunable,
-    parts: Sequence[ProbePart],
-    looks: Sequence[Callable[[Tensor], Tensor]],
-    classes: Tensor,
-    progress: Progress,
-) -> Features:
-    clean = [embed(model, part) for part in parts]
-    sheets = []
-    for done, apply in enumerate(looks):
-        progress("triggered images", done, len(looks))
-        sheets.append(torch.cat([embed(model, part, apply) for part in parts]))
-    labels = [
-        pseudo_labels(part, classify(rows, classes))
-        for part, rows in zip(parts, clean, strict=True)
-    ]
-    drawings = torch.cat([part.drawings for part in parts])
-    _, index, count = torch.unique(drawings, return_inverse=True, return_counts=True)
-    return Features(
-        torch.cat(clean), torch.stack(sheets), torch.cat(labels), 1 / count[index].float()
-    )
-
-
-def _one_of(triggers: Sequence[Trigger], images: Tensor) -> Tensor:
-    """The images (B, 3, S, S), each with one of the triggers, in turn."""
-    made = images.clone()
-    for number, trigger in enumerate(triggers[: len(images)]):
-        made[number :: len(triggers)] = trigger.apply(images[number :: len(triggers)])
-    return made
 
 
 METHOD: type[Purifier] = Cbpt
