@@ -6,7 +6,8 @@
 Each VICTIM is a folder of `clipguard lab plant ... -o VICTIM --twin VICTIM-twin`. A way is one of
 `scan --purifier` or a repair of the literature. The target is taken from `victim.json` (a scan has
 to find it), and so is the family that triggers are inverted in, as `scan` inverts them. Prints a
-Markdown row for every victim and way, then the summary of each way over all victims. With `--json`
+Markdown row for every victim and way, then the summary of each way over all victims, and what the
+default has before each other way (bootstrap over victims). With `--json`
 each row is kept, and one that is there already is not made again. `--twins` repairs the clean twins
 instead, by mistake. `--reference` holds every victim against the bundled model that it was made
 from. `--true-trigger` tunes against the planted trigger, which is the most that a method can do.
@@ -27,7 +28,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from purify_case import COLUMNS, OUTCOMES, SUMMARY, Case, Row, base_named, cells, model_of, summary
+from purify_case import (
+    COLUMNS,
+    OUTCOMES,
+    SUMMARY,
+    Case,
+    Row,
+    base_named,
+    cells,
+    difference,
+    model_of,
+    summary,
+)
 from torch import Tensor
 
 from clipguard.audit.pipeline import NO_BAND
@@ -222,8 +234,13 @@ def main() -> None:
                     given.json.write_text(json.dumps(kept, indent=1))
             print(f"| {victim.name} {cells(name, rows[victim.name])}", flush=True)
     print("", f"| way | {' | '.join(SUMMARY)} |", "|---" * (1 + len(SUMMARY)) + "|", sep="\n")
+    rows = {name: [kept[name][victim.name] for victim in given.victims] for name in wanted}
     for name in wanted:
-        print(summary(name, [kept[name][victim.name] for victim in given.victims]))
+        print(summary(name, rows[name]))
+    if WAYS[0] in wanted:
+        print("", f"{WAYS[0]} less each other way, in points, 95 % over victims:", sep="\n")
+        for name in sorted(set(wanted) - {"nothing", WAYS[0]}):
+            print(f"- {name}: {difference(rows[WAYS[0]], rows[name])}")
 
 
 if __name__ == "__main__":

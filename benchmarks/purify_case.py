@@ -23,6 +23,7 @@ from clipguard.lab.victim_folder import trigger_of
 from clipguard.model.open_clip import OpenClipModel, build_model
 from clipguard.model.pixels import pixels_to_bytes
 from clipguard.model.roles import ClipModel
+from clipguard.probe.intervals import paired_bootstrap
 from clipguard.probe.rates import classify, embed
 from clipguard.probe.sets import ProbePart
 from clipguard.record import Outcome
@@ -165,7 +166,7 @@ def cells(name: str, row: Row) -> str:
 
 
 def summary(name: str, rows: list[Row]) -> str:
-    ratios = [min(1.0, row["ratio seen"]) for row in rows]
+    ratios = [_capped(row) for row in rows]
     gaps, losses = ([100 * row[key] for row in rows] for key in ("gap seen", "ca loss"))
     shown = (
         f"{fmean(losses):+.1f}, {max(losses):+.1f}",
@@ -176,3 +177,19 @@ def summary(name: str, rows: list[Row]) -> str:
         f"{fmean(row['s'] for row in rows):.0f}",
     )
     return f"| {name} | {' | '.join(shown)} |"
+
+
+def difference(default: list[Row], others: list[Row]) -> str:
+    """The default less another way on the same victims, with an interval over victims."""
+    shown = []
+    for share, word in ((_capped, "PA of the twin's"), (lambda row: row["gap seen"], "ASR")):
+        one, other = (torch.tensor([share(row) for row in rows]) for rows in (default, others))
+        draws = torch.Generator().manual_seed(0)
+        found = paired_bootstrap(one, other, torch.arange(len(one)), generator=draws, draws=10_000)
+        mean, low, high = (100 * value for value in found)
+        shown.append(f"{word} {mean:+.1f} ({low:+.1f} to {high:+.1f})")
+    return ", ".join(shown)
+
+
+def _capped(row: Row) -> float:
+    return min(1.0, row["ratio seen"])

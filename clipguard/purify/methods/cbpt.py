@@ -45,7 +45,8 @@ class Cbpt:
         steps: Adam steps; nothing is selected, the last one counts.
         learning_rate: Adam peak, decayed to zero along a cosine.
         images: images drawn in a step.
-        sheets: how often each labelled image is embedded with a trigger, each time a random one.
+        sheets: how often each labelled image is embedded with a trigger, at most. Of more triggers,
+            each time a random one.
         further: unlabelled images that are embedded, at most.
         margin: added to the target's logit on triggered images, in units of a logit.
         robustness: q of the generalised cross-entropy, in (0, 1]; near 0 it is the ordinary one.
@@ -70,7 +71,7 @@ class Cbpt:
     steps: int = 400
     learning_rate: float = 2e-2
     images: int = 400
-    sheets: int = 4
+    sheets: int = 8
     further: int = 800
     margin: float = 8.0
     robustness: float = 0.5
@@ -99,12 +100,14 @@ class Cbpt:
             raise ValueError("purification needs at least one inverted trigger")
         model, probe, original = subject.model, subject.probe, subject.classes
         names = probe.class_names
-        looks = [partial(one_of, triggers, generator)] * self.sheets
+        mixed = partial(one_of, triggers, generator)
+        each = [trigger.apply for trigger in triggers]
+        looks = each if len(each) <= self.sheets else [mixed] * self.sheets
         known = cached(model, [probe.optimise, probe.select], looks, original, progress)
         other = None
         if probe.unlabelled is not None:
             further = some(probe.unlabelled(), self.further, generator)
-            other = cached(model, [further], looks[:1], original, progress)
+            other = cached(model, [further], [mixed], original, progress)
         context = model.embed_tokens(START).expand(len(names), -1, -1).clone().requires_grad_()
         optimizer = torch.optim.Adam([context], lr=self.learning_rate)
         losses: dict[str, Tensor] = {}
