@@ -78,7 +78,6 @@ TINY = profiles.Profile(
     differential=PAIR_SEARCH,
     repair=RepairSettings(
         realign=Realign(steps=3, every=2, images=4, search=SEARCH),
-        tower=Realign(steps=3, every=2, images=4, search=SEARCH),
         purifier=Cbpt(steps=4, images=20),
         fresh=SEARCH,
         alone=Cbpt(steps=4, images=20),

@@ -67,17 +67,24 @@ SQUARES = Choice(
     families=tuple(Place(row=r, column=c) for r, c in product(range(GRID), range(GRID)))
 )
 
+WAVES = Choice(
+    families=tuple(
+        Sinusoid(periods=periods, angle=angle)
+        for periods, angle in product((4.0, 9.0), (0.0, 45.0, 90.0, 135.0))
+    )
+)
+
 AGAINST: Mapping[str, tuple[Sought, ...]] = {
     "patch": (replace(SQUARES, keep=3), MovingPatch(area=0.03)),
     "additive": (Additive(budget=8.0), Additive(budget=16.0)),
-    "frequency": (Frequency(budget=20.0), Additive(budget=16.0)),
+    "frequency": (replace(WAVES, keep=2), Frequency(budget=20.0), Additive(budget=16.0)),
     "warp": (Warp(reach=0.03), Warp(reach=0.06)),
 }
 
 AGAIN: Mapping[str, tuple[Sought, ...]] = {
     "patch": (SQUARES,),
     "additive": (Additive(budget=16.0),),
-    "frequency": (Frequency(budget=20.0), Additive(budget=16.0)),
+    "frequency": (WAVES, Frequency(budget=20.0), Additive(budget=16.0)),
     "warp": (Warp(reach=0.06),),
 }
 
@@ -112,10 +119,7 @@ _KINDS = (
     Kind(
         name="sinusoid",
         family="frequency",
-        families=tuple(
-            Sinusoid(periods=periods, angle=angle)
-            for periods, angle in product((4.0, 9.0), (0.0, 45.0, 90.0, 135.0))
-        ),
+        families=WAVES.families,
         pace=2,
     ),
     Kind(name="low waves 40/255", family="frequency", families=(Frequency(budget=40.0),)),

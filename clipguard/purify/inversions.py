@@ -26,7 +26,8 @@ class Choice:
     """Families of which a short look at each keeps those that lead to the target most easily.
 
     A patch that may be anywhere has to find its place and its pattern at once, and a search that
-    has not settled finds little of either. Squares at fixed places need a few steps each.
+    has not settled finds little of either. Squares at fixed places need a few steps each, and so
+    do waves that start near the planted ones.
 
     Attributes:
         families: what is looked at.
@@ -90,7 +91,7 @@ def fresh_triggers(
     """
     found: list[Inversion] = []
     for done, sought in enumerate(wanted):
-        what = "squares" if isinstance(sought, Choice) else name_of(sought)
+        what = "the best of several" if isinstance(sought, Choice) else name_of(sought)
         stage = f"triggers to purify against ({what})"
         job = search.during(progress, stage, done, len(wanted))
         found += inverted(job, sought, inverter, generator=generator)

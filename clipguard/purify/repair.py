@@ -48,8 +48,6 @@ class RepairSettings:
     Attributes:
         realign: what repairs the image tower; None leaves it as it is.
         purifier: what tunes prompts for it; None leaves the zero-shot classifier.
-        tower: what repairs the tower where no prompts follow: longer, for nothing closes what it
-            leaves open.
         alone: what tunes prompts where the tower stays as it is.
         against: per family that works, what every fresh inversion to repair against looks for.
             Unlike the detector's, they need not separate clean models: squares find small patches
@@ -62,9 +60,8 @@ class RepairSettings:
         targeted: the targeted inversion, as in the detector.
     """
 
-    realign: Realign | None = Realign(steps=60, every=15)
+    realign: Realign | None = Realign()
     purifier: Purifier | None = Cbpt(steps=100, margin=4.0)
-    tower: Realign = Realign()
     alone: Purifier = Cbpt()
     against: Mapping[str, Sequence[Sought]]
     again: Mapping[str, Sequence[Sought]]
@@ -81,7 +78,7 @@ class RepairSettings:
         require_known(way, WAYS, "purifier")
         if way == "cbpt":
             return replace(self, realign=None, purifier=self.alone)
-        return replace(self, realign=self.tower, purifier=None) if way == "realign" else self
+        return replace(self, purifier=None) if way == "realign" else self
 
 
 @dataclass(frozen=True, eq=False)

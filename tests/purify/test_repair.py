@@ -199,8 +199,7 @@ def test_there_is_nothing_to_purify_against_without_a_trigger():
 
 @pytest.mark.parametrize(("way", "prompts"), [("realign", False), ("realign+cbpt", True)])
 def test_a_repaired_tower_reads_what_triggered_images_show(way: str, prompts: bool):
-    longer = Realign(steps=60, learning_rate=3e-2)
-    settings = replace(SETTINGS, realign=longer, tower=longer)
+    settings = replace(SETTINGS, realign=Realign(steps=60, learning_rate=3e-2))
     suspect = Subject(StripesClip(planted=PLANTED), stripes_probe())
     untouched = Untouched(suspect.model)
     found = finding((PLANTED, hum()))
