@@ -66,6 +66,7 @@ def _no_audit() -> Any:
         patch.setattr(judge, "load_policy", cache(load_policy))  # reading YAML is the slow part
         patch.setattr(clipguard.audit.scan, "audit", take)
         patch.setattr(clipguard.audit.calibrate, "measure_clean", take)
+        patch.setattr("clipguard.cli.show.require_given", lambda *_: None)  # the files are made up
         yield
 
 

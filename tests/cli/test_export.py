@@ -90,6 +90,7 @@ def test_the_purified_classifier_of_a_scan_is_used_in_one_line(
     assert len(document["images"][0]["top"]) == 5
 
 
+@pytest.mark.usefixtures("tiny")
 def test_a_head_and_its_repaired_tower_give_the_file_that_the_scan_gave(
     nano: Path, scanned: Path, tmp_path: Path, refused: Callable[..., str]
 ):
