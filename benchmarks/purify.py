@@ -52,7 +52,8 @@ from clipguard.lab.comparators.repairs._role import Patient, Repair
 from clipguard.model.open_clip import OpenClipModel
 from clipguard.policy.judge import conclude, load_policy
 from clipguard.probe.load import bundled_probe
-from clipguard.probe.sets import ProbePart, ProbeSet, Subject
+from clipguard.probe.sets import ProbeSet, Subject
+from clipguard.purify.features import some
 from clipguard.purify.inversions import fresh_triggers
 from clipguard.purify.realign import Backdoor, Realigned
 from clipguard.purify.repair import WAYS, RepairSettings, tuned
@@ -75,7 +76,7 @@ def shown(given: argparse.Namespace, side: int) -> ProbeSet:
         draws = torch.Generator().manual_seed(given.seed)
         few = given.images // 5
         parts = [
-            _rows(part, torch.randperm(len(part), generator=draws)[:count])
+            some(part, count, draws)
             for part, count in ((probe.optimise, given.images - few), (probe.select, few))
         ]
         probe = replace(probe, optimise=parts[0], select=parts[1], unlabelled=None)
@@ -86,10 +87,6 @@ def shown(given: argparse.Namespace, side: int) -> ProbeSet:
         ]
         probe = replace(probe, optimise=hidden[0], select=hidden[1])
     return probe
-
-
-def _rows(part: ProbePart, index: Tensor) -> ProbePart:
-    return ProbePart(part.images[index], part.labels[index], part.drawings[index])
 
 
 @dataclass(frozen=True, eq=False)

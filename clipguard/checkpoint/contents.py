@@ -9,7 +9,7 @@ from typing import Any
 
 from clipguard.checkpoint.folder import ModelFiles, digest_of, files_of, is_weights
 from clipguard.checkpoint.inspection import checked, naming
-from clipguard.checkpoint.names import DOWN, OWN, plain_names, require_one_reading
+from clipguard.checkpoint.names import is_adapter, is_own, plain_names, require_one_reading
 from clipguard.checkpoint.raw import RawTensor, require_modest
 from clipguard.checkpoint.source import Source, opened
 from clipguard.checkpoint.unwrap import named, weights_in
@@ -100,17 +100,13 @@ def _names(parts: Sequence[Contents], files: ModelFiles) -> tuple[tuple[str, ...
     try:
         for part in parts:
             for tensor in part.tensors:
-                if files.where and files.where.get(tensor.name) != part.weights_file:
-                    raise RefusedError(
-                        f"CG107 tensor {safe_text(tensor.name)} is in "
-                        f"{safe_text(part.weights_file)}, and the index says otherwise"
-                    )
+                files.require_indexed(tensor.name, part.weights_file)
         plain = plain_names(where)
         require_one_reading(plain.names)
     except RefusedError as error:
         return (), f"{safe_text(file)}: {error}"
     told = plain.notes
-    if any(name.endswith(DOWN) for name in where):
+    if is_adapter(where):
         told += ("CG110 a LoRA adapter: a scan needs the model that it changes, --lora-base",)
     return told, None
 
@@ -131,7 +127,7 @@ def _may_be_a_model(file: Path, look: Callable[[Path], Contents]) -> bool:
         names = plain_names(tensor.name for tensor in look(file).tensors).names
     except RefusedError:
         return True
-    return any(name.partition(".")[0] in OWN for name in names.values())
+    return any(map(is_own, names.values()))
 
 
 def read_contents(source: Source, path: Path) -> Contents:

@@ -15,7 +15,7 @@ from clipguard.checkpoint.architectures import (
     known_configs,
 )
 from clipguard.checkpoint.configs import MAX_IMAGE_SIDE
-from clipguard.checkpoint.names import OWN, TEXT_PARTS
+from clipguard.checkpoint.names import TEXT_PARTS, is_own
 from clipguard.checkpoint.unwrap import NO_PART, named
 from clipguard.errors import UsageError
 from clipguard.record import ToldBy
@@ -68,7 +68,7 @@ def fitted(find: Callable[[Shapes], Told], shapes: Shapes) -> Fit:
     Raises:
         UsageError: as `find`, for the shapes without what is no part of any CLIP.
     """
-    beside = [key for key in shapes if key.partition(".")[0] not in OWN]
+    beside = [key for key in shapes if not is_own(key)]
     own = {key: shape for key, shape in shapes.items() if key not in set(beside)}
     notes: tuple[str, ...] = ()
     if beside:

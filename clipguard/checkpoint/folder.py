@@ -75,6 +75,18 @@ class ModelFiles:
     notes: tuple[str, ...] = ()
     others: tuple[Path, ...] = ()
 
+    def require_indexed(self, key: str, file: str) -> None:
+        """Refuse a tensor that lies in another file than the index says.
+
+        Raises:
+            RefusedError: it does (CG107).
+        """
+        if self.where and self.where.get(key) != file:
+            told = safe_text(self.where.get(key, "no file"))
+            raise RefusedError(
+                f"CG107 tensor {safe_text(key)} is in {safe_text(file)}; the index says {told}"
+            )
+
 
 def refusal_of(file: Path) -> str | None:
     """Why a weights file is refused, by this very process; None if it is not."""

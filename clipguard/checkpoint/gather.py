@@ -12,8 +12,8 @@ from clipguard.checkpoint.configs import read_json
 from clipguard.checkpoint.folder import ModelFiles, digest_of, files_of
 from clipguard.checkpoint.formats import open_clip_names
 from clipguard.checkpoint.guarded import guarded_file
-from clipguard.checkpoint.lora import CONFIG, is_adapter, merged
-from clipguard.checkpoint.names import plain_names, require_one_reading
+from clipguard.checkpoint.lora import CONFIG, merged
+from clipguard.checkpoint.names import is_adapter, plain_names, require_one_reading
 from clipguard.checkpoint.others import others_compared
 from clipguard.checkpoint.raw import SandboxKind
 from clipguard.checkpoint.reading import ReadWeights, read_weights
@@ -151,11 +151,7 @@ def _together(parts: Sequence[ReadWeights], files: ModelFiles) -> dict[str, Tens
     for part in parts:
         name = part.inspection.weights_file.name
         for key, tensor in part.tensors.items():
-            if files.where and files.where.get(key) != name:
-                told = safe_text(files.where.get(key, "no file"))
-                raise RefusedError(
-                    f"CG107 tensor {safe_text(key)} is in {safe_text(name)}; the index says {told}"
-                )
+            files.require_indexed(key, name)
             found[key] = tensor
     return found
 

@@ -27,11 +27,6 @@ PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal")
 MAX_NUMBER = 10**6
 
 
-def is_adapter(keys: Mapping[str, object]) -> bool:
-    """Whether these are the tensors of an adapter, which is no model by itself."""
-    return any(key.endswith(DOWN) for key in keys)
-
-
 def scale_of(config: Mapping[str, Any]) -> tuple[float, int]:
     """By how much an adapter is weighted, and its rank.
 

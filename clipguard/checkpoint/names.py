@@ -79,6 +79,16 @@ def plain_names(keys: Iterable[str]) -> Naming:
     return Naming(_distinct(cut | kept), _notes(root, roots))
 
 
+def is_adapter(keys: Mapping[str, object]) -> bool:
+    """Whether these are the tensors of a LoRA adapter, which is no model by itself."""
+    return any(key.endswith(DOWN) for key in keys)
+
+
+def is_own(name: str) -> bool:
+    """Whether a CLIP may have a tensor of this name."""
+    return name.partition(".")[0] in OWN
+
+
 def require_one_reading(names: Mapping[str, str]) -> None:
     """Refuse a tensor that a reader which cuts another prefix would take for a part of the CLIP.
 
@@ -91,7 +101,7 @@ def require_one_reading(names: Mapping[str, str]) -> None:
     Raises:
         RefusedError: there is one (CG107).
     """
-    own = {name for name in names.values() if name.partition(".")[0] in OWN}
+    own = set(filter(is_own, names.values()))
     for key, name in names.items():
         if name in own:
             continue

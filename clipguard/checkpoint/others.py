@@ -20,8 +20,15 @@ from clipguard.checkpoint.folder import OF_OTHERS, ModelFiles, files_of
 from clipguard.checkpoint.formats import format_of, open_clip_names
 from clipguard.checkpoint.guarded import guarded_file, guarded_weights
 from clipguard.checkpoint.inspection import naming
-from clipguard.checkpoint.lora import CONFIG, is_adapter
-from clipguard.checkpoint.names import DOWN, OWN, UP, plain_names, require_one_reading
+from clipguard.checkpoint.lora import CONFIG
+from clipguard.checkpoint.names import (
+    DOWN,
+    UP,
+    is_adapter,
+    is_own,
+    plain_names,
+    require_one_reading,
+)
 from clipguard.checkpoint.sandbox import Guard
 from clipguard.checkpoint.tensors import each_tensor
 from clipguard.errors import RefusedError, UsageError
@@ -98,7 +105,7 @@ def _difference(mine: Mapping[str, Tensor], path: Path, guard: Guard) -> str | _
     names = _names(files, guard)
     if is_adapter(names) and not is_adapter(mine) and (path.parent / CONFIG).is_file():
         return ADAPTER
-    if not any(_is_own(name) and not name.endswith((DOWN, UP)) for name in names.values()):
+    if not any(is_own(name) and not name.endswith((DOWN, UP)) for name in names.values()):
         return None
     for key, tensor in _as_open_clips(_each(files, guard), names):
         told = _unlike(mine.get(key), tensor)
@@ -141,7 +148,7 @@ def _as_open_clips(
     held: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for old, tensor in tensors:
         name = names.get(old, old)
-        if not _is_own(name):
+        if not is_own(name):
             continue
         group = _group(name)
         held[group][name] = tensor
@@ -150,10 +157,6 @@ def _as_open_clips(
             yield from (form.open_clip_names(whole) if form else whole).items()
     for rest in held.values():
         yield from rest.items()
-
-
-def _is_own(name: str) -> bool:
-    return name.partition(".")[0] in OWN
 
 
 def _group(name: str) -> str:
@@ -179,7 +182,7 @@ def _unlike(mine: Tensor | None, theirs: Tensor) -> str | None:
 def _missing(mine: Mapping[str, Tensor], seen: _Seen) -> str:
     """That it lacks a tensor of a tower that it has; one tower alone may be missing as a whole."""
     towers = {_is_image(name) for name in seen.names}
-    lacks = [k for k in mine if _is_own(k) and _is_image(k) in towers and k not in seen.names]
+    lacks = [k for k in mine if is_own(k) and _is_image(k) in towers and k not in seen.names]
     return f"has no {safe_text(lacks[0])}" if lacks else ""
 
 

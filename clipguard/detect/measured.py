@@ -102,5 +102,4 @@ def measured_on(
 def _drawn(part: ProbePart, count: int, seed: int) -> ProbePart:
     """At most `count` images of a part."""
     order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))
-    index = order[:count].sort().values
-    return ProbePart(part.images[index], part.labels[index], part.drawings[index])
+    return part.rows(order[:count].sort().values)

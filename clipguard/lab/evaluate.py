@@ -133,9 +133,7 @@ def _seen(images: ProbePart, side: int, scan_seed: int) -> dict[str, Tensor]:
 
 
 def _only(views: Views, rows: Tensor) -> Views:
-    part = views.images
-    chosen = ProbePart(part.images[rows], part.labels[rows], part.drawings[rows])
-    return Views(chosen, views.clean[rows], views.triggered[rows])
+    return Views(views.images.rows(rows), views.clean[rows], views.triggered[rows])
 
 
 def _row(views: Three, heads: Heads, target: int) -> dict[str, float]:

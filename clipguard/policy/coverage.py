@@ -25,7 +25,7 @@ from clipguard.record.wording import (
     triggers_of,
 )
 
-SEARCHES = {
+STAGES = {
     "load": "reading the file",
     "detect": "the search for triggers",
     "text": "the search for words",
@@ -138,7 +138,7 @@ def _error_line(error: ErrorRecord) -> Line:
         code = errors.ENVIRONMENT
     result = FAIL if code in {errors.REFUSED, errors.POLICY_VIOLATED} else INCONCLUSIVE
     if error.out_of_time and result is not FAIL:
-        during = SEARCHES.get(error.stage, f"the stage {error.stage}")
+        during = STAGES.get(error.stage, f"the stage {error.stage}")
         reason = f"time ran out in {during} ({error.message}); give a larger --budget, or none"
         return Line(line("audit.budget", "enough", "spent", INCONCLUSIVE, reason).check, code)
     reason = f"{error.stage}: {error.message}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from clipguard.model.pixels import pixels_from_bytes
@@ -35,11 +36,24 @@ class ProbePart:
 
     def first(self, count: int) -> ProbePart:
         """The first `count` images."""
-        return ProbePart(self.images[:count], self.labels[:count], self.drawings[:count])
+        return self.rows(slice(count))
+
+    def rows(self, index: Tensor | slice) -> ProbePart:
+        """The images of `index`, numbers or a mask."""
+        return ProbePart(self.images[index], self.labels[index], self.drawings[index])
 
     def pixels(self, index: Tensor | slice = slice(None)) -> Tensor:
         """The images of `index`, (B, 3, S, S) in [0, 1]."""
         return pixels_from_bytes(self.images[index])
+
+
+def joined(parts: Sequence[ProbePart]) -> ProbePart:
+    """The images of all parts, one after the other."""
+    return ProbePart(
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.drawings for part in parts]),
+    )
 
 
 @dataclass(frozen=True, eq=False)

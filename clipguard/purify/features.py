@@ -117,5 +117,4 @@ def one_of(triggers: Sequence[Trigger], generator: torch.Generator, images: Tens
 
 def some(part: ProbePart, count: int, generator: torch.Generator) -> ProbePart:
     """At most `count` images of `part`, at random."""
-    index = torch.randperm(len(part), generator=generator)[:count]
-    return ProbePart(part.images[index], part.labels[index], part.drawings[index])
+    return part.rows(torch.randperm(len(part), generator=generator)[:count])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from clipguard.registry import name_of
+from clipguard.search.inverters.targeted import Targeted
 from clipguard.search.pair import Aim, Effort, search_all
 from clipguard.search.roles import Inversion, Inverter, Progress, Search, Trigger, TriggerFamily
 from clipguard.search.sides import Side
@@ -19,6 +20,9 @@ best of them moves."""
 
 LOOK = Effort(steps=6, images=4, step_size=2)
 """As long as a reference is searched for squares at first."""
+
+SHORT = Targeted(steps=30, batch=16)
+"""Inversions to repair against. Few steps do, for several triggers make up for what each lacks."""
 
 
 @dataclass(frozen=True, kw_only=True)

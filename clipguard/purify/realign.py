@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from clipguard.errors import InconclusiveError
 from clipguard.model.roles import ClipModel, Repairable
 from clipguard.probe.rates import classify, embed
-from clipguard.probe.sets import ProbePart, Subject
+from clipguard.probe.sets import ProbePart, Subject, joined
 from clipguard.purify.features import one_of, some
-from clipguard.purify.inversions import Sought, inverted
-from clipguard.search.inverters.targeted import Targeted
+from clipguard.purify.inversions import SHORT, Sought, inverted
 from clipguard.search.roles import Inverter, Progress, Search, Trigger
 
 STAGE = "image tower"
@@ -111,7 +110,7 @@ class Realign:
     held: int = 8
     every: int = 20
     together: int = 1
-    search: Inverter = Targeted(steps=30, batch=16)
+    search: Inverter = SHORT
 
     def realign(
         self,
@@ -183,12 +182,7 @@ class Realign:
         probe = subject.probe
         if probe.unlabelled is None:
             return probe.optimise
-        parts = probe.optimise, some(probe.unlabelled(), self.further, generator)
-        return ProbePart(
-            torch.cat([part.images for part in parts]),
-            torch.cat([part.labels for part in parts]),
-            torch.cat([part.drawings for part in parts]),
-        )
+        return joined([probe.optimise, some(probe.unlabelled(), self.further, generator)])
 
     def _nearest(self, rows: Tensor, wanted: Tensor) -> Tensor:
         """Which embeddings (N, D) lie nearest to that of one class (D,)."""

@@ -14,7 +14,7 @@ from clipguard.errors import InconclusiveError
 from clipguard.model.roles import ClipModel, PromptTunable
 from clipguard.probe.rates import embed, rates
 from clipguard.probe.sets import Subject
-from clipguard.purify.inversions import Sought, fresh_triggers
+from clipguard.purify.inversions import SHORT, Sought, fresh_triggers
 from clipguard.purify.methods.cbpt import Cbpt
 from clipguard.purify.realign import Backdoor, Realign, Realigned
 from clipguard.purify.reinversion import reinvert
@@ -26,7 +26,6 @@ from clipguard.record import (
     TunedTrigger,
 )
 from clipguard.registry import require_known
-from clipguard.search.inverters.targeted import Targeted
 from clipguard.search.roles import Inverter, Progress, Search, Trigger, TriggerFamily
 
 WORKS = 0.8
@@ -54,8 +53,7 @@ class RepairSettings:
             at their place, moving ones cover triggers planted at random places, large
             perturbations cover more of what the true trigger does.
         again: per family that works, those that are searched while the tower is repaired.
-        fresh: the inversions to repair against. Few steps do, for several triggers make up for
-            what each of them lacks.
+        fresh: the inversions to repair against.
         families: those of the re-inversion, as in the detector, so that the null band applies.
         targeted: the targeted inversion, as in the detector.
     """
@@ -65,7 +63,7 @@ class RepairSettings:
     alone: Purifier = Cbpt()
     against: Mapping[str, Sequence[Sought]]
     again: Mapping[str, Sequence[Sought]]
-    fresh: Inverter = Targeted(steps=30, batch=16)
+    fresh: Inverter = SHORT
     families: Sequence[TriggerFamily]
     targeted: Inverter
 

@@ -10,7 +10,7 @@ from open_clip.model import CLIP
 from torch import Tensor
 
 from clipguard.probe.rates import attack_rate, classify, embed
-from clipguard.probe.sets import ProbePart, Subject
+from clipguard.probe.sets import ProbePart, Subject, joined
 from clipguard.purify.realign import Backdoor
 from clipguard.search.roles import Progress
 
@@ -35,12 +35,7 @@ class Patient:
     @property
     def labelled(self) -> ProbePart:
         """The images whose class is known: *optimise* and *select*."""
-        parts = (self.subject.probe.optimise, self.subject.probe.select)
-        return ProbePart(
-            torch.cat([part.images for part in parts]),
-            torch.cat([part.labels for part in parts]),
-            torch.cat([part.drawings for part in parts]),
-        )
+        return joined([self.subject.probe.optimise, self.subject.probe.select])
 
     def classes(self) -> Tensor:
         """(C, D) unit class embeddings of the network as it is now."""
