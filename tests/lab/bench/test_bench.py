@@ -336,6 +336,7 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path, runner: Runner, 
     assert "\u202e" not in text
     active = re.sub(r"\\[!-/:-@\[-`{-~]", "", text)  # what is left when escaped marks are gone
     assert not set("<>`[]*~") & set(active)
+    assert not re.search(r"(?<![^\W_])_|_(?![^\W_])", active)  # emphasis; within a word it is none
     lines = active.partition("## Every model")[2].splitlines()
     widths = {line.count("|") for line in lines if line.startswith("|")}
     assert len(widths) == 1
