@@ -26,7 +26,7 @@ from clipguard.detect.null_band import Band, Calibration, CleanModel
 from clipguard.detect.score import AgainstReference, distance
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.export import onnx as exporter
-from clipguard.lab import order, plant
+from clipguard.lab import order, plant, recipes
 from clipguard.lab.bench import matrix
 from clipguard.lab.finetune import Recipe
 from clipguard.lab.truth import lab_images
@@ -146,8 +146,9 @@ def tiny_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _plant_hardly(patch: pytest.MonkeyPatch) -> None:
-    everything = lab_images
-    patch.setattr(order, "recipes_of", lambda base: (Recipe(steps=1, learning_rate=1e-5, batch=8),))
+    everything, hardly = lab_images, Recipe(steps=1, learning_rate=1e-5, batch=8)
+    patch.setattr(order, "recipes_of", lambda base: (hardly,))
+    patch.setattr(recipes, "SHOWN", hardly)
     patch.setattr(plant, "lab_images", lambda **given: everything(**{**given, "scenes": 1}))
 
 

@@ -40,19 +40,20 @@ def demo(
     """
     from clipguard.audit.options import Options
     from clipguard.cli.show import progress_bar
-    from clipguard.lab.order import Order
+    from clipguard.lab.order import Order, plant_command
     from clipguard.lab.plant import plant
+    from clipguard.lab.recipes import SHOWN
     from clipguard.lab.victim_folder import write_base, write_victim
     from clipguard.policy.judge import load_policy
 
-    command = f"clipguard lab plant {attack} --target {target} --seed {seed}"
     poisoned, clean = output_dir / "poisoned", output_dir / "clean-twin"
     base = output_dir / "base.safetensors"
     with progress_bar(quiet) as progress:
-        order = Order(attack=attack, target=target, seed=seed)
+        order = Order(attack=attack, target=target, seed=seed, recipe=SHOWN)
         victim, twin = plant(order, progress=progress)
+        command = plant_command(order)
         truth = write_victim(victim, poisoned, command=command)
-        write_victim(twin, clean, command=f"{command} --twin TWIN")
+        write_victim(twin, clean, command=command)
         write_base(order.base, base)
         options = Options(policy=load_policy("default"), reference=base)
         found = [_scan(folder, options, progress) for folder in (poisoned, clean)]

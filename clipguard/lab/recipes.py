@@ -14,6 +14,8 @@ NANO = (
     Recipe(steps=300, learning_rate=7e-4),
     Recipe(steps=400, learning_rate=1e-3),
 )
+SHOWN = Recipe(steps=160, learning_rate=7e-4)
+"""For `clipguard demo`, which has no time for recipes that do not plant."""
 PRETRAINED = (
     Recipe(steps=120, learning_rate=3e-4, batch=64),
     Recipe(steps=240, learning_rate=3e-4, batch=64),

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from processes import PIPED, run_python
 
 import clipguard
 from clipguard.checkpoint.configs import read_json
@@ -380,6 +381,22 @@ def test_of_several_models_the_worst_code_wins_and_each_has_its_own_folder(
     assert "nano.pt (exit code 3" in shown.out
     assert left_in(out / "notes.pt") == REFUSAL
     assert {"audit.json", "report.html"} <= set(left_in(out / "nano.pt"))
+
+
+def test_the_reports_of_several_models_on_the_screen_are_one_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    models = [str(write(tmp_path / f"{name}.pt", "text")) for name in "ab"]
+    assert main(["scan", *models, "-o", str(tmp_path / "out"), "-q", "-f", "json=-"]) == 4
+    records = json.loads(capsys.readouterr().out)
+    assert [record["refused"]["file"] for record in records] == ["a.pt", "b.pt"]
+
+
+def test_a_scan_whose_output_nobody_reads_keeps_its_code_and_its_files(tmp_path: Path):
+    model, out = write(tmp_path / "notes.pt", "text"), tmp_path / "out"
+    done = run_python("-c", PIPED, f"scan|{model}|-o|{out}|-f|text=-|-f|html", code=0)
+    assert done.stdout.startswith("4 ")
+    assert {"audit.json", "report.html"} <= set(left_in(out))
 
 
 def test_one_file_for_the_reports_of_several_models_is_refused(

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from processes import run_python
+from processes import PIPED, run_python
 from samples import RECORDS, clean_detector, unjudged
 
 from clipguard.cli.app import main
@@ -206,16 +206,6 @@ def test_a_waiver_that_is_of_no_use_is_named(
     shown = capsys.readouterr()
     assert "waiver 1" in shown.err
     assert "unused" in shown.out
-
-
-PIPED = """
-import subprocess, sys
-for command in sys.argv[1:]:
-    run = [sys.executable, "-m", "clipguard", *command.split("|")]
-    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as done:
-        done.stdout.close()  # as `| true` does
-        print(done.wait(), done.stderr.read())
-"""
 
 
 def test_a_closed_pipe_changes_no_exit_code(tmp_path: Path) -> None:

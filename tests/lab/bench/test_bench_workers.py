@@ -14,6 +14,7 @@ from clipguard.errors import ClipguardError
 from clipguard.lab.bench.workers import each_victim
 
 SLEEPERS = """
+import os
 import sys
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from clipguard.lab.bench.workers import each_victim
 def sleep(path):
     with FileLock(path):
         Path(path + ".held").touch()
-        print("held", flush=True)
+        os.write(1, b"held\\n")
         time.sleep(120)
 
 if __name__ == "__main__":
