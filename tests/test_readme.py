@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 import clipguard
 from clipguard.cli.app import build_app
+from clipguard.cli.tree import command_of
 
 ROOT = Path(__file__).parents[1]
 REFUSAL: Any = typer.BadParameter.__mro__[2]  # of every refused command line
@@ -62,12 +63,11 @@ def _call(words: list[str]) -> list[str] | None:
 
 def parse(words: list[str]) -> str:
     """The path of the command that `words` call; click's own error if they do not parse."""
-    command, path = typer.main.get_command(build_app()), "clipguard"
-    while isinstance(command, TyperGroup) and words and not words[0].startswith("-"):
-        path, command = f"{path} {words[0]}", command.commands.get(words[0])
-        words = words[1:]
-    assert command is not None, f"no command {path}"
-    command.make_context(path, list(words))
+    command, names, rest = command_of(typer.main.get_command(build_app()), words)
+    path = " ".join(["clipguard", *names])
+    unknown = isinstance(command, TyperGroup) and rest and not rest[0].startswith("-")
+    assert not unknown, f"no command {path} {rest[0]}"
+    command.make_context(path, rest)
     return path
 
 

@@ -196,7 +196,7 @@ def _wrong_storage(storage: StorageRef, size: int) -> RefusedError:
 def _legacy(source: Source) -> Layout:
     """The layout of torch before 1.6: five pickles, then for each storage its length and bytes."""
     file = BytesIO(source.read_at(0, min(source.size, MAX_BYTES)))
-    if unpickle(file, name="its magic number", most=MAX_HEAD).value != MAGIC:
+    if unpickle(file, name="the pickle at its start", most=MAX_HEAD).value != MAGIC:
         raise RefusedError(f"CG102 a pickle that torch.save did not write: {RESAVE}")
     version = unpickle(file, name="its version", most=MAX_HEAD)
     system = unpickle(file, name="its system", most=MAX_HEAD)

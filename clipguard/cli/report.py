@@ -13,7 +13,10 @@ from clipguard.cli.tree import HELP
 from clipguard.errors import PASS, POLICY_VIOLATED, UsageError
 from clipguard.report.formats import RENDERERS
 
-Record = Annotated[Path, typer.Argument(metavar="AUDIT_JSON", help="A record that `scan` wrote.")]
+Record = Annotated[
+    Path,
+    typer.Argument(metavar="AUDIT_JSON", help="A record that `scan` wrote, or its folder."),
+]
 
 
 class _RendersByDefault(TyperGroup):
@@ -58,7 +61,7 @@ def render(
     sarif_root: SarifRoot = None,
 ) -> None:
     """Render an audit record again, by default as HTML beside it."""
-    from clipguard.cli.show import out, placed
+    from clipguard.cli.show import out, placed, record_at
     from clipguard.record.schema import read_record
     from clipguard.report.outputs import (
         STDOUT,
@@ -72,6 +75,7 @@ def render(
     wanted = [parse_format(text) for text in formats or ["html"]]
     if output is not None and all(path is not None for _, path in wanted):
         raise UsageError("-o has no effect where every -f names its PATH; leave out one")
+    record = record_at(record)
     found = placed(read_record(record), record, sarif_root)
     beside = output or record.parent
     places = [(name, path or beside / default_file(name)) for name, path in wanted]
@@ -87,8 +91,8 @@ def render(
 
 
 def diff(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="The earlier record.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The later record.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The earlier record, or its folder.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The later record, or its folder.")],
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="End with 1 if anything differs, as git diff does.")
     ] = False,
@@ -97,12 +101,12 @@ def diff(
 
     The exit code is 0, whatever differs, unless --exit-code is given.
     """
-    from clipguard.cli.show import out
+    from clipguard.cli.show import out, record_at
     from clipguard.record.schema import read_record
     from clipguard.report.diff import changes
     from clipguard.text_safety import safe_text
 
-    found = changes(read_record(old), read_record(new))
+    found = changes(read_record(record_at(old)), read_record(record_at(new)))
     for change in found:
         note = f"  ({change.note})" if change.note else ""
         out(safe_text(f"{change.what}{note}", 400))

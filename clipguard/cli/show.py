@@ -132,6 +132,23 @@ def records_in(path: Path) -> list[Path]:
     return found
 
 
+def record_at(path: Path) -> Path:
+    """The record, or the only one of a folder.
+
+    Raises:
+        UsageError: no record in the folder, or more than one.
+    """
+    from clipguard.errors import UsageError
+
+    found = records_in(path)
+    if len(found) > 1:
+        raise UsageError(
+            f"{len(found)} records in {safe_text(path, 400)}; name one, such as "
+            f"{safe_text(found[0], 400)}"
+        )
+    return found[0]
+
+
 def folder_name(path: Path) -> str:
     """A folder name made from a model's file name: letters, digits, dot, dash, underscore."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", path.name).strip("._")[:80] or "model"

@@ -5,9 +5,16 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+from processes import ROOT
 from safetensors.torch import load_file
 
 from clipguard.bundled.nano import nano_network
@@ -38,10 +45,21 @@ def test_both_models_are_scanned_and_a_demo_that_shows_nothing_says_so(
         assert (tmp_path / name / "victim.json").is_file()
 
 
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+
+
+def steps() -> Iterator[tuple[list[str], str]]:
+    """Words and printed lines of every command of the tutorial; three dots stand for anything."""
+    for block in re.findall(r"^```console\n\$ (.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL):
+        for step in block.split("\n$ "):
+            command, _, printed = step.partition("\n")
+            yield shlex.split(command), re.sub(r"([\[?*])", r"[\1]", printed).replace("...", "*")
+
+
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """What a demo leaves and says: a badnets victim, its clean twin and their reports."""
-    folder = tmp_path_factory.mktemp("demo")
+    folder = tmp_path_factory.mktemp("demo") / "demo-out"
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         assert main(["demo", "-o", str(folder), "--quiet"]) == 0
@@ -77,3 +95,26 @@ def test_the_clean_twin_is_exported_as_it_is(shown: tuple[Path, str]):
     record = read_record(shown[0] / "clean-twin" / "report" / "audit.json")
     assert record.purification is None
     assert (record.export.file, record.export.head) == ("model.onnx", "zero-shot")
+
+
+@pytest.mark.slow
+def test_the_tutorial_is_true(shown: tuple[Path, str]):
+    [(first, says), *others] = steps()
+    assert first == ["clipguard", "demo"]
+    assert fnmatchcase(shown[1], f"{says.strip()}*")
+    (shown[0].parent / ".git").mkdir()  # `init` wants the top of a repository
+    code = 0
+    for command, printed in others:
+        if command == ["echo", "$?"]:
+            assert printed.strip() == str(code)
+            continue
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=shown[0].parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        code = done.returncode
+        assert code in (0, 1), done.stderr
+        assert fnmatchcase(done.stdout, f"{printed.strip()}*"), done.stdout

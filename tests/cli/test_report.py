@@ -53,6 +53,18 @@ def test_formats_go_where_they_are_told(
     assert capsys.readouterr().out.startswith("Fail: model.pt")
 
 
+def test_a_folder_of_one_record_stands_for_it(
+    audit: Path, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(audit.parent)]) == PASS
+    assert (audit.parent / "report.html").is_file()
+    assert main(["report", "diff", str(audit.parent), str(audit), "--exit-code"]) == PASS
+    capsys.readouterr()
+    (audit.parent / "other").mkdir()
+    (audit.parent / "other" / "audit.json").write_bytes(audit.read_bytes())
+    assert "2 records" in refused(USAGE, "report", audit.parent)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
