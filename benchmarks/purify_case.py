@@ -54,8 +54,12 @@ OUTCOMES = tuple(Outcome)
 Row = dict[str, float]
 
 
+def model_at(file: Path) -> OpenClipModel:
+    return build_model(load_checkpoint(file), torch.device("cpu"))
+
+
 def model_in(folder: Path) -> OpenClipModel:
-    return build_model(load_checkpoint(folder / "model.pt"), torch.device("cpu"))
+    return model_at(folder / "model.pt")
 
 
 def twin_of(victim: Path) -> Path:

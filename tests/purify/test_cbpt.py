@@ -71,13 +71,15 @@ def without_labels(part: ProbePart) -> ProbePart:
     return replace(part, labels=torch.full_like(part.labels, -1))
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_triggered_images_are_read_as_what_they_show(labelled: bool):
+@pytest.mark.parametrize(
+    ("labelled", "classes", "steps"), [(True, 256, 300), (False, 256, 300), (True, 6, 600)]
+)
+def test_triggered_images_are_read_as_what_they_show(labelled: bool, classes: int, steps: int):
     probe = stripes_probe()
     if not labelled:  # then as they are read
         parts = {name: without_labels(getattr(probe, name)) for name in ("optimise", "select")}
         probe = replace(probe, **parts)
-    head = purify(probe=probe)
+    head = purify(probe=probe, classes=classes, steps=steps)
     assert accuracy(CLASSES, triggered=True) < 0.2
     assert accuracy(head.classes, triggered=True) > 0.7
     assert accuracy(head.classes, triggered=False) > 0.95

@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from clipguard.probe.sets import Subject
+from clipguard.purify.contexts import Contexts
 from clipguard.purify.features import cached, one_of, some
 from clipguard.purify.roles import PurifiedHead, Purifier
 from clipguard.search.roles import Progress, Trigger
-
-START = "a photo of a"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +44,7 @@ class Cbpt:
         steps: Adam steps; nothing is selected, the last one counts.
         learning_rate: Adam peak, decayed to zero along a cosine.
         images: images drawn in a step.
+        classes: most classes that a step tunes; see `Contexts`.
         sheets: how often each labelled image is embedded with a trigger, at most. Of more triggers,
             each time a random one.
         further: unlabelled images that are embedded, at most.
@@ -71,6 +71,7 @@ class Cbpt:
     steps: int = 400
     learning_rate: float = 2e-2
     images: int = 400
+    classes: int = 256
     sheets: int = 8
     further: int = 800
     margin: float = 8.0
@@ -108,15 +109,11 @@ class Cbpt:
         if probe.unlabelled is not None:
             further = some(probe.unlabelled(), self.further, generator)
             other = cached(model, [further], [mixed], original, progress)
-        context = model.embed_tokens(START).expand(len(names), -1, -1).clone().requires_grad_()
-        optimizer = torch.optim.Adam([context], lr=self.learning_rate)
+        contexts = Contexts(model, names, self.classes)
         losses: dict[str, Tensor] = {}
         for step in range(self.steps):
             progress("class-wise prompts", step, self.steps)
-            optimizer.param_groups[0]["lr"] = self.learning_rate * (
-                0.5 + 0.5 * math.cos(math.pi * step / self.steps)
-            )
-            classes = model.encode_context(context, names)
+            classes = contexts.turn(target, generator)
             heads = classes * model.logit_scale, original * model.logit_scale
             losses = self._losses(heads, known.draw(self.images, generator), target)
             lent, shown = known.lent(self.images, original, target, generator)
@@ -127,13 +124,10 @@ class Cbpt:
             losses["consistency"] = (1 - (classes * original).sum(dim=1)).mean()
             if other is not None:
                 losses["preservation"] = _preservation(heads, other.draw(self.images, generator))
-            # Asked for by name: the model's own .grad must stay empty.
-            (context.grad,) = torch.autograd.grad(self._total(losses), context)
-            optimizer.step()
-        with torch.no_grad():
-            classes = model.encode_context(context, names)
+            decay = 0.5 + 0.5 * math.cos(math.pi * step / self.steps)
+            contexts.step(self._total(losses), self.learning_rate * decay)
         final = {name: loss.item() for name, loss in losses.items()}
-        return PurifiedHead(classes, context.detach(), final, method="cbpt")
+        return PurifiedHead(contexts.every(), contexts.values.detach(), final, method="cbpt")
 
     def _losses(
         self, heads: tuple[Tensor, Tensor], drawn: tuple[Tensor, Tensor, Tensor], target: int
