@@ -85,6 +85,7 @@ images = plant.lab_images
 plant.lab_images = lambda **given: images(**{{**given, "scenes": 1}})
 quick = (replace(recipes.NANO[0], steps=1, batch=8),)
 order.recipes_of = lambda base: quick
+recipes.SHOWN = quick[0]
 first = presets.wanted("ci")[0]
 wish = replace(first.order, recipe=quick[0])
 zoo.wanted = lambda preset: (first._replace(order=wish),)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 from clipguard.errors import UsageError
 from clipguard.model.prompts import read_class_names
 from clipguard.probe.columnar import OPENERS
-from clipguard.probe.items import IMAGE_SUFFIXES, Item, Items
+from clipguard.probe.items import IMAGE_SUFFIXES, UNREAD_SUFFIXES, Item, Items
 from clipguard.probe.shards import shard_items
 from clipguard.probe.tables import TEXT_TABLES, table_items
 from clipguard.text_safety import safe_text
@@ -70,18 +71,20 @@ def _with_names(found: Items, place: Path) -> Items:
 
 
 def _of_folders(place: Path) -> Items:
-    """One folder of images per class, or images alone; what is hidden is counted."""
-    stray: dict[str, int] = {}
+    """One folder of images per class, or images alone; what is hidden or not read is counted."""
+    stray, unread = Counter[str](), Counter[str]()
 
     def images(pattern: str) -> list[Path]:
         kept = []
         for path in sorted(place.glob(pattern)):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                odd = [part for part in path.relative_to(place).parts if _is_stray(part)]
-                if odd:
-                    stray[odd[0]] = stray.get(odd[0], 0) + 1
-                else:
-                    kept.append(path)
+            suffix = path.suffix.lower()
+            odd = [part for part in path.relative_to(place).parts if _is_stray(part)]
+            if odd:
+                stray[odd[0]] += suffix in IMAGE_SUFFIXES
+            elif suffix in IMAGE_SUFFIXES:
+                kept.append(path)
+            else:
+                unread[suffix] += suffix in UNREAD_SUFFIXES
         return kept
 
     files = images("*/*")
@@ -90,13 +93,20 @@ def _of_folders(place: Path) -> Items:
         shown = safe_text(place, 400)
         raise UsageError(
             f"no images in {shown} and in the folders in it; expected one folder of images per "
-            f"class ({shown}/CLASS/*), a table, or tar files"
+            f"class ({shown}/CLASS/*), a table, or tar files{_not_read(unread)}"
         )
     items = tuple(Item(path.parent.name if files else "", partial(_file, path)) for path in found)
-    names = ", ".join(repr(safe_text(name)) for name in sorted(stray)[:SHOWN])
-    count = sum(stray.values())
-    warnings = (f"left out {count} images in hidden and system files: {names}",) if stray else ()
+    hidden = [name for name, count in sorted(stray.items()) if count]
+    shown = ", ".join(repr(safe_text(name)) for name in hidden[:SHOWN])
+    told = f"left out {stray.total()} images in hidden and system files: {shown}" if hidden else ""
+    warnings = tuple(filter(None, (told, _not_read(unread).removeprefix("; "))))
     return Items(items=items, told="name" if files else "nothing", warnings=warnings)
+
+
+def _not_read(unread: Counter[str]) -> str:
+    kinds = ", ".join(suffix for suffix, count in sorted(unread.items()) if count)
+    found = f"left out {unread.total()} images that are not read ({kinds})"
+    return f"; {found}; convert them to PNG or JPEG" if kinds else ""
 
 
 def _file(path: Path) -> Path:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+UNREAD_SUFFIXES = {".avif", ".heic", ".heif", ".jp2", ".jxl"}
+"""Images whose decoders are not used; they are counted."""
 Told = Literal["name", "index", "caption", "nothing"]
 """What is said of an image: its class by name, by its place in the class list, or a sentence."""
 

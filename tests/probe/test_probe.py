@@ -230,6 +230,16 @@ def test_hidden_and_system_folders_are_no_classes(folder: Path):
     assert "__MACOSX" in probe.warnings[0]
 
 
+def test_images_that_are_not_read_are_counted(folder: Path, tmp_path: Path):
+    for name in ("cat/photo.HEIC", "dog/photo.avif", "dog/notes.txt"):
+        (folder / name).write_bytes(b"anything")
+    assert any("2 images" in warning and ".heic" in warning for warning in load(folder).warnings)
+    (tmp_path / "phone" / "cat").mkdir(parents=True)
+    (tmp_path / "phone" / "cat" / "0.heic").write_bytes(b"anything")
+    with pytest.raises(UsageError, match=r"1 images.*\.heic"):
+        load(tmp_path / "phone")
+
+
 @pytest.mark.parametrize("twin", ["Cat", "CAT", " cat", "cat "])
 def test_folders_that_a_tokenizer_cannot_tell_apart_are_one_class(folder: Path, twin: str):
     picture(folder / twin / "x.png", 50)
