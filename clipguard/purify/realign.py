@@ -95,20 +95,20 @@ class Realign:
         section VI; the teacher in place of labels, and new triggers on the way, are not in it.
     """
 
-    ID: ClassVar[str] = "realign/2"
+    ID: ClassVar[str] = "realign/3"
 
     steps: int = 100
     learning_rate: float = 3e-4
     warm_up: int = 5
     images: int = 32
-    triggered_weight: float = 0.25
+    triggered_weight: float = 0.5
     moved: float = 0.5
     weakest: float = 0.5
     strongest: float = 3.0
     further: int = 800
     near: int = 64
     held: int = 8
-    every: int = 20
+    every: int = 10
     together: int = 1
     search: Inverter = SHORT
 
