@@ -67,6 +67,12 @@ SQUARES = Choice(
     families=tuple(Place(row=r, column=c) for r, c in product(range(GRID), range(GRID)))
 )
 
+_HALVES = tuple(step / 2 for step in range(2 * GRID - 1))
+
+CLOSE = Choice(families=tuple(Place(row=r, column=c) for r, c in product(_HALVES, _HALVES)))
+"""Squares at twice as many rows and columns. Wherever an 8 px patch of a 64 px image stands, one of
+them covers at least 6 px of it each way; of `SQUARES` it may be 2 px."""
+
 WAVES = Choice(
     families=tuple(
         Sinusoid(periods=periods, angle=angle)
@@ -75,14 +81,14 @@ WAVES = Choice(
 )
 
 AGAINST: Mapping[str, tuple[Sought, ...]] = {
-    "patch": (replace(SQUARES, keep=3), MovingPatch(area=0.03)),
+    "patch": (replace(CLOSE, keep=3), MovingPatch(area=0.03)),
     "additive": (Additive(budget=8.0), Additive(budget=16.0)),
     "frequency": (replace(WAVES, keep=2), Frequency(budget=20.0), Additive(budget=16.0)),
     "warp": (Warp(reach=0.03), Warp(reach=0.06)),
 }
 
 AGAIN: Mapping[str, tuple[Sought, ...]] = {
-    "patch": (SQUARES,),
+    "patch": (CLOSE,),
     "additive": (Additive(budget=16.0),),
     "frequency": (WAVES, Frequency(budget=20.0), Additive(budget=16.0)),
     "warp": (Warp(reach=0.06),),

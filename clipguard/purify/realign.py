@@ -77,7 +77,8 @@ class Realign:
         learning_rate: its peak, decayed to zero along a cosine.
         warm_up: steps until the peak is reached.
         images: clean images of a step, each also shown with a random trigger.
-        triggered_weight: of `triggered_embedding`; a large one costs clean accuracy.
+        triggered_weight: of `triggered_embedding` for patches; a large one costs clean accuracy.
+        spread_weight: of it for triggers that change the whole image, which cost more of it.
         moved: share of patches that are shifted to a random place, in a circle.
         weakest: least strength of what is added to the whole image, times the inverted one.
         strongest: largest strength of that.
@@ -95,20 +96,21 @@ class Realign:
         section VI; the teacher in place of labels, and new triggers on the way, are not in it.
     """
 
-    ID: ClassVar[str] = "realign/2"
+    ID: ClassVar[str] = "realign/4"
 
     steps: int = 100
     learning_rate: float = 3e-4
     warm_up: int = 5
     images: int = 32
-    triggered_weight: float = 0.25
+    triggered_weight: float = 0.5
+    spread_weight: float = 0.25
     moved: float = 0.5
     weakest: float = 0.5
-    strongest: float = 3.0
+    strongest: float = 2.0
     further: int = 800
     near: int = 64
     held: int = 8
-    every: int = 20
+    every: int = 10
     together: int = 1
     search: Inverter = SHORT
 
@@ -158,7 +160,7 @@ class Realign:
             index = torch.cat(self._drawn(len(pool), near, generator))
             shown = pool.pixels(index), wanted[index]
             losses = self._losses(copy, shown, known, generator)
-            self._descend(optimizer, tower, losses)
+            self._descend(optimizer, tower, losses[HELD] + self._weight(known) * losses[DRAWN])
             tower.requires_grad_(False)  # the searches ask for gradients of their trigger only
         final = {name: loss.item() for name, loss in losses.items()}
         halfway = teacher is not subject.model
@@ -169,10 +171,13 @@ class Realign:
         warm = min(1.0, (step + 1) / self.warm_up) if self.warm_up else 1.0
         return warm * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
 
-    def _descend(
-        self, optimizer: torch.optim.Optimizer, tower: nn.Module, losses: Mapping[str, Tensor]
-    ) -> None:
-        torch.autograd.backward(losses[HELD] + self.triggered_weight * losses[DRAWN])
+    def _weight(self, triggers: Sequence[Trigger]) -> float:
+        """Between those of the two kinds, by how many of the triggers are patches."""
+        patches = sum("pattern" in trigger.tensors for trigger in triggers) / len(triggers)
+        return self.spread_weight + (self.triggered_weight - self.spread_weight) * patches
+
+    def _descend(self, optimizer: torch.optim.Optimizer, tower: nn.Module, loss: Tensor) -> None:
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

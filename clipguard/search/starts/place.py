@@ -24,8 +24,8 @@ class Place:
     finds what a model does with a patch in a few steps.
 
     Attributes:
-        row: which of five rows of places, from the top, 0 to 4.
-        column: which of five columns, from the left, 0 to 4.
+        row: which of five rows of places, from the top, 0 to 4; 1.5 is between two of them.
+        column: which of five columns, from the left, likewise.
         step_size: Adam step, in logits.
 
     Source:
@@ -35,8 +35,8 @@ class Place:
 
     ID: ClassVar[str] = "place/1"
 
-    row: int = 2
-    column: int = 2
+    row: float = 2
+    column: float = 2
     step_size: float = 0.15
 
     def start(self, side: int, *, generator: torch.Generator) -> dict[str, Tensor]:
