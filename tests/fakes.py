@@ -193,7 +193,11 @@ SETTINGS: dict[str, dict[str, object]] = {
     "mm_bd": {"steps": 30},
     # Eleven orthogonal classes have farther to go than a trained text tower's: a looser hold. And
     # how their images differ is noise, of which one class has as little to lend as another.
-    "cbpt": {"consistency_weight": 4.0, "lent_weight": 0.1},
+    "cbpt": {
+        "consistency_weight": 4.0,
+        "spread_consistency_weight": 4.0,
+        "lent_weight": 0.1,
+    },
 }
 HURRIED: dict[str, dict[str, object]] = {
     "inversion": {

@@ -115,6 +115,11 @@ def one_of(triggers: Sequence[Trigger], generator: torch.Generator, images: Tens
     return made
 
 
+def share_of_patches(triggers: Sequence[Trigger]) -> float:
+    """How many of the triggers are patches, in [0, 1]; the rest change the whole image."""
+    return sum("pattern" in trigger.tensors for trigger in triggers) / len(triggers)
+
+
 def some(part: ProbePart, count: int, generator: torch.Generator) -> ProbePart:
     """At most `count` images of `part`, at random."""
     return part.rows(torch.randperm(len(part), generator=generator)[:count])

@@ -16,7 +16,7 @@ from clipguard.errors import InconclusiveError
 from clipguard.model.roles import ClipModel, Repairable
 from clipguard.probe.rates import classify, embed
 from clipguard.probe.sets import ProbePart, Subject, joined
-from clipguard.purify.features import one_of, some
+from clipguard.purify.features import one_of, share_of_patches, some
 from clipguard.purify.inversions import SHORT, Sought, inverted
 from clipguard.search.roles import Inverter, Progress, Search, Trigger
 
@@ -173,8 +173,8 @@ class Realign:
 
     def _weight(self, triggers: Sequence[Trigger]) -> float:
         """Between those of the two kinds, by how many of the triggers are patches."""
-        patches = sum("pattern" in trigger.tensors for trigger in triggers) / len(triggers)
-        return self.spread_weight + (self.triggered_weight - self.spread_weight) * patches
+        more = self.triggered_weight - self.spread_weight
+        return self.spread_weight + more * share_of_patches(triggers)
 
     def _descend(self, optimizer: torch.optim.Optimizer, tower: nn.Module, loss: Tensor) -> None:
         torch.autograd.backward(loss)

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from clipguard.probe.rates import classify, embed
 from clipguard.probe.sets import ProbePart, ProbeSet, Subject
-from clipguard.purify.features import Features
+from clipguard.purify.features import Features, share_of_patches
 from clipguard.purify.methods.cbpt import Cbpt, _preservation, generalised_cross_entropy
 from clipguard.purify.roles import PurifiedHead
 from clipguard.search.families.additive import Additive
@@ -96,9 +96,18 @@ def test_the_classes_are_those_of_the_returned_context_and_progress_counts_the_s
 
 
 def test_consistency_holds_the_classes_near_their_prompts():
-    loose, tight = (purify(consistency_weight=weight) for weight in (0.0, 1000.0))
+    loose, tight = (purify(spread_consistency_weight=weight) for weight in (0.0, 1000.0))
     moved = [(1 - (head.classes * CLASSES).sum(dim=1)).mean() for head in (loose, tight)]
     assert moved[1] < moved[0] / 3
+
+
+def test_patches_and_triggers_of_the_whole_image_hold_the_prompts_by_weights_of_their_own():
+    patch = Trigger("patch", lambda x: x, 0.1, "share", {"pattern": torch.zeros(3, 2, 2)})
+    shares = [share_of_patches(known) for known in ([patch], [patch, hum()], [hum()])]
+    assert shares == [1.0, 0.5, 0.0]
+    cbpt = Cbpt(consistency_weight=2.0, spread_consistency_weight=10.0)
+    losses = {"consistency": torch.tensor(3.0)}
+    assert [cbpt._total(losses, share).item() for share in shares] == [6.0, 18.0, 30.0]
 
 
 def test_every_drawing_is_drawn_alike_however_many_images_it_has():
@@ -114,7 +123,7 @@ def test_further_images_hold_the_readings_of_the_original_classifier():
     probe = stripes_probe()
     further = replace(probe, unlabelled=lambda: without_labels(probe.select))
     kept, free = (
-        purify(probe=further, consistency_weight=0.0, preservation_weight=weight)
+        purify(probe=further, spread_consistency_weight=0.0, preservation_weight=weight)
         for weight in (50.0, 0.0)
     )
     drift = [(scaled() @ (head.classes - CLASSES).T).abs().mean() for head in (kept, free)]

@@ -145,6 +145,12 @@ def test_what_is_added_is_weaker_or_stronger_and_a_patch_moves_whole():
     torch.testing.assert_close(varied(patch, grey, moved=0.0), patch.apply(grey))
 
 
+def test_triggers_of_the_whole_image_press_less_than_patches():
+    patch = Trigger("patch", lambda x: x, 0.1, "share", {"pattern": torch.zeros(3, 2, 2)})
+    realign = Realign(triggered_weight=1.0, spread_weight=0.25)
+    assert [realign._weight(known) for known in ([patch], [hum()])] == [1.0, 0.25]
+
+
 def test_a_trigger_of_another_kind_stays_as_it_is():
     family, images = Warp(), stripes_probe().select.pixels(slice(6))
     warp = family.trigger(family.start(SIDE, generator=generator()), 1.0)

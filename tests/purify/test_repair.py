@@ -37,6 +37,7 @@ CBPT = Cbpt(
     steps=300,
     learning_rate=0.05,
     consistency_weight=1.0,
+    spread_consistency_weight=1.0,
     triggered_weight=2.0,
     margin=4.0,
     lent_weight=0.1,

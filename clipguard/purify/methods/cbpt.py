@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from clipguard.probe.sets import Subject
 from clipguard.purify.contexts import Contexts
-from clipguard.purify.features import cached, one_of, some
+from clipguard.purify.features import cached, one_of, share_of_patches, some
 from clipguard.purify.roles import PurifiedHead, Purifier
 from clipguard.search.roles import Progress, Trigger
 
@@ -54,7 +54,9 @@ class Cbpt:
             class's own images, in [0, 1), however many classes there are.
         triggered_weight: of the triggered half of `classification`.
         alignment_weight: of `alignment`.
-        consistency_weight: of `consistency`.
+        consistency_weight: of `consistency`, against patches.
+        spread_consistency_weight: of it, against triggers that change the whole image: those press
+            on the prompts of every class.
         preservation_weight: of `preservation`.
         lent_weight: of `lent`.
 
@@ -80,6 +82,7 @@ class Cbpt:
     triggered_weight: float = 3.0
     alignment_weight: float = 0.25
     consistency_weight: float = 8.0
+    spread_consistency_weight: float = 8.0
     preservation_weight: float = 1.0
     lent_weight: float = 8.0
 
@@ -109,7 +112,7 @@ class Cbpt:
         if probe.unlabelled is not None:
             further = some(probe.unlabelled(), self.further, generator)
             other = cached(model, [further], [mixed], original, progress)
-        contexts = Contexts(model, names, self.classes)
+        contexts, patches = Contexts(model, names, self.classes), share_of_patches(triggers)
         losses: dict[str, Tensor] = {}
         for step in range(self.steps):
             progress("class-wise prompts", step, self.steps)
@@ -125,7 +128,7 @@ class Cbpt:
             if other is not None:
                 losses["preservation"] = _preservation(heads, other.draw(self.images, generator))
             decay = 0.5 + 0.5 * math.cos(math.pi * step / self.steps)
-            contexts.step(self._total(losses), self.learning_rate * decay)
+            contexts.step(self._total(losses, patches), self.learning_rate * decay)
         final = {name: loss.item() for name, loss in losses.items()}
         return PurifiedHead(contexts.every(), contexts.values.detach(), final, method="cbpt")
 
@@ -153,11 +156,12 @@ class Cbpt:
         share = max(self.target_share, own.float().mean().item())
         return (1 - share) * surprise[~own].mean() + share * surprise[own].mean()
 
-    def _total(self, losses: dict[str, Tensor]) -> Tensor:
+    def _total(self, losses: dict[str, Tensor], patches: float) -> Tensor:
+        spread = self.spread_consistency_weight
         weights = {
             "classification": 1.0,
             "alignment": self.alignment_weight,
-            "consistency": self.consistency_weight,
+            "consistency": spread + (self.consistency_weight - spread) * patches,
             "preservation": self.preservation_weight,
             "lent": self.lent_weight,
         }
