@@ -31,7 +31,7 @@ class Contexts:
     names: Sequence[str]
     at_once: int
     values: Tensor = field(init=False)
-    _rows: Tensor = field(init=False)
+    _still: Tensor = field(init=False)
     _known: Tensor | None = field(init=False, default=None)
     _adam: torch.optim.Adam = field(init=False)
 
@@ -39,7 +39,7 @@ class Contexts:
         """Start every class alike."""
         start = self.model.embed_tokens(START).expand(len(self.names), -1, -1)
         self.values = start.clone().requires_grad_()
-        self._rows = torch.arange(len(self.names))
+        self._still = torch.arange(0)
         self._adam = torch.optim.Adam([self.values])
 
     def turn(self, target: int, generator: torch.Generator) -> Tensor:
@@ -54,10 +54,11 @@ class Contexts:
         if self._known is None:
             self._known = self.every()
         order = torch.randperm(len(self.names), generator=generator)
-        rows = torch.cat([torch.tensor([target]), order[order != target]])[: self.at_once]
+        order = torch.cat([torch.tensor([target]), order[order != target]])
+        rows, self._still = order[: self.at_once], order[self.at_once :]
         made = self.model.encode_context(self.values[rows], [self.names[row] for row in rows])
         found = self._known.index_copy(0, rows.to(made.device), made)
-        self._rows, self._known = rows, found.detach()
+        self._known = found.detach()
         return found
 
     def step(self, loss: Tensor, learning_rate: float) -> None:
@@ -67,13 +68,13 @@ class Contexts:
             loss: of the embeddings that `turn` gave.
             learning_rate: of this step.
         """
-        rows, before = self._rows, self.values.detach().clone()
+        before = self.values[self._still].detach()
         # Asked for by name: the model's own .grad must stay empty.
         (self.values.grad,) = torch.autograd.grad(loss, self.values)
         self._adam.param_groups[0]["lr"] = learning_rate
         self._adam.step()
         with torch.no_grad():
-            self.values.copy_(before.index_copy_(0, rows, self.values[rows]))
+            self.values[self._still] = before
 
     @torch.no_grad()
     def every(self) -> Tensor:

@@ -1,5 +1,8 @@
 """Contexts of many classes: which a step tunes, and what the others keep."""
 
+from collections.abc import Sequence
+
+import pytest
 import torch
 from fakes import NAMES, StripesClip, generator
 
@@ -56,3 +59,23 @@ def test_a_step_moves_the_classes_of_its_turn_alone():
         moved = (contexts.values != before).flatten(1).any(dim=1)
         assert moved.sum() == SOME
         assert moved[grad.flatten(1).any(dim=1)].all()
+
+
+class Elsewhere(StripesClip):
+    """On a device that is not the one where indices are drawn, as a GPU is not."""
+
+    device = torch.device("meta")
+
+    def embed_tokens(self, text: str) -> torch.Tensor:
+        return super().embed_tokens(text).to(self.device)
+
+    def encode_context(self, context: torch.Tensor, class_names: Sequence[str]) -> torch.Tensor:
+        return context.mean(dim=1)
+
+
+@pytest.mark.parametrize("at_once", [SOME, len(NAMES)])
+def test_the_contexts_stay_on_the_device_of_the_model(at_once: int):
+    contexts = Contexts(Elsewhere(), NAMES, at_once)
+    for _ in range(2):
+        contexts.step(contexts.turn(TARGET, generator()).sum(), 0.1)
+    assert contexts.every().device == contexts.values.device == Elsewhere.device
