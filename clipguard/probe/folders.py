@@ -78,35 +78,38 @@ def _of_folders(place: Path) -> Items:
         kept = []
         for path in sorted(place.glob(pattern)):
             suffix = path.suffix.lower()
-            odd = [part for part in path.relative_to(place).parts if _is_stray(part)]
-            if odd:
-                stray[odd[0]] += suffix in IMAGE_SUFFIXES
+            odd = next(filter(_is_stray, path.relative_to(place).parts), None)
+            if suffix in IMAGE_SUFFIXES and odd is not None:
+                stray[odd] += 1
             elif suffix in IMAGE_SUFFIXES:
                 kept.append(path)
-            else:
-                unread[suffix] += suffix in UNREAD_SUFFIXES
+            elif suffix in UNREAD_SUFFIXES and odd is None:
+                unread[suffix] += 1
         return kept
 
     files = images("*/*")
     found = files or images("*")
+    told = _not_read(unread)
     if not found:
         shown = safe_text(place, 400)
-        raise UsageError(
+        wanted = (
             f"no images in {shown} and in the folders in it; expected one folder of images per "
-            f"class ({shown}/CLASS/*), a table, or tar files{_not_read(unread)}"
+            f"class ({shown}/CLASS/*), a table, or tar files"
         )
+        raise UsageError("; ".join((wanted, *told)))
     items = tuple(Item(path.parent.name if files else "", partial(_file, path)) for path in found)
-    hidden = [name for name, count in sorted(stray.items()) if count]
-    shown = ", ".join(repr(safe_text(name)) for name in hidden[:SHOWN])
-    told = f"left out {stray.total()} images in hidden and system files: {shown}" if hidden else ""
-    warnings = tuple(filter(None, (told, _not_read(unread).removeprefix("; "))))
-    return Items(items=items, told="name" if files else "nothing", warnings=warnings)
+    names = ", ".join(repr(safe_text(name)) for name in sorted(stray)[:SHOWN])
+    if stray:
+        told = (f"left out {stray.total()} images in hidden and system files: {names}", *told)
+    return Items(items=items, told="name" if files else "nothing", warnings=told)
 
 
-def _not_read(unread: Counter[str]) -> str:
-    kinds = ", ".join(suffix for suffix, count in sorted(unread.items()) if count)
-    found = f"left out {unread.total()} images that are not read ({kinds})"
-    return f"; {found}; convert them to PNG or JPEG" if kinds else ""
+def _not_read(unread: Counter[str]) -> tuple[str, ...]:
+    """The warning about images of formats that are not read; none where there are none."""
+    if not unread:
+        return ()
+    found = f"left out {unread.total()} images that are not read ({', '.join(sorted(unread))})"
+    return (f"{found}; convert them to PNG or JPEG",)
 
 
 def _file(path: Path) -> Path:
