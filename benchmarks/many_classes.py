@@ -43,7 +43,7 @@ SHARE = 20
 LONG = "very " * 69 + "long"
 """A name that fills a prompt, so that every other one beside it is filled up."""
 STEPS, MARGIN = 100, 4.0
-"""As in `realign+cbpt`."""
+"""Those of the prompts of `realign+cbpt` when the tables of docs/benchmarks.md were made."""
 RATES = ("CA", "ASR", "PA")
 SIDE = 64
 
@@ -98,9 +98,7 @@ def quality(victim: Path, tower: Path | None) -> dict[str, dict[str, float]]:
     def rated(classes: Tensor, begun: float) -> dict[str, float]:
         found = rates(looked, classes, fresh, target, generator=torch.Generator())
         known = found.clean_accuracy, found.asr, found.poisoned_accuracy
-        row = {
-            key: 0.0 if one is None else one.value for key, one in zip(RATES, known, strict=True)
-        }
+        row = {key: one.value for key, one in zip(RATES, known, strict=True) if one is not None}
         return row | {"seconds": time.monotonic() - begun}
 
     rows = {"not repaired": rated(subject.classes, time.monotonic())}
