@@ -35,11 +35,13 @@ class Choice:
 
     Attributes:
         families: what is looked at.
+        most: how many of them are looked at, each time others; None is all.
         keep: how many of them are searched.
         look: how long each is looked at.
     """
 
     families: tuple[TriggerFamily, ...]
+    most: int | None = None
     keep: int = 1
     look: Effort = LOOK
 
@@ -51,14 +53,16 @@ class Choice:
         """
         if search.target is None:
             raise ValueError("a choice needs a target class")
-        aims = [Aim(family, (search.target,)) for family in self.families]
+        drawn = torch.randperm(len(self.families), generator=generator)[: self.most].tolist()
+        looked = [self.families[place] for place in sorted(drawn)]
+        aims = [Aim(family, (search.target,)) for family in looked]
         seed = int(torch.randint(2**31, (1,), generator=generator))
         images = search.probe.optimise.images
         side = Side(search.model, search.classes)
         found = search_all(side, aims, images, self.look, seed=seed, tick=search.tick)
         losses = [one.loss if one.sound else torch.inf for one in found]
         order = sorted(range(len(losses)), key=losses.__getitem__)
-        return [self.families[place] for place in order[: self.keep]]
+        return [looked[place] for place in order[: self.keep]]
 
 
 Sought = TriggerFamily | Choice

@@ -21,7 +21,7 @@ from clipguard.purify.inversions import SHORT, Sought, inverted
 from clipguard.search.roles import Inverter, Progress, Search, Trigger
 
 STAGE = "image tower"
-HELD, DRAWN = "clean_embedding", "triggered_embedding"
+HELD, NEAR, DRAWN = "clean_embedding", "near_embedding", "triggered_embedding"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,8 @@ class Realign:
     """Distil the image tower from itself; neither labels nor class names are needed.
 
     The teacher is the frozen suspect, or what lies half-way from it to a reference.
-    `clean_embedding`: a copy keeps the teacher's embeddings of clean images.
+    `clean_embedding`: a copy keeps the teacher's embeddings of clean images. `near_embedding`: the
+    same for those that are most like the target class.
     `triggered_embedding`: it gives an image with a trigger the embedding that the teacher gives the
     image without. Inverted triggers are not the true one, so each is varied: patches also stand at
     random places, and what is added to the whole image is also fainter or stronger. Now and then a
@@ -77,12 +78,14 @@ class Realign:
         learning_rate: its peak, decayed to zero along a cosine.
         warm_up: steps until the peak is reached.
         images: clean images of a step, each also shown with a random trigger.
+        near_weight: of `near_embedding`.
         triggered_weight: of `triggered_embedding` for patches; a large one costs clean accuracy.
         spread_weight: of it for triggers that change the whole image, which cost more of it.
         moved: share of patches that are shifted to a random place, in a circle.
         weakest: least strength of what is added to the whole image, times the inverted one.
         strongest: largest strength of that.
-        further: unlabelled images that are used beside *optimise*, at most.
+        further: unlabelled images that are used beside the others, at most. With few of them the
+            tower learns them by heart, and clean accuracy falls.
         near: images that are most like the target class, by the teacher's embeddings. Triggers
             that lead there share something with what it looks like, which must not be unlearned
             with them.
@@ -96,20 +99,21 @@ class Realign:
         section VI; the teacher in place of labels, and new triggers on the way, are not in it.
     """
 
-    ID: ClassVar[str] = "realign/4"
+    ID: ClassVar[str] = "realign/5"
 
-    steps: int = 100
+    steps: int = 150
     learning_rate: float = 3e-4
     warm_up: int = 5
     images: int = 32
-    triggered_weight: float = 0.5
+    near_weight: float = 0.25
+    triggered_weight: float = 0.7
     spread_weight: float = 0.25
     moved: float = 0.5
     weakest: float = 0.5
     strongest: float = 2.0
-    further: int = 800
-    near: int = 64
-    held: int = 8
+    further: int = 3000
+    near: int = 32
+    held: int = 16
     every: int = 10
     together: int = 1
     search: Inverter = SHORT
@@ -127,8 +131,8 @@ class Realign:
         Never sees *measure*, and never changes the suspect.
 
         Args:
-            subject: the suspect; *optimise* and the unlabelled images train, *select* decides
-                where to start.
+            subject: the suspect; *select* decides where to start, and then trains as do
+                *optimise* and the unlabelled images.
             backdoor: what to repair it against.
             generator: of every draw.
             progress: told about every step.
@@ -160,7 +164,8 @@ class Realign:
             index = torch.cat(self._drawn(len(pool), near, generator))
             shown = pool.pixels(index), wanted[index]
             losses = self._losses(copy, shown, known, generator)
-            self._descend(optimizer, tower, losses[HELD] + self._weight(known) * losses[DRAWN])
+            total = losses[HELD] + self.near_weight * losses[NEAR]
+            self._descend(optimizer, tower, total + self._weight(known) * losses[DRAWN])
             tower.requires_grad_(False)  # the searches ask for gradients of their trigger only
         final = {name: loss.item() for name, loss in losses.items()}
         halfway = teacher is not subject.model
@@ -185,9 +190,10 @@ class Realign:
     def _pool(self, subject: Subject, generator: torch.Generator) -> ProbePart:
         """What the tower is trained on."""
         probe = subject.probe
-        if probe.unlabelled is None:
-            return probe.optimise
-        return joined([probe.optimise, some(probe.unlabelled(), self.further, generator)])
+        parts = [probe.optimise, probe.select]
+        if probe.unlabelled is not None:
+            parts.append(some(probe.unlabelled(), self.further, generator))
+        return joined(parts)
 
     def _nearest(self, rows: Tensor, wanted: Tensor) -> Tensor:
         """Which embeddings (N, D) lie nearest to that of one class (D,)."""
@@ -214,7 +220,12 @@ class Realign:
         shown = self.varied(clean[: self.images], triggers, generator)
         both = copy.encode_image(torch.cat([clean, shown]).to(copy.device))
         apart = 1 - (both * torch.cat([wanted, wanted[: self.images]])).sum(dim=1)
-        return {HELD: apart[: len(clean)].mean(), DRAWN: apart[len(clean) :].mean()}
+        near, drawn = self.images, len(clean)
+        return {
+            HELD: apart[:near].mean(),
+            NEAR: apart[near:drawn].mean(),
+            DRAWN: apart[drawn:].mean(),
+        }
 
     def varied(
         self, images: Tensor, triggers: Sequence[Trigger], generator: torch.Generator

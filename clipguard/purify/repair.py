@@ -59,7 +59,9 @@ class RepairSettings:
     """
 
     realign: Realign | None = Realign()
-    purifier: Purifier | None = Cbpt(steps=100, spread_consistency_weight=30.0)
+    purifier: Purifier | None = Cbpt(
+        steps=100, spread_consistency_weight=30.0, target_consistency_weight=10.0
+    )
     alone: Purifier = Cbpt()
     against: Mapping[str, Sequence[Sought]]
     again: Mapping[str, Sequence[Sought]]

@@ -91,7 +91,13 @@ def test_the_classes_are_those_of_the_returned_context_and_progress_counts_the_s
     head = purify(progress=lambda *news: told.append(news), probe=sealed_probe, steps=7)
     assert head.context.shape == (len(NAMES), CONTEXT_TOKENS, WIDTH)
     torch.testing.assert_close(StripesClip().encode_context(head.context, NAMES), head.classes)
-    assert head.losses.keys() == {"classification", "alignment", "consistency", "lent"}
+    assert head.losses.keys() == {
+        "classification",
+        "alignment",
+        "consistency",
+        "target_consistency",
+        "lent",
+    }
     assert told[1:] == [("class-wise prompts", i, 7) for i in range(7)]
 
 
@@ -108,6 +114,14 @@ def test_patches_and_triggers_of_the_whole_image_hold_the_prompts_by_weights_of_
     cbpt = Cbpt(consistency_weight=2.0, spread_consistency_weight=10.0)
     losses = {"consistency": torch.tensor(3.0)}
     assert [cbpt._total(losses, share).item() for share in shares] == [6.0, 18.0, 30.0]
+    own, losses = Cbpt(target_consistency_weight=4.0), {"target_consistency": torch.tensor(3.0)}
+    assert [own._total(losses, share).item() for share in shares] == [0.0, 6.0, 12.0]
+
+
+def test_the_prompt_of_the_target_can_be_held_by_a_weight_of_its_own():
+    loose, tight = (purify(target_consistency_weight=weight) for weight in (0.0, 1000.0))
+    moved = [1 - (head.classes * CLASSES).sum(dim=1) for head in (loose, tight)]
+    assert moved[1][PLANTED] < moved[0][PLANTED] / 3
 
 
 def test_every_drawing_is_drawn_alike_however_many_images_it_has():

@@ -43,6 +43,14 @@ def test_a_choice_looks_at_all_and_keeps_the_best():
         choice.best(replace(search(), target=None), generator=generator())
 
 
+def test_a_choice_may_look_at_some_of_them_each_time_at_others():
+    choice = Choice(families=PLACES, most=2, keep=9)
+    draws = generator()
+    looks = [frozenset(choice.best(search(), generator=draws)) for _ in range(8)]
+    assert {len(look) for look in looks} == {2}
+    assert len(set(looks)) > 2
+
+
 class Shares:
     """An inverter whose triggers move as many images as their budget says."""
 

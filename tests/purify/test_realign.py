@@ -64,7 +64,7 @@ def test_a_shortcut_goes_and_clean_embeddings_stay():
     part = stripes_probe().measure
     same = (embed(made.model, part) * embed(suspect, part)).sum(dim=1)
     assert same.min() > 0.95
-    assert made.losses.keys() == {"clean_embedding", "triggered_embedding"}
+    assert made.losses.keys() == {"clean_embedding", "near_embedding", "triggered_embedding"}
     assert not any(weight.requires_grad for weight in made.model.image_tower().parameters())
 
 
@@ -120,9 +120,22 @@ def test_images_near_the_target_class_are_held_and_never_triggered():
     losses = fixed._losses(model, (clean, rows[drawn]), [trigger], generator())
     shown, wanted = model.encode_image(trigger.apply(clean[:2])), model.encode_image(clean[:2])
     assert losses["clean_embedding"].item() == pytest.approx(0, abs=1e-6)
+    assert losses["near_embedding"].item() == pytest.approx(0, abs=1e-6)
     torch.testing.assert_close(
         losses["triggered_embedding"], (1 - (shown * wanted).sum(dim=1)).mean()
     )
+
+
+def test_it_is_trained_on_everything_but_measure():
+    probe = stripes_probe()
+    parts = probe.optimise, probe.select, probe.measure
+    further = replace(probe, unlabelled=lambda: parts[2])
+    counts = [
+        len(Realign(further=7)._pool(Subject(StripesClip(), one), generator()))
+        for one in (probe, further)
+    ]
+    both = len(parts[0]) + len(parts[1])
+    assert counts == [both, both + 7]
 
 
 def varied(trigger: Trigger, images: torch.Tensor, **settings: float) -> torch.Tensor:
