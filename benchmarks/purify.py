@@ -13,7 +13,8 @@ instead, by mistake. `--reference` holds every victim against the bundled model 
 from. `--true-trigger` tunes against the planted trigger, which is the most that a method can do.
 `--label-free` hides the classes of all images, `--images` leaves so many of them. For development:
 what is chosen here must be reported elsewhere. `--second` holds what was repaired against the
-bundled model, as the second scan does, and says what the default policy concludes from it.
+bundled model, as the second scan does, and says what the default policy concludes from it, with
+excess, largest gap, and how far the class that lies furthest apart does.
 """
 
 from __future__ import annotations
@@ -150,15 +151,21 @@ class Ward:
         classes = repair.repair(patient, generator=draws, progress=quiet)
         return (model, patient.classes() if classes is None else classes), 0.0
 
-    def second(self, suspect: OpenClipModel) -> int:
-        """What the default policy concludes from a second scan, as the place in `OUTCOMES`."""
+    def second(self, suspect: OpenClipModel) -> Row:
+        """What a second scan measures, and the place in `OUTCOMES` of what the policy concludes."""
         detector = profile(self.given.profile).differential
         base = base_named(self.case.truth["base"])
         pair = detector.pair(Subject(suspect, self.subject.probe), base)
         *_, found = detector.compare(pair, seed=self.given.seed + ANOTHER, progress=quiet)
         found = scored(found, curve_of(detector, "base"), "")
         (concluded,) = conclude(load_policy("default"), [found.record], NO_BAND)
-        return OUTCOMES.index(concluded.outcome)
+        gaps = (row.against.gap for row in found.record.candidates if row.against)
+        return {
+            "second": OUTCOMES.index(concluded.outcome),
+            "second excess": found.record.excess or 0.0,
+            "second gap": max(gaps, default=0.0),
+            "second apart": found.record.apart[0].apart,
+        }
 
     def row(self, make: Maker | None) -> Row:
         """One way, rated; None is nothing."""
@@ -169,7 +176,7 @@ class Ward:
             spent += known + time.monotonic() - begun
         row = self.case.against_twin(self.case.rated(*made)) | {"s": spent}
         if self.given.second and make is not None:
-            row["second"] = self.second(made[0])
+            row |= self.second(made[0])
         return row
 
 

@@ -164,9 +164,14 @@ def cells(name: str, row: Row) -> str:
         f"{row['pa seen']:.1%}",
         f"{row['ratio seen']:.0%} / {row['ratio held_out']:.0%}",
         f"{row['s']:.0f}",
-        OUTCOMES[int(row["second"])].value if "second" in row else "–",
+        _scanned(row) if "second" in row else "–",
     )
     return f"| {name} | {' | '.join(shown)} |"
+
+
+def _scanned(row: Row) -> str:
+    measured = (f"{row[f'second {what}']:.2f}" for what in ("excess", "gap", "apart"))
+    return f"{OUTCOMES[int(row['second'])].value}: {', '.join(measured)}"
 
 
 def summary(name: str, rows: list[Row]) -> str:

@@ -213,7 +213,7 @@ HURRIED: dict[str, dict[str, object]] = {
 # no trigger and read no null band. Those that look at the encoder alone name no target either.
 ENCODER_COMPARATORS = ("cosine_shift", "decree", "l2_shift")
 CLASS_COMPARATORS = ("clip_inspector", "mm_bd", "neural_cleanse")
-COMPARATORS = (*CLASS_COMPARATORS, *ENCODER_COMPARATORS, "mars")
+COMPARATORS = (*CLASS_COMPARATORS, *ENCODER_COMPARATORS, "label_flow", "mars")
 
 
 def scan(
