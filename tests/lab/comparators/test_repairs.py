@@ -19,6 +19,7 @@ from clipguard.lab.comparators.repairs._training import train
 from clipguard.lab.comparators.repairs.cleanclip import augmented, edited
 from clipguard.lab.comparators.repairs.invertune import far
 from clipguard.lab.comparators.repairs.par import roughened
+from clipguard.lab.comparators.repairs.rvpt import watched
 from clipguard.lab.comparators.repairs.tbar import SCALES
 from clipguard.model.open_clip import OpenClipModel
 from clipguard.probe.load import Scenes, bundled_probe
@@ -147,3 +148,27 @@ def test_an_edited_caption_has_no_new_word():
     assert len(made) > 5
     assert all(set(text.split()) <= set(caption.split()) for text in made)
     assert edited("cactus", draws) == "cactus"
+
+
+@pytest.mark.parametrize("base", ["nano-rn", "nano-vit"])
+def test_visual_prompts_leave_the_weights_and_push_features_away(base: str):
+    shown, likeness = images().measure.pixels(slice(0, 8)), []
+    for repulsion in (0.0, 20.0):
+        one = patient(base)
+        before = one.subject.model.encode_image(shown).detach()
+        assert repaired("rvpt", one, steps=12, batch=8, repulsion=repulsion) is None
+        after = one.subject.model.encode_image(shown)
+        likeness.append((before * after).sum(dim=1).mean().item())
+        assert not moved(one.network, "", base)
+        assert not after.requires_grad
+    assert likeness[1] < likeness[0] < 0.999
+
+
+def test_prompts_are_taken_out_behind_their_layer_and_a_share_of_the_layers_has_none():
+    one = patient("nano-vit")
+    blocks = list(one.network.visual.transformer.resblocks)
+    repaired("rvpt", one, **FEW, shallow=0.5, tokens=3)
+    with watched(blocks) as seen:
+        one.subject.model.encode_image(images().measure.pixels(slice(0, 2)))
+    assert {output.shape for output in seen} == {(2, 65, 128)}
+    assert [len(block._forward_pre_hooks) for block in blocks] == [0, 0, 1, 1]
