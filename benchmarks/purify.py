@@ -13,14 +13,15 @@ instead, by mistake. `--reference` holds every victim against the bundled model 
 from. `--true-trigger` tunes against the planted trigger, which is the most that a method can do.
 `--label-free` hides the classes of all images, `--images` leaves so many of them. For development:
 what is chosen here must be reported elsewhere. `--second` holds what was repaired against the
-bundled model, as the second scan does, and says what the default policy concludes from it, with
-excess, largest gap, and how far the class that lies furthest apart does.
+bundled model, as the second scan does. It says what the default policy concludes, and three
+figures: the excess, the largest gap (of a trigger of any kind), and how far a class lies apart.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -162,7 +163,7 @@ class Ward:
         gaps = (row.against.gap for row in found.record.candidates if row.against)
         return {
             "second": OUTCOMES.index(concluded.outcome),
-            "second excess": found.record.excess or 0.0,
+            "second excess": math.nan if found.record.excess is None else found.record.excess,
             "second gap": max(gaps, default=0.0),
             "second apart": found.record.apart[0].apart,
         }

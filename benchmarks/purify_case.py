@@ -40,7 +40,7 @@ COLUMNS = (
     "PA",
     "PA of the twin's, seen / held out",
     "seconds",
-    "second scan",
+    "second scan: excess, gap, apart",
 )
 SUMMARY = (
     "CA loss: mean, worst",
@@ -164,7 +164,7 @@ def cells(name: str, row: Row) -> str:
         f"{row['pa seen']:.1%}",
         f"{row['ratio seen']:.0%} / {row['ratio held_out']:.0%}",
         f"{row['s']:.0f}",
-        _scanned(row) if "second" in row else "–",
+        _scanned(row) if "second apart" in row else "–",
     )
     return f"| {name} | {' | '.join(shown)} |"
 

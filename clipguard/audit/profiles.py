@@ -88,7 +88,7 @@ AGAINST: Mapping[str, tuple[Sought, ...]] = {
 }
 
 AGAIN: Mapping[str, tuple[Sought, ...]] = {
-    "patch": (replace(CLOSE, most=40),),  # half of them: each search draws others
+    "patch": (replace(CLOSE, most=40),),  # half of them, drawn anew for each search
     "additive": (Additive(budget=16.0),),
     "frequency": (WAVES, Frequency(budget=20.0), Additive(budget=16.0)),
     "warp": (Warp(reach=0.06),),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,11 +90,12 @@ def cached(
     progress: Progress,
 ) -> Features:
     """The features of `parts`, clean and under each of `looks`, with the classes as readings."""
-    clean = [embed(model, part) for part in parts]
+    told = telling(progress, "triggered images", 0, len(looks))
+    clean = [embed(model, part, enough=told) for part in parts]
     sheets = []
     for done, apply in enumerate(looks):
-        progress("triggered images", done, len(looks))
-        sheets.append(torch.cat([embed(model, part, apply) for part in parts]))
+        told = telling(progress, "triggered images", done, len(looks))
+        sheets.append(torch.cat([embed(model, part, apply, enough=told) for part in parts]))
     labels = [
         pseudo_labels(part, classify(rows, classes))
         for part, rows in zip(parts, clean, strict=True)
@@ -113,6 +114,21 @@ def one_of(triggers: Sequence[Trigger], generator: torch.Generator, images: Tens
     for number in sorted(set(drawn.tolist())):
         made[drawn == number] = triggers[number].apply(images[drawn == number])
     return made
+
+
+def telling(progress: Progress, stage: str, done: int, total: int) -> Callable[[], bool]:
+    """For `embed`, which asks after each batch: tells the progress, so that a budget can end it."""
+
+    def never_enough() -> bool:
+        progress(stage, done, total)
+        return False
+
+    return never_enough
+
+
+def sum_of(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """The losses, each times its weight."""
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
 
 def share_of_patches(triggers: Sequence[Trigger]) -> float:

@@ -35,7 +35,7 @@ class Choice:
 
     Attributes:
         families: what is looked at.
-        most: how many of them are looked at, each time others; None is all.
+        most: how many of them are looked at, drawn anew each time; None is all.
         keep: how many of them are searched.
         look: how long each is looked at.
     """

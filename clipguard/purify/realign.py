@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import cycle, islice
 from typing import ClassVar
 
@@ -14,9 +13,10 @@ from torch import Tensor, nn
 
 from clipguard.errors import InconclusiveError
 from clipguard.model.roles import ClipModel, Repairable
-from clipguard.probe.rates import classify, embed
+from clipguard.probe.rates import embed
 from clipguard.probe.sets import ProbePart, Subject, joined
-from clipguard.purify.features import one_of, share_of_patches, some
+from clipguard.purify.features import share_of_patches, some, sum_of, telling
+from clipguard.purify.halfway import start
 from clipguard.purify.inversions import SHORT, Sought, inverted
 from clipguard.search.roles import Inverter, Progress, Search, Trigger
 
@@ -84,8 +84,8 @@ class Realign:
         moved: share of patches that are shifted to a random place, in a circle.
         weakest: least strength of what is added to the whole image, times the inverted one.
         strongest: largest strength of that.
-        further: unlabelled images that are used beside the others, at most. With few of them the
-            tower learns them by heart, and clean accuracy falls.
+        further: unlabelled images that are used beside the others, at most. Fewer of them cost
+            clean accuracy.
         near: images that are most like the target class, by the teacher's embeddings. Triggers
             that lead there share something with what it looks like, which must not be unlearned
             with them.
@@ -145,11 +145,11 @@ class Realign:
             raise ValueError("a repair needs at least one inverted trigger")
         if not isinstance(subject.model, Repairable):
             raise InconclusiveError("the image tower of a model of this kind cannot be repaired")
-        copy, teacher = _start(subject, subject.model, backdoor)
+        copy, teacher = start(subject, subject.model, backdoor.triggers, backdoor.reference)
         tower, known, losses = copy.image_tower(), list(backdoor.triggers), dict[str, Tensor]()
         optimizer = torch.optim.AdamW(tower.parameters(), lr=self.learning_rate, weight_decay=0)
         families, pool = cycle(backdoor.families), self._pool(subject, generator)
-        wanted = embed(teacher, pool)
+        wanted = embed(teacher, pool, enough=telling(progress, STAGE, 0, self.steps))
         near = self._nearest(wanted, subject.classes[backdoor.target])
         share = max(1, len(known) // 4)  # of each new trigger, beside those known before
         search = Search(copy, subject.probe, subject.classes, backdoor.target)
@@ -164,8 +164,8 @@ class Realign:
             index = torch.cat(self._drawn(len(pool), near, generator))
             shown = pool.pixels(index), wanted[index]
             losses = self._losses(copy, shown, known, generator)
-            total = losses[HELD] + self.near_weight * losses[NEAR]
-            self._descend(optimizer, tower, total + self._weight(known) * losses[DRAWN])
+            weights = {HELD: 1.0, NEAR: self.near_weight, DRAWN: self._weight(known)}
+            self._descend(optimizer, tower, sum_of(losses, weights))
             tower.requires_grad_(False)  # the searches ask for gradients of their trigger only
         final = {name: loss.item() for name, loss in losses.items()}
         halfway = teacher is not subject.model
@@ -211,21 +211,28 @@ class Realign:
         triggers: Sequence[Trigger],
         generator: torch.Generator,
     ) -> dict[str, Tensor]:
-        """How far images (B, 3, S, S) lie from what the teacher says of them without triggers.
+        """How far images lie from what the teacher says of them without triggers.
 
         Only the first images are also shown with one: on those near the target class the triggered
         image is wanted where the trigger leads anyway.
+
+        Args:
+            copy: what is tuned.
+            batch: images (B, 3, S, S) and the teacher's embeddings of them (B, D): first those
+                that are also shown with a trigger, then those near the target class.
+            triggers: of which each image is shown with one.
+            generator: of the draws.
+
+        Returns:
+            Mean of 1 - cosine for each named loss; none of what no image is shown for.
         """
         clean, wanted = batch
         shown = self.varied(clean[: self.images], triggers, generator)
         both = copy.encode_image(torch.cat([clean, shown]).to(copy.device))
         apart = 1 - (both * torch.cat([wanted, wanted[: self.images]])).sum(dim=1)
-        near, drawn = self.images, len(clean)
-        return {
-            HELD: apart[:near].mean(),
-            NEAR: apart[near:drawn].mean(),
-            DRAWN: apart[drawn:].mean(),
-        }
+        counts = self.images, len(clean) - self.images, len(shown)
+        parts = dict(zip((HELD, NEAR, DRAWN), torch.split(apart, list(counts)), strict=True))
+        return {name: part.mean() for name, part in parts.items() if len(part)}
 
     def varied(
         self, images: Tensor, triggers: Sequence[Trigger], generator: torch.Generator
@@ -266,35 +273,3 @@ class Realign:
         layers = torch.cat([black, trigger.apply(plain + 1)[0] - black])
         rolled = torch.stack([layers.roll(tuple(shift), (1, 2)) for shift in shifts.tolist()])
         return rolled[:, :3], rolled[:, 3:]
-
-
-def _start(subject: Subject, model: Repairable, backdoor: Backdoor) -> tuple[Repairable, ClipModel]:
-    """What to tune, and its teacher: the suspect, or what lies half-way to the reference."""
-    copy, reference = model.copied(), backdoor.reference
-    mixed = None if reference is None else _halfway(model, reference)
-    if mixed is None:
-        return copy, model
-    part, classes = subject.probe.select, subject.classes
-    wanted = classify(embed(model, part), classes)
-
-    def kept(one: ClipModel) -> float:
-        """Share of readings, of the clean and of the triggered images, that are as wanted."""
-        looks = None, partial(one_of, backdoor.triggers, torch.Generator().manual_seed(0))
-        read = [(classify(embed(one, part, look), classes) == wanted).float() for look in looks]
-        return (read[0].mean() + read[1].mean()).item()
-
-    return (mixed.copied(), mixed) if kept(mixed) > kept(copy) else (copy, model)
-
-
-def _halfway(model: Repairable, reference: ClipModel) -> Repairable | None:
-    """A copy with the mean of both image towers; None where their weights do not fit."""
-    mine, theirs = (one.image_tower().state_dict() for one in (model, reference))
-    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
-        return None
-    copy = model.copied()
-    mean = {
-        key: (value + theirs[key].to(value.device)) / 2 if value.is_floating_point() else value
-        for key, value in mine.items()
-    }
-    copy.image_tower().load_state_dict(mean)
-    return copy

@@ -43,7 +43,7 @@ def test_a_choice_looks_at_all_and_keeps_the_best():
         choice.best(replace(search(), target=None), generator=generator())
 
 
-def test_a_choice_may_look_at_some_of_them_each_time_at_others():
+def test_a_choice_may_look_at_some_of_them_drawn_anew_each_time():
     choice = Choice(families=PLACES, most=2, keep=9)
     draws = generator()
     looks = [frozenset(choice.best(search(), generator=draws)) for _ in range(8)]

@@ -121,6 +121,12 @@ def test_images_near_the_target_class_are_held_and_never_triggered():
     shown, wanted = model.encode_image(trigger.apply(clean[:2])), model.encode_image(clean[:2])
     assert losses["clean_embedding"].item() == pytest.approx(0, abs=1e-6)
     assert losses["near_embedding"].item() == pytest.approx(0, abs=1e-6)
+    wrong = torch.cat([rows[drawn[:2]], -rows[drawn[2:]]])
+    losses = fixed._losses(model, (clean, wrong), [trigger], generator())
+    assert losses["near_embedding"].item() == pytest.approx(2)
+    assert losses["clean_embedding"].item() == pytest.approx(0, abs=1e-6)
+    few = fixed._losses(model, (clean[:2], rows[drawn[:2]]), [trigger], generator())
+    assert few.keys() == {"clean_embedding", "triggered_embedding"}
     torch.testing.assert_close(
         losses["triggered_embedding"], (1 - (shown * wanted).sum(dim=1)).mean()
     )

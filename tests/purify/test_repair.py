@@ -111,7 +111,7 @@ def test_the_true_trigger_loses_its_hold_and_clean_accuracy_stays():
     assert after.clean_accuracy.value >= before.clean_accuracy.value - 0.02
     torch.testing.assert_close(made.classes.norm(dim=1), torch.ones(len(NAMES)))
     assert (made.tower, made.head.classes is made.classes) == (None, True)
-    assert set(record.losses) > {"classification", "alignment", "consistency", "lent"}
+    assert set(record.losses) == {"classification", "alignment", "consistency", "lent"}
     assert (record.scope, record.head, record.statement) == ("head", None, HEAD_SCOPE)
 
 

@@ -10,12 +10,8 @@ import torch
 from torch import Tensor
 
 from clipguard.detect.roles import Detector, Finding, NullBand
-from clipguard.lab.comparators._classes import (
-    Steps,
-    require_finite_classes,
-    step_class_searches,
-    zero_shot,
-)
+from clipguard.errors import InconclusiveError
+from clipguard.lab.comparators._classes import MIN_STEPS, step_class_searches, zero_shot
 from clipguard.model.pixels import pasted
 from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import classify, embed
@@ -76,8 +72,9 @@ class LabelFlow:
         """See `Detector.detect`.
 
         Raises:
-            InconclusiveError: fewer than three classes, too few steps, or a loss that is not
+            InconclusiveError: fewer than three classes, too few steps, or a likeness that is not
                 finite.
+            RefusedError: the image tower overflows.
         """
         model, probe, names = subject.model, subject.probe, subject.probe.class_names
         classes = zero_shot(subject)
@@ -89,18 +86,19 @@ class LabelFlow:
         )
         flow = after - before
         worst = int(flow.argmax())
-        grown = 100 * flow[worst].item()
+        grows = flow[worst].item() > 0
+        seen = (
+            f"{names[worst]!r} grows from {before[worst]:.1%} to {after[worst]:.1%} of all readings"
+        )
         record = DetectorRecord(
             name="label_flow",
             published=Outcome.INCONCLUSIVE,
             evidence=(
-                f"under one adversarial patch {names[worst]!r} grows from {before[worst]:.1%} to "
-                f"{after[worst]:.1%} of all readings; no limit is published that this could be "
-                "held against"
+                f"under one adversarial patch {seen if grows else 'no class grows'}; no limit is "
+                "published that this could be held against"
             ),
-            statistic=grown,
-            target=names[worst],
-            screened=True,
+            statistic=100 * flow[worst].item(),
+            target=names[worst] if grows else None,
         )
         return Finding(record, ())
 
@@ -112,17 +110,22 @@ class LabelFlow:
         progress: Progress,
     ) -> Tensor:
         """A square (3, L, L) in [0, 1] that pushes images away from their clean embeddings."""
+        if self.steps < MIN_STEPS:
+            raise InconclusiveError(
+                f"label flow: {self.steps} steps, at least {MIN_STEPS} are needed"
+            )
         side = max(1, math.floor(math.sqrt(self.area) * model.image_size))
         patch = torch.rand(3, side, side, generator=generator).requires_grad_()
         optimizer = torch.optim.Adam([patch], lr=self.step_size)
         wanted = embed(model, part)
-        walk = Steps("label flow", 1, 1, self.steps, progress)
-        for _ in walk.of(torch.zeros(1, dtype=torch.long)):
+        for step in range(self.steps):
+            progress("label flow", step, self.steps)
             index = torch.randint(len(part), (self.batch,), generator=generator)
             shown = self._stamped(part.pixels(index), patch)
             rows = model.encode_image(shown.to(model.device))
             like = (rows * wanted[index]).sum(dim=1).mean()
-            require_finite_classes(like.detach()[None], ["it"], "the likeness to")
+            if not like.isfinite():
+                raise InconclusiveError("images under the patch have no finite embedding")
             step_class_searches(optimizer, like, [patch])
             with torch.no_grad():
                 patch.clamp_(0, 1)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from clipguard.probe.sets import Subject
 from clipguard.purify.contexts import Contexts
-from clipguard.purify.features import cached, one_of, share_of_patches, some
+from clipguard.purify.features import cached, one_of, share_of_patches, some, sum_of
 from clipguard.purify.roles import PurifiedHead, Purifier
 from clipguard.search.roles import Progress, Trigger
 
@@ -32,14 +32,14 @@ class Cbpt:
 
     A fifth, `lent`, classifies embeddings that classes might have (`Features.lent`): how drawings
     of a class differ is known from all classes, and the few drawings of the target alone do not
-    hold it.
+    hold it. A sixth, `target_consistency`, keeps the target's embedding near its hand-made prompt.
+    It is for a tower that has closed the trigger, where a prompt has little left to press for.
 
     In the first two, triggered images are read with the target's logit raised by `margin`: an
     inverted trigger is not the true one, so it must be beaten by a distance. Their classification,
     and `lent`, is the generalised cross-entropy, which is bounded: an image that its trigger has
     destroyed must not bend the classifier. Both press on the target class; `target_share` and
-    `lent` press back, and so does `target_consistency`, which keeps the target's embedding near its
-    hand-made prompt. That is for a repaired tower, where little is left to press for.
+    `lent` press back.
 
     Attributes:
         steps: Adam steps; nothing is selected, the last one counts.
@@ -59,16 +59,17 @@ class Cbpt:
         spread_consistency_weight: of it, against triggers that change the whole image: those press
             on the prompts of every class.
         target_consistency_weight: of `target_consistency`, against triggers that change the whole
-            image. What a tower leaves of a patch, only the target's own prompt closes.
+            image; patches are left to the target's prompt.
         preservation_weight: of `preservation`.
         lent_weight: of `lent`.
 
     Source:
         Kong et al., Neural Antidote (CBPT), arXiv 2502.19269, reconstructed: the abstract names
-        class-wise prompts and three losses; their form, `preservation` and every number are
-        ours. `lent` is a plain form of Hariharan and Girshick, Low-shot Visual Recognition by
-        Shrinking and Hallucinating Features, ICCV 2017. Context form: class-specific context of
-        CoOp (Zhou et al., IJCV 2022). Generalised cross-entropy: Zhang and Sabuncu, NeurIPS 2018.
+        class-wise prompts and three losses; their form, `preservation`, `target_consistency` and
+        every number are ours. `lent` is a plain form of Hariharan and Girshick, Low-shot Visual
+        Recognition by Shrinking and Hallucinating Features, ICCV 2017. Context form: class-specific
+        context of CoOp (Zhou et al., IJCV 2022). Generalised cross-entropy: Zhang and Sabuncu,
+        NeurIPS 2018.
     """
 
     ID: ClassVar[str] = "cbpt/4"
@@ -129,7 +130,9 @@ class Cbpt:
                     lent @ heads[0].T, shown.to(lent.device), self.robustness
                 )
             moved = 1 - (classes * original).sum(dim=1)
-            losses |= {"consistency": moved.mean(), "target_consistency": moved[target]}
+            losses["consistency"] = moved.mean()
+            if self.target_consistency_weight and patches < 1:
+                losses["target_consistency"] = moved[target]
             if other is not None:
                 losses["preservation"] = _preservation(heads, other.draw(self.images, generator))
             decay = 0.5 + 0.5 * math.cos(math.pi * step / self.steps)
@@ -171,7 +174,7 @@ class Cbpt:
             "preservation": self.preservation_weight,
             "lent": self.lent_weight,
         }
-        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        return sum_of(losses, weights)
 
 
 def generalised_cross_entropy(logits: Tensor, labels: Tensor, q: float) -> Tensor:

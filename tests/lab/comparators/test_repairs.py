@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -23,6 +24,7 @@ from clipguard.lab.comparators.repairs.rvpt import watched
 from clipguard.lab.comparators.repairs.tbar import SCALES
 from clipguard.model.open_clip import OpenClipModel
 from clipguard.probe.load import Scenes, bundled_probe
+from clipguard.probe.rates import classify
 from clipguard.probe.sets import ProbeSet, Subject
 from clipguard.purify.realign import Backdoor
 from clipguard.search.families.additive import Additive
@@ -153,6 +155,7 @@ def test_an_edited_caption_has_no_new_word():
 @pytest.mark.parametrize("base", ["nano-rn", "nano-vit"])
 def test_visual_prompts_leave_the_weights_and_push_features_away(base: str):
     shown, likeness = images().measure.pixels(slice(0, 8)), []
+    part = images().select
     for repulsion in (0.0, 20.0):
         one = patient(base)
         before = one.subject.model.encode_image(shown).detach()
@@ -161,7 +164,15 @@ def test_visual_prompts_leave_the_weights_and_push_features_away(base: str):
         likeness.append((before * after).sum(dim=1).mean().item())
         assert not moved(one.network, "", base)
         assert not after.requires_grad
+        if not repulsion:  # then only the classes pull
+            read = classify(one.subject.model.encode_image(part.pixels()), one.classes())
+            assert (read == part.labels).float().mean() > 0.9
     assert likeness[1] < likeness[0] < 0.999
+    hidden = replace(part, labels=torch.full_like(part.labels, -1))
+    subject = replace(one.subject, probe=replace(one.subject.probe, select=hidden))
+    for name in ("rvpt", "coop"):
+        with pytest.raises(InconclusiveError, match="classes"):
+            repaired(name, replace(one, subject=subject))
 
 
 def test_prompts_are_taken_out_behind_their_layer_and_a_share_of_the_layers_has_none():

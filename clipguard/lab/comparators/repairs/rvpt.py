@@ -15,11 +15,13 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators.repairs._role import Patient, Repair
 from clipguard.lab.comparators.repairs._training import image_embeddings, train
 from clipguard.search.roles import Progress
 
 DEVIATION = 0.02
+"""Of the first prompts, about that of the tower's own tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,22 +32,24 @@ class Rvpt:
     the cosine, layer by layer, between the feature of the image and that of the tower without
     prompts. What the classes do not need goes, and so does what a trigger needs.
 
-    The prompts are kept as hooks on the network, whose weights stay as they are.
+    The prompts are kept as hooks on the network, whose weights stay as they are. A copy of the
+    network keeps them, its weights alone do not.
 
     Attributes:
         steps: optimiser steps.
         learning_rate: the peak.
         batch: images in a step.
-        tokens: added to each layer of a transformer.
+        tokens: added to each of the deeper layers of a transformer.
         shallow: share of the layers, from the input on, that get none.
         repulsion: weight of the repulsion.
 
     Source:
-        Zhang et al., Repulsive Visual Prompt Tuning, NeurIPS 2025, arXiv 2412.20392; there is no
-        public code. Theirs: 12 layers of which the first 3 have no prompts, 50 tokens, weight 2,
-        16 images a class, batches of 32, SGD at 0.002 for 50 epochs. Adapted: fewer tokens for 64
-        patches, AdamW, rates for a small model. A ResNet has no tokens: a map is added to what each
-        of its deeper stages gives, and a feature is the mean over places.
+        Zhang et al., Repulsive Visual Prompt Tuning, NeurIPS 2025, arXiv 2412.20392; the public
+        repository holds a README only. Theirs: 12 layers of which the first 3 have no prompts,
+        50 tokens, weight 2, 16 images a class, batches of 32, SGD at 0.002 for 50 epochs. Adapted:
+        fewer tokens for 64 patches, AdamW, rates for a small model, clipped gradients. A ResNet
+        has no tokens: a map is added to what each of its deeper stages gives, and a feature is the
+        mean over places.
     """
 
     ID: ClassVar[str] = "rvpt/1"
@@ -60,8 +64,14 @@ class Rvpt:
     def repair(
         self, patient: Patient, *, generator: torch.Generator, progress: Progress
     ) -> Tensor | None:
-        """See `Repair.repair`."""
+        """See `Repair.repair`.
+
+        Raises:
+            InconclusiveError: images without labels.
+        """
         network, part, classes = patient.network, patient.labelled, patient.classes()
+        if (part.labels < 0).any():
+            raise InconclusiveError("this repair needs the classes of all images")
         frozen, scale = copy.deepcopy(network), patient.subject.model.logit_scale
         prompts = self._prompted(network, part.pixels(slice(0, 1)), generator)
         deeper = slice(len(_layers(network)) - len(prompts), None)
@@ -114,7 +124,7 @@ def _layers(network: CLIP) -> list[nn.Module]:
 
 
 def _with_tokens(tokens: Tensor, layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The tokens (K, W) behind the class token of (B, T, W)."""
+    """The tokens (K, W) behind the class token of what a layer is given, (B, T, W)."""
     rows, *rest = given
     added = tokens.expand(len(rows), -1, -1)
     return torch.cat([rows[:, :1], added, rows[:, 1:]], dim=1), *rest
@@ -123,10 +133,12 @@ def _with_tokens(tokens: Tensor, layer: nn.Module, given: tuple[Tensor, ...]) ->
 def _without_tokens(
     count: int, layer: nn.Module, given: tuple[Tensor, ...], rows: Tensor
 ) -> Tensor:
+    """What a layer gives, (B, T, W), less the `count` behind the class token."""
     return torch.cat([rows[:, :1], rows[:, 1 + count :]], dim=1)
 
 
 def _with_map(added: Tensor, layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> Tensor:
+    """What a stage gives, (B, C, H, W), with the map (C, H, W) on it."""
     return made + added
 
 

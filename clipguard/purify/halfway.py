@@ -1,0 +1,61 @@
+"""Where the repair of an image tower starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from clipguard.model.roles import ClipModel, Repairable
+from clipguard.probe.rates import classify, embed
+from clipguard.probe.sets import Subject
+from clipguard.purify.features import one_of
+from clipguard.search.roles import Trigger
+
+
+def start(
+    subject: Subject,
+    model: Repairable,
+    triggers: Sequence[Trigger],
+    reference: ClipModel | None,
+) -> tuple[Repairable, ClipModel]:
+    """What to tune, and its teacher: the suspect, or what lies half-way to the reference.
+
+    Half-way it is where that reads more of the *select* images, clean and with a trigger, as the
+    suspect reads the clean ones.
+
+    Args:
+        subject: the suspect, with its probe set.
+        model: the suspect, as a model that can be copied.
+        triggers: inverted ones.
+        reference: a model that the suspect is said to come from; one of another shape is left out.
+    """
+    copy = model.copied()
+    mixed = None if reference is None else _halfway(model, reference)
+    if mixed is None:
+        return copy, model
+    part, classes = subject.probe.select, subject.classes
+    wanted = classify(embed(model, part), classes)
+
+    def kept(one: ClipModel) -> float:
+        """Share of readings, of the clean and of the triggered images, that are as wanted."""
+        looks = None, partial(one_of, triggers, torch.Generator().manual_seed(0))
+        read = [(classify(embed(one, part, look), classes) == wanted).float() for look in looks]
+        return (read[0].mean() + read[1].mean()).item()
+
+    return (mixed.copied(), mixed) if kept(mixed) > kept(copy) else (copy, model)
+
+
+def _halfway(model: Repairable, reference: ClipModel) -> Repairable | None:
+    """A copy with the mean of both image towers; None where their weights do not fit."""
+    mine, theirs = (one.image_tower().state_dict() for one in (model, reference))
+    if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
+        return None
+    copy = model.copied()
+    mean = {
+        key: (value + theirs[key].to(value.device)) / 2 if value.is_floating_point() else value
+        for key, value in mine.items()
+    }
+    copy.image_tower().load_state_dict(mean)
+    return copy
