@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from clipguard.model.roles import ClipModel, Repairable
-from clipguard.probe.rates import classify, embed
+from clipguard.probe.rates import classify, embed, pseudo_labels
 from clipguard.probe.sets import Subject
 from clipguard.purify.features import one_of
 from clipguard.search.roles import Trigger
@@ -22,8 +22,9 @@ def start(
 ) -> tuple[Repairable, ClipModel]:
     """What to tune, and its teacher: the suspect, or what lies half-way to the reference.
 
-    Half-way it is where that reads more of the *select* images, clean and with a trigger, as the
-    suspect reads the clean ones.
+    Half-way it is where that reads at least as many of the *select* images rightly, clean and with
+    a trigger: less of what was planted is left there. Without labels, what the suspect reads from
+    the clean image counts as right.
 
     Args:
         subject: the suspect, with its probe set.
@@ -36,15 +37,15 @@ def start(
     if mixed is None:
         return copy, model
     part, classes = subject.probe.select, subject.classes
-    wanted = classify(embed(model, part), classes)
+    wanted = pseudo_labels(part, classify(embed(model, part), classes))
 
     def kept(one: ClipModel) -> float:
-        """Share of readings, of the clean and of the triggered images, that are as wanted."""
+        """Share of readings, of the clean and of the triggered images, that are right."""
         looks = None, partial(one_of, triggers, torch.Generator().manual_seed(0))
         read = [(classify(embed(one, part, look), classes) == wanted).float() for look in looks]
         return (read[0].mean() + read[1].mean()).item()
 
-    return (mixed.copied(), mixed) if kept(mixed) > kept(copy) else (copy, model)
+    return (mixed.copied(), mixed) if kept(mixed) >= kept(copy) else (copy, model)
 
 
 def _halfway(model: Repairable, reference: ClipModel) -> Repairable | None:

@@ -33,7 +33,7 @@ class Backdoor:
         target: class index that they lead to.
         families: what new triggers are searched for, in turn.
         reference: a model that the suspect is said to come from. The weights half-way to it are
-            where the repair starts, if they read triggered images more often as the clean ones.
+            where the repair starts, unless they read fewer images rightly.
     """
 
     triggers: Sequence[Trigger]

@@ -87,15 +87,20 @@ def test_a_seed_gives_the_same_tower():
     assert all(torch.equal(value, two[key]) for key, value in one.items())
 
 
-@pytest.mark.parametrize(("planted", "halfway"), [(None, True), (PLANTED, False)])
-def test_it_starts_half_way_to_a_reference_that_reads_better(planted: int | None, halfway: bool):
-    reference, settings = StripesClip(planted), replace(FAST, steps=0)
+@pytest.mark.parametrize(
+    ("row", "scale", "halfway", "moved"),
+    [(-1, -1.0, True, True), (0, 1.0, True, False), (0, -1.0, False, False)],
+    ids=["without the shortcut", "the same", "without a class"],
+)
+def test_it_starts_half_way_to_a_reference_unless_that_reads_worse(
+    row: int, scale: float, halfway: bool, moved: bool
+):
+    suspect, reference = StripesClip(PLANTED), StripesClip(PLANTED)
     with torch.no_grad():
-        reference.tower.patterns[-1] *= -1 if planted is None else 1
-    made = realigned(settings, reference=reference)
+        reference.tower.patterns[row] *= scale
+    made = realigned(replace(FAST, steps=0), reference=reference, model=suspect)
     assert made.halfway is halfway
-    last = made.model.state()["patterns"][-1]
-    assert bool((last == 0).all()) is halfway
+    assert torch.equal(made.model.state()["patterns"], suspect.tower.patterns) is not moved
 
 
 def test_a_reference_of_another_shape_is_left_out():

@@ -40,10 +40,10 @@ class CleanClip:
         of the same class are no negatives.
     """
 
-    ID: ClassVar[str] = "cleanclip/1"
+    ID: ClassVar[str] = "cleanclip/2"
 
     steps: int = 160
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     batch: int = 64
     weight: float = 1.0
     weight_decay: float = 0.1

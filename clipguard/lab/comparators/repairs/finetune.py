@@ -34,10 +34,10 @@ class Finetune:
         the probe set with captions from the lab's templates, and rates for a small model.
     """
 
-    ID: ClassVar[str] = "finetune/1"
+    ID: ClassVar[str] = "finetune/2"
 
     steps: int = 160
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     batch: int = 64
 
     def repair(

@@ -37,10 +37,10 @@ class InverTune:
         found; rates for a small model; no choice among the steps; batch statistics stay frozen.
     """
 
-    ID: ClassVar[str] = "invertune/1"
+    ID: ClassVar[str] = "invertune/2"
 
     steps: int = 200
-    learning_rate: float = 3e-5
+    learning_rate: float = 3e-4
     batch: int = 64
     held: float = 0.5
 

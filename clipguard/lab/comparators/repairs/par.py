@@ -39,10 +39,10 @@ class Par:
         Adapted: as `finetune`; noise and erasing are drawn for a batch, not for an image.
     """
 
-    ID: ClassVar[str] = "par/1"
+    ID: ClassVar[str] = "par/2"
 
     steps: int = 160
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     batch: int = 64
     distance: float = 2.15
     weight_decay: float = 1e-4

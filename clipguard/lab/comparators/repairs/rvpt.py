@@ -55,7 +55,7 @@ class Rvpt:
     ID: ClassVar[str] = "rvpt/1"
 
     steps: int = 400
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-2
     batch: int = 32
     tokens: int = 8
     shallow: float = 0.25

@@ -38,10 +38,10 @@ class Tbar:
         and scaling are theirs; rate, length, the list of scales and the rule are a GUESS.
     """
 
-    ID: ClassVar[str] = "tbar/1"
+    ID: ClassVar[str] = "tbar/2"
 
     steps: int = 30
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-3
     batch: int = 64
 
     def repair(
