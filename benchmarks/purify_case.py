@@ -43,7 +43,7 @@ COLUMNS = (
     "second scan: excess, gap, apart",
 )
 SUMMARY = (
-    "CA loss: mean, worst",
+    "CA loss: mean (95 % over victims), worst",
     "target CA, pooled (twins)",
     "ASR − twin's: mean, worst",
     "held out, worst",
@@ -178,7 +178,7 @@ def summary(name: str, rows: list[Row]) -> str:
     ratios = [_capped(row) for row in rows]
     gaps, losses = ([100 * row[key] for row in rows] for key in ("gap seen", "ca loss"))
     shown = (
-        f"{fmean(losses):+.1f}, {max(losses):+.1f}",
+        f"{_with_interval(losses)}, {max(losses):+.1f}",
         f"{fmean(row['own'] for row in rows):.1%} ({fmean(row['own twin'] for row in rows):.1%})",
         f"{fmean(gaps):+.1f}, {max(gaps):+.1f}",
         f"{max(100 * row['gap held_out'] for row in rows):+.1f}",
@@ -192,12 +192,20 @@ def difference(default: list[Row], others: list[Row]) -> str:
     """The default less another way on the same victims, with an interval over victims."""
     shown = []
     for share, word in ((_capped, "PA of the twin's"), (lambda row: row["gap seen"], "ASR")):
-        one, other = (torch.tensor([share(row) for row in rows]) for rows in (default, others))
-        draws = torch.Generator().manual_seed(0)
-        found = paired_bootstrap(one, other, torch.arange(len(one)), generator=draws, draws=10_000)
-        mean, low, high = (100 * value for value in found)
-        shown.append(f"{word} {mean:+.1f} ({low:+.1f} to {high:+.1f})")
+        pairs = zip(default, others, strict=True)
+        less = [100 * (share(one) - share(other)) for one, other in pairs]
+        shown.append(f"{word} {_with_interval(less)}")
     return ", ".join(shown)
+
+
+def _with_interval(values: list[float]) -> str:
+    """The mean of one value a victim, and its 95 % interval by the bootstrap."""
+    one = torch.tensor(values)
+    draws = torch.Generator().manual_seed(0)
+    found = paired_bootstrap(
+        one, torch.zeros_like(one), torch.arange(len(one)), generator=draws, draws=10_000
+    )
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*found)
 
 
 def _capped(row: Row) -> float:
