@@ -23,6 +23,8 @@ STORED, DEFLATED = 0, 8
 ENCRYPTED, DESCRIPTOR, UTF_8 = 0x1, 0x8, 0x800
 FULL = 0xFFFFFFFF
 """Stands for a size or an offset that a ZIP64 field holds."""
+FOLDER = 0x10
+"""Attribute of an entry: torch reads none of its bytes then, and returns what memory held."""
 ZIP_64_VERSION = 45
 """Version of the format that reading an entry needs, at most."""
 ZIP_64, PADDING = 0x0001, 0x4246
@@ -134,7 +136,7 @@ def _lines(directory: bytes, count: int) -> Iterator[_Line]:
     for _ in range(count):
         fields = struct.unpack_from("<4sHHHHLLLLHHHHHLL", directory, position)
         signature, _, needed, flags, method, _, crc, packed, size, *lengths = fields
-        names, extra, comment, disk, _, _, offset = lengths
+        names, extra, comment, disk, _, attributes, offset = lengths
         begin = position + 46
         position = begin + names + extra + comment
         if signature != b"PK\1\2" or comment or disk or position > len(directory):
@@ -142,6 +144,8 @@ def _lines(directory: bytes, count: int) -> Iterator[_Line]:
         name, more = directory[begin : begin + names], directory[begin + names : position]
         if needed > ZIP_64_VERSION:
             raise RefusedError(f"CG103 {_shown(name)} wants a newer reader than torch's")
+        if (packed or size) and (attributes & FOLDER or name.endswith(b"/")):
+            raise RefusedError(f"CG103 {_shown(name)} is a folder and has bytes{TWO}")
         large = _large(more)
         wanted = [value for value in (size, packed, offset) if value == FULL]
         if len(large) != len(wanted):

@@ -112,3 +112,23 @@ def test_more_entries_than_a_checkpoint_has_are_refused_at_once():
     data += b"PK\5\6" + struct.pack("<4H2LH", 0, 0, 0xFFFF, 0xFFFF, FULL, FULL, 0)
     with pytest.raises(RefusedError, match="CG104 the archive has 200001 entries"):
         read_archive(source(data))
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes"), [("m/data/0", 0x10), ("m/data/0", 0x7B), ("m/data/0/", 0)]
+)
+def test_a_folder_that_has_bytes_is_refused_since_torch_reads_none_of_them(
+    name: str, attributes: int
+):
+    def made(data: bytes) -> Source:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("m/data.pkl", EMPTY)
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = attributes
+            archive.writestr(entry, data)
+        return source(file.getvalue())
+
+    with pytest.raises(RefusedError, match="is a folder"):
+        read_archive(made(b"1234"))
+    assert len(read_archive(made(b""))) == 2
