@@ -16,11 +16,10 @@ from clipguard.checkpoint.architectures import architecture_named
 from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators.repairs import REPAIRS
 from clipguard.lab.comparators.repairs._role import Patient
-from clipguard.lab.comparators.repairs._training import train
+from clipguard.lab.comparators.repairs._training import train, watched
 from clipguard.lab.comparators.repairs.cleanclip import augmented, edited
 from clipguard.lab.comparators.repairs.invertune import far
 from clipguard.lab.comparators.repairs.par import roughened
-from clipguard.lab.comparators.repairs.rvpt import watched
 from clipguard.lab.comparators.repairs.tbar import SCALES
 from clipguard.model.open_clip import OpenClipModel
 from clipguard.probe.load import Scenes, bundled_probe

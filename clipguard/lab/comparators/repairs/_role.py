@@ -9,6 +9,7 @@ import torch
 from open_clip.model import CLIP
 from torch import Tensor
 
+from clipguard.errors import InconclusiveError
 from clipguard.probe.rates import attack_rate, classify, embed
 from clipguard.probe.sets import ProbePart, Subject, joined
 from clipguard.purify.realign import Backdoor
@@ -34,8 +35,15 @@ class Patient:
 
     @property
     def labelled(self) -> ProbePart:
-        """The images whose class is known: *optimise* and *select*."""
-        return joined([self.subject.probe.optimise, self.subject.probe.select])
+        """The images that a repair learns classes from: *optimise* and *select*.
+
+        Raises:
+            InconclusiveError: some have no label.
+        """
+        part = joined([self.subject.probe.optimise, self.subject.probe.select])
+        if (part.labels < 0).any():
+            raise InconclusiveError("this repair needs the classes of all images")
+        return part
 
     def classes(self) -> Tensor:
         """(C, D) unit class embeddings of the network as it is now."""
@@ -78,4 +86,7 @@ class Repair(Protocol):
         Returns:
             (C, D) unit class embeddings to read its images with; None for those of its zero-shot
             classifier.
+
+        Raises:
+            InconclusiveError: it learns classes, and some images have no label.
         """

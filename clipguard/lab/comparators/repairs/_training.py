@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from open_clip.model import CLIP
@@ -14,6 +15,27 @@ from clipguard.lab.comparators.repairs._role import Patient
 from clipguard.lab.finetune import contrastive_loss
 from clipguard.lab.roles import Pairs
 from clipguard.search.roles import Progress
+
+
+def stages(network: CLIP) -> dict[str, nn.Module]:
+    """The stages of a ResNet, by name; none of another image tower."""
+    parts = network.visual.named_children()
+    return {name: part for name, part in parts if name.startswith("layer")}
+
+
+@contextmanager
+def watched(layers: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """Outputs of the layers, in the order in which they are passed, as other hooks leave them."""
+    seen: list[Tensor] = []
+    handles = [
+        layer.register_forward_hook(lambda module, given, made: seen.append(made))
+        for layer in layers
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def drawn(patient: Patient, count: int, generator: torch.Generator) -> Pairs:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators.repairs._role import Patient, Repair
 from clipguard.probe.rates import embed
 from clipguard.search.roles import Progress
@@ -43,15 +42,9 @@ class CoOp:
     def repair(
         self, patient: Patient, *, generator: torch.Generator, progress: Progress
     ) -> Tensor | None:
-        """See `Repair.repair`.
-
-        Raises:
-            InconclusiveError: images without labels.
-        """
+        """See `Repair.repair`."""
         model, names = patient.subject.model, patient.subject.probe.class_names
         part = patient.labelled
-        if (part.labels < 0).any():
-            raise InconclusiveError("this repair needs the classes of all images")
         rows = embed(model, part)
         context = model.embed_tokens(START).expand(len(names), -1, -1).clone().requires_grad_()
         optimizer = torch.optim.SGD([context], lr=self.learning_rate, momentum=0.9)

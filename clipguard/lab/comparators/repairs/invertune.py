@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators.repairs._role import Patient, Repair
-from clipguard.lab.comparators.repairs._training import image_embeddings, train
+from clipguard.lab.comparators.repairs._training import image_embeddings, stages, train, watched
 from clipguard.search.roles import Progress
 
 LAYERS = 3
@@ -53,8 +52,7 @@ class InverTune:
             InconclusiveError: the image tower is no ResNet.
         """
         visual = patient.network.visual
-        stages = {name: part for name, part in visual.named_children() if name[:5] == "layer"}
-        if len(stages) <= LAYERS:
+        if len(stages(patient.network)) <= LAYERS:
             raise InconclusiveError("this repair knows the stages of ResNets only")
         part, triggers = patient.subject.probe.optimise, patient.backdoor.triggers
         index = torch.randperm(len(part), generator=generator)[: self.batch]
@@ -65,11 +63,11 @@ class InverTune:
         frozen = copy.deepcopy(patient.network)
         with torch.no_grad():
             wanted = image_embeddings(frozen, clean)
-            before, after = self._means(patient, stages, clean, shown)[:2]
+            before, after = self._means(patient, clean, shown)[:2]
         masks = _moved(before, after)
 
         def loss(step: int) -> Tensor:
-            one, other, rows = self._means(patient, stages, clean, shown)
+            one, other, rows = self._means(patient, clean, shown)
             apart = [
                 ((one[name] - other[name]) * mask).norm() / (one[name] * mask).norm()
                 for name, mask in masks.items()
@@ -82,33 +80,16 @@ class InverTune:
         return None
 
     def _means(
-        self, patient: Patient, stages: Mapping[str, nn.Module], clean: Tensor, shown: Tensor
+        self, patient: Patient, clean: Tensor, shown: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """Mean activations of each stage, without and with the trigger, and clean embeddings."""
-        with _watched(stages) as seen:
+        parts, count = stages(patient.network), len(clean)
+        with watched(parts.values()) as seen:
             rows = image_embeddings(patient.network, torch.cat([clean, shown]))
-        count = len(clean)
-        one = {name: value[:count].mean(dim=0) for name, value in seen.items()}
-        other = {name: value[count:].mean(dim=0) for name, value in seen.items()}
+        made = dict(zip(parts, seen, strict=True))
+        one = {name: value[:count].mean(dim=0) for name, value in made.items()}
+        other = {name: value[count:].mean(dim=0) for name, value in made.items()}
         return one, other, rows[:count]
-
-
-@contextmanager
-def _watched(stages: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Outputs of modules, by name."""
-    seen: dict[str, Tensor] = {}
-
-    def note(name: str) -> torch.utils.hooks.RemovableHandle:
-        return stages[name].register_forward_hook(
-            lambda module, given, made: seen.__setitem__(name, made)
-        )
-
-    handles = [note(name) for name in stages]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -15,9 +13,8 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators.repairs._role import Patient, Repair
-from clipguard.lab.comparators.repairs._training import image_embeddings, train
+from clipguard.lab.comparators.repairs._training import image_embeddings, stages, train, watched
 from clipguard.search.roles import Progress
 
 DEVIATION = 0.02
@@ -64,14 +61,8 @@ class Rvpt:
     def repair(
         self, patient: Patient, *, generator: torch.Generator, progress: Progress
     ) -> Tensor | None:
-        """See `Repair.repair`.
-
-        Raises:
-            InconclusiveError: images without labels.
-        """
+        """See `Repair.repair`."""
         network, part, classes = patient.network, patient.labelled, patient.classes()
-        if (part.labels < 0).any():
-            raise InconclusiveError("this repair needs the classes of all images")
         frozen, scale = copy.deepcopy(network), patient.subject.model.logit_scale
         prompts = self._prompted(network, part.pixels(slice(0, 1)), generator)
         deeper = slice(len(_layers(network)) - len(prompts), None)
@@ -117,10 +108,9 @@ class Rvpt:
 
 def _layers(network: CLIP) -> list[nn.Module]:
     """Blocks of a transformer, stages of a ResNet."""
-    visual = network.visual
-    if isinstance(visual, VisionTransformer):
-        return list(visual.transformer.resblocks)
-    return [part for name, part in visual.named_children() if name[:5] == "layer"]
+    if isinstance(network.visual, VisionTransformer):
+        return list(network.visual.transformer.resblocks)
+    return list(stages(network).values())
 
 
 def _with_tokens(tokens: Tensor, layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -145,21 +135,6 @@ def _with_map(added: Tensor, layer: nn.Module, given: tuple[Tensor, ...], made: 
 def _feature(output: Tensor) -> Tensor:
     """The class token of (B, T, W), or the mean over places of (B, C, H, W)."""
     return output[:, 0] if output.dim() == 3 else output.mean(dim=(2, 3))
-
-
-@contextmanager
-def watched(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Outputs of the layers, in their order, as other hooks leave them."""
-    seen: list[Tensor] = []
-    handles = [
-        layer.register_forward_hook(lambda module, given, made: seen.append(made))
-        for layer in layers
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 METHOD: type[Repair] = Rvpt
