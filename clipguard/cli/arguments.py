@@ -40,6 +40,14 @@ class Purifier(str, Enum):
     tower = "realign"
 
 
+class Side(str, Enum):
+    """Which models of a zoo."""
+
+    calibration = "calibration"
+    test = "test"
+    all = "all"
+
+
 Checkpoint = Annotated[
     Path, typer.Argument(help="Checkpoint: a file, or a folder with its config.")
 ]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipguard.cli.arguments import Device, Quiet, Sandbox, SandboxMode, Seed
+from clipguard.cli.arguments import Device, Quiet, Sandbox, SandboxMode, Seed, Side
 from clipguard.errors import ENVIRONMENT, PASS, UsageError
 from clipguard.lab.comparators import DETECTORS
 from clipguard.purify.methods import PURIFIERS
@@ -28,18 +27,10 @@ bench = typer.Typer(
 )
 
 
-class Which(str, Enum):
-    """Victims of which split."""
-
-    calibration = "calibration"
-    test = "test"
-    all = "all"
-
-
 ZooFolder = Annotated[Path, typer.Option("--zoo", help="Folder with a zoo.json.")]
 Out = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for cells and tables.")]
 WhichSplit = Annotated[
-    Which,
+    Side,
     typer.Option(
         "--split", help="Which models. A look at the test split is logged beside zoo.json."
     ),
@@ -66,7 +57,7 @@ def bench_detect(
             "A scan runs inversion only; the others are there to compare it with."
         ),
     ] = "inversion",
-    split: WhichSplit = Which.calibration,
+    split: WhichSplit = Side.calibration,
     part: Part = "0/1",
     jobs: Jobs = 1,
     seed: Seed = 0,
@@ -91,7 +82,7 @@ def bench_purify(
             f"{', '.join(PURIFIERS.names())}."
         ),
     ] = "cbpt",
-    split: WhichSplit = Which.calibration,
+    split: WhichSplit = Side.calibration,
     part: Part = "0/1",
     jobs: Jobs = 1,
     seed: Seed = 0,
@@ -109,7 +100,7 @@ def _bench(
     kind: Kind,
     folders: tuple[Path, Path],
     methods: str,
-    which: tuple[Which, str, int],
+    which: tuple[Side, str, int],
     how: tuple[int, str, SandboxMode, bool],
 ) -> None:
     from clipguard.cli.show import progress_bar

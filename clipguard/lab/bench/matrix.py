@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from clipguard import __version__
 from clipguard.errors import UsageError
@@ -28,11 +27,10 @@ from clipguard.lab.bench.record import HEADLINE, WEAK, Bench, category
 from clipguard.lab.bench.report import bench_row, bench_score, bench_table
 from clipguard.lab.bench.workers import each_victim
 from clipguard.lab.zoo.manifest import Entry, Zoo, read_zoo
-from clipguard.lab.zoo.presets import Split, side_of
+from clipguard.lab.zoo.presets import Which, side_of
 from clipguard.search.roles import Progress
 from clipguard.text_safety import safe_text
 
-Which = Literal[Split, "all"]
 FIGURES = "figures/1"
 """Rises when other figures are made of the same cells."""
 

@@ -24,7 +24,7 @@ from clipguard.files import umask
 from clipguard.lab.order import CLEAN
 from clipguard.lab.zoo.check import wrong_with_victim, zoo_digest
 from clipguard.lab.zoo.manifest import FILE, Entry, Zoo, read_truth, read_zoo, write_zoo
-from clipguard.lab.zoo.presets import PRESETS, Wanted, wanted
+from clipguard.lab.zoo.presets import PRESETS, Wanted, Which, wanted
 from clipguard.text_safety import safe_text
 
 VICTIMS = "victims"
@@ -53,7 +53,9 @@ class Child:
     begun: float
 
 
-def build_zoo(folder: Path, preset: str | None, *, jobs: int, told: Told) -> Zoo:
+def build_zoo(
+    folder: Path, preset: str | None, *, split: Which = "all", jobs: int, told: Told
+) -> Zoo:
     """Make what `preset` holds and is not whole in `folder` yet.
 
     A model appears under its own name by one rename when it and its twin are whole, so a build
@@ -63,6 +65,7 @@ def build_zoo(folder: Path, preset: str | None, *, jobs: int, told: Told) -> Zoo
     Args:
         folder: the zoo, made if missing.
         preset: key of `presets.PRESETS`; None for that of the zoo, `small` for a new one.
+        split: make only the models of this side.
         jobs: processes at once, 1 or more, each with one thread.
         told: gets one line for every model that is finished.
 
@@ -90,7 +93,8 @@ def build_zoo(folder: Path, preset: str | None, *, jobs: int, told: Told) -> Zoo
         (folder / VICTIMS).mkdir(exist_ok=True)
         write_zoo(folder, _as_built(folder, preset, ordered))
         try:
-            failed = _make(missing, folder, jobs, told)
+            asked = [one for one in missing if split in ("all", one.split)]
+            failed = _make(asked, folder, jobs, told)
         finally:
             shutil.rmtree(folder / BUILDING, ignore_errors=True)
             write_zoo(folder, _as_built(folder, preset, ordered))

@@ -19,6 +19,7 @@ from clipguard.registry import digest_of, require_known
 from clipguard.resources import data_digest
 
 Split = Literal["calibration", "test"]
+Which = Literal[Split, "all"]
 Variant = tuple[str, Mapping[str, object]]
 
 SPLITS: Final[tuple[Split, ...]] = ("calibration", "test")

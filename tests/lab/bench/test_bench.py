@@ -28,11 +28,12 @@ from clipguard.lab.bench import cells, job, matrix, record
 from clipguard.lab.bench.cells import DetectCell, Kind, Task
 from clipguard.lab.bench.job import Job, Tower, run_job
 from clipguard.lab.bench.looks import count_looks
-from clipguard.lab.bench.matrix import Matrix, Which, chosen, make_matrix, run
+from clipguard.lab.bench.matrix import Matrix, chosen, make_matrix, run
 from clipguard.lab.bench.pages import to_html, to_markdown
 from clipguard.lab.bench.record import APART, WORD, Bench
 from clipguard.lab.roles import PromptedAttack
 from clipguard.lab.zoo.manifest import Entry, Zoo
+from clipguard.lab.zoo.presets import Which
 from clipguard.record import Decision, Outcome
 
 pytest_plugins = ["nano_models"]

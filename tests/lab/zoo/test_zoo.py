@@ -195,6 +195,13 @@ def test_a_smaller_preset_is_refused_only_where_it_would_lose_a_built_model(
     assert len(build(tmp_path).entries) == 3
 
 
+def test_one_side_alone_can_be_made_and_the_other_later(worker: Path, tmp_path: Path):
+    assert main(["lab", "zoo", "build", str(tmp_path), "--preset", "ci", "--split", "test"]) == 0
+    assert {entry.split for entry in read_zoo(tmp_path).built()} == {"test"}
+    whole = build(tmp_path)
+    assert len(whole.built()) == len(whole.entries) == 6
+
+
 def test_a_zoo_of_a_preset_that_is_no_more_can_be_built_with_another(made: Zoo, tmp_path: Path):
     write_zoo(tmp_path, replace(made, preset="huge"))
     assert build(tmp_path) == made
