@@ -31,7 +31,7 @@ class ScanOptions(TypedDict, total=False):
     Attributes:
         profile: fast (only with a reference), standard or thorough.
         seed: drives every draw; made from the digest of the model otherwise.
-        purify: when to make a purified head; the policy says it otherwise.
+        purify: when to repair the model; the policy says it otherwise.
         purifier: realign+cbpt (the image tower, then its prompts), cbpt or realign.
         export: whether to write ONNX.
         provider: execution provider that the export must run on, cuda or cpu.

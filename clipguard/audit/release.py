@@ -124,7 +124,7 @@ def rescan(state: Release, settings: Profile, watch: Watch) -> Release:
     It is as long as the first search, so it is made only where the policy lets a repair pass.
     """
     made, record, reference = state.repaired, state.record.purification, state.reference
-    allowed = state.options.policy.purification.purified_head_may_pass
+    allowed = state.options.policy.purification.repaired_may_pass
     if not allowed or made is None or made.tower is None or record is None or reference is None:
         return state
     detector, known = settings.differential, state.record.reference

@@ -63,6 +63,8 @@ def demo(
         ("poisoned", "clean twin"), found, (poisoned, clean), strict=True
     ):
         typer.echo(_line(name, record))
+        if record.purification and record.purification.head and folder is poisoned:
+            typer.echo(_planted(poisoned, clean, record.purification.head))
         typer.echo(f"           {safe_text(folder / 'report' / 'report.html', 400)}")
     right = [record.gate.decision.value if record.gate else "" for record in found]
     expected = right == ["fail", "pass"]
@@ -95,3 +97,14 @@ def _line(name: str, record: AuditRecord) -> str:
         before, after = record.purification.before.asr, record.purification.after.asr
         text += f"\n           purified: ASR {before.value:.1%} -> {after.value:.1%}"
     return text
+
+
+def _planted(poisoned: Path, clean: Path, head: str) -> str:
+    """What the repair does to the planted trigger, which no scan has seen."""
+    from clipguard.lab.evaluate import evaluate_head
+
+    rates = evaluate_head(poisoned, clean, poisoned / "report" / head)["seen"]
+    return (
+        f"           planted trigger: ASR {rates['asr_before']:.1%} -> {rates['asr']:.1%}, "
+        f"{rates['pa']:.1%} of the images with it are read rightly"
+    )

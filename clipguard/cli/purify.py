@@ -23,6 +23,7 @@ from clipguard.cli.arguments import (
     Profile,
     Purifier,
     Quiet,
+    Reference,
     Sandbox,
     SandboxMode,
     ScanSeed,
@@ -42,7 +43,7 @@ from clipguard.stopping import ends_soon
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
-    from clipguard.record import AuditRecord, PurificationRecord
+    from clipguard.record import AuditRecord
 
 
 def add_command(app: typer.Typer) -> None:
@@ -61,6 +62,7 @@ def purify(
     classnames: ClassNames = None,
     templates: Templates = None,
     calibration: Calibration = None,
+    reference: Reference = None,
     arch: Arch = None,
     text_from: TextFrom = None,
     lora_base: LoraBase = None,
@@ -96,6 +98,7 @@ def purify(
         text_from=text_from,
         lora_base=lora_base,
         calibration=calibration,
+        reference=reference,
         probe=ProbeSource(images=probe_data, class_names=classnames, templates=templates),
         device=device,
         sandbox=sandbox.value,
@@ -103,18 +106,25 @@ def purify(
     with ends_soon(), progress_bar(quiet) as progress:
         record = audit(model, options, output_dir, progress=progress)
     write_atomic(output_dir / "report.html", RENDERERS.build("html").render(record, output_dir))
-    if record.refused is not None:
-        raise RefusedError(record.refused.says)
-    if record.purification is None:
-        raise InconclusiveError(record.errors[-1].message if record.errors else "nothing to purify")
-    _show(record.purification)
+    _show(record)
     sys.stderr.write(f"report: {safe_text(output_dir / 'report.html', 400)}\n")
     raise typer.Exit(_judge(record))
 
 
-def _show(made: PurificationRecord) -> None:
+def _show(record: AuditRecord) -> None:
+    """The rates before and after, and what the repair covers.
+
+    Raises:
+        RefusedError: the file was refused.
+        InconclusiveError: nothing was repaired.
+    """
     from clipguard.record.wording import interval
 
+    made = record.purification
+    if record.refused is not None:
+        raise RefusedError(record.refused.says)
+    if made is None:
+        raise InconclusiveError(record.errors[-1].message if record.errors else "nothing to purify")
     for name, rates in (("before", made.before), ("after", made.after)):
         shown = [f"ASR {interval(rates.asr)}"]
         if rates.clean_accuracy and rates.poisoned_accuracy:

@@ -101,18 +101,18 @@ class CoveragePolicy(Section):
 
 
 class PurificationPolicy(Section):
-    """When a purified head is made, and whether it may pass.
+    """When a model is repaired, and whether the repair may pass.
 
     Attributes:
-        run: when `scan` purifies.
-        purified_head_may_pass: whether a head that meets every limit turns a fail into a pass.
+        run: when `scan` repairs.
+        repaired_may_pass: whether a repair that meets every limit turns a fail into a pass.
         max_asr: highest ASR after purification, upper end of its 95 % interval.
         max_clean_accuracy_loss: highest loss of clean accuracy, as a share.
         min_poisoned_accuracy_ratio: lowest PA after purification over CA before it.
     """
 
     run: Literal["never", "on-fail", "always"]
-    purified_head_may_pass: bool
+    repaired_may_pass: bool
     max_asr: Share
     max_clean_accuracy_loss: Share
     min_poisoned_accuracy_ratio: Share

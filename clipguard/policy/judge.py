@@ -2,7 +2,7 @@
 
 `judge` is a pure function of the policy and of what the record says: it can be run again, on
 another machine, with another policy. Three kinds of lines make a decision. *Findings* speak about
-the backdoor; *purification* lines count only where a purified head may turn a finding into a pass;
+the backdoor; *purification* lines count only where a repair may turn a finding into a pass;
 everything else says whether enough was looked at and whether what is released was proven.
 """
 
@@ -96,7 +96,7 @@ def judge(
     purified = purification_checks(policy, record)
     unwaived = [made for made in findings if made.check.counts]
     against = [made for made in unwaived if made.repairable and not made.passes]
-    relied_on = bool(against) and policy.purification.purified_head_may_pass
+    relied_on = bool(against) and policy.purification.repaired_may_pass
     repaired = relied_on and bool(purified) and all(made.passes for made in purified)
     about = file_checks(files or (), record, repaired=repaired)
     triggered = any(detector.candidates for detector in record.detectors)
@@ -178,9 +178,9 @@ def _reasons(lines: list[Line]) -> list[str]:
 
 
 def _repaired(record: AuditRecord, against: list[Line]) -> list[str]:
-    """What a pass on the purified head rests on, and what it passes over."""
+    """What a pass on a repair rests on, and what it passes over."""
     scope = (record.purification.statement if record.purification else "") or SCOPE
     return [
-        f"On the purified head alone: {scope}",
-        *(f"repaired by the purified head: {made.check.reason}" for made in against),
+        f"On the repair alone: {scope}",
+        *(f"made good by the repair: {made.check.reason}" for made in against),
     ]

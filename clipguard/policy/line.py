@@ -31,7 +31,7 @@ class Line:
 
     @property
     def repairable(self) -> bool:
-        """Whether it is a finding, which a purified head may make good."""
+        """Whether it is a finding, which a repair may make good."""
         return self.outcome in {Outcome.SUSPICIOUS, Outcome.BACKDOORED}
 
     @property

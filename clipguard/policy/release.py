@@ -1,4 +1,4 @@
-"""Gate lines about what would be released: the purified head and the exported file. No torch."""
+"""Gate lines about what would be released: the repair and the exported file. No torch."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _own_images_line(record: AuditRecord, purified: PurificationRecord) -> Line:
     lost = before.value > 0 and after.value == 0
     told = f"clean accuracy of {target} goes from {percent(before.value)} to {percent(after.value)}"
     if lost:
-        told = f"the purified head reads none of the {after.n} clean images of {target} rightly"
+        told = f"after the repair none of the {after.n} clean images of {target} is read rightly"
     return line(key, limit, percent(after.value), FAIL if lost else PASS, told)
 
 
@@ -129,7 +129,7 @@ def _reinversion_lines(record: AuditRecord, purified: PurificationRecord) -> lis
     lines = [_reinversion_line(record, new) for new in purified.reinversion]
     missing = [f"{name}: " for name in dict.fromkeys(before) if name not in again]
     for family in missing or ([] if lines else [""]):
-        reason = f"{family}no new trigger was searched through the purified head"
+        reason = f"{family}no new trigger was searched through the repair"
         lines.append(line(REINVERSION, "null band", "not measured", INCONCLUSIVE, reason))
     return lines
 
@@ -171,10 +171,10 @@ def _same_target(record: AuditRecord, new: ReinversionRecord) -> bool:
 
 
 def missing_purification_checks(limits: PurificationPolicy, record: AuditRecord) -> list[Line]:
-    """A policy that always wants a purified head, and a record without one."""
+    """A policy that always wants a repair, and a record without one."""
     if limits.run != "always" or record.purification is not None:
         return []
-    reason = "the policy asks for a purified head of every checkpoint, and there is none"
+    reason = "the policy asks for a repair of every checkpoint, and there is none"
     return [line("purification.run", "always", "did not run", INCONCLUSIVE, reason)]
 
 

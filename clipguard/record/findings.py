@@ -19,7 +19,7 @@ class Example(Part):
         truth: true class, when known.
         before: class read from the clean image.
         after: class read from the triggered image.
-        purified: class the purified head reads from the triggered image.
+        purified: class that the repaired model reads from the triggered image.
     """
 
     clean: str

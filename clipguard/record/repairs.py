@@ -33,7 +33,7 @@ class TunedTrigger(Part):
 
 
 class ReinversionRecord(Part):
-    """A targeted search for a new trigger through the purified head, with a fresh seed.
+    """A targeted search for a new trigger through the repair, with a fresh seed.
 
     Attributes:
         family: trigger family.

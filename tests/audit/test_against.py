@@ -82,7 +82,7 @@ def test_a_repaired_tower_that_may_pass_is_searched_again_with_other_draws(
         return compare(self, pair, seed=seed, progress=progress)
 
     monkeypatch.setattr(Differential, "compare", spied)
-    allowed = policy(tmp_path, purified_head_may_pass="true")
+    allowed = policy(tmp_path, repaired_may_pass="true")
     options = {"reference": nano, "policy": allowed, "purifier": purifier, "export": "none"}
     record = scan(changed, tmp_path, **options)
     assert len(set(calls)) == len(calls) == searches

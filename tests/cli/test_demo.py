@@ -71,6 +71,7 @@ def test_the_poisoned_model_fails_and_its_clean_twin_passes(shown: tuple[Path, s
     _, out = shown
     assert out.startswith("poisoned   FAIL  target 'banana'")
     assert "purified: ASR" in out
+    assert re.search(r"planted trigger: ASR 9\d\.\d% -> [0-4]\.\d%, [89]\d\.\d%", out)
     assert "\nclean twin PASS\n" in out
 
 

@@ -91,6 +91,18 @@ def test_an_export_that_failed_is_not_hidden_by_limits_that_are_met(
     assert "no export here" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_export")
+def test_with_a_reference_the_repair_starts_half_way_to_it(
+    nano: Path, clean_models: list[Path], tmp_path: Path
+):
+    out = tmp_path / "out"
+    command = ["purify", str(nano), "--reference", str(clean_models[1]), "-o", str(out), "-q"]
+    assert main(command) in (6, 7)
+    record = read_record(out / "audit.json")
+    assert record.reference.name == clean_models[1].name
+    assert record.purification.halfway
+
+
 def test_too_few_images_are_inconclusive(
     nano: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -142,7 +142,7 @@ RECORDS = (
 def decisions(path: tuple[str, ...], folder: Path) -> list[set[Decision]]:
     """What each record comes to under every policy that differs in the number at `path` only."""
     text = (shipped("policies") / "default.yaml").read_text(encoding="utf-8")
-    text = text.replace("purified_head_may_pass: false", "purified_head_may_pass: true")
+    text = text.replace("repaired_may_pass: false", "repaired_may_pass: true")
     seen: list[set[Decision]] = [set() for _ in RECORDS]
     for value in TRIED:
         document = YAML(typ="safe").load(text)
@@ -165,7 +165,7 @@ def test_the_walk_finds_numbers_in_every_section_and_nothing_else() -> None:
     found = set(numbers(PolicyDocument))
     assert {("backdoor", "max_change_concentration"), ("coverage", "min_measure_images")} <= found
     assert {section for section, *_ in found} == {"backdoor", "coverage", "purification", "export"}
-    assert ("purification", "purified_head_may_pass") not in found
+    assert ("purification", "repaired_may_pass") not in found
 
 
 @pytest.mark.parametrize("path", numbers(PolicyDocument), ids=".".join)

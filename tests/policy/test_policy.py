@@ -120,7 +120,7 @@ def test_the_strict_policy_is_nowhere_laxer_than_the_default() -> None:
         ("backdoor:", "backdor:", r"line 9: .*'backdor', did you mean 'backdoor'"),
         ("0.5 ", "1.5 ", r"line 12: backdoor.max_score: .*got 1.5"),
         ("0.5 ", "true ", r"line 12: backdoor.max_score: .*got True"),
-        ("may_pass: false", "may_pass: no", r"purified_head_may_pass: .*got 'no'"),
+        ("may_pass: false", "may_pass: no", r"repaired_may_pass: .*got 'no'"),
         ("0.5 ", ".nan ", r"line 12: backdoor.max_score: .*finite number"),
         ("200 ", "'200' ", r"coverage.min_measure_images: .*got '200'"),
         ("version: 2 ", "version: 3 ", r"line 6: version"),

@@ -183,7 +183,7 @@ def test_a_repair_passes_where_the_second_search_on_it_finds_nothing(
     record = held_against(against_reference(score=0.9)).model_copy(
         update={"purification": repaired, "export": None}
     )
-    gate = judge(policy(tmp_path, purified_head_may_pass="true"), record)
+    gate = judge(policy(tmp_path, repaired_may_pass="true"), record)
     key = "reinversion" if second is None else "second_scan"
     shown = next(one for one in gate.checks if one.key == f"purification.{key}")
     assert (shown.result, gate.decision) == (result, decision)
@@ -208,7 +208,7 @@ def test_a_pass_on_a_repair_needs_a_file_that_carries_all_of_it(
             "export": export(head).model_copy(update={"tower": tower}),
         }
     )
-    gate = judge(policy(tmp_path, purified_head_may_pass="true"), record)
+    gate = judge(policy(tmp_path, repaired_may_pass="true"), record)
     assert gate.decision is decision
 
 
@@ -217,5 +217,5 @@ def test_prompts_that_the_second_search_never_saw_do_not_pass(tmp_path: Path):
     record = held_against(against_reference(score=0.9)).model_copy(
         update={"purification": purification().model_copy(update=changes), "export": None}
     )
-    gate = judge(policy(tmp_path, purified_head_may_pass="true"), record)
+    gate = judge(policy(tmp_path, repaired_may_pass="true"), record)
     assert gate.decision is FAIL

@@ -127,7 +127,7 @@ def test_a_refused_file_and_an_error_cannot_be_waived(tmp_path: Path):
 
 def test_what_is_waived_needs_no_repair(tmp_path: Path):
     """A repair that misses its limits does not count where no pass rests on it."""
-    policy = changed_policy(tmp_path, purified_head_may_pass="true", max_asr="0.0")
+    policy = changed_policy(tmp_path, repaired_may_pass="true", max_asr="0.0")
     gate = judge(load_policy(policy), failing(), given(tmp_path, *BOTH))
     assert gate.decision is Decision.PASS
     repair = [check for check in gate.checks if check.key.startswith("purification.")]

@@ -63,7 +63,7 @@ def test_a_bad_export_does_not_blame_the_checkpoint():
 
 def test_a_pass_of_the_repair_alone_keeps_the_checkpoint_back():
     base = load_policy("default")
-    allows = base.purification.model_copy(update={"purified_head_may_pass": True})
+    allows = base.purification.model_copy(update={"repaired_may_pass": True})
     policy = base.model_copy(update={"purification": allows})
     made = {"purification": purification(), "export": export("purified")}
     record = unjudged(detectors=(guilty_detector(),), **made)
