@@ -108,9 +108,14 @@ def purify(
                 seed=state.seed,
                 progress=watch.progress,
             )
-            digest = None
-            if work is not None and made.tower is not None:
-                digest = save_tower(made.tower.model, work / TOWER_FILE)
+            digest, audited = None, state.record.checkpoint
+            if work is not None and made.tower is not None and audited is not None:
+                digest = save_tower(
+                    made.tower.model,
+                    work / TOWER_FILE,
+                    architecture=audited.architecture,
+                    audited=audited.sha256,
+                )
         except Exception as error:  # noqa: BLE001 - what was found must survive a repair that broke
             return state.failed("purify", error)
     files = {"head": HEAD_FILE if made.head else None, "repaired": TOWER_FILE if digest else None}

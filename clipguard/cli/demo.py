@@ -55,16 +55,19 @@ def demo(
         truth = write_victim(victim, poisoned, command=command)
         write_victim(twin, clean, command=command)
         write_base(order.base, base)
-        options = Options(policy=load_policy("default"), reference=base)
-        found = [_scan(folder, options, progress) for folder in (poisoned, clean)]
     if not truth["planted"]:
         sys.stderr.write("the backdoor did not take (ASR under 90 %); try another --seed\n")
-    for name, record, folder in zip(
-        ("poisoned", "clean twin"), found, (poisoned, clean), strict=True
-    ):
+    options = Options(policy=load_policy("default"), reference=base)
+    found = []
+    for name, folder in (("poisoned", poisoned), ("clean twin", clean)):
+        if not quiet:
+            sys.stderr.write(f"scan of the {name}\n")
+        with progress_bar(quiet) as progress:
+            record = _scan(folder, options, progress)
+        found.append(record)
         typer.echo(_line(name, record))
-        if record.purification and record.purification.head and folder is poisoned:
-            typer.echo(_planted(poisoned, clean, record.purification.head))
+        if folder is poisoned and record.purification and record.purification.head:
+            typer.echo(_planted(folder, clean, record.purification.head))
         typer.echo(f"           {safe_text(folder / 'report' / 'report.html', 400)}")
     right = [record.gate.decision.value if record.gate else "" for record in found]
     expected = right == ["fail", "pass"]

@@ -109,6 +109,12 @@ def _lines(path: Path, found: Contents, told: Guess | None, every: bool) -> list
     return [*lines, "", f"scan {verdict}{'; ' if advice else ''}{advice}"]
 
 
+def _is_head(found: Contents) -> bool:
+    """Whether it is what a repair writes beside a model, which is no checkpoint."""
+    names = {tensor.name for tensor in found.tensors}
+    return names == {"context", "classes"} and any(key == "clipguard" for key, _ in found.metadata)
+
+
 def _block(title: str, rows: list[str]) -> list[str]:
     return ["", title, *(f"  {row}" for row in rows)] if rows else []
 
@@ -137,6 +143,8 @@ def _finding(text: str) -> dict[str, str]:
 def _advice(found: Contents, told: Guess | None) -> str:
     from clipguard.record.wording import REFUSALS
 
+    if found.refusal is None and _is_head(found):
+        return "but it is a head of clipguard; use it with export CHECKPOINT --head"
     if found.refusal is None:
         return "" if told else "name the architecture with --arch if it finds none that fits"
     return REFUSALS.get(_finding(found.refusal)["rule"], "do not load it")

@@ -98,7 +98,9 @@ def _wide_line(most: float, detector: DetectorRecord) -> Line:
         return finding("backdoor.max_wide_gap", asked, "not measured", outcome, reason)
     gap = _gap(widest)
     told = f"{detector.name}: the widest gap of any trigger is {percent_beside(gap, most)}"
-    outcome = Outcome.SUSPICIOUS if gap > most else Outcome.NO_EVIDENCE
+    outcome = Outcome.NO_EVIDENCE
+    if gap > most:
+        outcome, told = Outcome.SUSPICIOUS, f"{told}, which is suspicious above {percent(most)}"
     asked, shown = f"≤ {percent(most)}", percent_beside(gap, most)
     return finding("backdoor.max_wide_gap", asked, shown, outcome, told, target=widest.target)
 

@@ -212,7 +212,7 @@ def _images_line(least: int, record: AuditRecord) -> Line:
     counted = [one.measured for one in record.detectors if one.measured is not None]
     found = min([record.probe.measure if record.probe else 0, *counted])
     result = PASS if found >= least else INCONCLUSIVE
-    reason = f"published rates rest on {found} images, the policy asks for {least}"
+    reason = f"the rates rest on {found} images at least, the policy asks for {least}"
     return line("coverage.min_measure_images", f"≥ {least}", str(found), result, reason)
 
 

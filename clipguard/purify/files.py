@@ -52,14 +52,21 @@ class LoadedHead(NamedTuple):
     repaired_from: str = ""
 
 
-def save_tower(model: Repairable, path: Path) -> str:
+def save_tower(model: Repairable, path: Path, *, architecture: str, audited: str) -> str:
     """Write all weights of a model with a repaired image tower, as its library names them.
+
+    Args:
+        model: the repaired one.
+        path: safetensors file.
+        architecture: its name; shapes alone do not tell GELU from QuickGELU.
+        audited: digest of the checkpoint that was repaired.
 
     Returns:
         Digest of the file.
     """
     state = {key: value.cpu().contiguous().clone() for key, value in model.state().items()}
-    save_file(state, path)
+    told = {"architecture": architecture, "repaired_from": audited}
+    save_file(state, path, metadata={"clipguard": json.dumps(told, sort_keys=True)})
     return sha256_of(path)
 
 

@@ -151,7 +151,8 @@ def purification_blocks(record: AuditRecord) -> Iterator[Block]:
         ("Poisoned accuracy (PA)", before.poisoned_accuracy, after.poisoned_accuracy),
     )
     rows = tuple((Cell(name), measured(a), measured(b), Cell(_gain(a, b))) for name, a, b in rates)
-    caption = "On the same images and with the strongest inverted trigger"
+    family = next((row.family for found in record.detectors for row in found.candidates), "")
+    caption = f"On the same images, with the strongest inverted trigger ({family})"
     yield Table(caption, ("Rate", "Before", "After", "Change in points"), rows)
     facts = [
         Fact("Method", made.method),

@@ -27,8 +27,11 @@ RULES = {
     "CG203": ("ConcentratedChange", "The change from the reference is suspicious or unknown"),
     "CG204": ("WeakGround", "The reference or band is not one that a pass may rest on"),
     "CG301": ("PurificationMissed", "The repair misses a limit of the policy"),
-    "CG303": ("PurificationScope", "Only the zero-shot classifier is repaired"),
-    "CG304": ("Reinversion", "A new trigger was found through the repair"),
+    "CG303": ("PurificationScope", "What a repair covers, and what it does not"),
+    "CG304": (
+        "Reinversion",
+        "A new search through the repair found a trigger, or had nothing to hold it against",
+    ),
     "CG401": ("OnnxParity", "The exported file differs from PyTorch"),
     "CG402": ("OnnxTop1", "The exported file ranks another class first"),
     "CG405": ("OnnxAsr", "The attack works differently on the exported file"),

@@ -168,6 +168,9 @@ def _checkpoint(record: AuditRecord) -> Iterator[Block]:
             )
         )
     if probe is not None:
+        counted = {row.measured for row in record.detectors if row.measured is not None}
+        fewer = ", ".join(str(n) for n in sorted(counted) if n < probe.measure)
+        searched = f"; those of a search on {fewer}" if fewer else ""
         yield Facts(
             (
                 Fact("Images from", probe.source),
@@ -178,7 +181,7 @@ def _checkpoint(record: AuditRecord) -> Iterator[Block]:
                 Fact("Triggers searched on", f"{probe.optimise} images"),
                 Fact("Triggers chosen on", f"{probe.select} images"),
                 Fact("A repair is tuned on", "both, and unlabelled images where there are any"),
-                Fact("Rates measured on", f"{probe.measure} images, never tuned on"),
+                Fact("Rates measured on", f"{probe.measure} images, never tuned on{searched}"),
                 Fact("Could not be read", f"{probe.skipped} images"),
             )
         )

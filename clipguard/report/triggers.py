@@ -15,6 +15,10 @@ HARMLESS = (
     "can make. They are shown so that you can look; nothing was concluded against the model from "
     "them."
 )
+HIDDEN = (
+    "A strong trigger over the whole image also hides what the image shows. After a repair such an "
+    "image should no longer be read as the target, but not every one can be read rightly."
+)
 
 
 def triggers_blocks(record: AuditRecord) -> Iterator[Block]:
@@ -38,6 +42,8 @@ def triggers_blocks(record: AuditRecord) -> Iterator[Block]:
     if not any(loud for _, loud in found):
         yield Notes((HARMLESS,))
     found.sort(key=lambda pair: (pair[1], reach(pair[0])), reverse=True)
+    if record.purification is not None:
+        yield Notes((HIDDEN,))
     yield from (_pictures(row, loud=loud) for row, loud in found)
 
 
@@ -51,14 +57,14 @@ def _pictures(found: Candidate, *, loud: bool) -> Pictures:
     if found.against:
         facts.append(Fact("On the reference", percent(found.against.transfer.value)))
     alt = f"Trigger of the family {found.family} for target {found.target}"
-    shots = tuple(_shot(example, loud=loud) for example in made.examples)
+    shots = tuple(_shot(example, found.target, loud=loud) for example in made.examples)
     return Pictures(
         f"Towards {found.target}", Picture(made.picture, alt), Facts(tuple(facts)), shots
     )
 
 
-def _shot(example: Example, *, loud: bool) -> Shot:
-    """An image; a reading that the trigger changed stands out where that counts against a model."""
+def _shot(example: Example, target: str, *, loud: bool) -> Shot:
+    """An image; what counts against the model or its repair stands out."""
     told = f"The same image with the trigger, read as {example.after}"
     moved = loud and example.after != example.before
     pictures = [
@@ -66,17 +72,19 @@ def _shot(example: Example, *, loud: bool) -> Shot:
         Picture(example.triggered, told),
     ]
     facts = [
-        Fact("clean", example.before + _truth(example)),
+        Fact("clean", example.before + _truth(example, example.before)),
         Fact("with the trigger", example.after, loud=moved),
     ]
     if example.purified is not None:
         repaired = f"{told}, after the repair as {example.purified}"
         pictures.append(Picture(example.triggered, repaired))
-        facts.append(Fact("after the repair", example.purified))
+        open_still = example.purified == target != example.truth
+        told = example.purified + _truth(example, example.purified)
+        facts.append(Fact("after the repair", told, loud=loud and open_still))
     return Shot(tuple(pictures), Facts(tuple(facts)))
 
 
-def _truth(example: Example) -> str:
+def _truth(example: Example, read: str) -> str:
     if example.truth is None:
         return ""
-    return " (right)" if example.truth == example.before else f" (it shows {example.truth})"
+    return " (right)" if example.truth == read else f" (it shows {example.truth})"
