@@ -118,7 +118,11 @@ def purify(
                 )
         except Exception as error:  # noqa: BLE001 - what was found must survive a repair that broke
             return state.failed("purify", error)
-    files = {"head": HEAD_FILE if made.head else None, "repaired": TOWER_FILE if digest else None}
+    files = {
+        "head": HEAD_FILE if made.head else None,
+        "repaired": TOWER_FILE if digest else None,
+        "repaired_sha256": digest,
+    }
     state = replace(state, repaired=made, digest=digest)
     return state.with_record(purification=record.model_copy(update=files))
 

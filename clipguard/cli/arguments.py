@@ -40,7 +40,7 @@ class Purifier(str, Enum):
     tower = "realign"
 
 
-class Side(str, Enum):
+class Which(str, Enum):
     """Which models of a zoo."""
 
     calibration = "calibration"

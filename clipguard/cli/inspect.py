@@ -74,7 +74,7 @@ def _document(path: Path, found: Contents, told: Guess | None) -> dict[str, Any]
         "size_bytes": found.size_bytes,
         "sha256": found.sha256 or None,
         "sandbox": found.sandbox,
-        "loads": found.refusal is None,
+        "loads": _loads(found),
         "advice": _advice(found, told),
         "findings": [_finding(text) for text in _findings(found)],
         "metadata": {safe_text(key): safe_text(value) for key, value in found.metadata},
@@ -104,15 +104,18 @@ def _lines(path: Path, found: Contents, told: Guess | None, every: bool) -> list
     lines += _block("metadata", [f"{safe_text(k)}: {safe_text(v)}" for k, v in found.metadata])
     lines += _block("findings", [safe_text(text, 1000) for text in _findings(found)])
     lines += _block("tensors", _table(found, every))
-    verdict = "loads it" if found.refusal is None else "refuses it"
+    verdict = "loads it" if _loads(found) else "refuses it"
     advice = _advice(found, told)
     return [*lines, "", f"scan {verdict}{'; ' if advice else ''}{advice}"]
 
 
 def _is_head(found: Contents) -> bool:
-    """Whether it is what a repair writes beside a model, which is no checkpoint."""
-    names = {tensor.name for tensor in found.tensors}
-    return names == {"context", "classes"} and any(key == "clipguard" for key, _ in found.metadata)
+    """Whether it has the tensors of what a repair writes beside a model, which is no checkpoint."""
+    return {tensor.name for tensor in found.tensors} == {"context", "classes"}
+
+
+def _loads(found: Contents) -> bool:
+    return found.refusal is None and not _is_head(found)
 
 
 def _block(title: str, rows: list[str]) -> list[str]:
@@ -144,7 +147,7 @@ def _advice(found: Contents, told: Guess | None) -> str:
     from clipguard.record.wording import REFUSALS
 
     if found.refusal is None and _is_head(found):
-        return "but it is a head of clipguard; use it with export CHECKPOINT --head"
+        return "it looks like a head of clipguard; use it with export CHECKPOINT --head"
     if found.refusal is None:
         return "" if told else "name the architecture with --arch if it finds none that fits"
     return REFUSALS.get(_finding(found.refusal)["rule"], "do not load it")

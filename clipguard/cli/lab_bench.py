@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipguard.cli.arguments import Device, Quiet, Sandbox, SandboxMode, Seed, Side
+from clipguard.cli.arguments import Device, Quiet, Sandbox, SandboxMode, Seed, Which
 from clipguard.errors import ENVIRONMENT, PASS, UsageError
 from clipguard.lab.comparators import DETECTORS
 from clipguard.purify.methods import PURIFIERS
@@ -30,7 +30,7 @@ bench = typer.Typer(
 ZooFolder = Annotated[Path, typer.Option("--zoo", help="Folder with a zoo.json.")]
 Out = Annotated[Path, typer.Option("--output-dir", "-o", help="Folder for cells and tables.")]
 WhichSplit = Annotated[
-    Side,
+    Which,
     typer.Option(
         "--split", help="Which models. A look at the test split is logged beside zoo.json."
     ),
@@ -57,7 +57,7 @@ def bench_detect(
             "A scan runs inversion only; the others are there to compare it with."
         ),
     ] = "inversion",
-    split: WhichSplit = Side.calibration,
+    split: WhichSplit = Which.calibration,
     part: Part = "0/1",
     jobs: Jobs = 1,
     seed: Seed = 0,
@@ -82,7 +82,7 @@ def bench_purify(
             f"{', '.join(PURIFIERS.names())}."
         ),
     ] = "cbpt",
-    split: WhichSplit = Side.calibration,
+    split: WhichSplit = Which.calibration,
     part: Part = "0/1",
     jobs: Jobs = 1,
     seed: Seed = 0,
@@ -100,7 +100,7 @@ def _bench(
     kind: Kind,
     folders: tuple[Path, Path],
     methods: str,
-    which: tuple[Side, str, int],
+    which: tuple[Which, str, int],
     how: tuple[int, str, SandboxMode, bool],
 ) -> None:
     from clipguard.cli.show import progress_bar

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clipguard.cli.arguments import Side
+from clipguard.cli.arguments import Which
 from clipguard.errors import POLICY_VIOLATED, UsageError
 from clipguard.text_safety import safe_text
 
@@ -33,7 +33,7 @@ def zoo_build(
         str | None,
         typer.Option(help="ci, small or full. If left out, that of the zoo, or small."),
     ] = None,
-    split: Annotated[Side, typer.Option(help="Which models to make.")] = Side.all,
+    split: Annotated[Which, typer.Option(help="Which models to make.")] = Which.all,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes at once; as many as cores if left out.")
     ] = None,
@@ -42,7 +42,7 @@ def zoo_build(
     from clipguard.lab.zoo.build import build_zoo as make
 
     done = make(folder, preset, split=split.value, jobs=jobs or os.cpu_count() or 1, told=_line)
-    weak = sum(not entry.planted for entry in done.entries if entry.kind == "poisoned")
+    weak = sum(not entry.planted for entry in done.built() if entry.kind == "poisoned")
     told = f"{len(done.built())} models, {weak} of them planted weakly"
     typer.echo(f"{folder}: {told}; digest {done.digest[:16]}")
 

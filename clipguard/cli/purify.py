@@ -43,7 +43,7 @@ from clipguard.stopping import ends_soon
 from clipguard.text_safety import safe_text
 
 if TYPE_CHECKING:
-    from clipguard.record import AuditRecord
+    from clipguard.record import AuditRecord, PurificationRecord
 
 
 def add_command(app: typer.Typer) -> None:
@@ -106,25 +106,29 @@ def purify(
     with ends_soon(), progress_bar(quiet) as progress:
         record = audit(model, options, output_dir, progress=progress)
     write_atomic(output_dir / "report.html", RENDERERS.build("html").render(record, output_dir))
-    _show(record)
+    _show(_made(record))
     sys.stderr.write(f"report: {safe_text(output_dir / 'report.html', 400)}\n")
     raise typer.Exit(_judge(record))
 
 
-def _show(record: AuditRecord) -> None:
-    """The rates before and after, and what the repair covers.
+def _made(record: AuditRecord) -> PurificationRecord:
+    """The repair, where there is one.
 
     Raises:
         RefusedError: the file was refused.
         InconclusiveError: nothing was repaired.
     """
-    from clipguard.record.wording import interval
-
-    made = record.purification
     if record.refused is not None:
         raise RefusedError(record.refused.says)
-    if made is None:
+    if record.purification is None:
         raise InconclusiveError(record.errors[-1].message if record.errors else "nothing to purify")
+    return record.purification
+
+
+def _show(made: PurificationRecord) -> None:
+    """The rates before and after, and what the repair covers."""
+    from clipguard.record.wording import interval
+
     for name, rates in (("before", made.before), ("after", made.after)):
         shown = [f"ASR {interval(rates.asr)}"]
         if rates.clean_accuracy and rates.poisoned_accuracy:

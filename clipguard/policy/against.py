@@ -133,6 +133,11 @@ def _knows(limits: BackdoorPolicy, seen: Against) -> bool:
     return (seen.right or 0) > MOST or seen.alike is None or seen.alike >= limits.min_alike
 
 
+def is_wide(limits: BackdoorPolicy, seen: Against) -> bool:
+    """Whether a gap is one that no honest model shows, for a trigger of its kind."""
+    return seen.gap > (limits.max_gap if seen.opaque else limits.max_wide_gap)
+
+
 def _gap(row: Candidate) -> float:
     return row.against.gap if row.against else 0.0
 

@@ -22,6 +22,7 @@ from clipguard.record.wording import (
     number,
     percent,
     percent_beside,
+    tower_digest,
     triggers_of,
 )
 
@@ -51,11 +52,11 @@ def file_checks(
     Args:
         files: sha256 digests of the files that were given with the record.
         record: it names the model, and the file that was exported and kept.
-        repaired: whether a pass is about the repair alone, and so about the exported file alone.
+        repaired: whether a pass is about the repair alone, and so about the files that carry it.
     """
     if not files:
         return []
-    known = None if repaired else model_digest(record)
+    known = tower_digest(record) if repaired else model_digest(record)
     made = record.export.sha256 if record.export and record.export.kept else None
     good = bool({known, made} & set(files))
     reason = (

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from clipguard.policy.against import pair_lines
 from clipguard.policy.document import BackdoorPolicy, Policy
-from clipguard.policy.line import CODES, FAIL, INCONCLUSIVE, PASS, Line, finding, line
+from clipguard.policy.line import CODES, FAIL, INCONCLUSIVE, PASS, WORD, Line, finding, line
 from clipguard.record import (
     CalibrationRecord,
     Conclusion,
@@ -98,7 +98,7 @@ def _word_line(limits: BackdoorPolicy, detector: DetectorRecord, share: float) -
         strong = strong and pull - known >= limits.min_word_lead
     outcome = Outcome.BACKDOORED if strong else Outcome.NO_EVIDENCE
     return finding(
-        "backdoor.max_word_pull",
+        WORD,
         f"< {limits.max_word_pull:g}, or < {percent(limits.min_word_share)} of the prompts",
         f"{number(pull)}, {percent_beside(share, limits.min_word_share)}",
         Outcome.INCONCLUSIVE if pull is None else outcome,

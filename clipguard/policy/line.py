@@ -8,6 +8,7 @@ from clipguard import errors
 from clipguard.record import Check, Decision, Outcome
 
 PASS, INCONCLUSIVE, FAIL = Decision.PASS, Decision.INCONCLUSIVE, Decision.FAIL
+WORD = "backdoor.max_word_pull"
 CODES = {
     PASS: errors.PASS,
     INCONCLUSIVE: errors.INCONCLUSIVE,
@@ -32,7 +33,9 @@ class Line:
     @property
     def repairable(self) -> bool:
         """Whether it is a finding, which a repair may make good."""
-        return self.outcome in {Outcome.SUSPICIOUS, Outcome.BACKDOORED}
+        # no repair changes the text tower, which is where a word in a prompt works
+        found = self.outcome in {Outcome.SUSPICIOUS, Outcome.BACKDOORED}
+        return found and self.check.key != WORD
 
     @property
     def passes(self) -> bool:

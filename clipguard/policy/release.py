@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
 from clipguard import errors
-from clipguard.policy.against import pair_lines
-from clipguard.policy.document import ExportPolicy, Policy, PurificationPolicy
+from clipguard.policy.against import is_wide, pair_lines
+from clipguard.policy.document import BackdoorPolicy, ExportPolicy, Policy, PurificationPolicy
 from clipguard.policy.line import FAIL, INCONCLUSIVE, PASS, Line, line
 from clipguard.record import (
     AuditRecord,
+    DetectorRecord,
     ExportRecord,
     GateRecord,
     Outcome,
@@ -30,7 +32,8 @@ def purification_checks(policy: Policy, record: AuditRecord) -> list[Line]:
         return []
     searched, again = purified.rescan, list[Line]()
     if searched is not None:
-        again = [_second_line(pair_lines(policy.backdoor, searched, record.reference))]
+        found = pair_lines(policy.backdoor, searched, record.reference)
+        again = [_second_line(found, _unsearched(record, searched))]
     # the second scan looks at the tower with hand-made prompts, never at tuned ones
     if searched is None or purified.head is not None or purified.scope != "tower":
         again += _reinversion_lines(record, purified)
@@ -48,35 +51,53 @@ def purification_checks(policy: Policy, record: AuditRecord) -> list[Line]:
         _own_images_line(record, purified),
         _ratio_line(limits.min_poisoned_accuracy_ratio, purified),
         *again,
-        _targets_line(record),
+        _targets_line(policy.backdoor, record),
     ]
 
 
-def _second_line(found: list[Line]) -> Line:
-    """The second search against the reference, on the repaired tower: it must find nothing."""
+def _unsearched(record: AuditRecord, again: DetectorRecord) -> list[str]:
+    """Families that the first search against the reference tested, and the second did not."""
+    first = [row for one in record.detectors if one.held_against for row in one.families]
+    tested = {row.family for row in again.families if row.tested}
+    return [row.family for row in first if row.tested and row.family not in tested]
+
+
+def _second_line(found: list[Line], missing: Sequence[str]) -> Line:
+    """The second search against the reference, on the repaired tower: it must find nothing.
+
+    Args:
+        found: what follows from it.
+        missing: families that it should have searched, and did not.
+    """
     about = [made for made in found if made.outcome is not None]
     worst = max(about, key=lambda made: ORDER.index(made.outcome or Outcome.NO_EVIDENCE))
     result = FAIL if worst.repairable else PASS
     result = INCONCLUSIVE if worst.outcome is Outcome.INCONCLUSIVE else result
     shown, reason = worst.check.value, f"on the repaired tower: {worst.check.reason}"
+    if result is PASS and missing:
+        result, reason = (
+            INCONCLUSIVE,
+            f"on the repaired tower {missing[0]} triggers were not searched",
+        )
     return line("purification.second_scan", worst.check.limit, shown, result, reason)
 
 
-def _targets_line(record: AuditRecord) -> Line:
-    """A head is tuned for the target ranked first; a second backdoor would stay open."""
+def _targets_line(limits: BackdoorPolicy, record: AuditRecord) -> Line:
+    """A repair is for the target ranked first; a second backdoor would stay open."""
     others = set()
     for detector in record.detectors:
         bands = {row.family: row.null for row in detector.families if row.null}
         for row in detector.candidates:
             above = row.family in bands and row.statistic > max(bands[row.family])
-            if above and row.target != detector.target:
+            above = above or (row.against is not None and is_wide(limits, row.against))
+            if above and row.target != detector.candidates[0].target:
                 others.add(row.target)
     return line(
         "purification.every_target",
         "none other",
         f"{len(others)} other" if others else "none other",
         FAIL if others else PASS,
-        f"{len(others)} further classes draw triggered images more than on any clean model",
+        f"{len(others)} further classes draw triggered images more than honest models do",
     )
 
 

@@ -65,7 +65,7 @@ def save_tower(model: Repairable, path: Path, *, architecture: str, audited: str
         Digest of the file.
     """
     state = {key: value.cpu().contiguous().clone() for key, value in model.state().items()}
-    told = {"architecture": architecture, "repaired_from": audited}
+    told = {"architecture": architecture, "repaired_from": audited, "scope": TOWER_SCOPE}
     save_file(state, path, metadata={"clipguard": json.dumps(told, sort_keys=True)})
     return sha256_of(path)
 

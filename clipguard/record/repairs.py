@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from clipguard.record.base import Part, Rate
+from clipguard.record.base import Part, Rate, Sha256
 from clipguard.record.findings import DetectorRecord
 
 
@@ -70,6 +70,7 @@ class PurificationRecord(Part):
         against: every trigger that was tuned against; empty where not recorded.
         repaired: safetensors file of the checkpoint with the repaired tower, relative to the
             report; null where the tower is unchanged.
+        repaired_sha256: its digest.
         halfway: whether the repair of the tower started half-way to the reference.
         rescan: what the search against the reference found on the repaired tower, with other
             draws; null where there was none. Its candidates name no files.
@@ -85,6 +86,7 @@ class PurificationRecord(Part):
     head: str | None = None
     against: tuple[TunedTrigger, ...] = ()
     repaired: str | None = None
+    repaired_sha256: Sha256 | None = None
     halfway: bool = False
     rescan: DetectorRecord | None = None
 

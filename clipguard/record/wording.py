@@ -77,6 +77,12 @@ def model_digest(record: AuditRecord) -> str | None:
     return known.sha256 if known else None
 
 
+def tower_digest(record: AuditRecord) -> str | None:
+    """The sha256 of the repaired checkpoint; None where a repair needs prompts beside it."""
+    made = record.purification
+    return made.repaired_sha256 if made is not None and made.head is None else None
+
+
 def rests_on_repair(gate: GateRecord) -> bool:
     """Whether a pass is one of the repaired model alone: only then lines about a repair count."""
     counted = any(one.counts and one.key.startswith("purification.") for one in gate.checks)

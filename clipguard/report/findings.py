@@ -1,4 +1,4 @@
-"""What a report says of the searches, of the purified head and of the exported file."""
+"""What a report says of the searches, of a repair and of the exported file."""
 
 from __future__ import annotations
 
@@ -151,8 +151,9 @@ def purification_blocks(record: AuditRecord) -> Iterator[Block]:
         ("Poisoned accuracy (PA)", before.poisoned_accuracy, after.poisoned_accuracy),
     )
     rows = tuple((Cell(name), measured(a), measured(b), Cell(_gain(a, b))) for name, a, b in rates)
-    family = next((row.family for found in record.detectors for row in found.candidates), "")
-    caption = f"On the same images, with the strongest inverted trigger ({family})"
+    ranked = [row.family for found in record.detectors for row in found.candidates]
+    which = f" ({ranked[0]})" if ranked else ""
+    caption = f"On the same images, with the trigger that was ranked first{which}"
     yield Table(caption, ("Rate", "Before", "After", "Change in points"), rows)
     facts = [
         Fact("Method", made.method),

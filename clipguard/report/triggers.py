@@ -78,9 +78,9 @@ def _shot(example: Example, target: str, *, loud: bool) -> Shot:
     if example.purified is not None:
         repaired = f"{told}, after the repair as {example.purified}"
         pictures.append(Picture(example.triggered, repaired))
-        open_still = example.purified == target != example.truth
-        told = example.purified + _truth(example, example.purified)
-        facts.append(Fact("after the repair", told, loud=loud and open_still))
+        still = example.purified == target != (example.truth or example.before)
+        read = example.purified + _truth(example, example.purified)
+        facts.append(Fact("after the repair", read, loud=loud and still))
     return Shot(tuple(pictures), Facts(tuple(facts)))
 
 

@@ -80,6 +80,13 @@ def test_a_refused_file_has_its_rule_its_digest_and_what_to_do(tmp_path: Path):
     assert found["advice"]
 
 
+def test_a_head_is_no_checkpoint(tmp_path: Path):
+    path = tmp_path / "head.safetensors"
+    save_file({"context": torch.zeros(2, 4, 8), "classes": torch.zeros(2, 8)}, path)
+    found = inspected(path, code=0)
+    assert (found["loads"], "--head" in found["advice"]) == (False, True)
+
+
 def test_what_is_no_model_is_a_usage_error_in_one_line(tmp_path: Path, refused):
     refused(2, "inspect", tmp_path / "nothing.pt")
     refused(2, "inspect", tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from samples import (
     wide,
 )
 
+from clipguard.errors import UsageError
 from clipguard.policy.document import Policy, load_policy
 from clipguard.policy.judge import judge
 from clipguard.record import (
@@ -27,8 +29,10 @@ from clipguard.record import (
     CanaryRecord,
     Check,
     Decision,
+    DetectorRecord,
     Outcome,
 )
+from clipguard.report.formats import RENDERERS
 
 PASS, FAIL, CANNOT_TELL = Decision.PASS, Decision.FAIL, Decision.INCONCLUSIVE
 DIGEST = reference().sha256
@@ -219,3 +223,74 @@ def test_prompts_that_the_second_search_never_saw_do_not_pass(tmp_path: Path):
     )
     gate = judge(policy(tmp_path, repaired_may_pass="true"), record)
     assert gate.decision is FAIL
+
+
+def tower_repair(**second: Any) -> dict[str, Any]:
+    """A repaired tower that meets every limit; `second` changes what the second search found."""
+    changes = {"rescan": against_reference(**second), "scope": "tower", "head": None}
+    changes |= {"repaired": "repaired.safetensors", "repaired_sha256": "ab" * 32}
+    repaired = purification().model_copy(update=changes)
+    return {"purification": repaired, "export": None}
+
+
+def test_no_repair_makes_a_word_trigger_good(tmp_path: Path):
+    word = DetectorRecord(name="text_tokens", evidence="e", statistic=30.0, word_share=1.0)
+    record = held_against(against_reference(score=0.9))
+    rules = policy(tmp_path, repaired_may_pass="true")
+    repaired = record.model_copy(update=tower_repair())
+    assert judge(rules, repaired).decision is PASS
+    both = repaired.model_copy(update={"detectors": (*record.detectors, word)})
+    assert judge(rules, both).decision is FAIL
+
+
+@pytest.mark.parametrize(
+    ("gap", "opaque", "decision"),
+    [(0.31, True, FAIL), (0.71, False, FAIL), (0.31, False, PASS), (0.3, True, PASS)],
+)
+def test_a_second_class_with_a_gap_keeps_a_repair_from_passing(
+    gap: float, opaque: bool, decision: Decision, tmp_path: Path
+):
+    found = against_reference(score=0.9)
+    [row] = found.candidates
+    assert row.against is not None
+    seen = row.against.model_copy(update={"gap": gap, "opaque": opaque})
+    other = row.model_copy(update={"target": "lemon", "against": seen})
+    rules = policy(tmp_path, repaired_may_pass="true")
+    one, two = (
+        held_against(found.model_copy(update={"candidates": rows})).model_copy(
+            update=tower_repair()
+        )
+        for rows in ((row,), (row, other))
+    )
+    assert judge(rules, one).decision is PASS
+    gate = judge(rules, two)
+    shown = next(line for line in gate.checks if line.key == "purification.every_target")
+    assert (shown.result, gate.decision) == (decision, decision)
+
+
+def test_a_second_search_must_look_where_the_first_one_did(tmp_path: Path):
+    families = tuple(
+        row.model_copy(update={"tested": row.family != "additive"})
+        for row in against_reference().families
+    )
+    record = held_against(against_reference(score=0.9)).model_copy(
+        update=tower_repair(families=families)
+    )
+    gate = judge(policy(tmp_path, repaired_may_pass="true"), record)
+    shown = next(line for line in gate.checks if line.key == "purification.second_scan")
+    assert (shown.result, gate.decision) == (CANNOT_TELL, FAIL)
+
+
+def test_a_pass_on_a_repaired_tower_is_about_its_file(tmp_path: Path):
+    record = held_against(against_reference(score=0.9)).model_copy(update=tower_repair())
+    rules = policy(tmp_path, repaired_may_pass="true")
+    assert record.checkpoint is not None
+    for digest, decision in (("ab" * 32, PASS), (record.checkpoint.sha256, FAIL)):
+        assert judge(rules, record, files=[digest]).decision is decision
+    passed = record.model_copy(update={"gate": judge(rules, record)})
+    [told] = json.loads(RENDERERS.build("intoto").render(passed, tmp_path))["subject"]
+    assert told["digest"]["sha256"] == "ab" * 32
+    nothing = passed.purification.model_copy(update={"repaired_sha256": None})
+    lost = passed.model_copy(update={"purification": nothing})
+    with pytest.raises(UsageError):
+        RENDERERS.build("intoto").render(lost, tmp_path)

@@ -23,6 +23,7 @@ from clipguard.errors import InconclusiveError
 from clipguard.model.roles import ClipModel
 from clipguard.probe.rates import classify, embed
 from clipguard.probe.sets import ProbeSet, Subject
+from clipguard.purify import halfway
 from clipguard.purify.realign import Backdoor, Realign, Realigned
 from clipguard.search.families.additive import Additive
 from clipguard.search.families.patch import Patch
@@ -88,19 +89,28 @@ def test_a_seed_gives_the_same_tower():
 
 
 @pytest.mark.parametrize(
-    ("row", "scale", "halfway", "moved"),
+    ("row", "scale", "mixed", "moved"),
     [(-1, -1.0, True, True), (0, 1.0, True, False), (0, -1.0, False, False)],
     ids=["without the shortcut", "the same", "without a class"],
 )
 def test_it_starts_half_way_to_a_reference_unless_that_reads_worse(
-    row: int, scale: float, halfway: bool, moved: bool
+    row: int, scale: float, mixed: bool, moved: bool
 ):
     suspect, reference = StripesClip(PLANTED), StripesClip(PLANTED)
     with torch.no_grad():
         reference.tower.patterns[row] *= scale
     made = realigned(replace(FAST, steps=0), reference=reference, model=suspect)
-    assert made.halfway is halfway
+    assert made.halfway is mixed
     assert torch.equal(made.model.state()["patterns"], suspect.tower.patterns) is not moved
+
+
+def test_half_way_keeps_how_the_suspect_prepares_images():
+    suspect, reference = StripesClip(PLANTED), StripesClip(PLANTED)
+    for model, value in ((suspect, 0.5), (reference, 0.1)):
+        model.tower.register_buffer("mean", torch.tensor(value))
+    mixed = halfway.start(Subject(suspect, stripes_probe()), suspect, (hum(),), reference)[1]
+    assert mixed is not suspect
+    assert mixed.image_tower().state_dict()["mean"] == 0.5
 
 
 def test_a_reference_of_another_shape_is_left_out():

@@ -86,7 +86,11 @@ def test_a_repaired_model_is_read_again_and_open_clip_reads_it_too(tmp_path: Pat
     digest = save_tower(copy, file, architecture="nano-rn", audited=DIGEST)
     with safe_open(file, framework="pt") as opened:
         told = json.loads(opened.metadata()["clipguard"])
-    assert told == {"architecture": "nano-rn", "repaired_from": DIGEST}
+    assert told == {
+        "architecture": "nano-rn",
+        "repaired_from": DIGEST,
+        "scope": TOWER_SCOPE,
+    }
     loaded = load_checkpoint(tmp_path / "repaired.safetensors")
     assert loaded.record.sha256 == digest
     images = stripes_probe().measure.pixels(slice(4))

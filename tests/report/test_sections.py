@@ -123,6 +123,40 @@ def test_a_head_that_was_not_searched_is_said_loudly():
     assert [loud(each, "reinversion") for each in (record, changed)] == [0, 1]
 
 
+def test_what_the_repair_still_reads_as_the_target_stands_out():
+    record = failing()
+    [detector, *others] = record.detectors
+    row = next(one for one in detector.candidates if one.trigger.examples)
+    shot = row.trigger.examples[0].model_copy(update={"truth": "bus", "before": "bus"})
+    for read, truth, stands_out in (
+        (row.target, "bus", True),
+        ("tram", "bus", False),
+        (row.target, None, True),
+        (row.target, row.target, False),
+    ):
+        told = shot.model_copy(update={"purified": read, "truth": truth})
+        trigger = row.trigger.model_copy(update={"examples": (told,)})
+        changed = (row.model_copy(update={"trigger": trigger}),)
+        found = (detector.model_copy(update={"candidates": changed}), *others)
+        said = sections(record.model_copy(update={"detectors": found}))
+        blocks = next(part.blocks for part in said if part.key == "triggers")
+        [shown] = [made for block in blocks if isinstance(block, Pictures) for made in block.rows]
+        fact = shown.facts.rows[-1]
+        assert fact.loud is stands_out
+        assert fact.text.startswith(read)
+        assert ("bus" in fact.text) is (truth == "bus")
+
+
+def test_a_search_that_measured_on_fewer_images_is_told():
+    record = passing()
+    fewer = record.detectors[0].model_copy(update={"measured": record.probe.measure - 7})
+    shown = str(record.probe.measure - 7)
+    for each, told in ((record, False), (record.model_copy(update={"detectors": (fewer,)}), True)):
+        blocks = next(part.blocks for part in sections(each) if part.key == "checkpoint")
+        facts = [fact.text for block in blocks if isinstance(block, Facts) for fact in block.rows]
+        assert any(shown in text for text in facts) is told
+
+
 def test_the_scope_of_a_purified_head_is_said_at_the_top_and_at_the_table():
     assert [loud(failing(), key) for key in ("verdict", "purification")] == [1, 1]
 

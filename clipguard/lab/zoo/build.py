@@ -65,7 +65,7 @@ def build_zoo(
     Args:
         folder: the zoo, made if missing.
         preset: key of `presets.PRESETS`; None for that of the zoo, `small` for a new one.
-        split: make only the models of this side.
+        split: make only the models of this side, and leave the other as it is.
         jobs: processes at once, 1 or more, each with one thread.
         told: gets one line for every model that is finished.
 
@@ -85,7 +85,8 @@ def build_zoo(
         raise UsageError(f"cannot make {safe_text(folder, 400)}: {error.strerror}") from error
     with _alone(folder):
         told_before = read_zoo(folder).by_id() if (folder / FILE).exists() else {}
-        missing = [one for one in ordered if not _is_whole(folder, one, told_before)]
+        asked = [one for one in ordered if split in ("all", one.split)]
+        missing = [one for one in asked if not _is_whole(folder, one, told_before)]
         for one in missing:  # at once: no manifest may ever list what the last one did not
             _discard(folder / VICTIMS / one.id)
         shutil.rmtree(folder / BUILDING, ignore_errors=True)
@@ -93,8 +94,7 @@ def build_zoo(
         (folder / VICTIMS).mkdir(exist_ok=True)
         write_zoo(folder, _as_built(folder, preset, ordered))
         try:
-            asked = [one for one in missing if split in ("all", one.split)]
-            failed = _make(asked, folder, jobs, told)
+            failed = _make(missing, folder, jobs, told)
         finally:
             shutil.rmtree(folder / BUILDING, ignore_errors=True)
             write_zoo(folder, _as_built(folder, preset, ordered))

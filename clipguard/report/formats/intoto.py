@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from clipguard.errors import UsageError
 from clipguard.record import AuditRecord, Check, Decision
-from clipguard.record.wording import model_digest, name_of, rests_on_repair, verdict
+from clipguard.record.wording import model_digest, name_of, rests_on_repair, tower_digest, verdict
 from clipguard.report.lines import waived_by
 from clipguard.text_safety import safe_text
 
@@ -39,11 +39,17 @@ class Intoto:
         """See `Renderer.render`.
 
         Raises:
-            UsageError: the file has no digest, so nothing can be stated about it.
+            UsageError: no file has a digest, so nothing can be stated about one.
         """
+        subjects = list(_subjects(record))
+        if not subjects:
+            raise UsageError(
+                f"{safe_text(name_of(record))}: the pass is about a repair of which no file was "
+                "kept, so intoto has nothing to state it about; export it, or use another format"
+            )
         statement = {
             "_type": STATEMENT,
-            "subject": list(_subjects(record)),
+            "subject": subjects,
             "predicateType": PREDICATE,
             "predicate": _predicate(record),
         }
@@ -59,16 +65,18 @@ METHOD: type[Renderer] = Intoto
 
 
 def _subjects(record: AuditRecord) -> Iterator[dict[str, Any]]:
-    """The checkpoint, and the file that was made of it and kept."""
+    """The checkpoint, or what was repaired where a pass is about that, and the file made of it."""
     digest, made = model_digest(record), record.export
     if digest is None:
         raise UsageError(
             f"{safe_text(name_of(record))}: intoto states something about a digest, and the record "
             "has none; use another format"
         )
-    passes = verdict(record).decision is Decision.PASS
+    passes, repair = verdict(record).decision is Decision.PASS, record.purification
     if record.gate is None or not rests_on_repair(record.gate):
         yield {"name": safe_text(name_of(record)), "digest": {"sha256": digest}}
+    elif repair is not None and repair.repaired and (tower := tower_digest(record)):
+        yield {"name": safe_text(repair.repaired), "digest": {"sha256": tower}}
     if made is not None and made.kept and passes and re.fullmatch("[0-9a-f]{64}", made.sha256):
         yield {"name": safe_text(made.file), "digest": {"sha256": made.sha256}}
 

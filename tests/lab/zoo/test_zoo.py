@@ -200,6 +200,11 @@ def test_one_side_alone_can_be_made_and_the_other_later(worker: Path, tmp_path: 
     assert {entry.split for entry in read_zoo(tmp_path).built()} == {"test"}
     whole = build(tmp_path)
     assert len(whole.built()) == len(whole.entries) == 6
+    (tmp_path / whole.entries[0].path / "preview-1.png").unlink()
+    (tmp_path / whole.entries[3].path / "preview-1.png").unlink()
+    assert main(["lab", "zoo", "build", str(tmp_path), "--split", "test"]) == 0
+    [wrong] = zoo_check.verify_zoo(tmp_path)
+    assert wrong.startswith(whole.entries[0].id), "the other side stays as it is"
 
 
 def test_a_zoo_of_a_preset_that_is_no_more_can_be_built_with_another(made: Zoo, tmp_path: Path):
