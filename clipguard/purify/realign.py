@@ -49,7 +49,7 @@ class Realigned:
     Attributes:
         model: a copy of the suspect with other weights in its image tower.
         triggers: everything it was tuned against, what was searched on the way last.
-        losses: final value of each named loss, in cosine.
+        losses: value of each named loss at the last step, in cosine.
         halfway: whether it started half-way to the reference.
     """
 
@@ -90,6 +90,9 @@ class Realign:
             that lead there share something with what it looks like, which must not be unlearned
             with them.
         held: clean images of these in a step, beside the others.
+        beyond: how far the weights go from the start, as a multiple of where the last step ends. A
+            trigger that is only like those tuned against needs more of the same change, which
+            costs little clean accuracy.
         every: steps between two searches for new triggers.
         together: searches that are made then, each for something else.
         search: how they are made.
@@ -97,23 +100,26 @@ class Realign:
     Source:
         Ours. Unlearning inverted triggers is that of Wang et al., Neural Cleanse, IEEE S&P 2019,
         section VI; the teacher in place of labels, and new triggers on the way, are not in it.
+        `beyond`: weights as vectors that are scaled are from Ilharco et al., Editing models with
+        task arithmetic, ICLR 2023.
     """
 
-    ID: ClassVar[str] = "realign/5"
+    ID: ClassVar[str] = "realign/6"
 
     steps: int = 150
     learning_rate: float = 3e-4
     warm_up: int = 5
     images: int = 32
     near_weight: float = 0.25
-    triggered_weight: float = 0.7
-    spread_weight: float = 0.25
+    triggered_weight: float = 0.25
+    spread_weight: float = 0.09
     moved: float = 0.5
     weakest: float = 0.5
     strongest: float = 2.0
     further: int = 3000
     near: int = 32
     held: int = 16
+    beyond: float = 1.6
     every: int = 10
     together: int = 1
     search: Inverter = SHORT
@@ -147,6 +153,7 @@ class Realign:
             raise InconclusiveError("the image tower of a model of this kind cannot be repaired")
         copy, teacher = start(subject, subject.model, backdoor.triggers, backdoor.reference)
         tower, known, losses = copy.image_tower(), list(backdoor.triggers), dict[str, Tensor]()
+        begun = [weight.detach().clone() for weight in tower.parameters()]
         optimizer = torch.optim.AdamW(tower.parameters(), lr=self.learning_rate, weight_decay=0)
         families, pool = cycle(backdoor.families), self._pool(subject, generator)
         wanted = embed(teacher, pool, enough=telling(progress, STAGE, 0, self.steps))
@@ -167,6 +174,7 @@ class Realign:
             weights = {HELD: 1.0, NEAR: self.near_weight, DRAWN: self._weight(known)}
             self._descend(optimizer, tower, sum_of(losses, weights))
             tower.requires_grad_(False)  # the searches ask for gradients of their trigger only
+        self._go_beyond(begun, tower)
         final = {name: loss.item() for name, loss in losses.items()}
         halfway = teacher is not subject.model
         return Realigned(copy, tuple(dict.fromkeys(known)), final, halfway)
@@ -186,6 +194,11 @@ class Realign:
         nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def _go_beyond(self, begun: Sequence[Tensor], tower: nn.Module) -> None:
+        for first, weight in zip(begun, tower.parameters(), strict=True):
+            weight.copy_(torch.lerp(first, weight, self.beyond))
 
     def _pool(self, subject: Subject, generator: torch.Generator) -> ProbePart:
         """What the tower is trained on."""

@@ -82,6 +82,16 @@ def test_new_triggers_are_searched_on_the_way_in_the_families_in_turn():
     assert [round(one.size / 4) for one in made.triggers] == [2, 1, 4]
 
 
+def test_the_weights_go_further_the_way_they_went():
+    first = StripesClip(PLANTED).tower.patterns
+    one, two = (
+        realigned(replace(FAST, steps=5, beyond=beyond)).model.state()["patterns"] - first
+        for beyond in (1.0, 1.5)
+    )
+    assert one.abs().max() > 0
+    torch.testing.assert_close(two, 1.5 * one)
+
+
 def test_a_seed_gives_the_same_tower():
     settings = replace(FAST, steps=5, every=2, together=1)
     one, two = (realigned(settings, again=(Additive(),)).model.state() for _ in range(2))
