@@ -197,7 +197,7 @@ def profile_alone(name: str) -> Profile:
     if not found.alone:
         usable = ", ".join(key for key, each in PROFILES.items() if each.alone)
         raise UsageError(
-            f"the profile {name} only compares with a reference; give --reference MODEL, "
-            f"or another profile ({usable})"
+            f"the profile {name} only compares with a reference; give another profile ({usable}), "
+            "or --reference MODEL, which scan and purify take"
         )
     return found
