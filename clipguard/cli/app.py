@@ -174,9 +174,8 @@ def _misused(error: Any, added: Mapping[str, Setting]) -> None:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return
-    told = (
-        str(error.format_message()).rstrip(".").replace(": Value error, ", ": ")
-    )  # said by pydantic
+    # pydantic puts its own word before what is wrong with a value
+    told = str(error.format_message()).rstrip(".").replace(": Value error, ", ": ")
     found = re.search(r"'([^']*)' is not one of (.*)", told)
     close = found and difflib.get_close_matches(found[1], re.findall(r"'([^']*)'", found[2]), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -43,7 +43,7 @@ def demo(
     from clipguard.lab.order import Order, plant_command
     from clipguard.lab.plant import plant
     from clipguard.lab.recipes import SHOWN
-    from clipguard.lab.victim_folder import trigger_of, write_base, write_victim
+    from clipguard.lab.victim_folder import write_base, write_victim
     from clipguard.policy.judge import load_policy
 
     poisoned, clean = output_dir / "poisoned", output_dir / "clean-twin"
@@ -66,8 +66,8 @@ def demo(
             record = _scan(folder, options, progress)
         found.append(record)
         typer.echo(_line(name, record))
-        if record.purification and record.purification.head and trigger_of(folder) is not None:
-            typer.echo(_planted(folder, clean, record.purification.head))
+        if folder == poisoned and record.purification and record.purification.head:
+            typer.echo(_planted(poisoned, clean, record.purification.head))
         typer.echo(f"           {safe_text(folder / 'report' / 'report.html', 400)}")
     right = [record.gate.decision.value if record.gate else "" for record in found]
     expected = right == ["fail", "pass"]

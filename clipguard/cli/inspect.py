@@ -146,8 +146,8 @@ def _finding(text: str) -> dict[str, str]:
 def _advice(found: Contents, told: Guess | None) -> str:
     from clipguard.record.wording import REFUSALS
 
-    if found.refusal is None and _is_head(found):
+    if found.refusal is not None:
+        return REFUSALS.get(_finding(found.refusal)["rule"], "do not load it")
+    if _is_head(found):
         return "it looks like a head of clipguard; use it with export CHECKPOINT --head"
-    if found.refusal is None:
-        return "" if told else "name the architecture with --arch if it finds none that fits"
-    return REFUSALS.get(_finding(found.refusal)["rule"], "do not load it")
+    return "" if told else "name the architecture with --arch if it finds none that fits"

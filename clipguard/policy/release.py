@@ -12,7 +12,6 @@ from clipguard.policy.document import BackdoorPolicy, ExportPolicy, Policy, Puri
 from clipguard.policy.line import FAIL, INCONCLUSIVE, PASS, Line, line
 from clipguard.record import (
     AuditRecord,
-    DetectorRecord,
     ExportRecord,
     GateRecord,
     Outcome,
@@ -33,7 +32,8 @@ def purification_checks(policy: Policy, record: AuditRecord) -> list[Line]:
     searched, again = purified.rescan, list[Line]()
     if searched is not None:
         found = pair_lines(policy.backdoor, searched, record.reference)
-        again = [_second_line(found, _unsearched(record, searched))]
+        tested = {row.family for row in searched.families if row.tested}
+        again = [_second_line(found, [one for one in _searched(record) if one not in tested])]
     # the second scan looks at the tower with hand-made prompts, never at tuned ones
     if searched is None or purified.head is not None or purified.scope != "tower":
         again += _reinversion_lines(record, purified)
@@ -55,11 +55,10 @@ def purification_checks(policy: Policy, record: AuditRecord) -> list[Line]:
     ]
 
 
-def _unsearched(record: AuditRecord, again: DetectorRecord) -> list[str]:
-    """Families that the first search against the reference tested, and the second did not."""
-    first = [row for one in record.detectors if one.held_against for row in one.families]
-    tested = {row.family for row in again.families if row.tested}
-    return [row.family for row in first if row.tested and row.family not in tested]
+def _searched(record: AuditRecord) -> list[str]:
+    """Families of image triggers that were searched before the repair."""
+    rows = [row for found in record.detectors for row in found.families if row.tested]
+    return list(dict.fromkeys(row.family for row in rows if row.family != TEXT))
 
 
 def _second_line(found: list[Line], missing: Sequence[str]) -> Line:
@@ -75,10 +74,8 @@ def _second_line(found: list[Line], missing: Sequence[str]) -> Line:
     result = INCONCLUSIVE if worst.outcome is Outcome.INCONCLUSIVE else result
     shown, reason = worst.check.value, f"on the repaired tower: {worst.check.reason}"
     if result is PASS and missing:
-        result, reason = (
-            INCONCLUSIVE,
-            f"on the repaired tower {missing[0]} triggers were not searched",
-        )
+        result = INCONCLUSIVE
+        reason = f"on the repaired tower {missing[0]} triggers were not searched"
     return line("purification.second_scan", worst.check.limit, shown, result, reason)
 
 
@@ -89,8 +86,8 @@ def _targets_line(limits: BackdoorPolicy, record: AuditRecord) -> Line:
         bands = {row.family: row.null for row in detector.families if row.null}
         for row in detector.candidates:
             above = row.family in bands and row.statistic > max(bands[row.family])
-            above = above or (row.against is not None and is_wide(limits, row.against))
-            if above and row.target != detector.candidates[0].target:
+            wide = row.against is not None and is_wide(limits, row.against)
+            if (above or wide) and row.target != detector.candidates[0].target:
                 others.add(row.target)
     return line(
         "purification.every_target",
@@ -140,15 +137,9 @@ def _ratio_line(least: float, purified: PurificationRecord) -> Line:
 
 def _reinversion_lines(record: AuditRecord, purified: PurificationRecord) -> list[Line]:
     """A line for each new trigger, and for each family that was searched only before."""
-    before = [
-        row.family
-        for found in record.detectors
-        for row in found.families
-        if row.tested and row.family != TEXT  # a head holds no prompt that a word could be put in
-    ]
     again = {new.family for new in purified.reinversion}
     lines = [_reinversion_line(record, new) for new in purified.reinversion]
-    missing = [f"{name}: " for name in dict.fromkeys(before) if name not in again]
+    missing = [f"{name}: " for name in _searched(record) if name not in again]
     for family in missing or ([] if lines else [""]):
         reason = f"{family}no new trigger was searched through the repair"
         lines.append(line(REINVERSION, "null band", "not measured", INCONCLUSIVE, reason))

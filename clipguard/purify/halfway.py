@@ -53,12 +53,10 @@ def _halfway(model: Repairable, reference: ClipModel) -> Repairable | None:
     mine, theirs = (one.image_tower().state_dict() for one in (model, reference))
     if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in theirs.items()}:
         return None
-    copy, prepares = model.copied(), dict(model.image_tower().named_buffers(recurse=False))
-    mean = {  # how images are prepared is no weight: it stays the suspect's
-        key: (value + theirs[key].to(value.device)) / 2
-        if value.is_floating_point() and key not in prepares
-        else value
-        for key, value in mine.items()
-    }
-    copy.image_tower().load_state_dict(mean)
+    copy = model.copied()
+    # how images are prepared is no weight: it stays the suspect's
+    prepares = dict(model.image_tower().named_buffers(recurse=False))
+    mixed = [k for k, v in mine.items() if v.is_floating_point() and k not in prepares]
+    mean = {key: (mine[key] + theirs[key].to(mine[key].device)) / 2 for key in mixed}
+    copy.image_tower().load_state_dict({**mine, **mean})
     return copy

@@ -153,7 +153,6 @@ class Realign:
             raise InconclusiveError("the image tower of a model of this kind cannot be repaired")
         copy, teacher = start(subject, subject.model, backdoor.triggers, backdoor.reference)
         tower, known, losses = copy.image_tower(), list(backdoor.triggers), dict[str, Tensor]()
-        begun = [weight.detach().clone() for weight in tower.parameters()]
         optimizer = torch.optim.AdamW(tower.parameters(), lr=self.learning_rate, weight_decay=0)
         families, pool = cycle(backdoor.families), self._pool(subject, generator)
         wanted = embed(teacher, pool, enough=telling(progress, STAGE, 0, self.steps))
@@ -174,7 +173,7 @@ class Realign:
             weights = {HELD: 1.0, NEAR: self.near_weight, DRAWN: self._weight(known)}
             self._descend(optimizer, tower, sum_of(losses, weights))
             tower.requires_grad_(False)  # the searches ask for gradients of their trigger only
-        self._go_beyond(begun, tower)
+        self._go_beyond(teacher.image_tower(), tower)
         final = {name: loss.item() for name, loss in losses.items()}
         halfway = teacher is not subject.model
         return Realigned(copy, tuple(dict.fromkeys(known)), final, halfway)
@@ -196,8 +195,8 @@ class Realign:
         optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def _go_beyond(self, begun: Sequence[Tensor], tower: nn.Module) -> None:
-        for first, weight in zip(begun, tower.parameters(), strict=True):
+    def _go_beyond(self, begun: nn.Module, tower: nn.Module) -> None:
+        for first, weight in zip(begun.parameters(), tower.parameters(), strict=True):
             weight.copy_(torch.lerp(first, weight, self.beyond))
 
     def _pool(self, subject: Subject, generator: torch.Generator) -> ProbePart:
