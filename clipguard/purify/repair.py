@@ -60,7 +60,11 @@ class RepairSettings:
 
     realign: Realign | None = Realign()
     purifier: Purifier | None = Cbpt(
-        steps=100, spread_consistency_weight=30.0, target_consistency_weight=10.0
+        steps=100,
+        consistency_weight=30.0,
+        spread_consistency_weight=90.0,
+        target_consistency_weight=10.0,
+        preservation_weight=0.0,
     )
     alone: Purifier = Cbpt()
     against: Mapping[str, Sequence[Sought]]

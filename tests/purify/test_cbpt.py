@@ -140,6 +140,7 @@ def test_further_images_hold_the_readings_of_the_original_classifier():
     drift = [(scaled() @ (head.classes - CLASSES).T).abs().mean() for head in (kept, free)]
     assert drift[0] < drift[1]
     assert "preservation" in kept.losses
+    assert "preservation" not in free.losses
 
 
 def test_one_trigger_that_works_is_enough_among_others_that_do_not():

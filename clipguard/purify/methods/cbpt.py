@@ -60,7 +60,7 @@ class Cbpt:
             on the prompts of every class.
         target_consistency_weight: of `target_consistency`, against triggers that change the whole
             image; patches are left to the target's prompt.
-        preservation_weight: of `preservation`.
+        preservation_weight: of `preservation`; at 0 no further image is embedded.
         lent_weight: of `lent`.
 
     Source:
@@ -72,7 +72,7 @@ class Cbpt:
         NeurIPS 2018.
     """
 
-    ID: ClassVar[str] = "cbpt/4"
+    ID: ClassVar[str] = "cbpt/5"
 
     steps: int = 400
     learning_rate: float = 2e-2
@@ -114,7 +114,7 @@ class Cbpt:
         looks = each if len(each) <= self.sheets else [mixed] * self.sheets
         known = cached(model, [probe.optimise, probe.select], looks, original, progress)
         other = None
-        if probe.unlabelled is not None:
+        if self.preservation_weight and probe.unlabelled is not None:
             further = some(probe.unlabelled(), self.further, generator)
             other = cached(model, [further], [mixed], original, progress)
         contexts, patches = Contexts(model, names, self.classes), share_of_patches(triggers)
