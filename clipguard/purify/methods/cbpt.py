@@ -28,7 +28,8 @@ class Cbpt:
     (KL, the clean one detached); `consistency`, which keeps every class embedding near its
     hand-made prompt. A fourth, `preservation`, needs no labels: on further images of anything,
     clean and triggered, the reading is pulled to what the original classifier read from the
-    clean image, so that a few labelled drawings do not bend the classifier for all others.
+    clean image, so that a few labelled drawings do not bend the classifier for all others. It is
+    for a tower that stays as it is; on a repaired one `consistency` holds the others better.
 
     A fifth, `lent`, classifies embeddings that classes might have (`Features.lent`): how drawings
     of a class differ is known from all classes, and the few drawings of the target alone do not
