@@ -39,7 +39,6 @@ from purify_case import (
     base_named,
     cells,
     difference,
-    model_of,
     summary,
 )
 from torch import Tensor
@@ -47,11 +46,10 @@ from torch import Tensor
 from clipguard.audit.pipeline import NO_BAND
 from clipguard.audit.profiles import profile
 from clipguard.audit.release import ANOTHER
-from clipguard.bundled.nano import nano_network
 from clipguard.detect.score import curve_of, scored
 from clipguard.lab.comparators.repairs import REPAIRS
-from clipguard.lab.comparators.repairs._role import Patient, Repair
-from clipguard.model.open_clip import OpenClipModel
+from clipguard.lab.comparators.repairs._role import Repair, patient_of
+from clipguard.model.roles import PromptTunable
 from clipguard.policy.judge import conclude, load_policy
 from clipguard.probe.load import bundled_probe
 from clipguard.probe.sets import ProbeSet, Subject
@@ -63,7 +61,7 @@ from clipguard.search.roles import Search
 
 FAMILY = {"sig": "frequency", "badnets": "patch", "badclip": "patch", "maba": "patch"}
 """What a search finds of an attack; of the others, something added to the whole image."""
-Made = tuple[OpenClipModel, Tensor]
+Made = tuple[PromptTunable, Tensor]
 Maker = Callable[["Ward"], tuple[Made, float]]
 
 
@@ -141,18 +139,13 @@ class Ward:
 
     def by_literature(self, repair: Repair) -> tuple[Made, float]:
         """The suspect, repaired by a method of the literature."""
-        base = self.case.truth["base"]
-        network = nano_network(base)
-        network.load_state_dict(self.subject.model.state())
-        model = model_of(network, base)
-        patient = Patient(
-            network, Subject(model, self.subject.probe), self.found[0], nano_network(base)
-        )
+        patient = patient_of(self.subject, self.found[0], self.case.truth["base"])
         draws = torch.Generator().manual_seed(self.given.seed)
         classes = repair.repair(patient, generator=draws, progress=quiet)
-        return (model, patient.classes() if classes is None else classes), 0.0
+        read_with = patient.classes() if classes is None else classes
+        return (patient.subject.model, read_with), 0.0
 
-    def second(self, suspect: OpenClipModel) -> Row:
+    def second(self, suspect: PromptTunable) -> Row:
         """What a second scan measures, and the place in `OUTCOMES` of what the policy concludes."""
         detector = profile(self.given.profile).differential
         base = base_named(self.case.truth["base"])

@@ -10,7 +10,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from open_clip.model import CLIP
 from torch import Tensor
 
 from clipguard.bundled.artwork import compose, load_artwork
@@ -67,13 +66,10 @@ def twin_of(victim: Path) -> Path:
     return beside if beside.exists() else victim.with_name("twin")
 
 
-def model_of(network: CLIP, base: str) -> OpenClipModel:
-    """`network`, a bundled model or what was made of it, behind the usual interface."""
-    return OpenClipModel(network, architecture_named(BASES[base]), nano_tokenizer(network))
-
-
 def base_named(name: str) -> OpenClipModel:
-    return model_of(nano_network(name), name)
+    """The bundled model of this name."""
+    network = nano_network(name)
+    return OpenClipModel(network, architecture_named(BASES[name]), nano_tokenizer(network))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 MEMORY = Path("/proc/meminfo")
 GROUP = Path("/sys/fs/cgroup")
 STATUS = Path("/proc/self/status")
+FORGET = Path("/proc/self/clear_refs")
 
 
 def free_memory() -> int | None:
@@ -22,6 +24,12 @@ def free_memory() -> int | None:
 def peak_memory() -> int | None:
     """Most bytes that this process ever held, or None where the system does not say."""
     return _kilobytes(STATUS, "VmHWM:")
+
+
+def forget_peak() -> None:
+    """Count the peak from here on; where the system refuses, it stays that since the start."""
+    with suppress(OSError):
+        FORGET.write_text("5", encoding="ascii")
 
 
 def free_disk(place: Path) -> int:

@@ -13,6 +13,7 @@ import typer
 from clipguard.cli.arguments import Device, Quiet, Sandbox, SandboxMode, Seed, Which
 from clipguard.errors import ENVIRONMENT, PASS, UsageError
 from clipguard.lab.comparators import DETECTORS
+from clipguard.lab.comparators.repairs import REPAIRS
 from clipguard.purify.methods import PURIFIERS
 from clipguard.text_safety import safe_text
 
@@ -78,10 +79,10 @@ def bench_purify(
     methods: Annotated[
         str,
         typer.Option(
-            help="Ways of a repair, with commas between: realign, realign+cbpt, "
-            f"{', '.join(PURIFIERS.names())}."
+            help="Repairs, with commas between. Ours: realign, realign+cbpt, "
+            f"{', '.join(PURIFIERS.names())}. Of the literature: {', '.join(REPAIRS.names())}."
         ),
-    ] = "cbpt",
+    ] = "realign+cbpt",
     split: WhichSplit = Which.calibration,
     part: Part = "0/1",
     jobs: Jobs = 1,
@@ -90,7 +91,7 @@ def bench_purify(
     sandbox: Sandbox = SandboxMode.auto,
     quiet: Quiet = False,
 ) -> None:
-    """Purify towards what a scan finds, then measure under the true trigger."""
+    """Repair towards what a scan finds, then measure under the true trigger."""
     _bench(
         "purify", (zoo, output_dir), methods, (split, part, jobs), (seed, device, sandbox, quiet)
     )

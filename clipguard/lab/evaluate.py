@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from clipguard.bundled.artwork import load_artwork
 from clipguard.bundled.nano import class_names
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.errors import UsageError
 from clipguard.lab.truth import Loss, Views, lab_images, look, paired_loss, truth_rates, zero_shot
 from clipguard.lab.victim_folder import trigger_of
-from clipguard.model.open_clip import build_model
+from clipguard.model.open_clip import OpenClipModel, build_model
 from clipguard.model.roles import ClipModel
 from clipguard.probe.intervals import paired_bootstrap
 from clipguard.probe.load import Scenes, bundled_probe
@@ -22,6 +24,7 @@ from clipguard.probe.rates import classify
 from clipguard.probe.sets import ProbePart
 from clipguard.purify.files import TOWER_FILE, load_head
 from clipguard.record import Rate
+from clipguard.search.roles import Trigger
 
 OFFSET = 7
 
@@ -85,28 +88,91 @@ def evaluate_classes(
     Raises:
         UsageError: no victim there, or a clean one.
     """
-    trigger = trigger_of(victim)
-    if trigger is None:
-        raise UsageError(f"{victim.name} is clean; there is no trigger to evaluate")
-    truth = json.loads((victim / "victim.json").read_text(encoding="utf-8"))
-    model, other = (
-        build_model(load_checkpoint(folder / "model.pt"), torch.device("cpu"))
-        for folder in (victim, twin)
-    )
-    readers = (model, repaired or model, other)
-    heads = Heads(zero_shot(model), classes.cpu(), zero_shot(other))
-    rows = {}
+    trial = Trial.of(victim, twin, repaired)
+    heads = Heads(zero_shot(trial.model), classes.cpu(), zero_shot(trial.twin))
+    side, rows = trial.model.image_size, {}
     for held_out in (False, True):
-        drawn = truth["seed"] + OFFSET
-        images = lab_images(held_out=held_out, seed=drawn, scenes=scenes, side=model.image_size)
-        views = [look(each, images, trigger) for each in readers]
-        kept = (
-            {"held_out": images.labels >= 0} if held_out else _seen(images, model.image_size, seed)
-        )
+        images = lab_images(held_out=held_out, seed=trial.seed, scenes=scenes, side=side)
+        views = trial.views(images)
+        kept = {"held_out": images.labels >= 0} if held_out else _seen(images, side, seed)
         for name, chosen in kept.items():
             chosen_views = Three(*(_only(view, chosen) for view in views))
-            rows[name] = _row(chosen_views, heads, class_names().index(truth["target"]))
+            rows[name] = _row(chosen_views, heads, class_names().index(trial.target))
     return rows
+
+
+def evaluate_unseen(
+    victim: Path, twin: Path, *, repaired: ClipModel | None = None
+) -> dict[str, float]:
+    """What a repair does for a class list that it did not see, where no prompts are tuned.
+
+    The list is every bundled drawing that is none of the 100 classes, and the target. It is read by
+    the text tower of what was repaired.
+
+    Args:
+        victim: folder that `lab plant` wrote.
+        twin: folder of its clean twin.
+        repaired: the victim with a repaired image tower; None where it is as it was.
+
+    Returns:
+        A row of `evaluate_classes`, for one fresh scene of each drawing in the seen styles.
+
+    Raises:
+        UsageError: no victim there, or a clean one.
+    """
+    trial, known = Trial.of(victim, twin, repaired), {*class_names()}
+    others = [names[0] for names in load_artwork().names if names[0] not in known]
+    names = (*others, trial.target)
+    images = lab_images(
+        held_out=False, seed=trial.seed, scenes=1, side=trial.model.image_size, names=names
+    )
+    readers = (trial.model, trial.repaired, trial.twin)
+    heads = Heads(*(zero_shot(each, names=names).cpu() for each in readers))
+    return _row(trial.views(images), heads, len(others))
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """What is compared, and under which trigger.
+
+    Attributes:
+        trigger: that was planted.
+        target: name of its target class.
+        seed: of the scenes.
+        model: the victim.
+        repaired: what was made of it.
+        twin: its clean twin.
+    """
+
+    trigger: Trigger
+    target: str
+    seed: int
+    model: OpenClipModel
+    repaired: ClipModel
+    twin: OpenClipModel
+
+    @classmethod
+    def of(cls, victim: Path, twin: Path, repaired: ClipModel | None) -> Trial:
+        """That of the folders of a victim and of its twin.
+
+        Raises:
+            UsageError: no victim there, or a clean one.
+        """
+        trigger = trigger_of(victim)
+        if trigger is None:
+            raise UsageError(f"{victim.name} is clean; there is no trigger to evaluate")
+        truth = json.loads((victim / "victim.json").read_text(encoding="utf-8"))
+        model, other = (
+            build_model(load_checkpoint(folder / "model.pt"), torch.device("cpu"))
+            for folder in (victim, twin)
+        )
+        seed = truth["seed"] + OFFSET
+        return cls(trigger, truth["target"], seed, model, repaired or model, other)
+
+    def views(self, images: ProbePart) -> Three:
+        """What each makes of the same images."""
+        readers = (self.model, self.repaired, self.twin)
+        return Three(*(look(each, images, self.trigger) for each in readers))
 
 
 class Three(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,8 +41,15 @@ class Views(NamedTuple):
     triggered: Tensor
 
 
-def lab_images(*, held_out: bool, seed: int, scenes: int, side: int = SIDE) -> ProbePart:
-    """Fresh labelled scenes of every drawing of the 100 classes.
+def lab_images(
+    *,
+    held_out: bool,
+    seed: int,
+    scenes: int,
+    side: int = SIDE,
+    names: Sequence[str] | None = None,
+) -> ProbePart:
+    """Fresh labelled scenes of every drawing of the 100 bundled classes, or of others.
 
     Args:
         held_out: the held-out style instead of the three seen ones.
@@ -49,8 +57,12 @@ def lab_images(*, held_out: bool, seed: int, scenes: int, side: int = SIDE) -> P
         scenes: scenes per drawing; three times as many in the held-out style, which has a
             third of the drawings.
         side: S, side of the images in pixels.
+        names: other classes, each the usual name of a drawing.
+
+    Raises:
+        ValueError: a name that no drawing has.
     """
-    artwork, names = load_artwork(held_out), class_names()
+    artwork, names = load_artwork(held_out), names or class_names()
     concepts = torch.tensor(artwork.concepts(names))
     generator = torch.Generator().manual_seed(OFFSET + seed)
     images, drawings = [], []
@@ -63,9 +75,11 @@ def lab_images(*, held_out: bool, seed: int, scenes: int, side: int = SIDE) -> P
     return ProbePart(torch.cat(images), labels, torch.cat(drawings))
 
 
-def zero_shot(model: ClipModel, template: str = TEMPLATE) -> Tensor:
-    """(C, D) embeddings of the bundled classes with one template."""
-    return class_embeddings(model, class_names(), (template,))
+def zero_shot(
+    model: ClipModel, template: str = TEMPLATE, names: Sequence[str] | None = None
+) -> Tensor:
+    """(C, D) embeddings of the bundled classes, or of others, with one template."""
+    return class_embeddings(model, names or class_names(), (template,))
 
 
 def look(model: ClipModel, images: ProbePart, trigger: Trigger | None) -> Views:

@@ -144,6 +144,37 @@ def repair(
         InconclusiveError: the worst target is no class of the list, or this kind of model has no
             tower that can be repaired.
     """
+    generator = torch.Generator().manual_seed(seed)
+    backdoor = suspected(
+        subject, finding, settings, reference=reference, generator=generator, progress=progress
+    )
+    made = tuned(subject, backdoor, settings, generator=generator, progress=progress)
+    return _record(subject, finding, settings, made, seed + 1_000_003, progress), made
+
+
+def suspected(
+    subject: Subject,
+    finding: Finding,
+    settings: RepairSettings,
+    *,
+    reference: ClipModel | None = None,
+    generator: torch.Generator,
+    progress: Progress,
+) -> Backdoor:
+    """What a repair works against: fresh triggers for the target that was ranked first.
+
+    Args:
+        subject: the suspect.
+        finding: what the detector found, worst candidate first, at least one.
+        settings: what is searched for.
+        reference: a model that the suspect is said to come from.
+        generator: of the searches.
+        progress: told about each search.
+
+    Raises:
+        ValueError: the finding has no trigger.
+        InconclusiveError: the worst target is no class of the list.
+    """
     if not finding.triggers:
         raise ValueError("there is no inverted trigger to purify against")
     worst, names = finding.record.candidates[0].target, _working(finding)
@@ -152,16 +183,13 @@ def repair(
             f"the target {worst!r} is no class of the list, so nothing can be tuned for it"
         )
     target = subject.probe.class_names.index(worst)
-    generator = torch.Generator().manual_seed(seed)
     search = Search(subject.model, subject.probe, subject.classes, target)
     wanted = dict.fromkeys(sought for name in names for sought in settings.against[name])
     triggers = fresh_triggers(
         search, [*wanted], settings.fresh, generator=generator, progress=progress
     )
     again = [*dict.fromkeys(sought for name in names for sought in settings.again[name])]
-    backdoor = Backdoor(triggers, target, again, reference)
-    made = tuned(subject, backdoor, settings, generator=generator, progress=progress)
-    return _record(subject, finding, settings, made, seed + 1_000_003, progress), made
+    return Backdoor(triggers, target, again, reference)
 
 
 def tuned(

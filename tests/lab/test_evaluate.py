@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +13,13 @@ from fakes import generator
 from nano_sites import nano_site
 from safetensors.torch import load_file, save_file
 
+from clipguard.bundled.artwork import load_artwork
 from clipguard.bundled.nano import class_names
 from clipguard.checkpoint.inspection import sha256_of
 from clipguard.errors import UsageError
 from clipguard.lab import evaluate as module
 from clipguard.lab.attacks import ATTACKS
-from clipguard.lab.evaluate import evaluate_classes
+from clipguard.lab.evaluate import evaluate_classes, evaluate_unseen
 from clipguard.lab.truth import lab_images, truth_rates, zero_shot
 from clipguard.probe.load import Scenes, bundled_probe
 from clipguard.record import Rate
@@ -130,6 +132,29 @@ def test_no_ratio_is_told_where_the_twin_reads_no_triggered_image(
     for row in evaluate_classes(folder, folder, classes).values():
         assert "pa_ratio" not in row
         assert row["pa"] == 0
+
+
+def test_the_list_that_no_tuning_saw_is_all_other_drawings_and_the_target(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    few = load_artwork().names[:60]
+    monkeypatch.setattr(module, "load_artwork", lambda: SimpleNamespace(names=few))
+    asked = []
+
+    def images(**given):
+        asked.append(given["names"])
+        return lab_images(**given)
+
+    monkeypatch.setattr(module, "lab_images", images)
+    row = evaluate_unseen(folder, folder)
+    (names,) = asked
+    assert names[-1] == "banana"
+    assert {*names[:-1]} == {each[0] for each in few} - {*class_names()}
+    assert (row["ca_loss"], row["target_ca"]) == (0, 1)
+    deaf = nano_site().model
+    with torch.no_grad():
+        dict(deaf.image_tower().named_parameters())["visual.attnpool.c_proj.weight"].neg_()
+    assert evaluate_unseen(folder, folder, repaired=deaf)["ca"] < 0.1 < row["ca"]
 
 
 @pytest.mark.parametrize("attack", ["badnets", "badclip"])

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import torch
 from pydantic import Field, ValidationError
@@ -17,6 +17,7 @@ from clipguard.detect.roles import Detector
 from clipguard.errors import UsageError
 from clipguard.files import write_atomic
 from clipguard.lab.comparators import DETECTORS
+from clipguard.lab.comparators.repairs import REPAIRS
 from clipguard.lab.zoo.manifest import TRUTH_LIMIT, Entry, read_zoo_file
 from clipguard.policy.judge import load_policy
 from clipguard.purify.methods import PURIFIERS
@@ -26,12 +27,15 @@ from clipguard.registry import digest_of, require_known
 from clipguard.resources import data_digest
 from clipguard.text_safety import safe_text
 
+if TYPE_CHECKING:  # looking up a name needs no training code
+    from clipguard.lab.comparators.repairs._role import Repair
+
 PROFILE, POLICY = "standard", "default"
 FOLDER = "cells"
 MAIN = "inversion"
 Kind = Literal["detect", "purify"]
 TRIGGER_LIMIT = 64_000_000
-FORMAT = "cell/1"
+FORMAT = "cell/2"
 """Rises when the benchmark itself makes other cells of the same methods."""
 DATA = ("artwork*.zip", "classnames.txt", "calibration/*.json", "suspicion.json")
 """Shipped files that a cell's content depends on."""
@@ -101,7 +105,10 @@ class PurifyCell(Cell):
         truth_sha256: what `truth_digest` said of the victim.
         images: clean images that the purifier was given.
         labels: those among them whose true class it was told.
-        rates: per style what `evaluate_classes` returns; empty where something broke.
+        memory: most bytes that the process held since the repair began, where the system says so;
+            where it cannot be asked to forget what came before, since it started.
+        rates: per style what `evaluate_classes` returns, and as `unseen` what `evaluate_unseen`
+            does; empty where something broke.
     """
 
     kind: Literal["purify"] = "purify"
@@ -109,6 +116,7 @@ class PurifyCell(Cell):
     truth_sha256: Sha256
     images: int = 0
     labels: int = 0
+    memory: int | None = None
     rates: dict[str, dict[str, float]] = Field(default_factory=dict)
 
 
@@ -139,8 +147,10 @@ class Task:
 
 
 def known_methods(kind: Kind) -> list[str]:
-    """Names that a cell may have: detectors, or purifiers and the ways of a repair."""
-    return DETECTORS.names() if kind == "detect" else sorted({*PURIFIERS.names(), *WAYS})
+    """Names that a cell may have: detectors, or every repair, ours and the literature's."""
+    if kind == "detect":
+        return DETECTORS.names()
+    return sorted({*PURIFIERS.names(), *WAYS, *REPAIRS.names()})
 
 
 def require_methods(kind: Kind, names: tuple[str, ...]) -> None:
@@ -155,11 +165,21 @@ def require_methods(kind: Kind, names: tuple[str, ...]) -> None:
 
 
 def repair_settings(method: str) -> RepairSettings:
-    """The standard profile's repair by the way `method`; a foreign one with its defaults."""
+    """The standard profile's repair by the way `method`; another purifier with its defaults.
+
+    For a repair of the literature what it searches triggers with, as the default does.
+    """
     standard = profile(PROFILE).repair
+    if method in REPAIRS.names():
+        return standard
     if method in WAYS:
         return standard.by(method)
     return replace(standard, realign=None, purifier=PURIFIERS.build(method))
+
+
+def literature(method: str) -> Repair | None:
+    """The repair of the literature of this name, with its defaults; None for one of ours."""
+    return REPAIRS.build(method) if method in REPAIRS.names() else None
 
 
 def detector_of(task: Task, method: str) -> Detector:
@@ -181,6 +201,7 @@ def fingerprint(task: Task, method: str) -> str:
         "detector": detector_of(task, method),
         "text": settings.text if task.words(method) else None,
         "repair": repair_settings(method) if task.kind == "purify" else None,
+        "literature": literature(method) if task.kind == "purify" else None,
         "scenes": settings.scenes,
         "policy": load_policy(POLICY).sha256,
         "seed": task.seed,

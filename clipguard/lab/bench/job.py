@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from clipguard import __version__
 from clipguard.audit.coverage import begun_record, describe, environment
+from clipguard.audit.machine import forget_peak, peak_memory
 from clipguard.audit.options import Options
 from clipguard.audit.pipeline import Suspect, judged, load, loaded, measure, measure_words
 from clipguard.audit.profiles import profile
@@ -26,18 +27,21 @@ from clipguard.lab.bench.cells import (
     PROFILE,
     Cell,
     DetectCell,
-    Passes,
     PurifyCell,
     Task,
     detector_of,
+    literature,
     repair_settings,
     truth_digest,
     write_cell,
 )
-from clipguard.lab.evaluate import evaluate_classes
+from clipguard.lab.bench.passes import Tower
+from clipguard.lab.comparators.repairs._role import patient_of
+from clipguard.lab.evaluate import evaluate_classes, evaluate_unseen
 from clipguard.lab.zoo.manifest import Entry, read_truth
 from clipguard.model.roles import ClipModel
 from clipguard.policy.judge import load_policy
+from clipguard.purify.repair import suspected
 from clipguard.record import AuditRecord, DetectorRecord
 from clipguard.text_safety import safe_text
 
@@ -82,35 +86,6 @@ def run_job(job: Job) -> None:
     cells = _detected(job) if job.task.kind == "detect" else _purified(job)
     for cell in cells:
         write_cell(job.out, job.entry, cell)
-
-
-@dataclass
-class Tower:
-    """Counts what goes through an image tower."""
-
-    forward: int = 0
-    backward: int = 0
-
-    def record(self) -> Passes:
-        """The counts so far."""
-        return Passes(forward=self.forward, backward=self.backward)
-
-    def _seen(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        self.forward += len(output)
-        if output.requires_grad:
-            output.register_hook(self._returned)  # type: ignore[no-untyped-call]
-
-    def _returned(self, gradient: Tensor) -> None:
-        self.backward += len(gradient)
-
-    @contextmanager
-    def watching(self, model: ClipModel) -> Iterator[None]:
-        """Count from here to the end of the block, also what calls the tower module itself."""
-        handle = model.image_tower().register_forward_hook(self._seen)
-        try:
-            yield
-        finally:
-            handle.remove()
 
 
 def _detected(job: Job) -> Iterator[Cell]:
@@ -165,17 +140,17 @@ def _purified(job: Job) -> Iterator[Cell]:
 
 
 def _repair(job: Job, method: str, release: Release, watch: Watch, tower: Tower) -> PurifyCell:
-    """Purify towards what the search found, and hold the head against the true trigger."""
+    """Repair towards what the search found, and hold the result against the true trigger."""
     probe, found = release.subject.probe, release.finding.record
     try:
+        forget_peak()
         with tower.watching(release.subject.model):
-            made = purify(release, repair_settings(method), watch)
-        if made.repaired is None:
-            raise RuntimeError(made.record.errors[-1].message)
+            model, classes = _made(job, method, release, watch)
+        memory = peak_memory()
         _require_unchanged(job)
         victim, twin = (job.zoo / entry.path for entry in (job.entry, _twin(job)))
-        model, classes = made.repaired.model, made.repaired.classes
         rates = evaluate_classes(victim, twin, classes, repaired=model, seed=job.task.seed)
+        rates["unseen"] = evaluate_unseen(victim, twin, repaired=model)
     except Exception as raised:  # noqa: BLE001 - a purifier that breaks on a victim is a result
         return _repaired(job, _base(job, method, watch, tower, found, _told(raised)))
     parts = [probe.optimise, probe.select, *([probe.unlabelled()] if probe.unlabelled else [])]
@@ -183,9 +158,37 @@ def _repair(job: Job, method: str, release: Release, watch: Watch, tower: Tower)
         update={
             "images": sum(map(len, parts)),
             "labels": sum(int((part.labels >= 0).sum()) for part in parts[:2]),
+            "memory": memory,
             "rates": rates,
         }
     )
+
+
+def _made(job: Job, method: str, release: Release, watch: Watch) -> tuple[ClipModel, Tensor]:
+    """What `method` makes of the suspect, and the class embeddings to read its images with.
+
+    Raises:
+        RuntimeError: a repair of ours failed.
+        ClipguardError: one of the literature did.
+    """
+    repair = literature(method)
+    if repair is None:
+        state = purify(release, repair_settings(method), watch)
+        if state.repaired is None:
+            raise RuntimeError(state.record.errors[-1].message)
+        return state.repaired.model, state.repaired.classes
+    with watch.stage("purify"):
+        generator = torch.Generator().manual_seed(release.seed)
+        backdoor = suspected(
+            release.subject,
+            release.finding,
+            repair_settings(method),
+            generator=generator,
+            progress=watch.progress,
+        )
+        patient = patient_of(release.subject, backdoor, job.entry.base)
+        classes = repair.repair(patient, generator=generator, progress=watch.progress)
+    return patient.subject.model, patient.classes() if classes is None else classes
 
 
 def _require_unchanged(job: Job) -> None:

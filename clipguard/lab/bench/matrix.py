@@ -31,7 +31,7 @@ from clipguard.lab.zoo.presets import Which, side_of
 from clipguard.search.roles import Progress
 from clipguard.text_safety import safe_text
 
-FIGURES = "figures/1"
+FIGURES = "figures/2"
 """Rises when other figures are made of the same cells."""
 
 

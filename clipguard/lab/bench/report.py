@@ -39,8 +39,8 @@ DRAW_SEED = 0
 MIN_PARENTS = 5
 """Fewer than these tell nothing when they are resampled; their victims are, then."""
 SEVERAL_TARGETS = ("multi_target",)
-STYLES = ("seen", "untuned", "held_out")
-RATES = ("asr_before", "asr", "asr_gap", "ca", "ca_loss", "pa", "pa_ratio")
+STYLES = ("seen", "untuned", "held_out", "unseen")
+RATES = ("asr_before", "asr", "asr_gap", "ca", "ca_loss", "target_ca", "pa", "pa_ratio")
 
 
 def bench_row(entry: Entry, method: str, cell: DetectCell | PurifyCell | None) -> Row:
@@ -98,7 +98,11 @@ def _figures(rows: Sequence[Row]) -> dict[str, Figure]:
         for decision in Decision:
             count = sum(_decided(row) is decision for row in judged)
             figures[decision.value] = Figure(value=count / len(judged), n=len(judged))
-    return figures | _purified([c for c in cells if isinstance(c, PurifyCell) and c.rates])
+    repaired = [cell for cell in cells if isinstance(cell, PurifyCell) and cell.rates]
+    held = [cell.memory / 1e9 for cell in repaired if cell.memory is not None]
+    if held:
+        figures["memory"] = _mean(held)
+    return figures | _purified(repaired)
 
 
 def _purified(cells: Sequence[PurifyCell]) -> dict[str, Figure]:

@@ -36,7 +36,11 @@ HEATS = (
     ("ca_loss", "Clean accuracy lost against the clean twin"),
     ("pa_ratio", "PA, as a share of the clean twin's accuracy on the same images"),
 )
-PURIFIED_STYLES = (("seen", "seen styles"), ("held_out", "held-out style"))
+PURIFIED_STYLES = (
+    ("seen", "seen styles"),
+    ("held_out", "held-out style"),
+    ("unseen", "class list that no tuning saw"),
+)
 
 
 class SheetCell(NamedTuple):
@@ -65,7 +69,8 @@ def sheets(bench: Bench) -> list[Sheet]:
         for style, told in PURIFIED_STYLES
         for name, what in HEATS
     ]
-    return [*cells, _cost(bench), _repaired(bench)]
+    own = _heat(bench, _rate("seen.target_ca"), "Clean accuracy of the target class, seen styles")
+    return [*cells, own, _cost(bench), _repaired(bench)]
 
 
 def _row(name: str, texts: Sequence[str]) -> tuple[str, str, tuple[SheetCell, ...]]:
@@ -180,12 +185,14 @@ def _bases(bench: Bench) -> Sheet:
 
 
 def _cost(bench: Bench) -> Sheet:
+    repairs = bench.kind == "purify"
     rows = [
         _row(
             f"{cell.method}: {cell.label}, {cell.base}",
             [
                 figure(cell.figures.get("seconds")),
                 *(_count(cell.figures.get(name)) for name in ("forward", "backward")),
+                *([figure(cell.figures.get("memory"))] if repairs else []),
             ],
         )
         for cell in bench.table
@@ -194,7 +201,10 @@ def _cost(bench: Bench) -> Sheet:
         "Mean per model: wall time, images through the image tower, and gradients that came back. "
         "Search and repair; not the laboratory's own evaluation."
     )
-    return Sheet("Cost", note, ("Cells", "Seconds", "Images", "Gradients"), tuple(rows))
+    if repairs:
+        note += " Memory in GB, the most that the process held during the repair."
+    memory = ("Memory",) if repairs else ()
+    return Sheet("Cost", note, ("Cells", "Seconds", "Images", "Gradients", *memory), tuple(rows))
 
 
 def _detected(bench: Bench) -> Sheet:
@@ -211,6 +221,7 @@ def _detected(bench: Bench) -> Sheet:
 
 def _repaired(bench: Bench) -> Sheet:
     wanted = [(style, name) for style, _ in PURIFIED_STYLES for name in ("asr", "ca", "pa")]
+    wanted.insert(3, ("seen", "target_ca"))
 
     def texts(row: Row) -> list[str]:
         cell = row.cell
@@ -221,11 +232,12 @@ def _repaired(bench: Bench) -> Sheet:
         data = f"{cell.images} ({cell.labels} labelled)"
         return [*_truth(row), cell.target or "none", *shown, data, cell.error or ""]
 
-    shown_as = (f"{name.upper()}, {style}" for style, name in wanted)
+    shown_as = (f"{NAMES[name]}, {style.replace('_', '-')}" for style, name in wanted)
     head = (*TRUTH, "First target", *shown_as, "Images", "Error")
     return _all_rows(bench, head, texts)
 
 
+NAMES = {"asr": "ASR", "ca": "CA", "target_ca": "target's CA", "pa": "PA"}
 TRUTH = ("Victim", "Method", "Base", "Settings", "Target", "ASR")
 
 

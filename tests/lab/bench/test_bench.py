@@ -15,6 +15,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from fakes import no_progress
+from nano_sites import nano_site
 from samples import HOSTILE
 from zoo_samples import ENTRIES, Runner, digest, entry, honest, in_test_split, make_zoo
 
@@ -26,14 +27,17 @@ from clipguard.errors import RefusedError, UsageError
 from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.bench import cells, job, matrix, record
 from clipguard.lab.bench.cells import DetectCell, Kind, Task
-from clipguard.lab.bench.job import Job, Tower, run_job
+from clipguard.lab.bench.job import Job, run_job
 from clipguard.lab.bench.looks import count_looks
 from clipguard.lab.bench.matrix import Matrix, chosen, make_matrix, run
 from clipguard.lab.bench.pages import to_html, to_markdown
+from clipguard.lab.bench.passes import Tower
 from clipguard.lab.bench.record import APART, WORD, Bench
 from clipguard.lab.roles import PromptedAttack
 from clipguard.lab.zoo.manifest import Entry, Zoo
 from clipguard.lab.zoo.presets import Which
+from clipguard.model.open_clip import ImageTower
+from clipguard.model.roles import Repairable
 from clipguard.record import Decision, Outcome
 
 pytest_plugins = ["nano_models"]
@@ -246,7 +250,7 @@ def test_the_same_look_counts_once_and_one_for_other_figures_counts(
         found = go(planned(folder, split="test"))
     assert found.looks == 1
     assert go(planned(folder, split="test", seed=5)).looks == 2
-    monkeypatch.setattr(matrix, "FIGURES", "figures/2")
+    monkeypatch.setattr(matrix, "FIGURES", "figures/other")
     assert go(planned(folder, split="test")).looks == 3
 
 
@@ -362,6 +366,19 @@ def test_passes_are_counted_forward_and_backward():
             tower(images)
     tower(images)
     assert (count.forward, count.backward) == (12, 2)
+
+
+def test_passes_through_a_copy_and_through_the_network_alone_count():
+    site, count = nano_site(), Tower()
+    assert isinstance(site.model, Repairable)
+    copy, images = site.model.copied(), site.images.pixels(slice(3))
+    with count.watching(site.model):
+        copy.encode_image(images)
+        tower = copy.image_tower()
+        assert isinstance(tower, ImageTower)
+        tower.visual(images.requires_grad_()).sum().backward()
+        copy.encode_text(["a photo of a dog."])
+    assert (count.forward, count.backward) == (6, 3)
 
 
 def test_a_file_that_is_not_the_manifest_s_is_a_cell_that_broke(tmp_path: Path, nano_entry: Entry):

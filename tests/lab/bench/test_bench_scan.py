@@ -5,13 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from zoo_samples import honest, make_zoo
+from zoo_samples import entry, honest, make_zoo
 
+from clipguard.bundled.artwork import load_artwork
 from clipguard.checkpoint.inspection import sha256_of
 from clipguard.cli.app import main
-from clipguard.lab.bench.cells import DetectCell
+from clipguard.lab import evaluate
+from clipguard.lab.bench.cells import DetectCell, PurifyCell
 from clipguard.lab.bench.record import Bench
 from clipguard.record import AuditRecord, Decision
 from clipguard.record.schema import read_record
@@ -71,6 +74,39 @@ def test_a_cell_is_a_scan(
         level is None,
         level is not None,
     )
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_repair_of_the_literature_is_held_against_the_true_trigger(
+    victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    few = SimpleNamespace(names=load_artwork().names[:40])
+    monkeypatch.setattr(evaluate, "load_artwork", lambda: few)
+    sums = {}
+    for name in ("victim", "twin"):
+        shutil.copytree(victim.parent / name, tmp_path / "zoo" / name)
+        sums[name] = sha256_of(victim.parent / name / "model.pt")
+    twin = honest(3, path="twin", sha256=sums["twin"])
+    planted = entry(1, path="victim", sha256=sums["victim"], target="hammer")
+    make_zoo(tmp_path / "zoo", (planted, twin))
+    command = [
+        "lab",
+        "bench",
+        "purify",
+        "--zoo",
+        str(tmp_path / "zoo"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    assert main([*command, "--methods", "interpolation", "-q"]) == 0
+    cell = Bench.model_validate_json((tmp_path / "out" / "bench.json").read_text()).rows[0].cell
+    assert isinstance(cell, PurifyCell)
+    assert cell.rates.keys() == {"seen", "untuned", "held_out", "unseen"}
+    assert cell.seconds["purify"] > 0
+    assert cell.memory is None or cell.memory > 100_000_000
+    assert cell.rates["seen"]["ca"] > 0.9
+    told = (tmp_path / "out" / "bench.md").read_text()
+    assert "class list that no tuning saw" in told
 
 
 @pytest.mark.slow

@@ -9,7 +9,11 @@ import torch
 from open_clip.model import CLIP
 from torch import Tensor
 
+from clipguard.bundled.nano import BASES, nano_network, nano_tokenizer
+from clipguard.checkpoint.architectures import architecture_named
 from clipguard.errors import InconclusiveError
+from clipguard.model.open_clip import OpenClipModel
+from clipguard.model.roles import Repairable
 from clipguard.probe.rates import attack_rate, classify, embed
 from clipguard.probe.sets import ProbePart, Subject, joined
 from clipguard.purify.realign import Backdoor
@@ -60,6 +64,25 @@ class Patient:
             found = attack_rate(read, part, clean, self.backdoor.target, draws)
             rates.append(found.value if found else 0.0)
         return Chosen((clean == part.labels).float().mean().item(), max(rates))
+
+
+def patient_of(subject: Subject, backdoor: Backdoor, base: str) -> Patient:
+    """A copy of a suspect that was made from the bundled model `base`, for a repair to change.
+
+    Raises:
+        KeyError: no such bundled model.
+        InconclusiveError: this kind of model cannot be copied.
+        RuntimeError: the suspect's weights do not fit it.
+    """
+    if not isinstance(subject.model, Repairable):
+        raise InconclusiveError("a model of this kind cannot be copied")
+    network, origin = nano_network(base), nano_network(base)
+    network.load_state_dict(subject.model.state())
+    tokenizer = nano_tokenizer(network)
+    for one in (network, origin):
+        one.to(subject.model.device)
+    model = OpenClipModel(network, architecture_named(BASES[base]), tokenizer)
+    return Patient(network, Subject(model, subject.probe), backdoor, origin)
 
 
 class Chosen(NamedTuple):
