@@ -74,6 +74,7 @@ STYLE = {
     "ca_loss": 0.005,
     "ca_loss_low": 0.0,
     "ca_loss_high": 0.01,
+    "target_ca": 0.75,
     "pa": 0.8,
     "pa_low": 0.7,
     "pa_high": 0.9,
@@ -130,7 +131,8 @@ def repaired(job: Job, method: str) -> Cell:
             "truth_sha256": job.truth,
             "images": 600,
             "labels": 500,
-            "rates": {"seen": STYLE, "untuned": STYLE, "held_out": STYLE},
+            "memory": 2_500_000_000,
+            "rates": dict.fromkeys(("seen", "untuned", "held_out", "unseen"), STYLE),
         }
     )
 

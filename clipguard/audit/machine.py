@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 MEMORY = Path("/proc/meminfo")
@@ -22,14 +21,20 @@ def free_memory() -> int | None:
 
 
 def peak_memory() -> int | None:
-    """Most bytes that this process ever held, or None where the system does not say."""
+    """Most bytes that this process held since its start, or since `forget_peak`.
+
+    None where the system does not say.
+    """
     return _kilobytes(STATUS, "VmHWM:")
 
 
-def forget_peak() -> None:
-    """Count the peak from here on; where the system refuses, it stays that since the start."""
-    with suppress(OSError):
+def forget_peak() -> bool:
+    """Let `peak_memory` count from here on; whether the system agreed."""
+    try:
         FORGET.write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
 
 
 def free_disk(place: Path) -> int:

@@ -102,20 +102,22 @@ def evaluate_classes(
 
 
 def evaluate_unseen(
-    victim: Path, twin: Path, *, repaired: ClipModel | None = None
+    victim: Path, twin: Path, tuned: Tensor, *, repaired: ClipModel | None = None
 ) -> dict[str, float]:
     """What a repair does for a class list that it did not see, where no prompts are tuned.
 
-    The list is every bundled drawing that is none of the 100 classes, and the target. It is read by
-    the text tower of what was repaired.
+    The list is the name of every bundled drawing that is none of the 100 classes, and the target.
+    It is read by the text tower of what was repaired.
 
     Args:
         victim: folder that `lab plant` wrote.
         twin: folder of its clean twin.
+        tuned: (N,) drawings that the repair was given, of which no scene is shown.
         repaired: the victim with a repaired image tower; None where it is as it was.
 
     Returns:
-        A row of `evaluate_classes`, for one fresh scene of each drawing in the seen styles.
+        A row of `evaluate_classes` without the accuracy of the target class, of which there are too
+        few scenes: for one fresh scene of each other drawing in the seen styles.
 
     Raises:
         UsageError: no victim there, or a clean one.
@@ -126,9 +128,11 @@ def evaluate_unseen(
     images = lab_images(
         held_out=False, seed=trial.seed, scenes=1, side=trial.model.image_size, names=names
     )
+    images = images.rows(~torch.isin(images.drawings, tuned))
     readers = (trial.model, trial.repaired, trial.twin)
     heads = Heads(*(zero_shot(each, names=names).cpu() for each in readers))
-    return _row(trial.views(images), heads, len(others))
+    row = _row(trial.views(images), heads, len(others))
+    return {name: value for name, value in row.items() if not name.startswith("target")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +176,8 @@ class Trial:
     def views(self, images: ProbePart) -> Three:
         """What each makes of the same images."""
         readers = (self.model, self.repaired, self.twin)
-        return Three(*(look(each, images, self.trigger) for each in readers))
+        views = (look(each, images, self.trigger) for each in readers)
+        return Three(*(Views(images, view.clean.cpu(), view.triggered.cpu()) for view in views))
 
 
 class Three(NamedTuple):

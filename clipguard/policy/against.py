@@ -56,7 +56,8 @@ def _score_line(limits: BackdoorPolicy, detector: DetectorRecord) -> Line:
     else:
         outcome, told = Outcome.NO_EVIDENCE, f"{told}; score {number(score)}, within the limit"
     if detector.excess is not None:
-        told += f"; V is {number(detector.excess)} deviations above the lab's honest models"
+        side = "above" if detector.excess >= 0 else "below"
+        told += f"; {number(abs(detector.excess))} deviations {side} the lab's honest models"
     first = next(iter(detector.candidates), None)
     if first and outcome is not Outcome.NO_EVIDENCE and (unknown := _unknown(limits, first)):
         outcome, told = Outcome.INCONCLUSIVE, told + unknown

@@ -62,6 +62,7 @@ def against_blocks(record: AuditRecord) -> Iterator[Block]:
             Fact("Back", "with the trigger found on the reference, on this model"),
             Fact("Gap", "Own less the larger of Transfer and Other, in percentage points"),
             Fact("V", "how much more this class yields here than there, in log odds"),
+            Fact("Excess", "how far V lies above the lab's honest models, in their deviations"),
         ),
         "What the columns mean",
     )

@@ -139,22 +139,32 @@ def test_the_list_that_no_tuning_saw_is_all_other_drawings_and_the_target(
 ):
     few = load_artwork().names[:60]
     monkeypatch.setattr(module, "load_artwork", lambda: SimpleNamespace(names=few))
-    asked = []
+    asked, shown = [], []
 
     def images(**given):
         asked.append(given["names"])
         return lab_images(**given)
 
+    def views(self, images):
+        shown.append(images.drawings)
+        return look_at(self, images)
+
+    look_at = module.Trial.views
     monkeypatch.setattr(module, "lab_images", images)
-    row = evaluate_unseen(folder, folder)
+    monkeypatch.setattr(module.Trial, "views", views)
+    tuned = torch.arange(20)  # the first drawings of the first style
+    row = evaluate_unseen(folder, folder, tuned)
     (names,) = asked
+    assert not torch.isin(shown[0], tuned).any()
+    assert len(shown[0]) > len(names)
     assert names[-1] == "banana"
     assert {*names[:-1]} == {each[0] for each in few} - {*class_names()}
-    assert (row["ca_loss"], row["target_ca"]) == (0, 1)
+    assert row["ca_loss"] == 0
+    assert "target_ca" not in row
     deaf = nano_site().model
     with torch.no_grad():
         dict(deaf.image_tower().named_parameters())["visual.attnpool.c_proj.weight"].neg_()
-    assert evaluate_unseen(folder, folder, repaired=deaf)["ca"] < 0.1 < row["ca"]
+    assert evaluate_unseen(folder, folder, tuned, repaired=deaf)["ca"] < 0.1 < row["ca"]
 
 
 @pytest.mark.parametrize("attack", ["badnets", "badclip"])

@@ -39,6 +39,8 @@ FORMAT = "cell/2"
 """Rises when the benchmark itself makes other cells of the same methods."""
 DATA = ("artwork*.zip", "classnames.txt", "calibration/*.json", "suspicion.json")
 """Shipped files that a cell's content depends on."""
+BASE_MODELS = ("*.safetensors",)
+"""Those that a repair of the literature may be given."""
 
 
 class Passes(Part):
@@ -105,8 +107,9 @@ class PurifyCell(Cell):
         truth_sha256: what `truth_digest` said of the victim.
         images: clean images that the purifier was given.
         labels: those among them whose true class it was told.
-        memory: most bytes that the process held since the repair began, where the system says so;
-            where it cannot be asked to forget what came before, since it started.
+        memory: most bytes of the host's memory that the process held during the repair, with what
+            it held before; None where the system does not say.
+        inapplicable: why this repair cannot be made for this model; nothing is measured then.
         rates: per style what `evaluate_classes` returns, and as `unseen` what `evaluate_unseen`
             does; empty where something broke.
     """
@@ -117,6 +120,7 @@ class PurifyCell(Cell):
     images: int = 0
     labels: int = 0
     memory: int | None = None
+    inapplicable: str | None = None
     rates: dict[str, dict[str, float]] = Field(default_factory=dict)
 
 
@@ -182,6 +186,12 @@ def literature(method: str) -> Repair | None:
     return REPAIRS.build(method) if method in REPAIRS.names() else None
 
 
+def _literature(method: str) -> tuple[Repair, str] | None:
+    """What decides a repair of the literature: itself, and the bases that it may be given."""
+    repair = literature(method)
+    return None if repair is None else (repair, data_digest(BASE_MODELS))
+
+
 def detector_of(task: Task, method: str) -> Detector:
     """The detector that a cell of `method` searches with; comparators with their defaults."""
     if task.kind == "purify" or method == MAIN:
@@ -201,7 +211,7 @@ def fingerprint(task: Task, method: str) -> str:
         "detector": detector_of(task, method),
         "text": settings.text if task.words(method) else None,
         "repair": repair_settings(method) if task.kind == "purify" else None,
-        "literature": literature(method) if task.kind == "purify" else None,
+        "literature": _literature(method) if task.kind == "purify" else None,
         "scenes": settings.scenes,
         "policy": load_policy(POLICY).sha256,
         "seed": task.seed,

@@ -16,11 +16,10 @@ from clipguard.audit.machine import forget_peak, peak_memory
 from clipguard.audit.options import Options
 from clipguard.audit.pipeline import Suspect, judged, load, loaded, measure, measure_words
 from clipguard.audit.profiles import profile
-from clipguard.audit.release import Release, purify
 from clipguard.audit.watch import Watch
 from clipguard.checkpoint.inspection import sha256_of
 from clipguard.detect.roles import Finding
-from clipguard.errors import RefusedError
+from clipguard.errors import InconclusiveError, RefusedError
 from clipguard.lab.bench.cells import (
     MAIN,
     POLICY,
@@ -41,7 +40,7 @@ from clipguard.lab.evaluate import evaluate_classes, evaluate_unseen
 from clipguard.lab.zoo.manifest import Entry, read_truth
 from clipguard.model.roles import ClipModel
 from clipguard.policy.judge import load_policy
-from clipguard.purify.repair import suspected
+from clipguard.purify.repair import suspected, tuned
 from clipguard.record import AuditRecord, DetectorRecord
 from clipguard.text_safety import safe_text
 
@@ -135,60 +134,54 @@ def _purified(job: Job) -> Iterator[Cell]:
             yield _repaired(job, _base(job, method, watch, tower, found, _told(raised)))
         return
     for method in job.prints:
-        release = Release(options, suspect.subject, suspect.seed, finding, record)
-        yield _repair(job, method, release, watch, replace(tower))
+        yield _repair(job, method, suspect, finding, watch, replace(tower))
 
 
-def _repair(job: Job, method: str, release: Release, watch: Watch, tower: Tower) -> PurifyCell:
+def _repair(
+    job: Job, method: str, suspect: Suspect, finding: Finding, watch: Watch, tower: Tower
+) -> PurifyCell:
     """Repair towards what the search found, and hold the result against the true trigger."""
-    probe, found = release.subject.probe, release.finding.record
+    probe, found, told = suspect.subject.probe, finding.record, dict[str, Any]()
     try:
-        forget_peak()
-        with tower.watching(release.subject.model):
-            model, classes = _made(job, method, release, watch)
-        memory = peak_memory()
+        forgot = forget_peak()
+        with tower.watching(suspect.subject.model):
+            model, classes = _made(job, method, suspect, finding, watch)
+        told["memory"] = peak_memory() if forgot else None
         _require_unchanged(job)
         victim, twin = (job.zoo / entry.path for entry in (job.entry, _twin(job)))
+        parts = [probe.optimise, probe.select, *([probe.unlabelled()] if probe.unlabelled else [])]
+        told["images"] = sum(map(len, parts))
+        told["labels"] = sum(int((part.labels >= 0).sum()) for part in parts[:2])
         rates = evaluate_classes(victim, twin, classes, repaired=model, seed=job.task.seed)
-        rates["unseen"] = evaluate_unseen(victim, twin, repaired=model)
-    except Exception as raised:  # noqa: BLE001 - a purifier that breaks on a victim is a result
+        given = torch.cat([part.drawings for part in parts])
+        told["rates"] = rates | {"unseen": evaluate_unseen(victim, twin, given, repaired=model)}
+    except InconclusiveError as raised:
+        told = {"inapplicable": _told(raised)}
+    except Exception as raised:  # noqa: BLE001 - a repair that breaks on a victim is a result
         return _repaired(job, _base(job, method, watch, tower, found, _told(raised)))
-    parts = [probe.optimise, probe.select, *([probe.unlabelled()] if probe.unlabelled else [])]
-    return _repaired(job, _base(job, method, watch, tower, found, None)).model_copy(
-        update={
-            "images": sum(map(len, parts)),
-            "labels": sum(int((part.labels >= 0).sum()) for part in parts[:2]),
-            "memory": memory,
-            "rates": rates,
-        }
-    )
+    return _repaired(job, _base(job, method, watch, tower, found, None)).model_copy(update=told)
 
 
-def _made(job: Job, method: str, release: Release, watch: Watch) -> tuple[ClipModel, Tensor]:
+def _made(
+    job: Job, method: str, suspect: Suspect, finding: Finding, watch: Watch
+) -> tuple[ClipModel, Tensor]:
     """What `method` makes of the suspect, and the class embeddings to read its images with.
 
     Raises:
-        RuntimeError: a repair of ours failed.
-        ClipguardError: one of the literature did.
+        InconclusiveError: it cannot repair a model of this kind, or nothing towards this target.
     """
-    repair = literature(method)
-    if repair is None:
-        state = purify(release, repair_settings(method), watch)
-        if state.repaired is None:
-            raise RuntimeError(state.record.errors[-1].message)
-        return state.repaired.model, state.repaired.classes
-    with watch.stage("purify"):
-        generator = torch.Generator().manual_seed(release.seed)
-        backdoor = suspected(
-            release.subject,
-            release.finding,
-            repair_settings(method),
-            generator=generator,
-            progress=watch.progress,
-        )
-        patient = patient_of(release.subject, backdoor, job.entry.base)
-        classes = repair.repair(patient, generator=generator, progress=watch.progress)
-    return patient.subject.model, patient.classes() if classes is None else classes
+    subject, settings = suspect.subject, repair_settings(method)
+    draws = torch.Generator().manual_seed(suspect.seed)
+    with watch.stage("triggers"):
+        backdoor = suspected(subject, finding, settings, generator=draws, progress=watch.progress)
+    with watch.stage("repair"):
+        repair = literature(method)
+        if repair is None:
+            ours = tuned(subject, backdoor, settings, generator=draws, progress=watch.progress)
+            return ours.model, ours.classes
+        patient = patient_of(subject, backdoor, job.entry.base)
+        classes = repair.repair(patient, generator=draws, progress=watch.progress)
+        return patient.subject.model, patient.classes() if classes is None else classes
 
 
 def _require_unchanged(job: Job) -> None:

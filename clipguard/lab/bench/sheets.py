@@ -199,10 +199,11 @@ def _cost(bench: Bench) -> Sheet:
     ]
     note = (
         "Mean per model: wall time, images through the image tower, and gradients that came back. "
-        "Search and repair; not the laboratory's own evaluation."
+        "Search, and with a repair the search for triggers to repair against; not the laboratory's "
+        "own evaluation."
     )
     if repairs:
-        note += " Memory in GB, the most that the process held during the repair."
+        note += " Memory in GB of the host: the most during the repair, with what was held before."
     memory = ("Memory",) if repairs else ()
     return Sheet("Cost", note, ("Cells", "Seconds", "Images", "Gradients", *memory), tuple(rows))
 
@@ -230,10 +231,11 @@ def _repaired(bench: Bench) -> Sheet:
         rates = [cell.rates.get(style, {}).get(name) for style, name in wanted]
         shown = ["not measured" if rate is None else percent(rate) for rate in rates]
         data = f"{cell.images} ({cell.labels} labelled)"
-        return [*_truth(row), cell.target or "none", *shown, data, cell.error or ""]
+        why = cell.error or cell.inapplicable or ""
+        return [*_truth(row), cell.target or "none", *shown, data, why]
 
     shown_as = (f"{NAMES[name]}, {style.replace('_', '-')}" for style, name in wanted)
-    head = (*TRUTH, "First target", *shown_as, "Images", "Error")
+    head = (*TRUTH, "First target", *shown_as, "Images at hand", "Why not")
     return _all_rows(bench, head, texts)
 
 

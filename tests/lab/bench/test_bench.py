@@ -275,7 +275,11 @@ def test_purified_victims_have_rates_per_style(zoo: Path, runner: Runner):
     assert table.keys() == {"badnets", "blended", "badnets (weak)"}
     gap = table["badnets"].figures["held_out.asr_gap"]
     assert (gap.value, gap.low, gap.high, gap.n) == (0.01, 0.0, 0.03, 1)
-    assert "600 (500 labelled)" in plain(to_markdown(found))
+    assert table["badnets"].figures["unseen.ca_loss"].value == 0.005
+    assert table["badnets"].figures["memory"].value == 2.5
+    told = plain(to_markdown(found))
+    for figure in ("600 (500 labelled)", "| 2.5 |", "| 75.0 %"):
+        assert figure in told
     assert found.scores == {}
 
 
@@ -311,6 +315,22 @@ def test_the_token_search_decides_the_cells_of_a_scan_and_no_others(
     monkeypatch.setitem(PROFILES, "standard", other)
     after = [*map(cells.fingerprint, tasks, methods)]
     assert [one == two for one, two in zip(before, after, strict=True)] == [False, True, True]
+
+
+def test_another_base_to_give_a_repair_of_the_literature_makes_its_cells_again(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    methods = ("interpolation", "realign")
+    task = Task(kind="purify", methods=methods)
+    before = [cells.fingerprint(task, method) for method in methods]
+    known = cells.data_digest
+
+    def other_bases(patterns: tuple[str, ...]) -> str:
+        return "other" if patterns == cells.BASE_MODELS else known(patterns)
+
+    monkeypatch.setattr(cells, "data_digest", other_bases)
+    after = [cells.fingerprint(task, method) for method in methods]
+    assert [one == two for one, two in zip(before, after, strict=True)] == [False, True]
 
 
 def test_models_without_a_score_are_counted(zoo: Path, runner: Runner):

@@ -8,14 +8,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from zoo_samples import entry, honest, make_zoo
 
 from clipguard.bundled.artwork import load_artwork
 from clipguard.checkpoint.inspection import sha256_of
 from clipguard.cli.app import main
+from clipguard.errors import InconclusiveError
 from clipguard.lab import evaluate
+from clipguard.lab.bench import job
 from clipguard.lab.bench.cells import DetectCell, PurifyCell
 from clipguard.lab.bench.record import Bench
+from clipguard.lab.comparators.repairs._role import Patient
 from clipguard.record import AuditRecord, Decision
 from clipguard.record.schema import read_record
 
@@ -76,8 +80,25 @@ def test_a_cell_is_a_scan(
     )
 
 
+class Deaf:
+    """A repair after which no image is read rightly, by the network or by the classes."""
+
+    ID = "deaf/1"
+
+    def __init__(self, by: str) -> None:
+        self.by = by
+
+    def repair(self, patient: Patient, **_: object) -> torch.Tensor | None:
+        if self.by == "nothing":
+            raise InconclusiveError("not for this kind of model")
+        if self.by == "classes":
+            return -patient.classes()
+        dict(patient.network.named_parameters())["visual.attnpool.c_proj.weight"].neg_()
+        return None
+
+
 @pytest.mark.usefixtures("tiny")
-def test_a_repair_of_the_literature_is_held_against_the_true_trigger(
+def test_what_a_repair_of_the_literature_made_is_held_against_the_true_trigger(
     victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     few = SimpleNamespace(names=load_artwork().names[:40])
@@ -89,6 +110,8 @@ def test_a_repair_of_the_literature_is_held_against_the_true_trigger(
     twin = honest(3, path="twin", sha256=sums["twin"])
     planted = entry(1, path="victim", sha256=sums["victim"], target="hammer")
     make_zoo(tmp_path / "zoo", (planted, twin))
+    named = {"finetune": "network", "coop": "classes", "invertune": "nothing"}
+    monkeypatch.setattr(job, "literature", lambda method: Deaf(named[method]))
     command = [
         "lab",
         "bench",
@@ -98,15 +121,19 @@ def test_a_repair_of_the_literature_is_held_against_the_true_trigger(
         "-o",
         str(tmp_path / "out"),
     ]
-    assert main([*command, "--methods", "interpolation", "-q"]) == 0
-    cell = Bench.model_validate_json((tmp_path / "out" / "bench.json").read_text()).rows[0].cell
-    assert isinstance(cell, PurifyCell)
-    assert cell.rates.keys() == {"seen", "untuned", "held_out", "unseen"}
-    assert cell.seconds["purify"] > 0
-    assert cell.memory is None or cell.memory > 100_000_000
-    assert cell.rates["seen"]["ca"] > 0.9
-    told = (tmp_path / "out" / "bench.md").read_text()
-    assert "class list that no tuning saw" in told
+    assert main([*command, "--methods", ",".join(named), "-q"]) == 0
+    made = Bench.model_validate_json((tmp_path / "out" / "bench.json").read_text())
+    network, classes, nothing = (row.cell for row in made.rows)
+    for cell in (network, classes, nothing):
+        assert isinstance(cell, PurifyCell)
+        assert cell.error is None
+    assert network.rates.keys() == {"seen", "untuned", "held_out", "unseen"}
+    assert network.rates["seen"]["ca"] < 0.1
+    assert network.rates["unseen"]["ca"] < 0.1
+    assert classes.rates["seen"]["ca"] < 0.1
+    assert classes.rates["unseen"]["ca"] > 0.5  # another list has the ordinary prompts
+    assert nothing.rates == {}
+    assert "not for this kind of model" in nothing.inapplicable
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ class Patient:
         subject: the same weights behind the usual interface, and the probe set, of which
             *measure* is never looked at.
         backdoor: inverted triggers, where they lead, and a reference if there is one.
-        base: the network of that reference.
+        base: the network of that reference, or of the bundled model it is known to be made from.
     """
 
     network: CLIP
@@ -69,6 +69,8 @@ class Patient:
 def patient_of(subject: Subject, backdoor: Backdoor, base: str) -> Patient:
     """A copy of a suspect that was made from the bundled model `base`, for a repair to change.
 
+    It is on the CPU, wherever the suspect is: that is where these repairs train.
+
     Raises:
         KeyError: no such bundled model.
         InconclusiveError: this kind of model cannot be copied.
@@ -79,8 +81,6 @@ def patient_of(subject: Subject, backdoor: Backdoor, base: str) -> Patient:
     network, origin = nano_network(base), nano_network(base)
     network.load_state_dict(subject.model.state())
     tokenizer = nano_tokenizer(network)
-    for one in (network, origin):
-        one.to(subject.model.device)
     model = OpenClipModel(network, architecture_named(BASES[base]), tokenizer)
     return Patient(network, Subject(model, subject.probe), backdoor, origin)
 
