@@ -39,6 +39,7 @@ from clipguard.lab.zoo.presets import Which
 from clipguard.model.open_clip import ImageTower
 from clipguard.model.roles import Repairable
 from clipguard.record import Decision, Outcome
+from clipguard.resources import data_digest
 
 pytest_plugins = ["nano_models"]
 
@@ -323,10 +324,9 @@ def test_another_base_to_give_a_repair_of_the_literature_makes_its_cells_again(
     methods = ("interpolation", "realign")
     task = Task(kind="purify", methods=methods)
     before = [cells.fingerprint(task, method) for method in methods]
-    known = cells.data_digest
 
     def other_bases(patterns: tuple[str, ...]) -> str:
-        return "other" if patterns == cells.BASE_MODELS else known(patterns)
+        return "other" if patterns == cells.BASE_MODELS else data_digest(patterns)
 
     monkeypatch.setattr(cells, "data_digest", other_bases)
     after = [cells.fingerprint(task, method) for method in methods]
