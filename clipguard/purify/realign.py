@@ -90,8 +90,6 @@ class Realign:
             that lead there share something with what it looks like, which must not be unlearned
             with them.
         held: clean images of these in a step, beside the others.
-        last: share of the tower's tensors that are trained, those next to the output. The others
-            stay as they are, which costs less clean accuracy and less memory.
         beyond: how far the weights go from the start, as a multiple of where the last step ends. A
             trigger that is only like those tuned against needs more of the same change, which
             costs little clean accuracy.
@@ -106,7 +104,7 @@ class Realign:
         task arithmetic, ICLR 2023.
     """
 
-    ID: ClassVar[str] = "realign/7"
+    ID: ClassVar[str] = "realign/6"
 
     steps: int = 150
     learning_rate: float = 3e-4
@@ -121,8 +119,7 @@ class Realign:
     further: int = 3000
     near: int = 32
     held: int = 16
-    last: float = 0.25
-    beyond: float = 1.3
+    beyond: float = 1.6
     every: int = 10
     together: int = 1
     search: Inverter = SHORT
@@ -156,8 +153,7 @@ class Realign:
             raise InconclusiveError("the image tower of a model of this kind cannot be repaired")
         copy, teacher = start(subject, subject.model, backdoor.triggers, backdoor.reference)
         tower, known, losses = copy.image_tower(), list(backdoor.triggers), dict[str, Tensor]()
-        trained = self._trained(tower)
-        optimizer = torch.optim.AdamW(trained, lr=self.learning_rate, weight_decay=0)
+        optimizer = torch.optim.AdamW(tower.parameters(), lr=self.learning_rate, weight_decay=0)
         families, pool = cycle(backdoor.families), self._pool(subject, generator)
         wanted = embed(teacher, pool, enough=telling(progress, STAGE, 0, self.steps))
         near = self._nearest(wanted, subject.classes[backdoor.target])
@@ -169,14 +165,13 @@ class Realign:
                 for sought in islice(families, self.together):
                     new = inverted(search, sought, self.search, generator=generator)
                     known += [one.trigger for one in new] * share
-            for weight in trained:
-                weight.requires_grad_(True)
+            tower.requires_grad_(True)
             optimizer.param_groups[0]["lr"] = self.learning_rate * self._pace(step)
             index = torch.cat(self._drawn(len(pool), near, generator))
             shown = pool.pixels(index), wanted[index]
             losses = self._losses(copy, shown, known, generator)
             weights = {HELD: 1.0, NEAR: self.near_weight, DRAWN: self._weight(known)}
-            self._descend(optimizer, trained, sum_of(losses, weights))
+            self._descend(optimizer, tower, sum_of(losses, weights))
             tower.requires_grad_(False)  # the searches ask for gradients of their trigger only
         self._go_beyond(teacher.image_tower(), tower)
         final = {name: loss.item() for name, loss in losses.items()}
@@ -193,16 +188,9 @@ class Realign:
         more = self.triggered_weight - self.spread_weight
         return self.spread_weight + more * share_of_patches(triggers)
 
-    def _trained(self, tower: nn.Module) -> list[nn.Parameter]:
-        """The weights that are nearest to the output, in the order that the network lists them."""
-        every = list(tower.parameters())
-        return every[-max(1, round(self.last * len(every))) :]
-
-    def _descend(
-        self, optimizer: torch.optim.Optimizer, trained: Sequence[nn.Parameter], loss: Tensor
-    ) -> None:
+    def _descend(self, optimizer: torch.optim.Optimizer, tower: nn.Module, loss: Tensor) -> None:
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(trained, 1.0)
+        nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -92,14 +92,6 @@ def test_the_weights_go_further_the_way_they_went():
     torch.testing.assert_close(two, 1.5 * one)
 
 
-@pytest.mark.parametrize(("last", "moved"), [(0.5, {"2", "3"}), (0.1, {"3"}), (1.0, {*"0123"})])
-def test_only_the_weights_nearest_to_the_output_are_trained(last: float, moved: set[str]):
-    tower = torch.nn.ModuleList(torch.nn.Linear(2, 2, bias=False) for _ in range(4))
-    trained = {id(weight) for weight in replace(FAST, last=last)._trained(tower)}
-    named = dict(tower.named_parameters())
-    assert {name[0] for name, weight in named.items() if id(weight) in trained} == moved
-
-
 def test_a_seed_gives_the_same_tower():
     settings = replace(FAST, steps=5, every=2, together=1)
     one, two = (realigned(settings, again=(Additive(),)).model.state() for _ in range(2))
