@@ -21,6 +21,7 @@ from clipguard.lab import evaluate as module
 from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.evaluate import evaluate_classes, evaluate_unseen
 from clipguard.lab.truth import lab_images, truth_rates, zero_shot
+from clipguard.model.roles import Repairable
 from clipguard.probe.load import Scenes, bundled_probe
 from clipguard.record import Rate
 
@@ -161,7 +162,9 @@ def test_the_list_that_no_tuning_saw_is_all_other_drawings_and_the_target(
     assert {*names[:-1]} == {each[0] for each in few} - {*class_names()}
     assert row["ca_loss"] == 0
     assert "target_ca" not in row
-    deaf = nano_site().model
+    model = nano_site().model
+    assert isinstance(model, Repairable)
+    deaf = model.copied()  # the site's own is shared by all tests
     with torch.no_grad():
         dict(deaf.image_tower().named_parameters())["visual.attnpool.c_proj.weight"].neg_()
     assert evaluate_unseen(folder, folder, tuned, repaired=deaf)["ca"] < 0.1 < row["ca"]
