@@ -146,6 +146,7 @@ def _part(text: str) -> tuple[int, int]:
 
 def _show(made: Bench, out: Path) -> None:
     """The headline on stdout, gaps first; where the tables are on stderr."""
+    from clipguard.lab.bench.cells import PurifyCell
     from clipguard.lab.bench.pages import gaps
     from clipguard.record.wording import interval
 
@@ -157,6 +158,9 @@ def _show(made: Bench, out: Path) -> None:
             f"found at 0 false alarms {interval(score.no_false_alarm)}"
         )
     if not made.scores:
-        done = made.cells - made.not_run - made.broken
+        cells = [row.cell for row in made.rows if isinstance(row.cell, PurifyCell)]
+        done = sum(bool(cell.rates) for cell in cells)
         typer.echo(f"{done} of {made.cells} cells repaired and measured")
+        if unfit := sum(cell.inapplicable is not None for cell in cells):
+            typer.echo(f"{unfit} not repaired: the method is not for such a model")
     sys.stderr.write(f"table: {safe_text(out / 'bench.html', 400)}\n")

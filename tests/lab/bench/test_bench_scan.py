@@ -99,7 +99,10 @@ class Deaf:
 
 @pytest.mark.usefixtures("tiny")
 def test_what_a_repair_of_the_literature_made_is_held_against_the_true_trigger(
-    victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    victim: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     few = SimpleNamespace(names=load_artwork().names[:40])
     monkeypatch.setattr(evaluate, "load_artwork", lambda: few)
@@ -134,6 +137,7 @@ def test_what_a_repair_of_the_literature_made_is_held_against_the_true_trigger(
     assert classes.rates["unseen"]["ca"] > 0.5  # another list has the ordinary prompts
     assert nothing.rates == {}
     assert "not for this kind of model" in nothing.inapplicable
+    assert "2 of 3 cells" in capsys.readouterr().out
 
 
 @pytest.mark.slow
