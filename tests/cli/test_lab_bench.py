@@ -146,7 +146,7 @@ def test_a_real_victim_is_scanned_and_purified(tmp_path: Path, victim: Path):
     cell = row.cell
     assert cell.kind == "purify"
     assert cell.error is None
-    assert cell.rates.keys() == {"seen", "untuned", "held_out"}
+    assert cell.rates.keys() == {"seen", "untuned", "held_out", "unseen"}
     assert cell.rates["seen"]["asr_gap"] == pytest.approx(
         cell.rates["seen"]["asr"] - cell.rates["seen"]["asr_twin"]
     )
