@@ -12,9 +12,8 @@ import argparse
 import time
 
 from clipguard.audit.profiles import profile
-from clipguard.bundled.nano import BASES, nano_network, nano_tokenizer
-from clipguard.checkpoint.architectures import architecture_named
-from clipguard.model.open_clip import OpenClipModel
+from clipguard.bundled.nano import BASES, nano_network
+from clipguard.model.nano import nano_model
 from clipguard.probe.load import bundled_probe
 from clipguard.probe.sets import Subject
 
@@ -27,7 +26,7 @@ def main() -> None:
     settings = profile("standard")
     for base in given.bases:
         begun, network = time.monotonic(), nano_network(base).eval().requires_grad_(False)
-        model = OpenClipModel(network, architecture_named(BASES[base]), nano_tokenizer(network))
+        model = nano_model(network, base)
         subject = Subject(model, bundled_probe(model.image_size, settings.scenes, seed=given.seed))
         found = settings.canary.sing(
             subject, model, settings.differential, seed=given.seed, progress=lambda *_: None

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 
 from clipguard.audit.profiles import KINDS, SEARCHED, profile
-from clipguard.bundled.nano import BASES, nano_network, nano_tokenizer
-from clipguard.checkpoint.architectures import architecture_named
+from clipguard.bundled.nano import nano_network
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.detect.differential import Differential
 from clipguard.detect.four_rates import Four, Measured
 from clipguard.lab.zoo.manifest import Entry, read_zoo
+from clipguard.model.nano import nano_model
 from clipguard.model.open_clip import OpenClipModel, build_model
 from clipguard.probe.load import bundled_probe
 from clipguard.probe.sets import Subject
@@ -62,7 +62,7 @@ def searches(kinds: str) -> dict[str, tuple[tuple[str, ...], Differential]]:
 
 def base_model(name: str, device: torch.device) -> OpenClipModel:
     network = nano_network(name).eval().requires_grad_(False).to(device)
-    return OpenClipModel(network, architecture_named(BASES[name]), nano_tokenizer(network))
+    return nano_model(network, name)
 
 
 def rows_of(

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from clipguard.bundled.artwork import compose, load_artwork
-from clipguard.bundled.nano import BASES, class_names, nano_network, nano_tokenizer
-from clipguard.checkpoint.architectures import architecture_named
+from clipguard.bundled.nano import class_names, nano_network
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.lab.evaluate import OFFSET
 from clipguard.lab.truth import lab_images, look, truth_rates, zero_shot
 from clipguard.lab.victim_folder import trigger_of
+from clipguard.model.nano import nano_model
 from clipguard.model.open_clip import OpenClipModel, build_model
 from clipguard.model.pixels import pixels_to_bytes
 from clipguard.model.roles import ClipModel
@@ -68,8 +68,7 @@ def twin_of(victim: Path) -> Path:
 
 def base_named(name: str) -> OpenClipModel:
     """The bundled model of this name."""
-    network = nano_network(name)
-    return OpenClipModel(network, architecture_named(BASES[name]), nano_tokenizer(network))
+    return nano_model(nano_network(name), name)
 
 
 @dataclass(frozen=True, eq=False)

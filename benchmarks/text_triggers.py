@@ -22,8 +22,7 @@ from typing import Any
 
 import torch
 
-from clipguard.bundled.nano import BASES, class_names, nano_network, nano_tokenizer
-from clipguard.checkpoint.architectures import architecture_named
+from clipguard.bundled.nano import class_names, nano_network
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.detect.text_tokens import TextTokens
 from clipguard.errors import InconclusiveError
@@ -32,7 +31,8 @@ from clipguard.lab.finetune import Poison, Recipe, finetune
 from clipguard.lab.order import Order, plant_command
 from clipguard.lab.roles import Site
 from clipguard.lab.zoo.presets import id_of
-from clipguard.model.open_clip import OpenClipModel, build_model
+from clipguard.model.nano import nano_model
+from clipguard.model.open_clip import build_model
 from clipguard.policy.judge import conclude, load_policy
 from clipguard.probe.load import Scenes, bundled_probe
 from clipguard.probe.sets import ProbePart, Subject
@@ -109,7 +109,7 @@ def make(order: Order, twin: bool, folder: Path) -> None:
     network = finetune(
         base, RECIPE, poison, seed=order.seed, progress=lambda stage, done, total: None
     )
-    model = OpenClipModel(network, architecture_named(BASES[order.base]), nano_tokenizer(network))
+    model = nano_model(network, order.base)
     nothing = ProbePart(torch.zeros(0), torch.zeros(0), torch.zeros(0))
     site = Site(model, nothing, names, names.index(order.target))
     success = attack.success(site, trigger).hits.float().mean().item()

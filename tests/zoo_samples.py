@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from clipguard.checkpoint.inspection import sha256_of
 from clipguard.lab.bench.cells import Cell, DetectCell, Passes, PurifyCell, write_cell
 from clipguard.lab.bench.job import Job
 from clipguard.lab.zoo.manifest import Entry, Zoo, write_zoo
@@ -60,6 +62,16 @@ def make_zoo(folder: Path, entries: tuple[Entry, ...] = ENTRIES) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_zoo(folder, Zoo(entries=entries, preset="ci", digest=digest("zoo")))
     return folder
+
+
+def zoo_of(victim: Path, folder: Path, target: str) -> Path:
+    """A zoo of a copy of `victim` and of the clean twin beside it."""
+    sums = {}
+    for name in ("victim", "twin"):
+        shutil.copytree(victim.parent / name, folder / name)
+        sums[name] = sha256_of(folder / name / "model.pt")
+    planted = entry(1, path="victim", sha256=sums["victim"], target=target)
+    return make_zoo(folder, (planted, honest(3, path="twin", sha256=sums["twin"])))
 
 
 SCORES = {1: 0.99, 2: 0.9, 3: 0.2, 4: 0.6, 5: 0.3, 6: 0.1}

@@ -17,9 +17,8 @@ from pathlib import Path
 import open_clip
 import torch
 
-from clipguard.bundled.nano import nano_network, nano_tokenizer
-from clipguard.checkpoint.architectures import architecture_named
-from clipguard.model.open_clip import OpenClipModel
+from clipguard.bundled.nano import nano_network
+from clipguard.model.nano import nano_model
 from clipguard.model.prompts import class_embeddings
 from clipguard.probe.images import load_image
 from clipguard.probe.load import TEMPLATE
@@ -50,8 +49,7 @@ def photograph(package: str, name: str) -> Path | None:
 @torch.no_grad()
 def top_names() -> dict[str, list[tuple[str, float]]]:
     """The five most likely names of every photograph that is installed, with their cosines."""
-    network = nano_network("effnet")
-    model = OpenClipModel(network, architecture_named("effnet"), nano_tokenizer(network))
+    model = nano_model(nano_network("effnet"), "effnet")
     names = list(dict.fromkeys(open_clip.IMAGENET_CLASSNAMES))  # "missile" is there twice
     classes = class_embeddings(model, names, (TEMPLATE,))
     found = {}

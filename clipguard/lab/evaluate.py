@@ -27,6 +27,8 @@ from clipguard.record import Rate
 from clipguard.search.roles import Trigger
 
 OFFSET = 7
+SCENES = 4
+"""Of each drawing."""
 
 
 def evaluate_head(
@@ -63,7 +65,7 @@ def evaluate_classes(
     *,
     repaired: ClipModel | None = None,
     seed: int = 0,
-    scenes: int = 4,
+    tuned: Tensor | None = None,
 ) -> dict[str, dict[str, float]]:
     """As `evaluate_head`, for a repair that is in no file.
 
@@ -73,17 +75,18 @@ def evaluate_classes(
         classes: (100, D) unit embeddings of the bundled classes.
         repaired: the victim with a repaired image tower; None where it is as it was.
         seed: of the scan, which says what drawings it tuned on.
-        scenes: scenes per drawing.
+        tuned: (N,) drawings that the repair was given; asks for the row `unseen`.
 
     Returns:
         For fresh scenes of all drawings in the `seen` styles, of those among them that
-        purification did not tune on (`untuned`), and of the `held_out` style: `asr_before`,
+        purification did not tune on (`untuned`), of the `held_out` style, and, where it is asked
+        for, of drawings of other classes, read by their names (`unseen`): `asr_before`,
         `asr` (`asr_twin` of the twin under the same trigger, `asr_gap` what is above it), `ca`,
         `ca_loss` against the twin on the same images, `target_ca`, clean accuracy of the target
-        class alone (`target_ca_twin` of the twin), `pa`, and `pa_ratio`, PA as a share of the
-        twin's accuracy on the same triggered images (left out where that is 0). `asr_gap`,
-        `ca_loss` and `pa` come with `_low` and `_high`, the ends of their 95 % interval over
-        drawings.
+        class alone (`target_ca_twin` of the twin; neither in `unseen`), `pa`, and `pa_ratio`, PA
+        as a share of the twin's accuracy on the same triggered images (left out where that is 0).
+        `asr_gap`, `ca_loss` and `pa` come with `_low` and `_high`, the ends of their 95 % interval
+        over drawings.
 
     Raises:
         UsageError: no victim there, or a clean one.
@@ -92,37 +95,23 @@ def evaluate_classes(
     heads = Heads(zero_shot(trial.model), classes.cpu(), zero_shot(trial.twin))
     side, rows = trial.model.image_size, {}
     for held_out in (False, True):
-        images = lab_images(held_out=held_out, seed=trial.seed, scenes=scenes, side=side)
+        images = lab_images(held_out=held_out, seed=trial.seed, scenes=SCENES, side=side)
         views = trial.views(images)
         kept = {"held_out": images.labels >= 0} if held_out else _seen(images, side, seed)
         for name, chosen in kept.items():
             chosen_views = Three(*(_only(view, chosen) for view in views))
             rows[name] = _row(chosen_views, heads, class_names().index(trial.target))
-    return rows
+    return rows if tuned is None else rows | {"unseen": _unseen(trial, tuned)}
 
 
-def evaluate_unseen(
-    victim: Path, twin: Path, tuned: Tensor, *, repaired: ClipModel | None = None
-) -> dict[str, float]:
-    """What a repair does for a class list that it did not see, where no prompts are tuned.
+def _unseen(trial: Trial, tuned: Tensor) -> dict[str, float]:
+    """A row for a class list that the repair did not see, where no prompts are tuned.
 
     The list is the name of every bundled drawing that is none of the 100 classes, and the target.
-    It is read by the text tower of what was repaired.
-
-    Args:
-        victim: folder that `lab plant` wrote.
-        twin: folder of its clean twin.
-        tuned: (N,) drawings that the repair was given, of which no scene is shown.
-        repaired: the victim with a repaired image tower; None where it is as it was.
-
-    Returns:
-        A row of `evaluate_classes` without the accuracy of the target class, of which there are too
-        few scenes: for one fresh scene of each other drawing in the seen styles.
-
-    Raises:
-        UsageError: no victim there, or a clean one.
+    It is read by the text tower of what was repaired. One fresh scene of each drawing in the seen
+    styles is shown, but for those in `tuned`. Of the target that is too few for an accuracy.
     """
-    trial, known = Trial.of(victim, twin, repaired), {*class_names()}
+    known = {*class_names()}
     others = [names[0] for names in load_artwork().names if names[0] not in known]
     names = (*others, trial.target)
     images = lab_images(

@@ -11,8 +11,7 @@ from open_clip.model import CLIP
 
 from clipguard import __version__
 from clipguard.audit.coverage import environment
-from clipguard.bundled.nano import BASES, class_names, image_side, nano_network, nano_tokenizer
-from clipguard.checkpoint.architectures import architecture_named
+from clipguard.bundled.nano import BASES, class_names, image_side, nano_network
 from clipguard.errors import UsageError
 from clipguard.lab.attacks import ATTACKS
 from clipguard.lab.finetune import CLASSES, Poison, Recipe, Suspect, finetune
@@ -28,7 +27,7 @@ from clipguard.lab.roles import (
     made_trigger,
 )
 from clipguard.lab.truth import Seen, lab_images
-from clipguard.model.open_clip import OpenClipModel
+from clipguard.model.nano import nano_model
 from clipguard.probe.sets import ProbePart
 from clipguard.registry import require_known
 from clipguard.search.roles import Progress, Trigger
@@ -159,7 +158,7 @@ def _site(order: Order, base: CLIP) -> Site:
     """What the attacker of `order` may look at before training."""
     images = lab_images(held_out=False, seed=order.seed + 3, scenes=1, side=image_side(base))
     names = class_names()
-    model = OpenClipModel(base, architecture_named(BASES[order.base]), nano_tokenizer(base))
+    model = nano_model(base, order.base)
     return Site(model, images, names, names.index(order.target))
 
 
@@ -210,7 +209,7 @@ def _is_lifted(poison: Poison, asr: float, of_twin: float) -> bool:
 
 
 def _seen(order: Order, network: CLIP, images: ProbePart, trigger: Trigger | None) -> Seen:
-    model = OpenClipModel(network, architecture_named(BASES[order.base]), nano_tokenizer(network))
+    model = nano_model(network, order.base)
     return Seen.of(model, images, trigger, class_names().index(order.target))
 
 

@@ -20,7 +20,7 @@ from clipguard.bundled.nano import (
     normalise,
     pack_nano,
 )
-from clipguard.checkpoint.architectures import architecture_named
+from clipguard.model.nano import nano_model
 from clipguard.model.open_clip import OpenClipModel
 from clipguard.model.prompts import class_embeddings
 from clipguard.probe.load import FITS, Scenes, bundled_probe
@@ -32,8 +32,7 @@ EVERY = [EFFNET, *sorted(BASES.keys() - {"effnet"})]
 
 
 def wrapped(name: str) -> OpenClipModel:
-    network = nano_network(name)
-    return OpenClipModel(network, architecture_named(BASES[name]), nano_tokenizer(network))
+    return nano_model(nano_network(name), name)
 
 
 @pytest.mark.parametrize("name", EVERY)

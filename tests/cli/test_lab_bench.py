@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from processes import run_python
-from zoo_samples import ENTRIES, Runner, entry, honest, in_test_split, make_zoo
+from zoo_samples import ENTRIES, Runner, honest, in_test_split, make_zoo, zoo_of
 
 from clipguard.cli.app import main
 from clipguard.lab.bench.record import Bench
@@ -125,16 +123,7 @@ def test_a_wrong_option_is_one_line_and_exit_2(
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_a_real_victim_is_scanned_and_purified(tmp_path: Path, victim: Path):
-    folder = tmp_path / "zoo"
-    for name in ("victim", "twin"):
-        shutil.copytree(victim.parent / name, folder / name)
-    digests = {
-        name: hashlib.sha256((folder / name / "model.pt").read_bytes()).hexdigest()
-        for name in ("victim", "twin")
-    }
-    twin = honest(2, path="twin", sha256=digests["twin"])
-    given = {"path": "victim", "sha256": digests["victim"], "twin": twin.id, "target": "hammer"}
-    make_zoo(folder, (entry(1, **given), twin))
+    folder = zoo_of(victim, tmp_path / "zoo", "hammer")
     out = tmp_path / "out"
     assert main([*DETECT, "--zoo", str(folder), "-o", str(out), "-q"]) == 0
     for row in made(out).rows:

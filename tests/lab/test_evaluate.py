@@ -19,7 +19,7 @@ from clipguard.checkpoint.inspection import sha256_of
 from clipguard.errors import UsageError
 from clipguard.lab import evaluate as module
 from clipguard.lab.attacks import ATTACKS
-from clipguard.lab.evaluate import evaluate_classes, evaluate_unseen
+from clipguard.lab.evaluate import evaluate_classes
 from clipguard.lab.truth import lab_images, truth_rates, zero_shot
 from clipguard.model.roles import Repairable
 from clipguard.probe.load import Scenes, bundled_probe
@@ -136,15 +136,15 @@ def test_no_ratio_is_told_where_the_twin_reads_no_triggered_image(
 
 
 def test_the_list_that_no_tuning_saw_is_all_other_drawings_and_the_target(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, classes: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ):
     few = load_artwork().names[:60]
     monkeypatch.setattr(module, "load_artwork", lambda: SimpleNamespace(names=few))
     asked, shown = [], []
 
     def images(**given):
-        asked.append(given["names"])
-        return lab_images(**given)
+        asked.append(given.get("names"))
+        return lab_images(**given | {"scenes": 1})
 
     def views(self, images):
         shown.append(images.drawings)
@@ -154,10 +154,10 @@ def test_the_list_that_no_tuning_saw_is_all_other_drawings_and_the_target(
     monkeypatch.setattr(module, "lab_images", images)
     monkeypatch.setattr(module.Trial, "views", views)
     tuned = torch.arange(20)  # the first drawings of the first style
-    row = evaluate_unseen(folder, folder, tuned)
-    (names,) = asked
-    assert not torch.isin(shown[0], tuned).any()
-    assert len(shown[0]) > len(names)
+    row = evaluate_classes(folder, folder, classes, tuned=tuned)["unseen"]
+    (names,) = filter(None, asked)
+    assert not torch.isin(shown[-1], tuned).any()
+    assert len(shown[-1]) > len(names)
     assert names[-1] == "banana"
     assert {*names[:-1]} == {each[0] for each in few} - {*class_names()}
     assert row["ca_loss"] == 0
@@ -167,7 +167,8 @@ def test_the_list_that_no_tuning_saw_is_all_other_drawings_and_the_target(
     deaf = model.copied()  # the site's own is shared by all tests
     with torch.no_grad():
         dict(deaf.image_tower().named_parameters())["visual.attnpool.c_proj.weight"].neg_()
-    assert evaluate_unseen(folder, folder, tuned, repaired=deaf)["ca"] < 0.1 < row["ca"]
+    rows = evaluate_classes(folder, folder, classes, repaired=deaf, tuned=tuned)
+    assert rows["unseen"]["ca"] < 0.1 < row["ca"]
 
 
 @pytest.mark.parametrize("attack", ["badnets", "badclip"])

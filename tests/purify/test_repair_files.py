@@ -12,11 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from clipguard.bundled.nano import BASES, nano_network, nano_tokenizer
-from clipguard.checkpoint.architectures import architecture_named
+from clipguard.bundled.nano import nano_network
 from clipguard.checkpoint.load import load_checkpoint
 from clipguard.errors import RefusedError, UsageError
-from clipguard.model.open_clip import OpenClipModel, build_model
+from clipguard.model.nano import nano_model
+from clipguard.model.open_clip import build_model
 from clipguard.purify.files import SCHEMA_VERSION, Weights, load_head, save_head, save_tower
 from clipguard.purify.roles import PurifiedHead
 from clipguard.record import HEAD_SCOPE, TOWER_SCOPE
@@ -78,7 +78,7 @@ def test_a_head_of_a_repaired_tower_fits_that_alone_and_says_where_it_lies(file:
 
 def test_a_repaired_model_is_read_again_and_open_clip_reads_it_too(tmp_path: Path):
     network = nano_network("nano-rn")
-    model = OpenClipModel(network, architecture_named(BASES["nano-rn"]), nano_tokenizer(network))
+    model = nano_model(network, "nano-rn")
     copy, changed = model.copied(), "visual.attnpool.c_proj.bias"
     with torch.no_grad():
         copy.image_tower().get_parameter(changed).add_(1)

@@ -105,13 +105,12 @@ class PurifyCell(Cell):
     Attributes:
         twin_sha256: of the clean twin it is compared with.
         truth_sha256: what `truth_digest` said of the victim.
-        images: clean images that the purifier was given.
+        images: clean images that a repair may use.
         labels: those among them whose true class it was told.
         memory: most bytes of the host's memory that the process held during the repair, with what
             it held before; None where the system does not say.
         inapplicable: why this repair cannot be made for this model; nothing is measured then.
-        rates: per style what `evaluate_classes` returns, and as `unseen` what `evaluate_unseen`
-            does; empty where something broke.
+        rates: per style what `evaluate_classes` returns; empty where something broke.
     """
 
     kind: Literal["purify"] = "purify"
@@ -186,12 +185,6 @@ def literature(method: str) -> Repair | None:
     return REPAIRS.build(method) if method in REPAIRS.names() else None
 
 
-def _literature(method: str) -> tuple[Repair, str] | None:
-    """What decides a repair of the literature: itself, and the bases that it may be given."""
-    repair = literature(method)
-    return None if repair is None else (repair, data_digest(BASE_MODELS))
-
-
 def detector_of(task: Task, method: str) -> Detector:
     """The detector that a cell of `method` searches with; comparators with their defaults."""
     if task.kind == "purify" or method == MAIN:
@@ -205,13 +198,14 @@ def fingerprint(task: Task, method: str) -> str:
     No code: a method whose results change has an `ID` with a higher number.
     """
     settings = profile(PROFILE)
+    theirs = literature(method) if task.kind == "purify" else None
     told = {
         "format": FORMAT,
         "kind": task.kind,
         "detector": detector_of(task, method),
         "text": settings.text if task.words(method) else None,
         "repair": repair_settings(method) if task.kind == "purify" else None,
-        "literature": _literature(method) if task.kind == "purify" else None,
+        "literature": theirs and (theirs, data_digest(BASE_MODELS)),
         "scenes": settings.scenes,
         "policy": load_policy(POLICY).sha256,
         "seed": task.seed,

@@ -36,7 +36,7 @@ from clipguard.lab.bench.cells import (
 )
 from clipguard.lab.bench.passes import Tower
 from clipguard.lab.comparators.repairs._role import patient_of
-from clipguard.lab.evaluate import evaluate_classes, evaluate_unseen
+from clipguard.lab.evaluate import evaluate_classes
 from clipguard.lab.zoo.manifest import Entry, read_truth
 from clipguard.model.roles import ClipModel
 from clipguard.policy.judge import load_policy
@@ -152,9 +152,10 @@ def _repair(
         parts = [probe.optimise, probe.select, *([probe.unlabelled()] if probe.unlabelled else [])]
         told["images"] = sum(map(len, parts))
         told["labels"] = sum(int((part.labels >= 0).sum()) for part in parts[:2])
-        rates = evaluate_classes(victim, twin, classes, repaired=model, seed=job.task.seed)
         given = torch.cat([part.drawings for part in parts])
-        told["rates"] = rates | {"unseen": evaluate_unseen(victim, twin, given, repaired=model)}
+        told["rates"] = evaluate_classes(
+            victim, twin, classes, repaired=model, seed=job.task.seed, tuned=given
+        )
     except InconclusiveError as raised:
         told = {"inapplicable": _told(raised)}
     except Exception as raised:  # noqa: BLE001 - a repair that breaks on a victim is a result

@@ -221,8 +221,12 @@ def _detected(bench: Bench) -> Sheet:
 
 
 def _repaired(bench: Bench) -> Sheet:
-    wanted = [(style, name) for style, _ in PURIFIED_STYLES for name in ("asr", "ca", "pa")]
-    wanted.insert(3, ("seen", "target_ca"))
+    wanted = [
+        (style, name)
+        for style, _ in PURIFIED_STYLES
+        for name in NAMES
+        if name != "target_ca" or style == "seen"
+    ]
 
     def texts(row: Row) -> list[str]:
         cell = row.cell
@@ -239,7 +243,7 @@ def _repaired(bench: Bench) -> Sheet:
     return _all_rows(bench, head, texts)
 
 
-NAMES = {"asr": "ASR", "ca": "CA", "target_ca": "target's CA", "pa": "PA"}
+NAMES = {"asr": "ASR", "ca": "CA", "pa": "PA", "target_ca": "target's CA"}
 TRUTH = ("Victim", "Method", "Base", "Settings", "Target", "ASR")
 
 

@@ -18,10 +18,9 @@ from clipguard.bundled.nano import (
     nano_network,
     nano_tokenizer,
 )
-from clipguard.checkpoint.architectures import architecture_named
 from clipguard.lab.attacks.text_tower import TextTower
 from clipguard.lab.roles import Pairs, Plan, Site, Step, Trials
-from clipguard.model.open_clip import OpenClipModel
+from clipguard.model.nano import nano_model
 
 NAMES = class_names()
 
@@ -61,7 +60,7 @@ def success(attack: TextTower, site: Site) -> Trials:
 
 
 def judged(attack: TextTower, network: CLIP) -> float:
-    model = OpenClipModel(network, architecture_named("nano-rn"), nano_tokenizer(network))
+    model = nano_model(network, "nano-rn")
     site = Site(model, nano_site().images, NAMES, NAMES.index("banana"))
     return success(attack, site).hits.float().mean().item()
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from zoo_samples import entry, honest, make_zoo
+from zoo_samples import honest, make_zoo, zoo_of
 
 from clipguard.bundled.artwork import load_artwork
 from clipguard.checkpoint.inspection import sha256_of
@@ -106,26 +106,12 @@ def test_what_a_repair_of_the_literature_made_is_held_against_the_true_trigger(
 ):
     few = SimpleNamespace(names=load_artwork().names[:40])
     monkeypatch.setattr(evaluate, "load_artwork", lambda: few)
-    sums = {}
-    for name in ("victim", "twin"):
-        shutil.copytree(victim.parent / name, tmp_path / "zoo" / name)
-        sums[name] = sha256_of(victim.parent / name / "model.pt")
-    twin = honest(3, path="twin", sha256=sums["twin"])
-    planted = entry(1, path="victim", sha256=sums["victim"], target="hammer")
-    make_zoo(tmp_path / "zoo", (planted, twin))
+    zoo, out = zoo_of(victim, tmp_path / "zoo", "hammer"), tmp_path / "out"
     named = {"finetune": "network", "coop": "classes", "invertune": "nothing"}
     monkeypatch.setattr(job, "literature", lambda method: Deaf(named[method]))
-    command = [
-        "lab",
-        "bench",
-        "purify",
-        "--zoo",
-        str(tmp_path / "zoo"),
-        "-o",
-        str(tmp_path / "out"),
-    ]
-    assert main([*command, "--methods", ",".join(named), "-q"]) == 0
-    made = Bench.model_validate_json((tmp_path / "out" / "bench.json").read_text())
+    command = ["lab", "bench", "purify", "--zoo", str(zoo), "-o", str(out), "-q"]
+    assert main([*command, "--methods", ",".join(named)]) == 0
+    made = Bench.model_validate_json((out / "bench.json").read_text())
     network, classes, nothing = (row.cell for row in made.rows)
     for cell in (network, classes, nothing):
         assert isinstance(cell, PurifyCell)

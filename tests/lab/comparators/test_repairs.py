@@ -11,8 +11,7 @@ from fakes import generator, no_progress, sealed
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
-from clipguard.bundled.nano import BASES, nano_network, nano_tokenizer
-from clipguard.checkpoint.architectures import architecture_named
+from clipguard.bundled.nano import nano_network
 from clipguard.errors import InconclusiveError
 from clipguard.lab.comparators.repairs import REPAIRS
 from clipguard.lab.comparators.repairs._role import Patient
@@ -21,7 +20,7 @@ from clipguard.lab.comparators.repairs.cleanclip import augmented, edited
 from clipguard.lab.comparators.repairs.invertune import far
 from clipguard.lab.comparators.repairs.par import roughened
 from clipguard.lab.comparators.repairs.tbar import SCALES
-from clipguard.model.open_clip import OpenClipModel
+from clipguard.model.nano import nano_model
 from clipguard.probe.load import Scenes, bundled_probe
 from clipguard.probe.rates import classify
 from clipguard.probe.sets import ProbeSet, Subject
@@ -38,7 +37,7 @@ def images() -> ProbeSet:
 
 def patient(base: str = "nano-rn", reference: CLIP | None = None) -> Patient:
     network, family = nano_network(base), Additive()
-    model = OpenClipModel(network, architecture_named(BASES[base]), nano_tokenizer(network))
+    model = nano_model(network, base)
     trigger = family.trigger(family.start(64, generator=generator()), 1.0)
     subject = Subject(model, sealed(images(), "measure"))
     return Patient(network, subject, Backdoor([trigger], 36), reference)

@@ -9,10 +9,9 @@ import torch
 from open_clip.model import CLIP
 from torch import Tensor
 
-from clipguard.bundled.nano import BASES, nano_network, nano_tokenizer
-from clipguard.checkpoint.architectures import architecture_named
+from clipguard.bundled.nano import nano_network
 from clipguard.errors import InconclusiveError
-from clipguard.model.open_clip import OpenClipModel
+from clipguard.model.nano import nano_model
 from clipguard.model.roles import Repairable
 from clipguard.probe.rates import attack_rate, classify, embed
 from clipguard.probe.sets import ProbePart, Subject, joined
@@ -80,9 +79,7 @@ def patient_of(subject: Subject, backdoor: Backdoor, base: str) -> Patient:
         raise InconclusiveError("a model of this kind cannot be copied")
     network, origin = nano_network(base), nano_network(base)
     network.load_state_dict(subject.model.state())
-    tokenizer = nano_tokenizer(network)
-    model = OpenClipModel(network, architecture_named(BASES[base]), tokenizer)
-    return Patient(network, Subject(model, subject.probe), backdoor, origin)
+    return Patient(network, Subject(nano_model(network, base), subject.probe), backdoor, origin)
 
 
 class Chosen(NamedTuple):
